@@ -1,0 +1,140 @@
+"""The documents a question may be answered from, in any of the accepted forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clara.documents import CompressedDocuments
+from clara_kernels import cosine_scores, cosine_topk
+
+if TYPE_CHECKING:
+    from clara.model import Clara
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of `B` questions.
+
+    Attributes:
+        memory: `[N_i, m, H]` for each question.
+        documents: what each memory was made from; None when only tensors were given.
+        shared: all questions have the same candidates.
+    """
+
+    memory: list[Tensor]
+    documents: list[CompressedDocuments] | None
+    shared: bool
+
+    @classmethod
+    def gather(cls, model: Clara, source: Any, questions: int) -> Candidates:
+        """Candidates from tensors, compressed documents or raw documents.
+
+        Args:
+            source: shared by all questions: `CompressedDocuments`, a tensor `[N, m, H]`, or a
+                list of raw documents. One for each question: a tensor `[B, N, m, H]`, or a list
+                of any of these of length `B`.
+
+        Raises:
+            TypeError, ValueError: another form, another number of questions, no candidate,
+                memory of another shape or of another model.
+        """
+        if isinstance(source, CompressedDocuments):
+            return cls._of_documents(model, [source], questions, shared=True)
+        if isinstance(source, Tensor):
+            if source.ndim == 3:
+                return cls._of_memory(model, [source], questions, shared=True)
+            return cls._of_memory(model, list(source), questions, shared=False)
+        source = list(source)
+        if not source:
+            raise ValueError("documents is empty: there is nothing to rank")
+        if all(isinstance(each, CompressedDocuments) for each in source):
+            return cls._of_documents(model, source, questions, shared=False)
+        if all(isinstance(each, Tensor) for each in source):
+            return cls._of_memory(model, source, questions, shared=False)
+        if all(isinstance(each, list | tuple) for each in source):
+            _check_count(len(source), questions)
+            compressed = [model.compress(each) for each in source]
+            return cls._of_documents(model, compressed, questions, shared=False)
+        return cls._of_documents(model, [model.compress(source)], questions, shared=True)
+
+    @classmethod
+    def _of_documents(
+        cls,
+        model: Clara,
+        documents: list[CompressedDocuments],
+        questions: int,
+        *,
+        shared: bool,
+    ) -> Candidates:
+        for each in documents:
+            if each.fingerprint != model.fingerprint:
+                raise ValueError(
+                    f"documents were compressed by another model ({each.fingerprint[:12]}, this "
+                    f"one is {model.fingerprint[:12]}); compress them again"
+                )
+        found = cls._of_memory(model, [d.memory for d in documents], questions, shared=shared)
+        return cls(found.memory, documents * questions if shared else documents, shared)
+
+    @classmethod
+    def _of_memory(
+        cls, model: Clara, memory: list[Tensor], questions: int, *, shared: bool
+    ) -> Candidates:
+        memory = memory * questions if shared else memory
+        _check_count(len(memory), questions)
+        expected = (model.config.memory_tokens, model.hidden_size)
+        for row, each in enumerate(memory):
+            if each.ndim != 3 or tuple(each.shape[1:]) != expected:
+                raise ValueError(
+                    f"memory of question {row} must be [N, {expected[0]}, {expected[1]}], "
+                    f"got {list(each.shape)}"
+                )
+            if not len(each):
+                raise ValueError(f"question {row} has no candidate documents")
+        return cls([each.to(model.device) for each in memory], None, shared)
+
+    def rank(self, queries: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
+        """The best `min(k, N_i)` candidates of each question, highest cosine first.
+
+        Args:
+            queries: `[B, m, H]`.
+
+        Returns:
+            For each question float32 scores and int64 positions; ties go to the lowest.
+        """
+        flat = queries.flatten(1)
+        if self.shared:
+            scores, order = cosine_topk(flat, self.memory[0].flatten(1).to(flat.dtype), k)
+            return list(zip(scores, order, strict=True))
+        counts = torch.tensor([0, *(len(each) for each in self.memory)], dtype=torch.int32)
+        offsets = counts.cumsum(0, dtype=torch.int32).to(flat.device)
+        stacked = torch.cat([each.flatten(1) for each in self.memory]).to(flat.dtype)
+        every = cosine_scores(flat, stacked, offsets)
+        ranked = []
+        for scores in every.split([len(each) for each in self.memory]):
+            values, order = scores.sort(descending=True, stable=True)
+            ranked.append((values[:k], order[:k]))
+        return ranked
+
+
+def _check_count(given: int, questions: int) -> None:
+    if given != questions:
+        raise ValueError(f"documents are given for {given} questions, there are {questions}")
+
+
+def check_top_k(top_k: int) -> int:
+    """`top_k` itself, if it is a positive integer."""
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ValueError(f"top_k must be a positive integer, got {top_k!r}")
+    return top_k
+
+
+def per_question(memory: Tensor | Sequence[Any], questions: int) -> list[Tensor]:
+    """Memory to answer from, `[k_i, m, H]` for each question."""
+    each = [m.memory if isinstance(m, CompressedDocuments) else m for m in memory]
+    _check_count(len(each), questions)
+    return each

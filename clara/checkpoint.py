@@ -1,0 +1,176 @@
+"""Model folders: what is written, read back, and told apart by a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from clara.adapters import COMPRESSOR
+from clara.config import MODEL_FIELDS, ClaraConfig
+
+if TYPE_CHECKING:
+    from clara.core import ClaraCore
+
+CONFIG = "config.json"
+MEMORY_TOKENS = "memory_tokens.safetensors"
+
+_CARD = """---
+library_name: clara-rag
+base_model: {backbone}
+tags:
+- clara
+- retrieval-augmented-generation
+---
+
+# CLaRa model
+
+Adapters on [{backbone}]({backbone}) that compress documents of up to {length} tokens into
+{m} memory tokens (nominal {rate}x), encode questions into the same space, and answer from the
+memory of the documents ranked highest.
+
+```python
+from clara import Clara
+
+model = Clara.from_pretrained("path/or/name/of/this/folder")
+print(model.answer(["a question"], ["a document", "another document"])[0].text)
+```
+"""
+
+
+def save(model: ClaraCore, folder: str | Path) -> None:
+    """Write configuration, adapters, our embedding rows, tokenizer and model card.
+
+    The backbone's own weights are not written. Everything is safetensors or text.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.config
+    model.adapters.save(folder)
+    rows = {k: v.detach().cpu().contiguous() for k, v in model.memory_tokens.state_dict().items()}
+    save_file(rows, folder / MEMORY_TOKENS, metadata={"format": "pt"})
+    model.tokenizer.tokenizer.save_pretrained(folder)
+    card = _CARD.format(
+        backbone=config.backbone,
+        length=config.document_length,
+        m=config.memory_tokens,
+        rate=config.compression_rate,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    config.save(folder / CONFIG)
+
+
+def locate(name_or_path: str | Path) -> Path:
+    """Folder of a saved model, downloaded from the hub if it is not a local one.
+
+    Raises:
+        ValueError: no such folder or hub model, or one that is not a CLaRa model.
+    """
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        name = str(name_or_path)
+        if folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
+            raise ValueError(f"model folder {name!r} does not exist")
+        try:
+            folder = Path(snapshot_download(name))
+        except (OSError, HfHubHTTPError, HFValidationError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"model {name!r} is no folder and not on the hub: {reason}") from error
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is not a CLaRa model: it holds no {CONFIG}")
+    return folder
+
+
+def read_config(folder: Path, expected: Mapping[str, Any]) -> ClaraConfig:
+    """The saved settings, with those that only say how to run the model replaced by `expected`.
+
+    Raises:
+        ValueError: `expected` contradicts a setting that the checkpoint was made with.
+    """
+    config = ClaraConfig.load(folder / CONFIG)
+    wanted = config.replace(**expected)
+    for name in MODEL_FIELDS:
+        if getattr(wanted, name) != getattr(config, name):
+            raise ValueError(
+                f"{name}={getattr(wanted, name)!r} contradicts the checkpoint {folder}, which has "
+                f"{name}={getattr(config, name)!r}"
+            )
+    return wanted
+
+
+def load_weights(model: ClaraCore, folder: Path) -> None:
+    """Fill a model from a folder.
+
+    Raises:
+        ValueError: an adapter or a row is missing or does not fit; names it.
+    """
+    model.adapters.load(folder)
+    file = folder / MEMORY_TOKENS
+    try:
+        rows = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: cannot read the memory tokens: {error}") from error
+    own = model.memory_tokens.state_dict()
+    if own.keys() != rows.keys():
+        raise ValueError(f"{file}: holds {sorted(rows)}, expected {sorted(own)}")
+    for name, value in own.items():
+        if value.shape != rows[name].shape:
+            raise ValueError(
+                f"{file}: {name} is {list(rows[name].shape)}, expected {list(value.shape)}"
+            )
+    model.memory_tokens.load_state_dict(rows)
+
+
+def push(model: ClaraCore, repo_id: str, *, private: bool, token: str | None) -> str:
+    """Upload a saved model to the hub; returns the address of the commit."""
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        save(model, folder)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+
+def fingerprint(model: ClaraCore) -> str:
+    """SHA-256 over what determines a document's memory.
+
+    That is the compressor, our rows, the settings of compression, and a sample of the backbone's
+    weights that quantization leaves alone. Rounded to bfloat16, so that one checkpoint has one
+    fingerprint whatever dtype it is loaded in.
+    """
+    config = model.config
+    settings = [
+        config.document_length,
+        config.compression_rate,
+        config.distinct_memory_tokens,
+    ]
+    settings += [config.lora_rank, config.lora_alpha]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    compressor = sorted(model.adapters.state(COMPRESSOR).items())
+    own = model.memory_tokens
+    rows = [("memory", own.memory), ("encode", own.encode)]
+    embeddings = model.backbone.get_input_embeddings().weight
+    sample = embeddings[:: max(1, len(embeddings) // 64)]
+    norms = [
+        (name, value)
+        for name, value in sorted(model.backbone.named_parameters())
+        if value.ndim == 1 and "norm" in name
+    ]
+    for name, value in [*compressor, *rows, ("embeddings", sample), *norms]:
+        digest.update(name.encode())
+        digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def _bytes(value: Tensor) -> bytes:
+    rounded = value.detach().to(torch.bfloat16).cpu().contiguous()
+    return rounded.view(torch.uint8).numpy().tobytes()

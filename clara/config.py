@@ -1,0 +1,178 @@
+"""`ClaraConfig`: everything that defines a CLaRa model besides its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from clara.prompts import DEFAULT_PROMPT, PromptTemplate
+
+FORMAT_VERSION = 1
+
+Overflow = Literal["chunk", "truncate", "error"]
+Quantization = Literal["nf4", "int8"]
+Attention = Literal["sdpa", "flash_attention_2"]
+DtypeName = Literal["float32", "bfloat16", "float16"]
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "overflow": ("chunk", "truncate", "error"),
+    "quantization": (None, "nf4", "int8"),
+    "attention": ("sdpa", "flash_attention_2"),
+    "dtype": (None, "float32", "bfloat16", "float16"),
+    "relaxation": ("softmax", "sparsemax"),
+    "mask": ("exact", "reference"),
+    "noise": (None, "gumbel"),
+}
+
+
+@dataclass(frozen=True)
+class ClaraConfig:
+    """Settings of a model, validated on construction. Plain JSON on disk.
+
+    The first group defines the model: a checkpoint cannot be loaded with other values. The
+    second group says how to run it and may be overridden at load time.
+
+    Attributes:
+        backbone: hub id, folder or GGUF file of the causal language model; filled in by
+            `Clara.from_backbone`.
+        compression_rate: nominal rate; a document gets `document_length / compression_rate`
+            memory tokens, whatever its real length.
+        document_length: limit in document tokens, markers not counted.
+        distinct_memory_tokens: one trained embedding per memory slot, or one shared by all.
+        separator: put the separator marker after each document's memory in a prompt.
+        lora_rank, lora_alpha, lora_dropout: of the three adapters, on all linear layers.
+        prompt: wording of the generator's prompt.
+
+        overflow: what to do with a document over the limit: split it into chunks, cut it, or
+            refuse it.
+        top_k: documents handed to the generator.
+        temperature, relaxation, mask, noise: of the differentiable selection.
+        quantization: None, "nf4" or "int8" for the backbone's weights.
+        dtype: of the backbone's activations; None is float32 on CPU, bfloat16 on CUDA.
+        attention: attention of the generator.
+    """
+
+    backbone: str | None = None
+    compression_rate: int = 16
+    document_length: int = 256
+    distinct_memory_tokens: bool = True
+    separator: bool = True
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.1
+    prompt: PromptTemplate = field(default=DEFAULT_PROMPT)
+
+    overflow: Overflow = "chunk"
+    top_k: int = 5
+    temperature: float = 0.02
+    relaxation: Literal["softmax", "sparsemax"] = "softmax"
+    mask: Literal["exact", "reference"] = "exact"
+    noise: Literal["gumbel"] | None = None
+    quantization: Quantization | None = None
+    dtype: DtypeName | None = None
+    attention: Attention = "sdpa"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prompt, dict):
+            object.__setattr__(self, "prompt", PromptTemplate(**self.prompt))
+        if self.backbone is not None and not isinstance(self.backbone, str):
+            raise TypeError(f"backbone must be a string or None, got {self.backbone!r}")
+        for name in (
+            "compression_rate",
+            "document_length",
+            "lora_rank",
+            "lora_alpha",
+            "top_k",
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("distinct_memory_tokens", "separator"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        for name in ("temperature", "lora_dropout"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+        if self.document_length % self.compression_rate:
+            raise ValueError(
+                f"compression_rate {self.compression_rate} does not divide document_length "
+                f"{self.document_length}: the number of memory tokens would not be whole"
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be a positive number, got {self.temperature}")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                shown = ", ".join("null" if c is None else str(c) for c in choices)
+                raise ValueError(f"{name} must be one of {shown}; got {getattr(self, name)!r}")
+
+    @property
+    def memory_tokens(self) -> int:
+        """`m`: memory tokens written for each document."""
+        return self.document_length // self.compression_rate
+
+    def replace(self, **changes: Any) -> ClaraConfig:
+        """A copy with other values, validated again."""
+        unknown = sorted(set(changes) - _FIELDS)
+        if unknown:
+            raise ValueError(f"unknown setting {unknown[0]!r}; settings are {sorted(_FIELDS)}")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"clara_format": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ClaraConfig:
+        """Read `to_dict`'s output.
+
+        Raises:
+            ValueError: not a CLaRa configuration, a newer format, or an unknown setting.
+        """
+        values = dict(values)
+        version = values.pop("clara_format", None)
+        if version is None:
+            raise ValueError("not a CLaRa configuration: 'clara_format' is missing")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"clara_format {version!r} is not supported; this version reads 1")
+        return cls().replace(**values)
+
+    def save(self, path: str | Path) -> None:
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        Path(path).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> ClaraConfig:
+        """Read a `config.json`; errors name the file."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: cannot read the configuration: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: not a CLaRa configuration: not a JSON object")
+        try:
+            return cls.from_dict(values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+_FIELDS = {f.name for f in dataclasses.fields(ClaraConfig)}
+
+MODEL_FIELDS = (
+    "compression_rate",
+    "document_length",
+    "distinct_memory_tokens",
+    "separator",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "prompt",
+)
+"""Settings that define the model; a checkpoint and a request must agree on them."""

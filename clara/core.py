@@ -1,0 +1,203 @@
+"""What training and use share: one backbone, three adapters, our embedding rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from clara import checkpoint
+from clara.adapters import COMPRESSOR, GENERATOR, Adapters
+from clara.candidates import per_question
+from clara.config import ClaraConfig
+from clara.encoding import forward_packed, prompt_loss
+from clara.memory_tokens import MemoryTokens
+from clara.merging import MergedGenerator, merged_copy_fits, parameter_versions
+from clara.packing import PackedBatch
+from clara.prompts import Prompt, build_prompt, memory_slots, text_background
+from clara.tokenizer import SafeTokenizer
+
+
+class ClaraCore(nn.Module):
+    """The modules of a CLaRa model and its differentiable parts.
+
+    Attributes:
+        config: `ClaraConfig`.
+        tokenizer: `SafeTokenizer`.
+        backbone: the frozen language model, with the LoRA layers of all adapters in it.
+        adapters: which of them is active, trains, and is saved.
+        memory_tokens: our embedding rows.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: ClaraConfig,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = SafeTokenizer(tokenizer)
+        self.backbone = backbone
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.adapters = Adapters(backbone, config)
+        embeddings = backbone.get_input_embeddings().weight
+        self.memory_tokens = MemoryTokens(
+            config.memory_tokens,
+            embeddings.shape[1],
+            distinct=config.distinct_memory_tokens,
+        )
+        self.memory_tokens.to(embeddings.device).requires_grad_(False)
+        self._merged: MergedGenerator | None = None
+        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+        self._check_length()
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.memory_tokens.encode.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of activations, and of memory."""
+        return self.backbone.get_input_embeddings().weight.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        return self.memory_tokens.encode.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells apart models whose memories differ; 64 hexadecimal digits."""
+        compressor = self.adapters.parameters(COMPRESSOR).values()
+        version = parameter_versions([*compressor, *self.memory_tokens.parameters()])
+        if self._fingerprint is None or self._fingerprint[0] != version:
+            self._fingerprint = (version, checkpoint.fingerprint(self))
+        return self._fingerprint[1]
+
+    def embed(self, ids: Tensor, memory: Tensor) -> Tensor:
+        """Input embeddings of ids with `Marker` values.
+
+        Args:
+            ids: int64 `[...]`.
+            memory: `[number of Marker.MEMORY in ids, H]`.
+
+        Returns:
+            `[..., H]`, differentiable in `memory` and the rows of `memory_tokens`.
+        """
+        vocabulary = self.backbone.get_input_embeddings()(ids.clamp_min(0))
+        return self.memory_tokens.splice(vocabulary, ids, memory)
+
+    def encode(self, batch: PackedBatch, adapter: str, *, memory_only: bool = False) -> Tensor:
+        """Final hidden states of packed compressor inputs: `[T, H]`.
+
+        Args:
+            adapter: "compressor" or "query_reasoner".
+            memory_only: leave the rows that are not memory undefined; the last layer is then
+                computed for memory rows alone.
+        """
+        rows = self.memory_tokens.slot_rows(len(batch.rows))
+        return forward_packed(self, batch, rows, adapter, memory_only=memory_only)
+
+    def answer_loss(
+        self,
+        questions: Sequence[str],
+        memory: Tensor | Sequence[Tensor],
+        answers: Sequence[str],
+    ) -> Tensor:
+        """Mean cross-entropy of the answers' tokens given question and memory (a 0-d tensor).
+
+        Only answer positions go through the output head. Differentiable in the generator and in
+        `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+        """
+        each = per_question(memory, len(questions))
+        prompts = self._prompts(questions, [len(m) for m in each], answers)
+        slots = torch.cat([m.reshape(-1, self.hidden_size) for m in each])
+        return prompt_loss(self, prompts, slots)
+
+    def prompt_tokens(self, question: str, documents: int) -> int:
+        """Positions of the prompt for `documents` documents in memory."""
+        return len(self._prompts([question], [documents])[0].ids)
+
+    def text_prompt_tokens(self, question: str, texts: Sequence[str]) -> int:
+        """Tokens of the same prompt with texts in place of memory."""
+        background = text_background(texts)
+        return len(build_prompt(self.tokenizer, self.config.prompt, background, question).ids)
+
+    def merge_generator(self) -> bool:
+        """Keep a copy of the weights with the generator merged, for faster generation.
+
+        The copy is made where memory allows and is dropped when the generator's weights change.
+
+        Returns:
+            Whether the copy was made.
+
+        Raises:
+            ValueError: the backbone is quantized.
+        """
+        self._merged = None
+        with self.adapters.lock:
+            if merged_copy_fits(self.backbone):
+                self._merged = MergedGenerator.of(self.backbone, self.adapters)
+        return self._merged is not None
+
+    def _prompts(
+        self,
+        questions: Sequence[str],
+        documents: Sequence[int],
+        answers: Sequence[str] | None = None,
+    ) -> list[Prompt]:
+        config = self.config
+        return [
+            build_prompt(
+                self.tokenizer,
+                config.prompt,
+                memory_slots(documents[row], config.memory_tokens, config.separator),
+                question,
+                None if answers is None else answers[row],
+            )
+            for row, question in enumerate(questions)
+        ]
+
+    @contextmanager
+    def generating(self, adapter: str | None) -> Iterator[PreTrainedModel]:
+        """The model to generate with: the merged copy if it is current, or one adapter active."""
+        merged = self._merged
+        if adapter == GENERATOR and merged is not None and merged.is_current(self.adapters):
+            yield merged.backbone
+            return
+        with self.evaluating(), self.adapters.active(adapter):
+            yield self.backbone
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Dropout off within the block; the walk over all modules is made only if it was on."""
+        with self.adapters.lock:
+            training = self.training
+            if training:
+                self.eval()
+            try:
+                yield
+            finally:
+                if training:
+                    self.train()
+
+    def _check_length(self) -> None:
+        longest = self.config.document_length + 3 + self.config.memory_tokens
+        settings = self.backbone.config
+        for name in ("sliding_window", "max_position_embeddings"):
+            window = getattr(settings, name, None)
+            if name == "sliding_window" and not getattr(settings, "use_sliding_window", True):
+                continue
+            if window is not None and longest > window:
+                raise ValueError(
+                    f"document_length {self.config.document_length} and its "
+                    f"{self.config.memory_tokens} memory tokens do not fit the backbone's "
+                    f"{name} of {window}"
+                )

@@ -1,0 +1,92 @@
+"""Compressed documents: what `Clara.compress` returns and `MemoryIndex` stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CompressedDocuments:
+    """`N` documents (or chunks of documents) as memory tokens.
+
+    Attributes:
+        memory: `[N, m, H]`, the compressor's hidden states at the memory positions.
+        ids: name of each row; chunks of a split document are `id#0`, `id#1`, ….
+        document_ids: the document each row comes from (`ids` without the chunk number).
+        token_counts: document tokens read for each row, markers not counted.
+        texts: the text each row was read from.
+        titles: title of the document, or None.
+        fingerprint: of the model that wrote the memory, see `Clara.fingerprint`.
+    """
+
+    memory: Tensor
+    ids: list[str]
+    document_ids: list[str]
+    token_counts: list[int]
+    texts: list[str]
+    titles: list[str | None]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if self.memory.ndim != 3:
+            raise ValueError(f"memory must be [N, m, H], got shape {list(self.memory.shape)}")
+        for name in ("ids", "document_ids", "token_counts", "texts", "titles"):
+            count = len(getattr(self, name))
+            if count != len(self.memory):
+                raise ValueError(f"{name} has {count} entries for {len(self.memory)} memories")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, rows: int) -> CompressedDocuments: ...
+    @overload
+    def __getitem__(self, rows: slice | Sequence[int]) -> CompressedDocuments: ...
+    def __getitem__(self, rows: int | slice | Sequence[int]) -> CompressedDocuments:
+        """The given rows, in the given order; a single index gives one row."""
+        if isinstance(rows, int):
+            chosen = [range(len(self))[rows]]
+        elif isinstance(rows, slice):
+            chosen = list(range(len(self)))[rows]
+        else:
+            chosen = [range(len(self))[row] for row in rows]
+        index = torch.tensor(chosen, dtype=torch.long, device=self.memory.device)
+        return CompressedDocuments(
+            memory=self.memory[index],
+            ids=[self.ids[row] for row in chosen],
+            document_ids=[self.document_ids[row] for row in chosen],
+            token_counts=[self.token_counts[row] for row in chosen],
+            texts=[self.texts[row] for row in chosen],
+            titles=[self.titles[row] for row in chosen],
+            fingerprint=self.fingerprint,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[CompressedDocuments]) -> CompressedDocuments:
+        """Join several batches; all must come from the same model."""
+        parts = list(parts)
+        if not parts:
+            raise ValueError("parts is empty: nothing to concatenate")
+        fingerprints = {part.fingerprint for part in parts}
+        if len(fingerprints) > 1:
+            raise ValueError(f"parts come from {len(fingerprints)} different models")
+        return cls(
+            memory=torch.cat([part.memory for part in parts]),
+            ids=[i for part in parts for i in part.ids],
+            document_ids=[i for part in parts for i in part.document_ids],
+            token_counts=[n for part in parts for n in part.token_counts],
+            texts=[text for part in parts for text in part.texts],
+            titles=[title for part in parts for title in part.titles],
+            fingerprint=parts[0].fingerprint,
+        )
+
+    @property
+    def effective_compression(self) -> float:
+        """Document tokens read per memory token written; 0 when there is no document."""
+        written = self.memory.shape[0] * self.memory.shape[1]
+        return sum(self.token_counts) / written if written else 0.0

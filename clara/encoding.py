@@ -1,0 +1,98 @@
+"""Forward passes over packed sequences: documents, questions, and prompts with answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from clara.adapters import GENERATOR
+from clara.attention import packed_arguments
+from clara.compression import Passage
+from clara.memory_only import last_layer, restricted_to_rows
+from clara.packing import PackedBatch, compressor_input, pack
+from clara.prompts import Prompt
+
+if TYPE_CHECKING:
+    from clara.core import ClaraCore
+
+
+def forward_packed(
+    model: ClaraCore,
+    batch: PackedBatch,
+    memory: Tensor,
+    adapter: str,
+    *,
+    memory_only: bool = False,
+) -> Tensor:
+    """Final (normalised) hidden states `[T, H]` of packed sequences, no output head.
+
+    Args:
+        memory: `[number of Marker.MEMORY in the batch, H]`, what stands in the memory slots.
+        memory_only: skip what only rows other than the memory slots at the end of each sequence
+            need; those rows are then undefined.
+    """
+    body = model.backbone.base_model
+    layer, modules = (memory_only and last_layer(body)) or (None, [])
+    implementation = model.backbone.config._attn_implementation
+    embeddings = model.embed(batch.ids, memory)
+    with model.adapters.active(adapter), restricted_to_rows(modules, batch.memory_rows):
+        output = body(
+            inputs_embeds=embeddings[None],
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+            **packed_arguments(batch, implementation, layer),
+        )
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+@torch.no_grad()
+def encode_passages(
+    model: ClaraCore,
+    passages: Sequence[Passage],
+    adapter: str,
+    batch_tokens: int,
+    on_progress: Callable[[int], None] = lambda rows: None,
+) -> Tensor:
+    """Memory `[N, m, H]` of documents or questions, in their order."""
+    m = model.config.memory_tokens
+    bos, eos = model.tokenizer.bos_id, model.tokenizer.eos_id
+    sequences = [
+        compressor_input(p.tokens, bos=bos, eos=eos if p.complete else None, n_memory=m)
+        for p in passages
+    ]
+    memory = torch.empty(
+        len(passages), m, model.hidden_size, dtype=model.dtype, device=model.device
+    )
+    with model.evaluating():
+        for batch in pack(sequences, n_memory=m, batch_tokens=batch_tokens, device=model.device):
+            hidden = model.encode(batch, adapter, memory_only=True)
+            memory[batch.rows] = hidden[batch.memory_rows].unflatten(0, (-1, m))
+            on_progress(len(batch.rows))
+    return memory
+
+
+def prompt_loss(model: ClaraCore, prompts: Sequence[Prompt], memory: Tensor) -> Tensor:
+    """Mean cross-entropy of the answers' tokens; only their positions reach the output head.
+
+    Args:
+        memory: `[slots of all prompts, H]`.
+    """
+    batch = PackedBatch(
+        ids=torch.tensor([i for p in prompts for i in p.ids], device=model.device),
+        lengths=[len(p.ids) for p in prompts],
+        n_memory=0,
+        rows=list(range(len(prompts))),
+    )
+    hidden = forward_packed(model, batch, memory, GENERATOR)
+    positions, start = [], 0
+    for prompt in prompts:
+        positions.append(torch.arange(start + prompt.answer_start, start + len(prompt.ids)))
+        start += len(prompt.ids)
+    targets = torch.cat(positions).to(model.device)
+    logits = model.backbone.get_output_embeddings()(hidden[targets - 1])
+    return cross_entropy(logits.float(), batch.ids[targets])

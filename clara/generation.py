@@ -1,0 +1,151 @@
+"""Batched generation from prompts with memory slots."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, TextIteratorStreamer
+
+from clara.prompts import Prompt
+
+if TYPE_CHECKING:
+    from clara.core import ClaraCore
+
+
+def generation_settings(
+    model: ClaraCore, given: GenerationConfig | None, max_new_tokens: int | None
+) -> GenerationConfig:
+    """The settings to generate with: greedy unless `given` says otherwise.
+
+    Raises:
+        ValueError: `max_new_tokens` is not positive.
+    """
+    settings = GenerationConfig(do_sample=False) if given is None else copy.deepcopy(given)
+    if max_new_tokens is not None:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        settings.max_new_tokens = max_new_tokens
+    elif settings.max_new_tokens is None:
+        settings.max_new_tokens = 128
+    stored = model.backbone.generation_config
+    if settings.eos_token_id is None:
+        settings.eos_token_id = stored.eos_token_id or model.tokenizer.eos_id
+    if settings.pad_token_id is None:
+        end = settings.eos_token_id
+        settings.pad_token_id = end[0] if isinstance(end, list) else end
+    return settings
+
+
+def check_budget(
+    model: ClaraCore,
+    prompts: Sequence[Prompt],
+    settings: GenerationConfig,
+    budget: int | None,
+) -> None:
+    """Refuse prompts that are longer than the budget or leave no room for the answer.
+
+    Raises:
+        ValueError: names the question, its tokens and the budget.
+    """
+    window = getattr(model.backbone.config, "max_position_embeddings", None)
+    room = None if window is None else max(window - (settings.max_new_tokens or 0), 0)
+    limits = [limit for limit in (budget, room) if limit is not None]
+    if not limits:
+        return
+    for row, prompt in enumerate(prompts):
+        if len(prompt.ids) > min(limits):
+            origin = (
+                "max_prompt_tokens"
+                if budget == min(limits)
+                else f"the backbone's {window} positions less {settings.max_new_tokens} new tokens"
+            )
+            raise ValueError(
+                f"the prompt of question {row} has {len(prompt.ids)} tokens, the budget is "
+                f"{min(limits)} ({origin}); use fewer documents or a shorter question"
+            )
+
+
+def left_padded(
+    model: ClaraCore, prompts: Sequence[Prompt], memory: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Input embeddings `[B, L, H]` and attention mask `[B, L]` of prompts with their memory."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
+        mask[row, longest - len(prompt.ids) :] = 1
+    return model.embed(ids.to(model.device), torch.cat(list(memory))), mask.to(model.device)
+
+
+@torch.no_grad()
+def generate(
+    model: ClaraCore,
+    prompts: Sequence[Prompt],
+    memory: Sequence[Tensor],
+    settings: GenerationConfig,
+    *,
+    batch_size: int,
+    adapter: str | None,
+) -> list[str]:
+    """Answers to prompts; `memory[i]` is `[slots of prompt i, H]`.
+
+    Prompts of like length are batched together; answers come back in the given order.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row].ids))
+    answers = [""] * len(prompts)
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        with model.generating(adapter) as backbone:
+            embeddings, mask = left_padded(
+                model, [prompts[row] for row in rows], [memory[row] for row in rows]
+            )
+            output: Any = backbone.generate(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                generation_config=settings,
+            )
+        for row, ids in zip(rows, output.tolist(), strict=True):
+            answers[row] = model.tokenizer.decode(ids)
+    return answers
+
+
+def stream(
+    model: ClaraCore,
+    prompt: Prompt,
+    memory: Tensor,
+    settings: GenerationConfig,
+    *,
+    adapter: str | None,
+) -> Iterator[str]:
+    """Pieces of the answer as they are generated; an error in generation is raised here."""
+    streamer = TextIteratorStreamer(model.tokenizer.tokenizer, skip_special_tokens=True)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with torch.no_grad(), model.generating(adapter) as backbone:
+                embeddings, mask = left_padded(model, [prompt], [memory])
+                backbone.generate(
+                    inputs_embeds=embeddings,
+                    attention_mask=mask,
+                    generation_config=settings,
+                    streamer=streamer,
+                )
+        except BaseException as error:
+            errors.append(error)
+            streamer.end()
+
+    worker = Thread(target=work, daemon=True)
+    worker.start()
+    yield from (piece for piece in streamer if piece)
+    worker.join()
+    if errors:
+        raise errors[0]
