@@ -122,6 +122,8 @@ def _found(candidates: Candidates, row: int, scores: Tensor, order: Tensor) -> F
 
 def padded_ranking(ranked: Sequence[tuple[Tensor, Tensor]]) -> Ranking:
     """Rankings of unequal length in one pair of tensors."""
+    if not ranked:
+        return Ranking(torch.empty(0, 0), torch.empty(0, 0, dtype=torch.long))
     width = max(len(order) for _, order in ranked)
     scores = ranked[0][0].new_full((len(ranked), width), -torch.inf)
     indices = ranked[0][1].new_full((len(ranked), width), -1)

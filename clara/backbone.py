@@ -55,22 +55,28 @@ def load_backbone(
         raise BackboneError("attention='flash_attention_2' needs the package flash-attn")
     source = resolve_backbone(name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model, report = AutoModelForCausalLM.from_pretrained(
             source,
+            output_loading_info=True,
             dtype=dtype,
             device_map={"": device},
             attn_implementation=_IMPLEMENTATION[attention],
+            use_safetensors=True,  # never a pickle
+            trust_remote_code=False,
             **_quantization_arguments(quantization, dtype),
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # damaged files raise errors of every kind
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BackboneError(f"cannot load backbone {name_or_path!r}: {reason[:300]}") from error
-    if not getattr(model, "_supports_attention_backend", False):
+    missing = sorted(report["missing_keys"])
+    if missing:
         raise BackboneError(
-            f"backbone {name_or_path!r} ({type(model).__name__}) does not support transformers' "
-            "attention interface"
+            f"backbone {name_or_path!r} lacks the weights {missing[0]!r} ({len(missing)} in all)"
         )
+    flaw = _unsuitable(model)
+    if flaw:
+        raise BackboneError(f"backbone {name_or_path!r} ({type(model).__name__}) {flaw}")
     model.requires_grad_(False)
     model.eval()
     # Only token ids are kept: a checkpoint's sampling defaults would make answers random.
@@ -81,6 +87,19 @@ def load_backbone(
         pad_token_id=stored.pad_token_id,
     )
     return model, tokenizer
+
+
+def _unsuitable(model: PreTrainedModel) -> str | None:
+    """Why packed causal sequences cannot go through a model; None if they can."""
+    if not getattr(model, "_supports_attention_backend", False):
+        return "does not support transformers' attention interface"
+    if not all(getattr(module, "is_causal", True) for module in model.modules()):
+        return "is an encoder: its attention is not causal"
+    kinds = set(getattr(model.config, "layer_types", None) or ())
+    attention = {"full_attention", "sliding_attention", "chunked_attention"}
+    if kinds - attention or getattr(model, "_is_stateful", False):
+        return "has layers other than attention, which mix the documents of a packed sequence"
+    return None
 
 
 def resolve_backbone(name_or_path: str) -> str:

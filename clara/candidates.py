@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from clara.data.records import Document
 from clara.documents import CompressedDocuments
 from clara_kernels import cosine_scores, cosine_topk
 
 if TYPE_CHECKING:
+    from clara.core import ClaraCore
     from clara.model import Clara
 
 
@@ -49,6 +51,8 @@ class Candidates:
             if source.ndim == 3:
                 return cls._of_memory(model, [source], questions, shared=True)
             return cls._of_memory(model, list(source), questions, shared=False)
+        if isinstance(source, str | Mapping | Document):
+            raise TypeError("documents must be a list of documents, got a single one")
         source = list(source)
         if not source:
             raise ValueError("documents is empty: there is nothing to rank")
@@ -72,11 +76,7 @@ class Candidates:
         shared: bool,
     ) -> Candidates:
         for each in documents:
-            if each.fingerprint != model.fingerprint:
-                raise ValueError(
-                    f"documents were compressed by another model ({each.fingerprint[:12]}, this "
-                    f"one is {model.fingerprint[:12]}); compress them again"
-                )
+            _check_fingerprint(model, each)
         found = cls._of_memory(model, [d.memory for d in documents], questions, shared=shared)
         return cls(found.memory, documents * questions if shared else documents, shared)
 
@@ -86,13 +86,8 @@ class Candidates:
     ) -> Candidates:
         memory = memory * questions if shared else memory
         _check_count(len(memory), questions)
-        expected = (model.config.memory_tokens, model.hidden_size)
         for row, each in enumerate(memory):
-            if each.ndim != 3 or tuple(each.shape[1:]) != expected:
-                raise ValueError(
-                    f"memory of question {row} must be [N, {expected[0]}, {expected[1]}], "
-                    f"got {list(each.shape)}"
-                )
+            _check_shape(model, each, row)
             if not len(each):
                 raise ValueError(f"question {row} has no candidate documents")
         return cls([each.to(model.device) for each in memory], None, shared)
@@ -106,6 +101,8 @@ class Candidates:
         Returns:
             For each question float32 scores and int64 positions; ties go to the lowest.
         """
+        if not self.memory:
+            return []
         flat = queries.flatten(1)
         if self.shared:
             scores, order = cosine_topk(flat, self.memory[0].flatten(1).to(flat.dtype), k)
@@ -126,6 +123,22 @@ def _check_count(given: int, questions: int) -> None:
         raise ValueError(f"documents are given for {given} questions, there are {questions}")
 
 
+def _check_shape(model: ClaraCore, memory: Tensor, row: int) -> None:
+    m, width = model.config.memory_tokens, model.hidden_size
+    if memory.ndim != 3 or memory.shape[1:] != (m, width):
+        raise ValueError(
+            f"memory of question {row} must be [N, {m}, {width}], got {list(memory.shape)}"
+        )
+
+
+def _check_fingerprint(model: ClaraCore, documents: CompressedDocuments) -> None:
+    if documents.fingerprint != model.fingerprint:
+        raise ValueError(
+            f"documents were compressed by another model ({documents.fingerprint[:12]}, this "
+            f"one is {model.fingerprint[:12]}); compress them again"
+        )
+
+
 def check_top_k(top_k: int) -> int:
     """`top_k` itself, if it is a positive integer."""
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
@@ -133,8 +146,23 @@ def check_top_k(top_k: int) -> int:
     return top_k
 
 
-def per_question(memory: Tensor | Sequence[Any], questions: int) -> list[Tensor]:
-    """Memory to answer from, `[k_i, m, H]` for each question."""
-    each = [m.memory if isinstance(m, CompressedDocuments) else m for m in memory]
-    _check_count(len(each), questions)
+def per_question(
+    model: ClaraCore, questions: Sequence[str], memory: Tensor | Sequence[Any]
+) -> list[Tensor]:
+    """Memory to answer from, `[k_i, m, H]` for each question; `k_i` may be 0.
+
+    Raises:
+        TypeError, ValueError: `questions` is a single string, memory for another number of
+            questions, of another shape or of another model.
+    """
+    if isinstance(questions, str):
+        raise TypeError("questions must be a list of strings, got a single string")
+    _check_count(len(memory), len(questions))
+    each = []
+    for row, given in enumerate(memory):
+        if isinstance(given, CompressedDocuments):
+            _check_fingerprint(model, given)
+            given = given.memory
+        _check_shape(model, given, row)
+        each.append(given)
     return each

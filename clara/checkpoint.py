@@ -27,15 +27,14 @@ MEMORY_TOKENS = "memory_tokens.safetensors"
 
 _CARD = """---
 library_name: clara-rag
-base_model: {backbone}
-tags:
+{base_model}tags:
 - clara
 - retrieval-augmented-generation
 ---
 
 # CLaRa model
 
-Adapters on [{backbone}]({backbone}) that compress documents of up to {length} tokens into
+Adapters on {name} that compress documents of up to {length} tokens into
 {m} memory tokens (nominal {rate}x), encode questions into the same space, and answer from the
 memory of the documents ranked highest.
 
@@ -60,8 +59,10 @@ def save(model: ClaraCore, folder: str | Path) -> None:
     rows = {k: v.detach().cpu().contiguous() for k, v in model.memory_tokens.state_dict().items()}
     save_file(rows, folder / MEMORY_TOKENS, metadata={"format": "pt"})
     model.tokenizer.tokenizer.save_pretrained(folder)
+    local = Path(str(config.backbone)).is_absolute()
     card = _CARD.format(
-        backbone=config.backbone,
+        base_model="" if local else f"base_model: {config.backbone}\n",
+        name=Path(str(config.backbone)).name if local else config.backbone,
         length=config.document_length,
         m=config.memory_tokens,
         rate=config.compression_rate,

@@ -92,7 +92,7 @@ def convert_reference(
     except (TypeError, ValueError) as error:
         raise ConversionError(f"{source}: {error}") from error
     _take_rows(model, table, source)
-    model.config = config.replace(backbone=location)
+    model.config = config.replace(backbone=model.config.backbone)
     model.save_pretrained(target)
     return model.config
 

@@ -116,7 +116,7 @@ class ClaraCore(nn.Module):
         Only answer positions go through the output head. Differentiable in the generator and in
         `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
         """
-        each = per_question(memory, len(questions))
+        each = per_question(self, questions, memory)
         prompts = self._prompts(questions, [len(m) for m in each], answers)
         slots = torch.cat([m.reshape(-1, self.hidden_size) for m in each])
         return prompt_loss(self, prompts, slots)
@@ -169,7 +169,9 @@ class ClaraCore(nn.Module):
     def generating(self, adapter: str | None) -> Iterator[PreTrainedModel]:
         """The model to generate with: the merged copy if it is current, or one adapter active."""
         merged = self._merged
-        if adapter == GENERATOR and merged is not None and merged.is_current(self.adapters):
+        if merged is not None and not merged.is_current(self.adapters):
+            merged = self._merged = None
+        if adapter == GENERATOR and merged is not None:
             yield merged.backbone
             return
         with self.evaluating(), self.adapters.active(adapter):
@@ -179,14 +181,14 @@ class ClaraCore(nn.Module):
     def evaluating(self) -> Iterator[None]:
         """Dropout off within the block; the walk over all modules is made only if it was on."""
         with self.adapters.lock:
-            training = self.training
+            training = [m for m in self.modules() if m.training] if self.training else []
             if training:
                 self.eval()
             try:
                 yield
             finally:
-                if training:
-                    self.train()
+                for module in training:
+                    module.training = True
 
     def _check_length(self) -> None:
         longest = self.config.document_length + 3 + self.config.memory_tokens

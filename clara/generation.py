@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, TextIteratorStreamer
+from transformers import (
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 
 from clara.prompts import Prompt
 
@@ -23,9 +28,15 @@ def generation_settings(
     """The settings to generate with: greedy unless `given` says otherwise.
 
     Raises:
-        ValueError: `max_new_tokens` is not positive.
+        ValueError: `max_new_tokens` is not positive, or several answers to a question are asked.
     """
     settings = GenerationConfig(do_sample=False) if given is None else copy.deepcopy(given)
+    if (settings.num_return_sequences or 1) != 1:
+        raise ValueError(
+            "generation_config.num_return_sequences must be 1, "
+            f"got {settings.num_return_sequences}: there is one answer to a question"
+        )
+    settings.return_dict_in_generate = False
     if max_new_tokens is not None:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -125,9 +136,13 @@ def stream(
     *,
     adapter: str | None,
 ) -> Iterator[str]:
-    """Pieces of the answer as they are generated; an error in generation is raised here."""
+    """Pieces of the answer as they are generated; an error in generation is raised here.
+
+    Generation stops when the iterator is closed.
+    """
     streamer = TextIteratorStreamer(model.tokenizer.tokenizer, skip_special_tokens=True)
     errors: list[BaseException] = []
+    closed = Event()
 
     def work() -> None:
         try:
@@ -138,6 +153,7 @@ def stream(
                     attention_mask=mask,
                     generation_config=settings,
                     streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([_StopWhen(closed)]),
                 )
         except BaseException as error:
             errors.append(error)
@@ -145,7 +161,18 @@ def stream(
 
     worker = Thread(target=work, daemon=True)
     worker.start()
-    yield from (piece for piece in streamer if piece)
-    worker.join()
+    try:
+        yield from (piece for piece in streamer if piece)
+    finally:
+        closed.set()
+        worker.join()
     if errors:
         raise errors[0]
+
+
+class _StopWhen(StoppingCriteria):
+    def __init__(self, event: Event) -> None:
+        self._event = event
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self._event.is_set(), device=input_ids.device)

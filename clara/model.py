@@ -58,7 +58,7 @@ class Clara(ClaraCore):
         Raises:
             BackboneError, ValueError: the backbone cannot be loaded, or does not fit the config.
         """
-        config = (config or ClaraConfig()).replace(backbone=str(name_or_path))
+        config = (config or ClaraConfig()).replace(backbone=_absolute(name_or_path))
         model = cls._around_backbone(config, _device(device), seed=seed)
         model.memory_tokens.initialise(model.backbone.get_input_embeddings().weight, seed=seed)
         model.adapters.copy(COMPRESSOR, QUERY_REASONER)
@@ -91,7 +91,7 @@ class Clara(ClaraCore):
         folder = checkpoint.locate(name_or_path)
         config = checkpoint.read_config(folder, settings)
         if backbone is not None:
-            config = config.replace(backbone=str(backbone))
+            config = config.replace(backbone=_absolute(backbone))
         if config.backbone is None:
             raise ValueError(f"{folder}: the configuration names no backbone; pass backbone=")
         model = cls._around_backbone(config, _device(device))
@@ -223,7 +223,7 @@ class Clara(ClaraCore):
         Raises:
             ValueError: a prompt is over the budget.
         """
-        each = per_question(memory, len(questions))
+        each = per_question(self, questions, memory)
         settings = generation.generation_settings(self, generation_config, max_new_tokens)
         prompts = self._prompts(questions, [len(m) for m in each])
         generation.check_budget(self, prompts, settings, max_prompt_tokens)
@@ -242,7 +242,7 @@ class Clara(ClaraCore):
         max_prompt_tokens: int | None = None,
     ) -> Iterator[str]:
         """Like `generate` for one question and memory `[k, m, H]`, in pieces as they come."""
-        each = per_question([memory], 1)
+        each = per_question(self, [question], [memory])
         settings = generation.generation_settings(self, generation_config, max_new_tokens)
         prompts = self._prompts([question], [len(each[0])])
         generation.check_budget(self, prompts, settings, max_prompt_tokens)
@@ -352,3 +352,9 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
+
+
+def _absolute(name_or_path: str | Path) -> str:
+    """A local path as one that holds in any folder; a hub id as it is."""
+    path = Path(name_or_path).expanduser()
+    return str(path.resolve()) if path.exists() else str(name_or_path)

@@ -1,0 +1,19 @@
+"""Corpora and questions on disk."""
+
+from clara.data.records import (
+    DataError,
+    Document,
+    Question,
+    read_documents,
+    read_questions,
+    write_jsonl,
+)
+
+__all__ = [
+    "DataError",
+    "Document",
+    "Question",
+    "read_documents",
+    "read_questions",
+    "write_jsonl",
+]

@@ -1,0 +1,35 @@
+"""What an index raises, and how failures inside Lance become it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LONGEST_REASON = 200  # characters
+_SOURCE_LOCATION = re.compile(r",? ?\S+\.rs:\d+(:\d+)?")
+
+
+class MemoryIndexError(ValueError):
+    """An index cannot be opened, written or searched, or is damaged. The message is one line."""
+
+
+@contextmanager
+def failures_in(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
+    """Turn what Lance and Arrow raise into a MemoryIndexError "PATH: `doing` failed: reason".
+
+    A damaged file can make Lance's Rust code panic, which arrives as a BaseException.
+    """
+    try:
+        yield
+    except (MemoryIndexError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise MemoryIndexError(f"{path}: {doing} failed: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The message on one line, without Lance's source locations."""
+    line = _SOURCE_LOCATION.sub("", " ".join(str(error).split())) or type(error).__name__
+    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"

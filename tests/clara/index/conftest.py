@@ -1,0 +1,64 @@
+import zlib
+
+import pytest
+import torch
+
+from clara.documents import CompressedDocuments
+from clara.index import MemoryIndex
+
+FINGERPRINT = "f" * 64
+
+
+@pytest.fixture
+def make_documents():
+    """Compressed documents with texts and memory of their own, the same for the same arguments."""
+
+    def make(ids, shape=(2, 8), dtype=torch.float32, fingerprint=FINGERPRINT, memory=None):
+        ids = list(ids)
+        if memory is None:
+            memory = torch.empty(len(ids), *shape)
+            for row, name in enumerate(ids):
+                seed = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+                memory[row].normal_(generator=seed)
+        return CompressedDocuments(
+            memory=memory.to(dtype),
+            ids=ids,
+            document_ids=[name.split("#")[0] for name in ids],
+            token_counts=[10 + row for row in range(len(ids))],
+            texts=[f"text of {name}: \u00fc\0\n" for name in ids],
+            titles=[[None, "", f"title of {name}"][row % 3] for row, name in enumerate(ids)],
+            fingerprint=fingerprint,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_index(tmp_path):
+    """An empty index in `tmp_path / "index"`."""
+
+    def make(shape=(2, 8), dtype=torch.float32, **settings):
+        return MemoryIndex.create(
+            tmp_path / "index",
+            fingerprint=FINGERPRINT,
+            memory_tokens=shape[0],
+            hidden_size=shape[1],
+            dtype=dtype,
+            settings=settings,
+        )
+
+    return make
+
+
+@pytest.fixture
+def assert_same():
+    """Two CompressedDocuments are equal, memory to the bit."""
+
+    def check(left, right):
+        for name in ("ids", "document_ids", "token_counts", "texts", "titles", "fingerprint"):
+            assert getattr(left, name) == getattr(right, name), name
+        assert left.memory.dtype == right.memory.dtype
+        assert left.memory.shape == right.memory.shape
+        assert torch.equal(left.memory.view(torch.uint8), right.memory.view(torch.uint8))
+
+    return check
