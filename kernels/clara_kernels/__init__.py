@@ -1,0 +1,21 @@
+"""Operators for retrieval over compressed memory, usable without the rest of CLaRa.
+
+Importing this needs torch alone. `build_info` says what was compiled; an operator that has no
+kernel for a device runs its PyTorch reference there.
+"""
+
+from .build import build_info
+from .cosine_scores import cosine_scores
+from .memory_alignment_loss import memory_alignment_loss
+from .scoring import cosine_topk
+from .select_topk import select_topk
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "build_info",
+    "cosine_scores",
+    "cosine_topk",
+    "memory_alignment_loss",
+    "select_topk",
+]

@@ -1,0 +1,75 @@
+"""The compiled module `clara_kernels._C`, when there is one, and what it was built for."""
+
+from __future__ import annotations
+
+import importlib
+import sysconfig
+from types import ModuleType
+from typing import Any
+
+
+def _load_native() -> ModuleType | None:
+    """The compiled module; None if it was not built. One that is there but broken raises."""
+    name = f"{__package__}._C"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return None
+
+
+native: Any = _load_native()  # a module or None
+
+
+def build_info() -> dict[str, Any]:
+    """What of this package was compiled, how, and what this machine's processor offers.
+
+    Returns:
+        A dict that JSON can hold, with the same keys in every build:
+
+        - `version`: of the package.
+        - `compiled`: whether the compiled module is there. Without it the operators run their
+          PyTorch reference, and `reason` says why it is missing (None when it is not).
+        - `compiler`, `build_type`: such as "GCC 12.2.0" and "Release".
+        - `simd_compiled`: instruction sets that the compiled code uses, the baseline first;
+          `simd_detected`: those that this processor offers, of the ones the library knows.
+        - `cuda`: None for a build without CUDA, else `version` of the linked runtime and
+          `architectures`, "sm_90" for machine code and "compute_120" for PTX that the driver
+          translates on later GPUs.
+    """
+    from . import __version__
+
+    info: dict[str, Any] = {
+        "version": __version__,
+        "compiled": native is not None,
+        "reason": None,
+        "compiler": None,
+        "build_type": None,
+        "simd_compiled": [],
+        "simd_detected": [],
+        "cuda": None,
+    }
+    if native is None:
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        info["reason"] = (
+            f"clara_kernels/_C{suffix} does not exist: the package was not built for this Python"
+        )
+    else:
+        info.update(native.build_info())
+    return info
+
+
+def cuda_device_code(device: int = 0) -> tuple[int, int]:
+    """What GPU `device` would run of the compiled module.
+
+    Returns:
+        The architecture of the machine code and of the PTX behind it, such as (90, 120).
+
+    Raises:
+        RuntimeError: the module has no CUDA code, none for this GPU, or there is no such GPU or
+            driver.
+    """
+    if native is None or not hasattr(native, "cuda_device_code"):
+        raise RuntimeError("clara_kernels was built without CUDA; see clara_kernels.build_info()")
+    return native.cuda_device_code(device)

@@ -1,0 +1,3 @@
+from .op import cosine_scores
+
+__all__ = ["cosine_scores"]

@@ -1,0 +1,3 @@
+from .op import memory_alignment_loss
+
+__all__ = ["memory_alignment_loss"]

@@ -1,0 +1,3 @@
+from .op import cosine_topk
+
+__all__ = ["cosine_topk"]

@@ -1,0 +1,3 @@
+from .op import select_topk
+
+__all__ = ["select_topk"]

@@ -1,0 +1,157 @@
+"""Builds `clara_kernels._C` with CMake and Ninja; everything else is in pyproject.toml.
+
+CLARA_CUDA=AUTO|ON|OFF     AUTO, the default, compiles the CUDA sources if nvcc is there and works
+CLARA_CUDA_ARCHS="80;90"   architectures to compile for, as CMAKE_CUDA_ARCHITECTURES takes them
+CUDACXX, CUDA_HOME, PATH   where nvcc is looked for, in this order
+MAX_JOBS or CMAKE_BUILD_PARALLEL_LEVEL   compilers at a time
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+DEFAULT_ARCHS = (75, 80, 86, 89, 90, 100, 120)
+
+
+def cuda_request() -> str:
+    request = (os.environ.get("CLARA_CUDA") or "AUTO").upper()
+    if request not in ("AUTO", "ON", "OFF"):
+        value = os.environ["CLARA_CUDA"]
+        raise SystemExit(f"error: CLARA_CUDA must be AUTO, ON or OFF, got {value!r}")
+    if request == "ON" and find_nvcc() is None:
+        raise SystemExit(
+            "error: CLARA_CUDA=ON but there is no nvcc in CUDACXX, CUDA_HOME/bin or PATH; "
+            "install the CUDA toolkit or set CLARA_CUDA=OFF"
+        )
+    return request
+
+
+def cuda_archs() -> list[str] | None:
+    """The architectures asked for; None leaves the choice to `default_archs`."""
+    value = os.environ.get("CLARA_CUDA_ARCHS", "")
+    archs = re.split(r"[;,\s]+", value.strip("; ,\t\n"))
+    if archs == [""]:
+        return None
+    for arch in archs:
+        if not re.fullmatch(r"\d{2,3}[af]?(-real|-virtual)?", arch):
+            raise SystemExit(
+                f"error: CLARA_CUDA_ARCHS must list numbers such as '80;90', got {value!r}"
+            )
+    return archs
+
+
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    for candidate in (os.environ.get("CUDACXX"), home and os.path.join(home, "bin", "nvcc")):
+        if candidate and shutil.which(candidate):
+            return shutil.which(candidate)
+    return shutil.which("nvcc")
+
+
+def default_archs(nvcc: str) -> list[str]:
+    """Machine code for each usual GPU this nvcc knows, and PTX of the newest for later ones."""
+    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout
+    known = {int(arch) for arch in re.findall(r"sm_(\d+)\b", listed)}
+    archs = [arch for arch in DEFAULT_ARCHS if arch in known]
+    return [f"{arch}-real" for arch in archs[:-1]] + [str(arch) for arch in archs[-1:]]
+
+
+def nvcc_failure(nvcc: str) -> str | None:
+    """Why `nvcc` cannot compile a kernel; None when it can."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cu")
+        source.write_text("__global__ void probe() {}\n")
+        command = [nvcc, "-c", str(source), "-o", str(source.with_suffix(".o"))]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True)
+        except OSError as error:
+            return str(error)
+    lines = (result.stderr + result.stdout).strip().splitlines()
+    return (lines[-1] if lines else "no message") if result.returncode else None
+
+
+def cuda_options() -> list[str]:
+    """CMake's options on CUDA, after the environment and what is installed."""
+    request = cuda_request()
+    archs = cuda_archs()
+    nvcc = find_nvcc()
+    if request == "OFF" or nvcc is None:
+        return ["-DCLARA_CUDA=OFF"]
+    failure = nvcc_failure(nvcc)
+    if failure is None:
+        archs = archs or default_archs(nvcc)
+        if not archs:
+            failure = f"it knows none of the architectures {DEFAULT_ARCHS}"
+    if failure is not None:
+        if request == "ON":
+            raise SystemExit(f"error: CLARA_CUDA=ON but {nvcc} does not work: {failure}")
+        print(f"warning: building without CUDA, {nvcc} does not work: {failure}", file=sys.stderr)
+        return ["-DCLARA_CUDA=OFF"]
+    return [
+        "-DCLARA_CUDA=ON",
+        f"-DCLARA_CUDA_ARCHS={';'.join(archs)}",
+        f"-DCMAKE_CUDA_COMPILER={nvcc}",
+    ]
+
+
+def program(name: str, folder_attribute: str) -> str:
+    """Path of `name` from the Python package of that name, else from PATH."""
+    try:
+        folder = getattr(importlib.import_module(name), folder_attribute)
+    except (ImportError, AttributeError):
+        folder = None
+    path = shutil.which(name, path=folder) if folder else None
+    path = path or shutil.which(name)
+    if path is None:
+        raise SystemExit(f"error: {name} is needed to build clara-rag: pip install {name}")
+    return path
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = Path(self.build_temp).resolve() / "cmake"
+        cmake = program("cmake", "CMAKE_BIN_DIR")
+        configure = [
+            cmake,
+            *("-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+            f"-DCMAKE_MAKE_PROGRAM={program('ninja', 'BIN_DIR')}",
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            *cuda_options(),
+        ]
+        # An isolated build's tools lie in a folder that is gone the next time, and CMake's cache
+        # remembers where: start over when any of them moved.
+        record = build / "configured-with.txt"
+        if build.exists() and (not record.exists() or record.read_text() != "\n".join(configure)):
+            shutil.rmtree(build)
+        build.mkdir(parents=True, exist_ok=True)
+        record.write_text("\n".join(configure))
+
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or os.environ.get("MAX_JOBS")
+        for command in (
+            configure,
+            [cmake, "--build", str(build), *(["--parallel", jobs] if jobs else [])],
+        ):
+            if subprocess.run(command).returncode:
+                raise SystemExit("error: clara_kernels._C did not build; the messages are above")
+
+
+cuda_request()
+cuda_archs()
+setup(ext_modules=[Extension("clara_kernels._C", [])], cmdclass={"build_ext": CMakeBuild})

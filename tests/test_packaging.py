@@ -1,0 +1,183 @@
+"""The distribution as its users get it: a wheel with every file, and builds that fail clearly."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {"clara": "clara", "clara_kernels": "kernels/clara_kernels"}
+SOURCES = ["pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "LICENSE", "README.md"]
+
+
+def package_files(tree: Path) -> set[str]:
+    """Every file of both packages, as a path inside the wheel."""
+    return {
+        f"{name}/{path.relative_to(tree / folder).as_posix()}"
+        for name, folder in PACKAGES.items()
+        for path in (tree / folder).rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """The sources alone, so that nothing an earlier build left behind takes part."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in SOURCES:
+        shutil.copy(ROOT / name, tree)
+    for name in ("clara", "kernels", "csrc"):
+        ignored = shutil.ignore_patterns("__pycache__", "_C.*")
+        shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def wheel(tree, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "pip", "wheel", str(tree), "--wheel-dir", str(folder)]
+    command += ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    environment = os.environ | {"CLARA_CUDA": "OFF", "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory) -> Path:
+    site = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return site
+
+
+def run_on(site: Path, code: str) -> str:
+    """Run `code` where both packages come from `site`, and from nowhere in the source tree."""
+    prologue = (
+        "import sys\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in repr(f)]\n"
+        f"sys.path[:] = [{str(site)!r}] + [p for p in sys.path if p not in ('', {str(ROOT)!r})]\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(
+        [sys.executable, "-c", prologue + code],
+        cwd=site,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_wheel_holds_every_file_of_both_packages(tree, wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {n for n in archive.namelist() if ".dist-info/" not in n}
+        (metadata,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        text = archive.read(metadata).decode()
+    assert "Name: clara-rag\n" in text
+    compiled = {name for name in names if name.startswith("clara_kernels/_C.")}
+    assert len(compiled) == 1
+    assert names - compiled == package_files(tree)
+
+
+def test_wheel_imports_every_module_and_runs_every_operator(site):
+    code = """
+import importlib, pkgutil
+import clara, clara_kernels
+for package in (clara, clara_kernels):
+    assert package.__file__.startswith(sys.path[0]), package.__file__
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+import torch
+for name in clara_kernels.__all__:
+    assert callable(getattr(clara_kernels, name)), name
+assert clara_kernels.build_info()["compiled"]
+print(*clara_kernels.cosine_topk(torch.eye(3), torch.eye(3), 1)[1].flatten().tolist())
+"""
+    assert run_on(site, code).split() == ["0", "1", "2"]
+
+
+def test_build_mentions_neither_torch_nor_numpy(tree):
+    for name in ("setup.py", "CMakeLists.txt", "pyproject.toml"):
+        requirements = (tree / name).read_text()
+        if name == "pyproject.toml":
+            requirements = requirements.partition("[project]")[0]
+        assert "torch" not in requirements
+        assert "numpy" not in requirements
+    for source in (tree / "csrc").rglob("*.*"):
+        for line in source.read_text().splitlines():
+            assert not line.startswith(("#include <torch", "#include <ATen", "#include <c10"))
+
+
+def test_source_distribution_holds_what_a_build_needs(tree, tmp_path):
+    code = f"import setuptools.build_meta as b; print(b.build_sdist({str(tmp_path)!r}))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=True
+    )
+    name = result.stdout.split()[-1]
+    with tarfile.open(tmp_path / name) as archive:
+        members = {member.partition("/")[2] for member in archive.getnames()}
+    packages = [tree / folder for folder in PACKAGES.values()]
+    needed = {
+        path.relative_to(tree).as_posix()
+        for folder in (tree / "csrc", *packages)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    assert needed | set(SOURCES) <= members
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"CLARA_CUDA": "ON"}, "CLARA_CUDA=ON but there is no nvcc"),
+        ({"CLARA_CUDA": "on"}, "CLARA_CUDA=ON but there is no nvcc"),
+        ({"CLARA_CUDA": "yes"}, "CLARA_CUDA must be AUTO, ON or OFF, got 'yes'"),
+        ({"CLARA_CUDA_ARCHS": "native"}, "CLARA_CUDA_ARCHS must list numbers.*got 'native'"),
+    ],
+)
+def test_bad_settings_give_one_line(tree, tmp_path, settings, message):
+    result = build_ext(tree, tmp_path, settings)
+    assert result.returncode != 0
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert re.search(message, line)
+
+
+def build_ext(tree: Path, folder: Path, settings: dict[str, str]) -> subprocess.CompletedProcess:
+    """`setup.py build_ext` with no program in PATH, so with no nvcc either."""
+    environment = os.environ | {"PATH": str(folder)} | settings
+    for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):
+        environment.pop(name, None)
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(folder)]
+    command += ["--build-temp", str(folder / "temp")]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("request_", "fails"), [("AUTO", False), ("ON", True)])
+def test_broken_nvcc_is_refused_or_passed_over(tree, tmp_path, request_, fails):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho 'nvcc fatal: no host compiler' >&2\nexit 1\n")
+    nvcc.chmod(0o755)
+    # CUDACXX is looked at first; the rest of PATH stays, for the C++ compiler.
+    environment = os.environ | {"CLARA_CUDA": request_, "CUDACXX": str(nvcc)}
+    environment["CMAKE_BUILD_PARALLEL_LEVEL"] = "2"
+    command = [sys.executable, "setup.py", "--quiet", "build_ext"]
+    command += ["--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "temp")]
+    result = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    assert (result.returncode != 0) == fails
+    assert "nvcc fatal: no host compiler" in result.stderr
+    if fails:
+        assert result.stderr.splitlines()[-1].startswith("error: CLARA_CUDA=ON but ")
+    else:
+        assert "warning: building without CUDA" in result.stderr
+        assert list((tmp_path / "lib" / "clara_kernels").glob("_C.*"))
