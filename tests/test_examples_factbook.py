@@ -1,0 +1,79 @@
+"""Runs examples/factbook.py as a reader of the documentation does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from clara.data import read_documents, read_questions
+from clara.data.factbook import smollm2_file
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "factbook.py"
+
+
+def run(folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), "--output", str(folder), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def small_tokenizer(tmp_path_factory):
+    """A tokenizer on disk whose every word and punctuation mark is one token."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
+def test_chunks_fit_smollm2(tmp_path):
+    done = run(tmp_path / "factbook")
+    assert done.returncode == 0, done.stderr
+    documents = list(read_documents(tmp_path / "factbook" / "docs.jsonl"))
+    questions = list(read_questions(tmp_path / "factbook" / "questions.jsonl"))
+    assert f"docs.jsonl: {len(documents)}\n" in done.stdout
+    assert f"questions.jsonl: {len(questions)}\n" in done.stdout
+
+    file = smollm2_file()
+    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    texts = [document.text for document in documents]
+    counts = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    assert 200 < max(counts) <= 256
+    assert sum(counts) / len(counts) > 128  # packed, not a line each
+
+    folded = {document.id: " ".join(document.text.casefold().split()) for document in documents}
+    for question in questions:
+        for name in question.positives:
+            assert all(a.casefold() in folded[name] for a in question.golden_answers), question
+
+
+def test_two_runs_write_the_same_bytes(tmp_path, small_tokenizer):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for seed, folder in enumerate(folders):
+        options = ["--tokenizer", small_tokenizer, "--max-tokens", "128"]
+        done = run(folder, *options, PYTHONHASHSEED=str(seed))
+        assert done.returncode == 0, done.stderr
+    first, second = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
+    assert len(first) == 5
+    assert first == second
+
+
+def test_errors_are_one_line(tmp_path, small_tokenizer):
+    done = run(tmp_path, "--tokenizer", tmp_path / "absent")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("factbook: ")
+    assert "Traceback" not in done.stderr
+
+    done = run(tmp_path, "--tokenizer", small_tokenizer, "--max-tokens", "3")
+    assert done.returncode == 1
+    assert "max_tokens = 3 leaves no room" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
