@@ -1,10 +1,8 @@
 """CLaRa: answer questions over a corpus from compressed documents."""
 
-from clara.answering import Answer, RankedDocument, Ranking
-from clara.config import ClaraConfig
-from clara.data.records import Document
-from clara.documents import CompressedDocuments
-from clara.model import Clara
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -17,3 +15,33 @@ __all__ = [
     "RankedDocument",
     "Ranking",
 ]
+
+if TYPE_CHECKING:
+    from clara.answering import Answer, RankedDocument, Ranking
+    from clara.config import ClaraConfig
+    from clara.data.records import Document
+    from clara.documents import CompressedDocuments
+    from clara.model import Clara
+else:
+    # On first use: torch and transformers take seconds, which `clara --help` need not wait for.
+    _MODULES = {
+        "Answer": "clara.answering",
+        "Clara": "clara.model",
+        "ClaraConfig": "clara.config",
+        "CompressedDocuments": "clara.documents",
+        "Document": "clara.data.records",
+        "RankedDocument": "clara.answering",
+        "Ranking": "clara.answering",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(_MODULES[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

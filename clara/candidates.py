@@ -123,6 +123,13 @@ def _check_count(given: int, questions: int) -> None:
         raise ValueError(f"documents are given for {given} questions, there are {questions}")
 
 
+def check_questions(questions: Sequence[str], given: int) -> None:
+    """Refuse a single string, and documents given for another number of questions."""
+    if isinstance(questions, str):
+        raise TypeError("questions must be a list of strings, got a single string")
+    _check_count(given, len(questions))
+
+
 def _check_shape(model: ClaraCore, memory: Tensor, row: int) -> None:
     m, width = model.config.memory_tokens, model.hidden_size
     if memory.ndim != 3 or memory.shape[1:] != (m, width):
@@ -155,9 +162,7 @@ def per_question(
         TypeError, ValueError: `questions` is a single string, memory for another number of
             questions, of another shape or of another model.
     """
-    if isinstance(questions, str):
-        raise TypeError("questions must be a list of strings, got a single string")
-    _check_count(len(memory), len(questions))
+    check_questions(questions, len(memory))
     each = []
     for row, given in enumerate(memory):
         if isinstance(given, CompressedDocuments):

@@ -14,7 +14,7 @@ from clara import checkpoint, generation
 from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.answering import Answer, Clock, Ranking, find, padded_ranking
 from clara.backbone import load_backbone
-from clara.candidates import Candidates, check_top_k, per_question
+from clara.candidates import Candidates, check_questions, check_top_k, per_question
 from clara.compression import (
     DocumentLike,
     as_documents,
@@ -306,6 +306,7 @@ class Clara(ClaraCore):
         Args:
             documents: the texts to put into each question's prompt.
         """
+        check_questions(questions, len(documents))
         settings = generation.generation_settings(self, None, max_new_tokens)
         prompts = [
             build_prompt(self.tokenizer, self.config.prompt, text_background(texts), question)

@@ -11,34 +11,56 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 
 class DocumentProgress:
-    """Counts documents and tokens; knows documents per second and effective compression."""
+    """Counts documents; a detail, such as the compression reached, stands beside the bar."""
 
-    def __init__(self, bar: Progress, description: str, total: int | None) -> None:
+    def __init__(self, bar: Progress, description: str, total: int | None, done: int) -> None:
         self._bar = bar
-        self._task = bar.add_task(description, total=total, detail="")
+        self._task = bar.add_task(description, total=total, completed=done, detail="")
 
-    def advance(self, documents: int, detail: str = "") -> None:
-        self._bar.update(self._task, advance=documents, detail=detail)
+    def advance(self, documents: int, detail: str | None = None) -> None:
+        if detail is not None:
+            self._bar.update(self._task, detail=detail)
+        self._bar.advance(self._task, documents)
+
+
+class DocumentRate(ProgressColumn):
+    """Documents per second of the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(
+            "" if speed is None else f"{speed:.1f} documents/s", style="progress.data.speed"
+        )
 
 
 @contextmanager
 def document_progress(
-    description: str, total: int | None, *, visible: bool = True
+    description: str, total: int | None, *, done: int = 0, visible: bool = True
 ) -> Iterator[DocumentProgress]:
-    """A bar on standard error that disappears into nothing when that is no terminal."""
-    console = Console(file=sys.stderr)
+    """A bar on standard error that disappears into nothing when that is no terminal.
+
+    Args:
+        total: documents in all; None when that is not known.
+        done: how many of them were done earlier.
+    """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[detail]}"),
+        DocumentRate(),
+        TextColumn("{task.fields[detail]}", markup=False),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not (visible and console.is_terminal)) as bar:
-        yield DocumentProgress(bar, description, total)
+    console = Console(file=sys.stderr)
+    shown = visible and sys.stderr.isatty()
+    with Progress(*columns, console=console, disable=not shown) as bar:
+        yield DocumentProgress(bar, description, total, done)

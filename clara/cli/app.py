@@ -1,0 +1,66 @@
+"""The commands and their common options."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+import clara
+from clara.cli import corpus, demonstration, diagnosis, models, questions
+from clara.cli.errors import Group
+
+app = typer.Typer(
+    cls=Group,
+    name="clara",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Answer questions over a corpus from compressed documents.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"clara {clara.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", envvar="CLARA_DEBUG", help="Show where an error comes from."),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+app.command("init")(models.init)
+app.command("convert")(models.convert)
+app.command("compress")(corpus.compress)
+app.command("search")(questions.search)
+app.command("ask")(questions.ask)
+app.command("info")(models.info)
+app.command("doctor")(diagnosis.doctor)
+app.command("demo")(demonstration.demo)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a locale that cannot show a character is no error
+            stream.reconfigure(errors="replace")
+    if not sys.stderr.isatty() and not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    typer.main.get_command(app)(prog_name="clara")

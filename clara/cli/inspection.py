@@ -1,0 +1,104 @@
+"""What a folder is: a model, an index, or a checkpoint of the reference implementation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from clara.cli.errors import CommandError, user_errors
+
+_REFERENCE_SETTINGS = (
+    "decoder_model_name",
+    "compr_rate",
+    "doc_max_length",
+    "lora_r",
+    "generation_top_k",
+)
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """What `clara info --json` prints; "kind" is model, index or reference checkpoint.
+
+    Raises:
+        CommandError, MemoryIndexError: there is nothing, something else, or it is damaged.
+    """
+    if not folder.is_dir():
+        raise CommandError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}")
+    if (folder / "_versions").is_dir():
+        from clara.index import MemoryIndex
+
+        return {"kind": "index", **MemoryIndex.open(folder).info()}
+    settings = _settings(folder / "config.json")
+    if "clara_format" in settings:
+        return _model(folder)
+    if "decoder_model_name" in settings:
+        return _reference(folder, settings)
+    hint = "; a backbone, perhaps: see 'clara init'" if "model_type" in settings else ""
+    raise CommandError(f"{folder}: neither a model, an index, nor a reference checkpoint{hint}")
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether any adapter of a model folder changes what the backbone computes.
+
+    Raises:
+        CommandError: an adapter is missing or cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from clara.adapters import ADAPTERS
+
+    for name in ADAPTERS:
+        file = folder / name / "adapter_model.safetensors"
+        try:
+            weights = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CommandError(f"{file}: cannot read the adapter: {error}") from error
+        # An untrained adapter adds B·A with B = 0.
+        if any(bool(value.any()) for key, value in weights.items() if "lora_B" in key):
+            return True
+    return False
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    from clara.config import ClaraConfig
+
+    with user_errors():
+        config = ClaraConfig.load(folder / "config.json")
+    return {
+        "kind": "model",
+        "path": str(folder.resolve()),
+        "backbone": config.backbone,
+        "trained": is_trained(folder),
+        "compression_rate": config.compression_rate,
+        "document_length": config.document_length,
+        "memory_tokens": config.memory_tokens,
+        "top_k": config.top_k,
+        "lora_rank": config.lora_rank,
+        "bytes": _bytes(folder),
+    }
+
+
+def _reference(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "reference checkpoint",
+        "path": str(folder.resolve()),
+        **{name: settings.get(name) for name in _REFERENCE_SETTINGS},
+        "bytes": _bytes(folder),
+        "convert_with": "clara convert",
+    }
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{file}: not JSON: {error}") from error
+    return settings if isinstance(settings, dict) else {}
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

