@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -61,6 +62,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a locale that cannot show a character is no error
             stream.reconfigure(errors="replace")
-    if not sys.stderr.isatty() and not sys.warnoptions:
-        warnings.simplefilter("ignore")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # for bars that have no other switch
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
     typer.main.get_command(app)(prog_name="clara")

@@ -7,7 +7,6 @@ expected is a bug and keeps its traceback.
 from __future__ import annotations
 
 import errno
-import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ BAD_CONTENT = 1
 BAD_USAGE = 2
 INTERRUPTED = 130
 
-# Imported only when an error is looked at: these modules load torch.
+# By name, since these modules load torch.
 _EXPECTED = (
     ("clara.backbone", "BackboneError"),
     ("clara.convert", "ConversionError"),
@@ -75,7 +74,7 @@ class Group(TyperGroup):
             # What typer raises for bad usage is click's, or its own copy of that.
             if not hasattr(error, "format_message"):
                 raise
-            _report(f"{error.format_message()} (see '{_command_path(error)} --help')")
+            _report(f"{error.format_message().rstrip('.')} (see '{_command_path(error)} --help')")
             sys.exit(BAD_USAGE)
         sys.exit(result if isinstance(result, int) else 0)
 
@@ -90,14 +89,15 @@ def _expected(error: Exception) -> int | None:
         ours = (error.name or "clara").startswith("clara")
         return None if ours else BAD_CONTENT
     if isinstance(error, ValueError):
-        known = any(isinstance(error, kind) for kind in _expected_kinds())
-        return BAD_CONTENT if known else None
+        return BAD_CONTENT if isinstance(error, _expected_kinds()) else None
     return BAD_CONTENT if type(error).__name__ == "OutOfMemoryError" else None
 
 
-def _expected_kinds() -> Iterator[type[Exception]]:
-    for module, name in _EXPECTED:
-        yield getattr(importlib.import_module(module), name)
+def _expected_kinds() -> tuple[type[Exception], ...]:
+    """The classes of `_EXPECTED`; what was not imported cannot have been raised."""
+    return tuple(
+        getattr(sys.modules[module], name) for module, name in _EXPECTED if module in sys.modules
+    )
 
 
 def _message(error: Exception) -> str:

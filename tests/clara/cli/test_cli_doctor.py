@@ -1,0 +1,102 @@
+import json
+
+import pytest
+import torch
+
+import clara_kernels
+from clara.cli import diagnosis
+
+
+@pytest.fixture
+def report():
+    return diagnosis.diagnose()
+
+
+def test_json(clara):
+    printed = clara("doctor", "--json").stdout
+    assert len(printed.splitlines()) == 1
+    found = json.loads(printed)
+    assert {name: type(value) for name, value in found.items()} == {
+        "clara": str,
+        "python": str,
+        "platform": str,
+        "packages": dict,
+        "missing_extras": dict,
+        "torch_cuda": str if torch.version.cuda else type(None),
+        "torch_threads": int,
+        "kernels": dict,
+        "devices": list,
+        "operators": dict,
+    }
+    assert found["packages"]["torch"] == torch.__version__
+    assert set(found["packages"]) >= {"triton", "transformers", "peft", "bitsandbytes"}
+    assert found["kernels"] == {**clara_kernels.build_info(), "error": None}
+    assert len(found["devices"]) == torch.cuda.device_count()
+
+
+def test_operators_are_those_of_the_package(report):
+    public = {name for name in clara_kernels.__all__ if name != "build_info"}
+    assert set(report["operators"]) == public
+    compiled = clara_kernels.build_info()["compiled"]
+    served = report["operators"]["cosine_topk"]["cpu"]
+    assert served == (diagnosis.COMPILED if compiled else diagnosis.REFERENCE)
+    assert report["operators"]["select_topk"]["cpu"] == diagnosis.REFERENCE
+
+
+def test_for_readers(clara, report):
+    printed = clara("doctor").stdout
+    assert f"torch {torch.__version__}" in printed
+    for name, served in report["operators"].items():
+        assert f"{name}: CPU {served['cpu']}, CUDA {served['cuda']}\n" in printed
+
+
+def test_cpu_only_builds_are_said_plainly(report):
+    report["torch_cuda"] = None
+    report["kernels"]["cuda"] = None
+    shown = diagnosis.lines(report)
+    assert "PyTorch: CPU-only build, a GPU would not be used" in shown
+    assert "clara_kernels: CPU-only build, no CUDA code" in shown
+
+
+def test_module_that_was_not_compiled(report):
+    report["kernels"].update(compiled=False, reason="_C.so does not exist")
+    assert "clara_kernels: not compiled: _C.so does not exist" in diagnosis.lines(report)
+
+
+def test_module_that_does_not_load(report, clara, monkeypatch):
+    broken = {"compiled": False, "reason": None, "cuda": None, "error": "undefined symbol: x"}
+    monkeypatch.setattr(diagnosis, "build_report", lambda: broken)
+    found = json.loads(clara("doctor", "--json").stdout)
+    assert found["operators"] == {}
+    printed = clara("doctor").stdout
+    assert "the compiled module does not load: undefined symbol: x" in printed
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("sm_90", "runs the compiled sm_90"), (None, "has no code in the compiled module")],
+)
+def test_devices(report, code, said):
+    device = {"device": "cuda:0", "name": "GPU", "architecture": "sm_90", "compiled_code": code}
+    report["devices"] = [device]
+    shown = diagnosis.lines(report)
+    assert f"cuda:0: GPU (sm_90), {said}" in shown
+    assert "CUDA devices: none visible" not in shown
+
+
+def test_missing_extras(monkeypatch):
+    installed = {"bitsandbytes": "1.0"}
+    monkeypatch.setattr(diagnosis, "version", installed.get)
+    missing = diagnosis.missing_extras()
+    assert missing["serve"] == ["fastapi", "uvicorn"]
+    assert "quant" not in missing
+    assert missing["gguf"] == ["gguf"]
+    installed.update(fastapi="1", gguf="1")
+    missing = diagnosis.missing_extras()
+    assert missing["serve"] == ["uvicorn"]
+    assert "gguf" not in missing
+
+
+def test_source_tree_that_pip_does_not_know(monkeypatch):
+    monkeypatch.setattr(diagnosis, "DISTRIBUTION", "no-such-distribution")
+    assert diagnosis.missing_extras() == {}

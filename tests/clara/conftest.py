@@ -1,0 +1,91 @@
+"""Small models that the tests share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from clara import Clara, ClaraConfig
+from clara.convert import convert_reference
+
+REFERENCE = Path(__file__).parents[1] / "data" / "reference"
+FAMILIES = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "phi3": Phi3Config,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small models gain nothing from more, and test processes run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory):
+    """A function from the name of a family to the folder of a random backbone of it."""
+    made = {}
+
+    def make(family="llama"):
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            config = FAMILIES[family](
+                vocab_size=600,
+                hidden_size=48,
+                head_dim=12,
+                intermediate_size=96,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=2048,
+                initializer_range=0.2,
+                bos_token_id=1,
+                eos_token_id=2,
+                pad_token_id=2,
+            )
+            with torch.random.fork_rng():
+                torch.manual_seed(len(made) + 1)
+                AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+            AutoTokenizer.from_pretrained(REFERENCE / "base").save_pretrained(folder)
+            made[family] = folder
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reference_model(tmp_path_factory):
+    """The converted reference checkpoint in float32; shared, so leave it as it is."""
+    folder = tmp_path_factory.mktemp("reference") / "model"
+    convert_reference(REFERENCE / "checkpoint", folder, backbone=REFERENCE / "base")
+    return Clara.from_pretrained(folder, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_backbone):
+    """A Llama with three random adapters that differ; shared, so leave it as it is."""
+    config = ClaraConfig(
+        compression_rate=16, document_length=64, lora_rank=4, lora_alpha=8, dtype="float32"
+    )
+    model = Clara.from_backbone(tiny_backbone("llama"), config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name in ("compressor", "query_reasoner", "generator"):
+            for parameter in model.adapters.parameters(name).values():
+                parameter.normal_(std=0.1, generator=generator)
+    return model
