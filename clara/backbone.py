@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from clara.attention import CLARA_SDPA
 from clara.config import Attention, Quantization
@@ -100,6 +103,41 @@ def _unsuitable(model: PreTrainedModel) -> str | None:
     if kinds - attention or getattr(model, "_is_stateful", False):
         return "has layers other than attention, which mix the documents of a packed sequence"
     return None
+
+
+def backbone_digest(name_or_path: str) -> str:
+    """SHA-256 over a sample of every stored weight: tells backbones apart, fine-tuned ones too.
+
+    Read from the files, so that it does not depend on how the backbone is quantized in memory,
+    and rounded to bfloat16, so that it does not depend on the dtype it is stored in.
+
+    Raises:
+        BackboneError: not found, or without safetensors files.
+    """
+    source = resolve_backbone(name_or_path)
+    try:
+        index = cached_file(
+            source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False
+        )
+        if index:
+            listed = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+            files = [Path(index).parent / name for name in sorted(set(listed))]
+        else:
+            files = [Path(cached_file(source, SAFE_WEIGHTS_NAME))]
+        sampled = {}
+        for file in files:
+            with safe_open(file, framework="pt") as weights:
+                for name in list(weights.keys()):
+                    part = weights.get_slice(name)
+                    sampled[name] = part[:1, :256] if len(part.get_shape()) > 1 else part[:256]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BackboneError(f"cannot read weights of {name_or_path!r}: {reason}") from error
+    digest = hashlib.sha256()
+    for name, values in sorted(sampled.items()):
+        digest.update(name.encode())
+        digest.update(values.to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def resolve_backbone(name_or_path: str) -> str:

@@ -30,6 +30,7 @@ class ClaraCore(nn.Module):
         backbone: the frozen language model, with the LoRA layers of all adapters in it.
         adapters: which of them is active, trains, and is saved.
         memory_tokens: our embedding rows.
+        backbone_digest: tells backbones apart, see `clara.backbone.backbone_digest`.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class ClaraCore(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         config: ClaraConfig,
         *,
+        backbone_digest: str,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
+        self.backbone_digest = backbone_digest
         self.tokenizer = SafeTokenizer(tokenizer)
         self.backbone = backbone
         with torch.random.fork_rng(devices=[]):

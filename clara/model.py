@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from clara import checkpoint, generation
 from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.answering import Answer, Clock, Ranking, find, padded_ranking
-from clara.backbone import load_backbone
+from clara.backbone import backbone_digest, load_backbone
 from clara.candidates import Candidates, check_questions, check_top_k, per_question
 from clara.compression import (
     DocumentLike,
@@ -110,7 +110,8 @@ class Clara(ClaraCore):
             quantization=config.quantization,
             attention=config.attention,
         )
-        return cls(backbone, tokenizer, config, seed=seed)
+        digest = backbone_digest(str(config.backbone))
+        return cls(backbone, tokenizer, config, backbone_digest=digest, seed=seed)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write adapters, memory tokens, configuration, tokenizer and model card, no pickle."""

@@ -200,10 +200,13 @@ def test_fingerprints(model, saved):
         assert loaded.fingerprint != before
 
 
-def test_fingerprint_knows_the_backbone(saved, tmp_path, tiny_backbone):
+@pytest.mark.parametrize(
+    "changed", ["model.norm.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"]
+)
+def test_fingerprint_knows_the_backbone(saved, tmp_path, tiny_backbone, changed):
     other = shutil.copytree(tiny_backbone("llama"), tmp_path / "backbone")
     weights = load_file(other / "model.safetensors")
-    weights["model.norm.weight"] = weights["model.norm.weight"] * 1.5
+    weights[changed] = weights[changed] * 1.5
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     assert (
         Clara.from_pretrained(saved, backbone=other).fingerprint

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import torch
@@ -100,3 +101,26 @@ def test_missing_extras(monkeypatch):
 def test_source_tree_that_pip_does_not_know(monkeypatch):
     monkeypatch.setattr(diagnosis, "DISTRIBUTION", "no-such-distribution")
     assert diagnosis.missing_extras() == {}
+
+
+@pytest.mark.parametrize(("binary", "code"), [(90, "sm_90"), (None, None)])
+def test_cuda_devices_are_asked_what_they_run(monkeypatch, binary, code):
+    def device_code(number):
+        if binary is None:
+            raise RuntimeError("no code for this GPU")
+        return binary, 120
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "H100")
+    monkeypatch.setattr("clara_kernels.build.cuda_device_code", device_code)
+    device = {"device": "cuda:0", "name": "H100", "architecture": "sm_90"}
+    assert diagnosis.devices({"cuda": {"version": "13.0"}}) == [{**device, "compiled_code": code}]
+    assert diagnosis.devices({"cuda": None}) == [{**device, "compiled_code": None}]
+
+
+def test_compiled_module_that_fails_to_import(monkeypatch):
+    monkeypatch.setitem(sys.modules, "clara_kernels", None)
+    report = diagnosis.build_report()
+    assert not report["compiled"]
+    assert "clara_kernels" in report["error"]

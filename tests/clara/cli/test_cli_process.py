@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import clara
@@ -149,6 +150,16 @@ def test_missing_package_and_full_disk_are_no_bugs(monkeypatch, refused, index):
     assert "needs the package lance, which is not installed" in refused("info", index)
     monkeypatch.setattr("clara.cli.inspection.inspect", full)
     assert refused("info", index) == "error: /some/file: No space left on device"
+
+
+def test_device_out_of_memory_is_no_bug(monkeypatch, refused, index):
+    def too_much(folder):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr("clara.cli.inspection.inspect", too_much)
+    line = refused("info", index)
+    assert "--batch-tokens" in line
+    assert "Tried to allocate 2 GiB" in line
 
 
 def test_message_cannot_steer_the_terminal(refused, tmp_path):
