@@ -19,6 +19,9 @@ from clara.prompts import Prompt
 if TYPE_CHECKING:
     from clara.core import ClaraCore
 
+BATCH_TOKENS_CPU = 1024
+BATCH_TOKENS_GPU = 16_384
+
 
 def forward_packed(
     model: ClaraCore,
@@ -55,10 +58,18 @@ def encode_passages(
     model: ClaraCore,
     passages: Sequence[Passage],
     adapter: str,
-    batch_tokens: int,
+    batch_tokens: int | None = None,
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> Tensor:
-    """Memory `[N, m, H]` of documents or questions, in their order."""
+    """Memory `[N, m, H]` of documents or questions, in their order.
+
+    Raises:
+        ValueError: `batch_tokens` is below 1.
+    """
+    if batch_tokens is None:
+        batch_tokens = BATCH_TOKENS_CPU if model.device.type == "cpu" else BATCH_TOKENS_GPU
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
     m = model.config.memory_tokens
     bos, eos = model.tokenizer.bos_id, model.tokenizer.eos_id
     sequences = [

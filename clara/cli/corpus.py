@@ -34,8 +34,14 @@ def compress(
     ],
     output: Annotated[str, typer.Option("--output", help="Folder of the index to write.")],
     batch_tokens: Annotated[
-        int, typer.Option("--batch-tokens", min=1, help="Tokens of one forward pass.")
-    ] = 2048,
+        int | None,
+        typer.Option(
+            "--batch-tokens",
+            min=1,
+            help="Tokens of one forward pass; by default what suits the device.",
+            show_default=False,
+        ),
+    ] = None,
     overflow: Annotated[
         options.Overflow | None,
         typer.Option(
@@ -176,7 +182,7 @@ class Work:
     corpus: str
     ids: set[str]
     overflow: Any  # one of clara.config.Overflow
-    batch_tokens: int
+    batch_tokens: int | None
 
     def run(self) -> dict[str, Any]:
         """Compress group by group, a commit for each; what `clara compress --json` prints."""
