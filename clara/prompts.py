@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -102,8 +103,10 @@ def build_prompt(
         return Prompt(ids, len(ids))
     answer_from = tokenizer.length(pieces)
     encoded = tokenizer.encode_pieces([*pieces, answer, closing])
-    starts = encoded.starts
-    return Prompt(encoded.ids, next(i for i, s in enumerate(starts) if s >= answer_from))
+    first = bisect_left(encoded.starts, answer_from)
+    if first == len(encoded.starts) or encoded.starts[first] > answer_from:
+        first -= 1  # the answer begins inside a token that the text before it begins
+    return Prompt(encoded.ids, first)
 
 
 @lru_cache(maxsize=8)

@@ -80,12 +80,10 @@ def fast(backend: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 MAKERS = [byte_level, metaspace, unigram, word_level]
+PARTS = ["<s>", "</s>", "<unk>", "<|end|>", "<|user|>", "<MEM0>", "<tool>", "</", "s>"]
+TEXTS = ["hello", "é", "漢", "😀", "▁", "    ", " ", "\n", "\0", "x" + "0" * 32]
 HOSTILE = st.lists(
-    st.sampled_from(
-        ["<s>", "</s>", "<unk>", "<|end|>", "<|user|>", "<MEM0>", "<tool>", "    ", " ", "\n", "\0"]
-        + ["hello", "é", "漢", "😀", "x" + "0" * 32, "</", "s>", "▁"]
-    )
-    | st.text(max_size=8),
+    st.sampled_from([*PARTS, *TEXTS]) | st.text(max_size=8),
     max_size=12,
 ).map("".join)
 
