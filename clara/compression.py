@@ -9,7 +9,7 @@ from typing import Any
 from clara.config import Overflow
 from clara.data.records import Document
 from clara.packing import chunk_spans
-from clara.tokenizer import SafeTokenizer
+from clara.tokenizer import SafeTokenizer, check_text
 
 DocumentLike = str | Document | Mapping[str, Any]
 """A text, a `Document`, or a mapping with "contents" and perhaps "id" and "title"."""
@@ -43,17 +43,20 @@ def as_documents(documents: Iterable[DocumentLike]) -> list[Document]:
     records = []
     for position, document in enumerate(documents):
         if isinstance(document, Document):
+            check_text(document.text, f"documents[{position}].text")
             records.append(document)
         elif isinstance(document, str):
+            check_text(document, f"documents[{position}]")
             records.append(Document(id=str(position), text=document))
         elif isinstance(document, Mapping):
             text = document.get("contents")
             if not isinstance(text, str):
                 raise ValueError(f"documents[{position}]: 'contents' must be a string")
-            title = document.get("title")
+            check_text(text, f"documents[{position}]: 'contents'")
+            name, title = document.get("id"), document.get("title")
             records.append(
                 Document(
-                    id=str(document.get("id", position)),
+                    id=str(position if name is None else name),
                     text=text,
                     title=None if title is None else str(title),
                 )
@@ -122,9 +125,9 @@ def prepare_questions(
     """
     if isinstance(questions, str):
         raise TypeError("questions must be a list of strings, got a single string")
+    questions = list(questions)
     for row, question in enumerate(questions):
-        if not isinstance(question, str):
-            raise TypeError(f"questions[{row}] must be a string, got {type(question).__name__}")
+        check_text(question, f"questions[{row}]")
         if not question.strip():
             raise ValueError(f"questions[{row}] is empty")
     records = [Document(id=f"question {row}", text=q) for row, q in enumerate(questions)]

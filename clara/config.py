@@ -78,7 +78,11 @@ class ClaraConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.prompt, dict):
+            if self.prompt.keys() != {"system", "user"}:
+                raise ValueError(f"prompt must have 'system' and 'user', got {self.prompt!r}")
             object.__setattr__(self, "prompt", PromptTemplate(**self.prompt))
+        if not isinstance(self.prompt, PromptTemplate):
+            raise TypeError(f"prompt must be a PromptTemplate, got {self.prompt!r}")
         if self.backbone is not None and not isinstance(self.backbone, str):
             raise TypeError(f"backbone must be a string or None, got {self.backbone!r}")
         for name in (

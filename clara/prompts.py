@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from jinja2 import TemplateError
 
@@ -91,64 +91,81 @@ def build_prompt(
     head, after = template.user.split(MEMORY_FIELD)
     middle, tail = after.split(QUESTION_FIELD)
     user: list[Piece] = [head, *background, middle + question.strip() + tail]
-    before, between, opening, closing = _chat_frame(tokenizer)
-    pieces: list[Piece] = [before]
-    if between is None:
+    frame = _chat_frame(tokenizer)
+    pieces: list[Piece] = [frame.before]
+    if frame.between is None:
         pieces += [f"{template.system}\n\n"] if template.system else []
     else:
-        pieces += [template.system, between]
-    pieces += [*user, opening]
+        pieces += [template.system, frame.between]
+    pieces += user
+    ids = tokenizer.encode_pieces([*pieces, frame.opening]).ids
     if answer is None:
-        ids = tokenizer.encode_pieces(pieces).ids
         return Prompt(ids, len(ids))
-    answer_from = tokenizer.length(pieces)
-    encoded = tokenizer.encode_pieces([*pieces, answer, closing])
-    first = bisect_left(encoded.starts, answer_from)
-    if first == len(encoded.starts) or encoded.starts[first] > answer_from:
-        first -= 1  # the answer begins inside a token that the text before it begins
-    return Prompt(encoded.ids, first)
+    full = tokenizer.encode_pieces([*pieces, frame.turn, answer, frame.closing]).ids
+    # The answer begins where the model has to go on differently: its first characters may be
+    # part of a token that holds a blank of the template too.
+    same = (i for i, (one, other) in enumerate(zip(ids, full)) if one != other)
+    return Prompt(full, next(same, min(len(ids), len(full))))
+
+
+class _Frame(NamedTuple):
+    """What the chat template writes around the turns.
+
+    Attributes:
+        before: in front of the system turn.
+        between: from the system to the user turn; None if the backbone has no system role.
+        opening: from the user turn to where generation begins.
+        turn: from the user turn to the answer: `opening` and perhaps a blank.
+        closing: after the answer.
+    """
+
+    before: Control
+    between: Control | None
+    opening: Control
+    turn: Control
+    closing: Control
 
 
 @lru_cache(maxsize=8)
-def _chat_frame(
-    tokenizer: SafeTokenizer,
-) -> tuple[Control, Control | None, Control, Control]:
-    """What the chat template writes around the turns.
-
-    Returns:
-        Text before the system turn, between system and user turn (None if the backbone has no
-        system role), from the user turn to the answer, and after the answer.
-    """
+def _chat_frame(tokenizer: SafeTokenizer) -> _Frame:
+    bos = tokenizer.tokenizer.bos_token or ""
+    eos = tokenizer.tokenizer.eos_token or ""
     if tokenizer.tokenizer.chat_template is None:
-        bos = tokenizer.tokenizer.bos_token or ""
-        return (
-            Control(bos),
-            Control("\n\n"),
-            Control("\nAnswer: "),
-            Control(tokenizer.tokenizer.eos_token or ""),
-        )
+        parts = (bos, "\n\n", "\nAnswer:", "\nAnswer: ", eos)
+        return _Frame(*map(Control, parts))
     system, user, answer = (f"x{secrets.token_hex(16)}x" for _ in range(3))
     turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    try:
-        prompt = _render(tokenizer, turns, generate=True)
-    except TemplateError:
-        prompt = ""
-    if system not in prompt:
+    prompt = _render(tokenizer, turns, generate=True)
+    if not 0 <= prompt.find(system) < prompt.find(user):
         turns = turns[1:]
         prompt = _render(tokenizer, turns, generate=True)
+    before, found, opening = prompt.partition(user)
+    if not found:
+        raise ValueError("the tokenizer's chat template does not write the text of a user turn")
     full = _render(tokenizer, [*turns, {"role": "assistant", "content": answer}], generate=False)
-    before, _, opening = prompt.partition(user)
-    closing = Control(full.partition(answer)[2])
-    if len(turns) == 1:
-        return Control(before), None, Control(opening), closing
-    before, _, between = before.partition(system)
-    return Control(before), Control(between), Control(opening), closing
+    turn, found, closing = full.partition(user)[2].partition(answer)
+    if not found:
+        turn, closing = opening, eos
+    elif not turn.startswith(opening):
+        turn = opening
+    elif turn[len(opening) :].strip():
+        # The template knows no generation prompt: the assistant is named before answers only.
+        opening = turn.rstrip(" ")
+    between = None
+    if len(turns) == 2:
+        before, _, rest = before.partition(system)
+        between = Control(rest)
+    return _Frame(Control(before), between, Control(opening), Control(turn), Control(closing))
 
 
 def _render(tokenizer: SafeTokenizer, turns: list[dict[str, str]], *, generate: bool) -> str:
-    # enable_thinking: templates of reasoning models open a chain of thought without it.
-    return str(
-        tokenizer.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=generate, enable_thinking=False
+    """The turns in the template's words; nothing for turns that it refuses."""
+    try:
+        # enable_thinking: templates of reasoning models open a chain of thought without it.
+        return str(
+            tokenizer.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=generate, enable_thinking=False
+            )
         )
-    )
+    except TemplateError:
+        return ""

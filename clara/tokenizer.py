@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
@@ -46,6 +47,24 @@ class EncodedText:
     starts: list[int]
 
 
+def check_text(text: object, name: str) -> None:
+    """Refuse what no tokenizer can read.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: half a surrogate pair, as `json` makes of a lone "\\ud83d".
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a string, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise ValueError(
+            f"{name} holds half a surrogate pair, \\u{code:04x}, at character {error.start}"
+        ) from error
+
+
 class SafeTokenizer:
     """Encodes text and prompts for a fast tokenizer without ever parsing tokens out of text.
 
@@ -66,27 +85,40 @@ class SafeTokenizer:
             description[setting] = None
         description["added_tokens"] = []
         self._backend = Tokenizer.from_str(json.dumps(description))
-        self._added_ids = {token["id"] for token in added}
+        # Runs of blanks are added tokens of some backbones, and ordinary text all the same.
+        self._added_ids = {token["id"] for token in added if token["content"].strip(" \t\r\n▁")}
 
-        nonce = secrets.token_hex(16)
         self._names: dict[str | Marker, str] = {}
         self._ids: dict[int, int] = {}
-        for token in added:
-            self._add(token["content"], token["id"], nonce, token)
-        for marker in Marker:
-            self._add(marker, marker.value, nonce, {})
+        self._add(added)
         # Longest first, as the tokenizer itself matches added tokens.
         controls = sorted((n for n in self._names if isinstance(n, str)), key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, controls)) or r"(?!)")
 
-    def _add(self, key: str | Marker, token_id: int, nonce: str, flags: dict[str, bool]) -> None:
-        name = f"x{nonce}{len(self._names):06d}x"
-        self._names[key] = name
-        strip = {side: flags.get(side, False) for side in ("lstrip", "rstrip")}
-        self._backend.add_special_tokens([AddedToken(name, normalized=False, **strip)])
-        internal = self._backend.token_to_id(name)
-        if internal is not None:
+    def _add(self, added: Sequence[Mapping[str, Any]]) -> None:
+        """Put control tokens and markers back, under names that nobody can guess."""
+        keys: list[tuple[str | Marker, int, dict[str, bool]]] = [
+            (token["content"], token["id"], {side: token[side] for side in ("lstrip", "rstrip")})
+            for token in added
+        ]
+        keys += [(marker, marker.value, {}) for marker in Marker]
+        nonce = secrets.token_hex(16)
+        # The library numbers new tokens from the size of the vocabulary on, also where those
+        # numbers are taken because others below are free: a name there is not used.
+        taken = set(self._backend.get_vocab(with_added_tokens=False).values())
+        internal = self._backend.get_vocab_size(with_added_tokens=False)
+        tokens = []
+        for key, token_id, strip in keys:
+            while internal in taken:
+                tokens.append(AddedToken(f"x{nonce}{internal:09d}x", normalized=False))
+                internal += 1
+            name = f"x{nonce}{internal:09d}x"
+            tokens.append(AddedToken(name, normalized=False, **strip))
+            self._names[key] = name
             self._ids[internal] = token_id
+            internal += 1
+        # All at once: each call goes over all tokens added before.
+        self._backend.add_special_tokens(tokens)
 
     @property
     def bos_id(self) -> int | None:
@@ -104,7 +136,13 @@ class SafeTokenizer:
         return self.tokenizer.eos_token_id
 
     def encode_texts(self, texts: Sequence[str]) -> list[EncodedText]:
-        """Token ids of texts of users and documents, no token added before or after."""
+        """Token ids of texts of users and documents, no token added before or after.
+
+        Raises:
+            TypeError, ValueError: see `check_text`.
+        """
+        for row, text in enumerate(texts):
+            check_text(text, f"texts[{row}]")
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [
             self._without_added(encoding, text)
@@ -116,14 +154,14 @@ class SafeTokenizer:
 
         Neighbouring texts are tokenised together, as if the prompt were one string. `starts`
         counts characters in the concatenation where a control token or marker has the length of
-        its internal name: compare them with `length`, not with positions in your own string.
+        its internal name.
+
+        Raises:
+            TypeError, ValueError: see `check_text`.
         """
         text = "".join(self._spell(piece) for piece in pieces)
+        check_text(text, "the prompt")
         return self._without_added(self._backend.encode(text, add_special_tokens=False), text)
-
-    def length(self, pieces: Iterable[Piece]) -> int:
-        """Characters of the pieces, in the unit of `encode_pieces(...).starts`."""
-        return sum(len(self._spell(piece)) for piece in pieces)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

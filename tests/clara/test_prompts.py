@@ -25,6 +25,10 @@ SILENT_SYSTEM = (
     "{{ m['content'] }}</s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+NO_ASSISTANT = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('no') }}"
+    "{% endif %}{{ m['content'] }}\n{% endfor %}"
+)
 TRIMMING = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}</s>\n"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -112,6 +116,102 @@ def test_the_answer_starts_at_its_first_token_even_where_texts_merge():
         after = tokenizer.tokenizer.decode(prompt.ids[prompt.answer_start :])
         assert answer.strip() in after
         assert len(after.strip()) <= len(answer) + 1
+
+
+def test_a_blank_before_the_answer_belongs_to_its_first_token():
+    """Mistral writes "[/INST] Paris": the prompt ends with "]", the answer is " Paris"."""
+    mistral = (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
+        "{{ ' [INST] ' + m['content'] + ' [/INST]' }}{% elif m['role'] == 'assistant' %}"
+        "{{ ' ' + m['content'] + eos_token }}{% else %}{{ raise_exception('no') }}{% endif %}"
+        "{% endfor %}"
+    )
+    for template in (mistral, None):
+        tokenizer = tokenizer_with(template)
+        slots = memory_slots(1, 1, True)
+        prompt = build_prompt(tokenizer, TEMPLATE, slots, "Where?")
+        full = build_prompt(tokenizer, TEMPLATE, slots, "Where?", "Paris")
+        assert full.ids[: full.answer_start] == prompt.ids
+        assert shown(tokenizer, full.ids[full.answer_start :]) == " Paris</s>"
+        assert shown(tokenizer, prompt.ids)[-1] in "]:"
+
+
+def test_a_template_without_a_generation_prompt():
+    tokenizer = tokenizer_with(
+        "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }}</s>{% endfor %}"
+    )
+    slots = memory_slots(1, 1, True)
+    prompt = build_prompt(tokenizer, TEMPLATE, slots, "Where?")
+    full = build_prompt(tokenizer, TEMPLATE, slots, "Where?", "Here")
+    assert shown(tokenizer, prompt.ids).endswith("Where?</s><|assistant|>")
+    assert full.ids[: full.answer_start] == prompt.ids
+    assert shown(tokenizer, full.ids[full.answer_start :]) == " Here</s>"
+
+
+def test_a_template_whose_generation_prompt_says_more_than_its_turns():
+    """A reasoning model's prompt closes the chain of thought, its past turns leave it out."""
+    tokenizer = tokenizer_with(
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|><think></think>"
+        "{{ '' if enable_thinking is false else 'deep' }}{% endif %}"
+    )
+    slots = memory_slots(1, 1, True)
+    prompt = build_prompt(tokenizer, TEMPLATE, slots, "Where?")
+    full = build_prompt(tokenizer, TEMPLATE, slots, "Where?", "Here")
+    assert shown(tokenizer, prompt.ids).endswith("<|assistant|><think></think>")
+    assert full.ids[: full.answer_start] == prompt.ids
+    assert shown(tokenizer, full.ids[full.answer_start :]) == "Here</s>"
+
+
+@pytest.mark.parametrize("template", ["keep", NO_ASSISTANT, None])
+def test_an_empty_answer_ends_at_once(template):
+    tokenizer = tokenizer_with(template)
+    full = build_prompt(tokenizer, TEMPLATE, memory_slots(1, 1, True), "Where?", "")
+    answer = shown(tokenizer, full.ids[full.answer_start :])
+    assert answer.strip() == "</s>"
+
+
+@pytest.mark.parametrize(
+    "answer", ["😀", "é", "\n", " ", "  two", "580", "a\0b", "</s>", "{{ x }}"]
+)
+def test_what_precedes_the_answer_is_never_trained_on_and_it_is_whole(answer):
+    tokenizer = tokenizer_with()
+    slots = memory_slots(1, 1, True)
+    prompt = build_prompt(tokenizer, TEMPLATE, slots, "Where?")
+    full = build_prompt(tokenizer, TEMPLATE, slots, "Where?", answer)
+    trained = shown(tokenizer, full.ids[full.answer_start :])
+    assert trained.lstrip("\n") == (answer + "</s>\n").lstrip("\n")
+    assert full.ids[: full.answer_start] == prompt.ids[: full.answer_start]
+    assert len(prompt.ids) - full.answer_start in (0, 1)  # a line feed may merge
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["m['content'] | upper", "m['content'] | list", "''", "m['parts'][0]", "raise_exception('')"],
+)
+def test_a_template_that_changes_the_words_is_refused(content):
+    tokenizer = tokenizer_with("{% for m in messages %}{{ " + content + " }}{% endfor %}")
+    with pytest.raises(ValueError, match="chat template does not write the text of a user turn"):
+        build_prompt(tokenizer, TEMPLATE, memory_slots(1, 1, True), "Where?")
+
+
+def test_a_system_turn_after_the_user_turn_is_not_used():
+    tokenizer = tokenizer_with(
+        "{% for m in messages | reverse %}<|{{ m['role'] }}|>{{ m['content'] }}</s>{% endfor %}"
+    )
+    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots(1, 1, False), "Where?")
+    assert shown(tokenizer, prompt.ids) == (
+        "<|user|>Be brief.\n\nBackground:\n[MEMORY]\n\nQuestion: Where?</s>"
+    )
+
+
+def test_an_empty_system_text():
+    silent = PromptTemplate(system="", user=TEMPLATE.user)
+    tokenizer = tokenizer_with(NO_SYSTEM)
+    prompt = build_prompt(tokenizer, silent, memory_slots(0, 4, True), "Where?")
+    assert shown(tokenizer, prompt.ids) == (
+        "<|user|>Background:\n\n\nQuestion: Where?</s><|assistant|>"
+    )
 
 
 @pytest.mark.parametrize(
