@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -124,12 +125,23 @@ def process(environment) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell without job control does to background jobs: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(environment) -> Callable[..., subprocess.Popen[str]]:
     """Start a command in a process of its own."""
 
     def run(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen([*COMMAND, *arguments], env=environment, text=True, **options)
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            env=environment,
+            text=True,
+            preexec_fn=hear_interrupts,
+            **options,
+        )
 
     return run
