@@ -28,13 +28,17 @@ LINES = pytest.StashKey[list[str]]()
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """How much is measured: documents in a case, rounds of it, rounds of a comparison."""
 
     documents: int
     rounds: int
+    compared_rounds: int
 
 
-SIZES = {"smoke": Size(documents=8, rounds=2), "small": Size(documents=32, rounds=5)}
+SIZES = {
+    "smoke": Size(documents=16, rounds=2, compared_rounds=2),
+    "small": Size(documents=32, rounds=5, compared_rounds=9),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

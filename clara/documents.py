@@ -48,7 +48,16 @@ class CompressedDocuments:
     @overload
     def __getitem__(self, rows: slice | Sequence[int]) -> CompressedDocuments: ...
     def __getitem__(self, rows: int | slice | Sequence[int]) -> CompressedDocuments:
-        """The given rows, in the given order; a single index gives one row."""
+        """The given rows, in the given order; a single index gives one row.
+
+        Raises:
+            IndexError: there is no such row.
+            TypeError: `rows` is a mask.
+        """
+        if isinstance(rows, bool) or (
+            not isinstance(rows, int | slice) and any(isinstance(row, bool) for row in rows)
+        ):
+            raise TypeError(f"rows must be positions of rows, not a mask: {rows!r}")
         if isinstance(rows, int):
             chosen = [range(len(self))[rows]]
         elif isinstance(rows, slice):

@@ -70,6 +70,16 @@ def test_does_not_merge_where_it_must_not(layer, linears, case):
     assert not linears
 
 
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantized_layers_keep_their_own_adapters(tiny_backbone, linears, quantization):
+    config = ClaraConfig(document_length=64, quantization=quantization, dtype="float32")
+    model = Clara.from_backbone(tiny_backbone("llama"), config, device="cpu")
+    assert len(model.adapters._layers) == 21
+    assert not any(isinstance(layer, MergingLinear) for layer in model.adapters._layers)
+    model.compress(["a text of some length"] * 2 * MERGE_ROWS, batch_tokens=10_000)
+    assert not linears
+
+
 def test_memory_rows_alone_are_the_same_rows():
     torch.manual_seed(0)
     body = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
