@@ -36,7 +36,7 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(documents=16, rounds=2, compared_rounds=2),
+    "smoke": Size(documents=8, rounds=1, compared_rounds=2),
     "small": Size(documents=32, rounds=5, compared_rounds=9),
 }
 

@@ -116,10 +116,10 @@ def test_faster_than_the_reference_way(benchmark, load, size, device, environmen
     assert times.ratio >= FASTER, f"{times.ratio:.2f} times as fast, promised {FASTER}"
 
 
-def test_needs_less_memory_than_the_reference_way(backbone, device, threads, summary):
+def test_needs_less_memory_than_the_reference_way(backbone, size, device, threads, summary):
     if device.type != "cpu":
         pytest.skip("the comparison is of CPU")
-    settings = (backbone, COMPARED_RATE, threads, MEMORY_DOCUMENTS)
+    settings = (backbone, COMPARED_RATE, threads, min(size.documents, MEMORY_DOCUMENTS))
     ours, theirs = (peak_memory(way, *settings) for way in (prepare_ours, prepare_reference))
     share = ours / theirs
     summary.append(

@@ -80,6 +80,11 @@ class Adapters:
                     layer._active_adapter = active
                     layer._disable_adapters = disabled
 
+    @property
+    def held_here(self) -> bool:
+        """Whether this thread holds the lock."""
+        return bool(self.lock._is_owned())  # type: ignore[attr-defined]
+
     def _activate(self, name: str | None) -> None:
         # What peft's set_adapter does, without its walk over every module of the model, and
         # without nn.Module.__setattr__, which takes longer than all the rest.

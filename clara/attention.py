@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -24,7 +24,7 @@ from clara.packing import PackedBatch
 CLARA_SDPA = "clara_sdpa"
 
 
-@dataclass(frozen=True)
+@dataclass
 class PackedLayout:
     """Where documents lie in a packed sequence.
 
@@ -32,11 +32,13 @@ class PackedLayout:
         lengths: of the documents, in order.
         n_memory: memory rows at the end of each.
         memory_only_layer: index of a layer that needs to compute memory rows only, or None.
+        layers_seen: attention layers that the layout has reached in this forward.
     """
 
     lengths: list[int]
     n_memory: int
     memory_only_layer: int | None = None
+    layers_seen: int = 0
 
     @classmethod
     def of(cls, batch: PackedBatch, memory_only_layer: int | None = None) -> PackedLayout:
@@ -64,13 +66,14 @@ def packed_attention(
 
     Args:
         query: `[heads, T, head_dim]`.
-        key, value: `[kv_heads, T, head_dim]`; `heads` is a multiple of `kv_heads`.
+        key, value: `[kv_heads, T, …]`, the key's width that of the query, the value's its own;
+            `heads` is a multiple of `kv_heads`.
         memory_only: compute the memory rows; the others are zero.
 
     Returns:
-        `[T, heads, head_dim]`.
+        `[T, heads, value width]`.
     """
-    heads, _, width = query.shape
+    heads, width = query.shape[0], value.shape[-1]
     grouped = heads != key.shape[0]
     outputs = []
     for start, count, length in layout.runs():
@@ -106,6 +109,7 @@ def _clara_sdpa(
     if packed is None:
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    packed.layers_seen += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer = packed.memory_only_layer
     memory_only = layer is not None and layer == getattr(module, "layer_idx", None)
@@ -136,3 +140,18 @@ def packed_arguments(batch: PackedBatch, implementation: str, layer: int | None)
         "max_length_q": longest,
         "max_length_k": longest,
     }
+
+
+def check_reached(arguments: dict[str, Any], backbone: PreTrainedModel) -> None:
+    """Refuse the result of a forward in which a layer's attention did not see the documents.
+
+    Raises:
+        ValueError: a layer of the backbone drops the arguments it is given for its attention, so
+            that documents attended to each other.
+    """
+    layout = arguments.get("packed")
+    if layout is not None and layout.layers_seen < backbone.config.num_hidden_layers:
+        raise ValueError(
+            f"backbone {type(backbone).__name__} cannot compress packed documents: its layers do "
+            "not hand on the arguments of attention"
+        )

@@ -129,7 +129,11 @@ def backbone_digest(name_or_path: str) -> str:
             with safe_open(file, framework="pt") as weights:
                 for name in list(weights.keys()):
                     part = weights.get_slice(name)
-                    sampled[name] = part[:1, :256] if len(part.get_shape()) > 1 else part[:256]
+                    dimensions = len(part.get_shape())
+                    if dimensions == 0:
+                        sampled[name] = weights.get_tensor(name).reshape(1)
+                    else:
+                        sampled[name] = part[:1, :256] if dimensions > 1 else part[:256]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BackboneError(f"cannot read weights of {name_or_path!r}: {reason}") from error

@@ -105,7 +105,7 @@ class Candidates:
             return []
         flat = queries.flatten(1)
         if self.shared:
-            scores, order = cosine_topk(flat, self.memory[0].flatten(1).to(flat.dtype), k)
+            scores, order = cosine_topk(flat, self.memory[0].flatten(1), k)
             return list(zip(scores, order, strict=True))
         counts = torch.tensor([0, *(len(each) for each in self.memory)], dtype=torch.int32)
         offsets = counts.cumsum(0, dtype=torch.int32).to(flat.device)
@@ -162,6 +162,10 @@ def per_question(
         TypeError, ValueError: `questions` is a single string, memory for another number of
             questions, of another shape or of another model.
     """
+    if isinstance(memory, CompressedDocuments):
+        raise TypeError(
+            "memory must be one CompressedDocuments for each question, got a single one"
+        )
     check_questions(questions, len(memory))
     each = []
     for row, given in enumerate(memory):

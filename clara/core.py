@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import Self
 
 from clara import checkpoint
 from clara.adapters import COMPRESSOR, GENERATOR, Adapters
@@ -80,9 +81,15 @@ class ClaraCore(nn.Module):
         """Tells apart models whose memories differ; 64 hexadecimal digits."""
         compressor = self.adapters.parameters(COMPRESSOR).values()
         version = parameter_versions([*compressor, *self.memory_tokens.parameters()])
-        if self._fingerprint is None or self._fingerprint[0] != version:
+        if self.training or self._fingerprint is None or self._fingerprint[0] != version:
             self._fingerprint = (version, checkpoint.fingerprint(self))
         return self._fingerprint[1]
+
+    def train(self, mode: bool = True) -> Self:
+        """As `torch.nn.Module.train`; what was derived from the weights is made anew after it."""
+        if mode:
+            self._merged = self._fingerprint = None
+        return super().train(mode)
 
     def embed(self, ids: Tensor, memory: Tensor) -> Tensor:
         """Input embeddings of ids with `Marker` values.
@@ -172,7 +179,7 @@ class ClaraCore(nn.Module):
     def generating(self, adapter: str | None) -> Iterator[PreTrainedModel]:
         """The model to generate with: the merged copy if it is current, or one adapter active."""
         merged = self._merged
-        if merged is not None and not merged.is_current(self.adapters):
+        if merged is not None and (self.training or not merged.is_current(self.adapters)):
             merged = self._merged = None
         if adapter == GENERATOR and merged is not None:
             yield merged.backbone
@@ -182,11 +189,11 @@ class ClaraCore(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Dropout off within the block; the walk over all modules is made only if it was on."""
+        """Dropout off within the block, in every module that had it on."""
         with self.adapters.lock:
-            training = [m for m in self.modules() if m.training] if self.training else []
-            if training:
-                self.eval()
+            training = [module for module in self.modules() if module.training]
+            for module in training:
+                module.training = False
             try:
                 yield
             finally:

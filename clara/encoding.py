@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from clara.adapters import GENERATOR
-from clara.attention import packed_arguments
+from clara.attention import check_reached, packed_arguments
 from clara.compression import Passage
 from clara.memory_only import last_layer, restricted_to_rows
 from clara.packing import PackedBatch, compressor_input, pack
@@ -42,13 +42,15 @@ def forward_packed(
     layer, modules = (memory_only and last_layer(body)) or (None, [])
     implementation = model.backbone.config._attn_implementation
     embeddings = model.embed(batch.ids, memory)
+    packed = packed_arguments(batch, implementation, layer)
     with model.adapters.active(adapter), restricted_to_rows(modules, batch.memory_rows):
         output = body(
             inputs_embeds=embeddings[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
-            **packed_arguments(batch, implementation, layer),
+            **packed,
         )
+    check_reached(packed, model.backbone)
     hidden: Tensor = output.last_hidden_state[0]
     return hidden
 

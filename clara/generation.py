@@ -140,6 +140,8 @@ def stream(
 
     Generation stops when the iterator is closed.
     """
+    if model.adapters.held_here:
+        raise RuntimeError("cannot stream while this thread holds the model's adapters")
     streamer = TextIteratorStreamer(model.tokenizer.tokenizer, skip_special_tokens=True)
     errors: list[BaseException] = []
     closed = Event()

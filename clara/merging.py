@@ -6,29 +6,18 @@ import copy
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from torch.autograd.graph import increment_version
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from transformers import PreTrainedModel
 
 from clara.adapters import GENERATOR, Adapters
 
 
 def parameter_versions(parameters: Iterable[nn.Parameter]) -> tuple[int, ...]:
-    """Changes whenever one of the parameters is written to, other than through `.data`."""
+    """Changes when a parameter is written to, except through `.data` or by a fused optimizer."""
     return tuple(version for p in parameters for version in (p._version, p.data_ptr()))
-
-
-def _count_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    # Fused optimizers, and those of bitsandbytes, write without torch counting a version.
-    increment_version([p for group in optimizer.param_groups for p in group["params"]])
-
-
-register_optimizer_step_post_hook(_count_step)
 
 
 def merged_copy(backbone: PreTrainedModel, adapter: str) -> PreTrainedModel:

@@ -58,7 +58,11 @@ class Clara(ClaraCore):
         Raises:
             BackboneError, ValueError: the backbone cannot be loaded, or does not fit the config.
         """
-        config = (config or ClaraConfig()).replace(backbone=_absolute(name_or_path))
+        config = config or ClaraConfig()
+        backbone = _absolute(name_or_path)
+        if config.backbone not in (None, str(name_or_path), backbone):
+            raise ValueError(f"config.backbone {config.backbone!r} is not {str(name_or_path)!r}")
+        config = config.replace(backbone=backbone)
         model = cls._around_backbone(config, _device(device), seed=seed)
         model.memory_tokens.initialise(model.backbone.get_input_embeddings().weight, seed=seed)
         model.adapters.copy(COMPRESSOR, QUERY_REASONER)
@@ -289,7 +293,7 @@ class Clara(ClaraCore):
                 text_prompt_tokens=self.text_prompt_tokens(question, each.texts)
                 if each.documents
                 else None,
-                timings_ms=clock.laps,
+                timings_ms=dict(clock.laps),
             )
             for question, text, each in zip(questions, texts, found, strict=True)
         ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from clara import Clara, ClaraConfig
 from clara.attention import CLARA_SDPA, PackedLayout, packed_arguments, packed_attention
 from clara.packing import PackedBatch, pack
 
@@ -169,3 +170,29 @@ def test_without_a_layout_a_model_computes_what_it_always_did(models):
             assert torch.equal(found, expected)
         settings = {"max_new_tokens": 8, "do_sample": False, "attention_mask": mask}
         assert torch.equal(ours.generate(ids, **settings), theirs.generate(ids, **settings))
+
+
+def test_a_backbone_that_drops_the_layout_is_refused(tiny_backbone, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    model = Clara.from_backbone(tiny_backbone("llama"), ClaraConfig(document_length=64))
+    forward = LlamaAttention.forward
+
+    def without_packed(self, *args, packed=None, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaAttention, "forward", without_packed)
+    with pytest.raises(ValueError, match="LlamaForCausalLM cannot compress packed documents"):
+        model.compress(["one document", "another document"])
+
+
+def test_values_may_have_a_width_of_their_own():
+    torch.manual_seed(0)
+    query, key, value = torch.randn(4, 7, 8), torch.randn(2, 7, 8), torch.randn(2, 7, 6)
+    layout = PackedLayout([4, 3], 1)
+    out = packed_attention(query, key, value, layout, scale=0.3, memory_only=False)
+    assert out.shape == (7, 4, 6)
+    alone = packed_attention(
+        query[:, 4:], key[:, 4:], value[:, 4:], PackedLayout([3], 1), scale=0.3, memory_only=False
+    )
+    torch.testing.assert_close(out[4:], alone)

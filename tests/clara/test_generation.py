@@ -340,3 +340,12 @@ def test_answer_from_text_is_the_bare_backbone(model):
 def test_answer_from_text_needs_texts_for_each_question(model):
     with pytest.raises(ValueError, match="given for 1 questions, there are 2"):
         model.answer_from_text(QUESTIONS[:2], [["one"]])
+
+
+def test_a_stream_that_could_only_wait_for_itself_is_refused(tiny_model):
+    memory = tiny_model.compress(["a document"])
+    with (
+        tiny_model.adapters.active("compressor"),
+        pytest.raises(RuntimeError, match="cannot stream while this thread holds"),
+    ):
+        next(tiny_model.stream("a question", memory, max_new_tokens=2))
