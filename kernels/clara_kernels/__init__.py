@@ -9,6 +9,7 @@ from .cosine_scores import cosine_scores
 from .memory_alignment_loss import memory_alignment_loss
 from .scoring import cosine_topk
 from .select_topk import select_topk
+from .sparsemax import sparsemax
 
 __version__ = "0.1.0"
 
@@ -18,4 +19,5 @@ __all__ = [
     "cosine_topk",
     "memory_alignment_loss",
     "select_topk",
+    "sparsemax",
 ]
