@@ -7,6 +7,8 @@ kernel for a device runs its PyTorch reference there.
 from .build import build_info
 from .cosine_scores import cosine_scores
 from .memory_alignment_loss import memory_alignment_loss
+from .memory_attention import memory_attention
+from .quantization import dequantize_memory, quantize_memory
 from .scoring import cosine_topk
 from .select_topk import select_topk
 from .sparsemax import sparsemax
@@ -17,7 +19,10 @@ __all__ = [
     "build_info",
     "cosine_scores",
     "cosine_topk",
+    "dequantize_memory",
     "memory_alignment_loss",
+    "memory_attention",
+    "quantize_memory",
     "select_topk",
     "sparsemax",
 ]

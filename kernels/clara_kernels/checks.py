@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .dispatch import may_read, scalar_tensor
+
 
 def require_tensor(name: str, value: Any) -> None:
     """TypeError unless `value` is a tensor."""
@@ -55,12 +57,14 @@ def require_positive_int(name: str, value: Any) -> None:
 def require_offsets(name: str, offsets: Any, total: int, counted: str) -> None:
     """Check int32 offsets `[count + 1]` that split `total` rows of the argument `counted`.
 
-    The values are read on the host.
+    Their values are looked at only where nothing has to wait for that, see `may_read`.
     """
     require_tensor(name, offsets)
     if offsets.dtype != torch.int32:
         raise TypeError(f"{name} must be int32, got {offsets.dtype}")
     require_shape(name, offsets, "[count + 1]", offsets.dim() == 1 and offsets.numel() >= 1)
+    if not may_read(offsets):
+        return
     values = offsets.tolist()
     if values[0] != 0:
         raise ValueError(f"{name} must start at 0, got {values[0]}")
@@ -71,3 +75,42 @@ def require_offsets(name: str, offsets: Any, total: int, counted: str) -> None:
             raise ValueError(
                 f"{name} must not decrease, got {start} then {end} at positions {row} and {row + 1}"
             )
+
+
+def require_memory_counts(n_memory: Any, cu_seqlens: Tensor, counted: str) -> Tensor:
+    """Check the memory rows that packed documents end in: an int, or int32 `[N]`.
+
+    `cu_seqlens` has passed `require_offsets` for the rows of the argument `counted`. Every document
+    needs a memory row and a row before it; where values may be read that is checked.
+
+    Returns:
+        int32, 0-d for one number and `[N]` for one per document.
+    """
+    count = cu_seqlens.numel() - 1
+    if count == 0:
+        raise ValueError("cu_seqlens must hold at least one document, got [0]")
+    if isinstance(n_memory, Tensor):
+        if n_memory.dtype != torch.int32:
+            raise TypeError(f"n_memory must be an int or int32, got {n_memory.dtype}")
+        matches = n_memory.shape in ((), (count,))
+        require_shape("n_memory", n_memory, f"[{count}] or []", matches)
+        require_same_device("n_memory", n_memory, counted, cu_seqlens)
+    elif not torch.compiler.is_compiling():
+        require_positive_int("n_memory", n_memory)
+    if may_read(cu_seqlens):
+        lengths = cu_seqlens.diff()
+        memory = torch.as_tensor(n_memory).expand_as(lengths)
+        wrong = ((memory < 1) | (lengths <= memory)).nonzero()
+        if wrong.numel():
+            document = int(wrong[0])
+            _refuse_document(document, int(lengths[document]), int(memory[document]))
+    return scalar_tensor(n_memory, torch.int32, cu_seqlens.device)
+
+
+def _refuse_document(document: int, length: int, memory: int) -> None:
+    if memory < 1:
+        raise ValueError(f"n_memory must be at least 1, got {memory} for document {document}")
+    raise ValueError(
+        f"cu_seqlens must leave every document at least one token row: document {document} has "
+        f"{length} rows, of which n_memory takes {memory}"
+    )

@@ -1,9 +1,16 @@
+from itertools import product
+
 import pytest
 import torch
+from comparison import IMPLEMENTATIONS, assert_close_to, poisoned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clara_kernels.dispatch import cpu_tensors_use
 from clara_kernels.sparsemax import sparsemax
+from clara_kernels.sparsemax.reference import sparsemax_reference
+
+FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def bisected(x):
@@ -92,6 +99,134 @@ def test_low_precision_is_rounded_once(dtype, ulp):
 def test_an_offset_costs_no_precision():
     x = torch.randn(5, 40).mul(64).round() / 64
     assert torch.equal(sparsemax(x + 4096), sparsemax(x))
+
+
+def with_gradient(function, x, grad):
+    x = x.detach().clone().requires_grad_()
+    y = function(x)
+    y.backward(grad)
+    return y.detach(), x.grad
+
+
+def check(x):
+    """Values and gradients against the sort in float64, allowed twice the sort's own error."""
+    grad = torch.randn(x.shape, device=x.device).to(x.dtype)
+    exact = with_gradient(sparsemax_reference, x.double(), grad.double())
+    plain = with_gradient(sparsemax_reference, x, grad)
+    actual = with_gradient(sparsemax, x, grad)
+    assert_close_to(actual[0], exact[0], plain[0])
+    # An entry that is on the edge of the support within rounding may be on either side of it.
+    clear = (exact[0] > 1e-6) | (exact[0] == 0) & (actual[0] == 0)
+    assert (exact[0][~clear] < 1e-6).all()
+    rows = clear.all(-1)
+    assert_close_to(actual[1][rows], exact[1][rows], plain[1][rows], scale=1.0)
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("rows", "columns", "scale"),
+    [
+        *product([1, 3], [7], [1e-30, 1e-4, 1.0, 50.0, 3e4]),
+        *product([5], [1000, 1040], [1e-30, 1e-4, 1.0, 50.0, 3e4]),
+        (1, 1, 1.0),
+        (300, 5, 1.0),
+    ],
+)
+def test_every_implementation(implementation, dtype, rows, columns, scale):
+    x = (torch.randn(rows, columns) * scale).clamp(-6e4, 6e4).to(dtype)
+    x[:, ::3] = x[:, :1].clone()  # ties
+    x[-1, 1:] = -torch.inf
+    with cpu_tensors_use(implementation), poisoned("sparsemax"):
+        check(x)
+
+
+@pytest.mark.parametrize("columns", [9000, 32770, 40000, 131072])
+def test_rows_in_passes(columns):
+    x = torch.randn(2, columns)
+    x[1] *= 1e-3  # a large support
+    with cpu_tensors_use("triton"), poisoned("sparsemax"):
+        check(x)
+
+
+@IMPLEMENTATIONS
+@settings(deadline=None, max_examples=15)
+@given(
+    shape=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    data=st.data(),
+    dtype=st.sampled_from(FLOATS),
+)
+def test_any_shape_and_dimension(implementation, shape, data, dtype):
+    dim = data.draw(st.integers(-len(shape), len(shape) - 1))
+    x = torch.randn(shape).to(dtype)
+    with cpu_tensors_use(implementation), poisoned("sparsemax"):
+        actual = sparsemax(x, dim)
+    assert_close_to(actual, sparsemax_reference(x.double(), dim), sparsemax_reference(x, dim))
+
+
+@IMPLEMENTATIONS
+def test_masks_and_bad_values_mean_the_same(implementation):
+    inf, nan = torch.inf, torch.nan
+    x = torch.tensor([[1, nan, -inf], [inf, 1, -inf], [-inf, -inf, -inf], [2, 2, -inf]])
+    expected = torch.tensor([[nan, nan, 0], [nan, nan, 0], [0, 0, 0], [0.5, 0.5, 0]])
+    with cpu_tensors_use(implementation), poisoned("sparsemax"):
+        y, grad = with_gradient(sparsemax, x, torch.tensor([[3.0, 1.0, 9.0]] * 4))
+    torch.testing.assert_close(y, expected, equal_nan=True)
+    expected = torch.tensor([[nan, nan, 0], [nan, nan, 0], [0, 0, 0], [1.0, -1.0, 0]])
+    torch.testing.assert_close(grad, expected, equal_nan=True)
+
+
+def test_opcheck():
+    x = torch.randn(3, 7, requires_grad=True)
+    torch.library.opcheck(torch.ops.clara.sparsemax, (x,))
+    y, bounds = torch.ops.clara.sparsemax(x.detach())
+    arguments = (torch.randn_like(y), x.detach(), bounds)
+    torch.library.opcheck(torch.ops.clara.sparsemax_backward, arguments)
+
+
+def test_one_compiled_graph_serves_all_lengths():
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(sparsemax, fullgraph=True, dynamic=True, backend=count)
+    for columns in (5, 9, 13, 40):
+        x = torch.randn(3, columns)
+        assert torch.equal(compiled(x), sparsemax(x))
+    assert len(graphs) == 1
+    compiled = torch.compile(sparsemax, fullgraph=True)
+    x, grad = torch.randn(4, 6), torch.randn(4, 6)
+    for one, other in zip(
+        with_gradient(compiled, x, grad), with_gradient(sparsemax, x, grad), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_under_autocast():
+    x = torch.randn(4, 30)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = sparsemax(x)
+    assert torch.equal(inside, sparsemax(x))
+
+
+@IMPLEMENTATIONS
+def test_rows_that_are_not_contiguous(implementation):
+    x = torch.randn(6, 5).T
+    with cpu_tensors_use(implementation):
+        y, grad = with_gradient(sparsemax, x, torch.ones(6, 5).T)
+    torch.testing.assert_close(y, sparsemax_reference(x))
+    torch.testing.assert_close(grad, torch.zeros(5, 6), atol=1e-6, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("columns", [1, 127, 1024, 8191, 16384, 32768, 100_003, 131_072])
+def test_on_the_gpu(dtype, columns):
+    for scale in (1e-3, 1.0, 30.0):
+        with poisoned("sparsemax"):
+            check((torch.randn(5, columns, device="cuda") * scale).to(dtype))
 
 
 def test_empty_tensors():

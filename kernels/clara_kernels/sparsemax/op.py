@@ -1,11 +1,15 @@
-"""The public `sparsemax`."""
+"""The public `sparsemax` and its registration with the dispatcher."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from ..checks import require_floating
-from .reference import sparsemax_reference
+from ..dispatch import declare
+from . import cpu, reference
 
 
 def sparsemax(x: Tensor, dim: int = -1) -> Tensor:
@@ -16,13 +20,15 @@ def sparsemax(x: Tensor, dim: int = -1) -> Tensor:
     makes every unmasked entry of its row NaN. The gradient of a row is `g - mean(g)` on the
     entries above zero and 0 elsewhere.
 
+    Source: Martins and Astudillo, 2016 (arXiv 1602.02068).
+
     Args:
         x: any shape with at least one dimension, any floating-point dtype. Computed in float32
             (float64 for float64).
         dim: the dimension that is projected.
 
     Returns:
-        Tensor of the shape and dtype of `x`.
+        Tensor of the shape and dtype of `x`, differentiable once.
 
     Raises:
         TypeError: `x` is not a floating-point tensor.
@@ -33,4 +39,47 @@ def sparsemax(x: Tensor, dim: int = -1) -> Tensor:
         raise ValueError("x must have at least one dimension, got a scalar")
     if not -x.dim() <= dim < x.dim():
         raise ValueError(f"dim must be in [{-x.dim()}, {x.dim() - 1}], got {dim}")
-    return sparsemax_reference(x, dim)
+    last = x.movedim(dim, -1)
+    rows = last.numel() // last.shape[-1] if last.shape[-1] else 0
+    y, _ = torch.ops.clara.sparsemax(last.reshape(rows, last.shape[-1]))
+    return y.view(last.shape).movedim(-1, dim)
+
+
+def _fake(x: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return y, x.new_empty(x.shape[0], 2, dtype=dtype)
+
+
+def _fake_backward(grad: Tensor, x: Tensor, bounds: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+declare(
+    "sparsemax",
+    "(Tensor x) -> (Tensor y, Tensor bounds)",
+    fake=_fake,
+    reference=reference.forward,
+    cpu=cpu.forward,
+    triton="sparsemax.triton:forward",
+)
+declare(
+    "sparsemax_backward",
+    "(Tensor grad, Tensor x, Tensor bounds) -> Tensor",
+    fake=_fake_backward,
+    reference=reference.backward,
+    triton="sparsemax.triton:backward",
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> Tensor | None:
+    return None if grad is None else torch.ops.clara.sparsemax_backward(grad, *ctx.saved_tensors)
+
+
+torch.library.register_autograd("clara::sparsemax", _backward, setup_context=_setup_context)

@@ -1,0 +1,132 @@
+"""Declares operators to PyTorch's dispatcher: one meaning, one implementation per device.
+
+`declare` is called once per operator. Which implementation serves a call depends on the device of
+its tensors alone:
+
+- cuda: the Triton kernels; the reference if an argument is float64 or triton is not installed;
+- cpu: vectorised PyTorch where that beats the reference, else the reference;
+- any other device: the reference.
+
+A kernel that fails raises. Nothing falls back after a failure.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Implementation = Callable[..., Any]
+IMPLEMENTATIONS = ("reference", "cpu", "triton")
+
+_on_cpu: str | None = None
+
+
+@contextmanager
+def cpu_tensors_use(implementation: str) -> Iterator[None]:
+    """Serve CPU tensors by one of IMPLEMENTATIONS, to compare them; for the whole process.
+
+    "triton" runs the kernels in Triton's interpreter, slowly, and needs TRITON_INTERPRET=1 in the
+    environment before triton is imported.
+    """
+    global _on_cpu
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation must be one of {IMPLEMENTATIONS}, got {implementation!r}")
+    before, _on_cpu = _on_cpu, implementation
+    try:
+        yield
+    finally:
+        _on_cpu = before
+
+
+@cache
+def has_triton() -> bool:
+    """Whether the Triton kernels can be used, looked up without importing triton."""
+    return find_spec("triton") is not None
+
+
+def declare(
+    name: str,
+    schema: str,
+    *,
+    fake: Implementation,
+    reference: Implementation,
+    cpu: Implementation | None = None,
+    triton: str | None = None,
+) -> None:
+    """Define `clara::name` and register what computes it.
+
+    All implementations take the schema's arguments in order. None may read a CUDA tensor's values
+    on the host.
+
+    Args:
+        schema: such as "(Tensor x) -> Tensor".
+        fake: shapes and dtypes of the result.
+        reference: any device.
+        cpu: for CPU tensors; None if the reference is fast there.
+        triton: "module:function" below `clara_kernels`, imported at its first call; None for an
+            operator without kernels.
+    """
+    full = f"clara::{name}"
+    torch.library.define(full, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(full, fake)
+
+    def on_cpu(*arguments: Any) -> Any:
+        if _on_cpu == "triton" and triton is not None:
+            return _launcher(triton)(*arguments)
+        # Autocast would round the operands of a matrix product inside.
+        with _without_autocast("cpu"):
+            chosen = reference if cpu is None or _on_cpu == "reference" else cpu
+            return chosen(*arguments)
+
+    def on_cuda(*arguments: Any) -> Any:
+        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        wide = any(tensor.dtype == torch.float64 for tensor in tensors)
+        if triton is None or wide or not has_triton():
+            with _without_autocast("cuda"):
+                return reference(*arguments)
+        # Triton launches on the current device, whichever that of its arguments is.
+        index = tensors[0].device.index
+        guard = nullcontext() if torch.cuda.current_device() == index else torch.cuda.device(index)
+        with guard:
+            return _launcher(triton)(*arguments)
+
+    def elsewhere(*arguments: Any) -> Any:
+        return reference(*arguments)
+
+    torch.library.register_kernel(full, None, elsewhere)
+    torch.library.register_kernel(full, "cpu", on_cpu)
+    torch.library.register_kernel(full, "cuda", on_cuda)
+
+
+def _without_autocast(device_type: str) -> Any:
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
+@cache
+def _launcher(path: str) -> Implementation:
+    module, _, function = path.partition(":")
+    return getattr(importlib.import_module(f".{module}", __package__), function)
+
+
+def scalar_tensor(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A 0-d tensor of a number or a 0-d tensor, as operators take what changes between calls.
+
+    A number is filled in on the device: nothing waits, and no graph is compiled again for it.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().to(device=device, dtype=dtype)
+    return torch.full((), value, dtype=dtype, device=device)
+
+
+def may_read(tensor: Tensor) -> bool:
+    """Whether a check may look at values: on the CPU, and not while torch.compile traces."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
