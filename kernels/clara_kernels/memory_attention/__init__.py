@@ -1,0 +1,3 @@
+from .op import memory_attention
+
+__all__ = ["memory_attention"]

@@ -1,0 +1,148 @@
+"""Forward kernels of memory attention: flash attention over packed documents.
+
+One program computes a tile of packed rows against the keys of its document, or against a part of
+them, `combine` then joining the parts by their log-sum-exps.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .tiles import find_queries, load_rows, packed_rows, packed_start, seen_keys, store_rows
+
+_VARYING = ["documents", "rows_each", "heads", "q_rows", "k_heads", "v_heads", "scale", "splits"]
+
+
+@triton.jit
+def _attend(
+    state,
+    q,
+    p_k,
+    p_v,
+    k_stride,
+    v_stride,
+    o_key,
+    keys,
+    last_key,
+    scale,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """One block of keys. `state`: sums of values, sums of weights, maximum, in base 2."""
+    acc, total, top = state  # [BM, BD], [BM], [BM]
+    o_n = o_key + tl.arange(0, BLOCK_N)
+    m_n = o_n < keys
+    k = load_rows(p_k, o_n, k_stride, m_n, HEAD_DIM, BLOCK_D, not MASKED)  # [BN, BD]
+    s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [BM, BN]
+    if MASKED:
+        s = tl.where(o_n[None, :] <= last_key[:, None], s, -float("inf"))
+    new_top = tl.maximum(top, tl.max(s, 1))
+    # A row that has seen no key yet has no maximum.
+    base = tl.where(new_top == -float("inf"), 0.0, new_top) if MASKED else new_top
+    p = tl.exp2(s - base[:, None])
+    decay = tl.exp2(top - base)
+    v = load_rows(p_v, o_n, v_stride, m_n, HEAD_DIM, BLOCK_D, not MASKED)  # [BN, BD]
+    acc = tl.dot(p.to(v.dtype), v, acc * decay[:, None], input_precision="ieee")
+    return acc, total * decay + tl.sum(p, 1), new_top
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def forward(
+    p_q,
+    p_k,
+    p_v,
+    p_out,
+    p_lse,
+    p_offsets,
+    p_q_offsets,
+    documents,
+    rows_each,
+    heads,
+    q_rows,
+    k_heads,
+    v_heads,
+    scale,
+    splits,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    UNIFORM: tl.constexpr,
+):
+    """Grid: tiles of packed rows, key heads, parts of the keys. `scale` includes log2(e)."""
+    i_head, i_split = tl.program_id(1), tl.program_id(2)
+    document, o_row, first_q, queries = find_queries(
+        tl.program_id(0), p_q_offsets, documents, rows_each, GROUP, BLOCK_M, UNIFORM
+    )
+    if o_row >= queries * GROUP:
+        return
+    first_key = tl.load(p_offsets + document)
+    keys = tl.load(p_offsets + document + 1) - first_key
+    k_stride, v_stride = k_heads * HEAD_DIM, v_heads * HEAD_DIM
+    p_k += first_key.to(tl.int64) * k_stride + i_head * HEAD_DIM
+    p_v += first_key.to(tl.int64) * v_stride + i_head * HEAD_DIM
+
+    o_m = o_row + tl.arange(0, BLOCK_M)
+    m_m = o_m < queries * GROUP
+    rows = packed_rows(o_m, heads, GROUP)
+    first = packed_start(first_q, i_head, heads, GROUP)
+    q = load_rows(p_q + first * HEAD_DIM, rows, HEAD_DIM, m_m, HEAD_DIM, BLOCK_D, False)  # [BM, BD]
+    last_key = keys - queries + o_m // GROUP  # [BM]
+
+    start, full, end = seen_keys(o_row, queries, keys, i_split, splits, GROUP, BLOCK_M, BLOCK_N)
+
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    top = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    for o_key in range(start, full, BLOCK_N):
+        acc, total, top = _attend(
+            (acc, total, top), q, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, scale,
+            HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=False,
+        )  # fmt: skip
+    for o_key in range(full, end, BLOCK_N):
+        acc, total, top = _attend(
+            (acc, total, top), q, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, scale,
+            HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=True,
+        )  # fmt: skip
+
+    # A part without keys weighs nothing.
+    out = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+    lse = (top + tl.log2(total)) * 0.6931471805599453
+    first += i_split.to(tl.int64) * q_rows * heads
+    store_rows(p_out + first * HEAD_DIM, rows, HEAD_DIM, m_m, out, HEAD_DIM, BLOCK_D)
+    tl.store(p_lse + first + rows, lse, mask=m_m)
+
+
+@triton.jit(do_not_specialize=["rows", "splits"])
+def combine(
+    p_parts,
+    p_part_lse,
+    p_out,
+    p_lse,
+    rows,
+    splits,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """Join parts `[splits, rows, HEAD_DIM]` whose softmax sums have the logs `[splits, rows]`."""
+    o_r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    m_r = o_r < rows
+    top = tl.full([BLOCK_R], -float("inf"), tl.float32)
+    for i in range(splits):
+        part = tl.load(p_part_lse + i * rows + o_r, mask=m_r, other=0.0)
+        top = tl.maximum(top, part)
+    acc = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
+    total = tl.zeros([BLOCK_R], tl.float32)
+    for i in range(splits):
+        part = tl.load(p_part_lse + i * rows + o_r, mask=m_r, other=0.0)
+        weight = tl.exp(part - top)  # [BR]
+        x = load_rows(p_parts, i * rows + o_r, HEAD_DIM, m_r, HEAD_DIM, BLOCK_D, False)  # [BR, BD]
+        acc += weight[:, None] * x
+        total += weight
+    store_rows(p_out, o_r, HEAD_DIM, m_r, acc / total[:, None], HEAD_DIM, BLOCK_D)
+    tl.store(p_lse + o_r, top + tl.log(total), mask=m_r)

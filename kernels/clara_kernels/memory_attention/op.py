@@ -1,0 +1,171 @@
+"""The public `memory_attention` and its registration with the dispatcher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import (
+    require_floating,
+    require_memory_counts,
+    require_offsets,
+    require_same_device,
+    require_shape,
+)
+from ..dispatch import declare, may_read
+from . import cpu, reference
+
+_MAX_HEAD_DIM = 256
+
+
+def memory_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    n_memory: int | Tensor,
+    *,
+    memory_only: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """Causal attention over packed documents, each its tokens followed by its memory tokens.
+
+    Row i of a document attends to rows 0 … i of the same document:
+    out_i = Σ_j softmax_j(scale · ⟨q_i, k_j⟩) v_j. Query head h reads key and value head
+    h // (heads / kv_heads).
+
+    With `memory_only` the queries are the memory rows alone, as the last layer of a compressor
+    needs them: the m queries of a document are its last m rows.
+
+    Args:
+        q: `[T, heads, head_dim]`, float32, float16 or bfloat16 (float64 too, slowly, on a GPU);
+            with `memory_only` `[M, heads, head_dim]`, M the memory rows of all documents.
+            head_dim at most 256.
+        k, v: `[T, kv_heads, head_dim]`, the dtype of `q`; `heads` is a multiple of `kv_heads`.
+        cu_seqlens: int32 `[N + 1]`; document i is rows `cu_seqlens[i]` to `cu_seqlens[i + 1]`.
+        n_memory: memory rows of every document, or int32 `[N]`, one number each. Without
+            `memory_only` they are computed like all others.
+        memory_only: compute the memory rows only.
+        scale: default head_dim ** -0.5.
+
+    Values of `cu_seqlens` and `n_memory` are checked on the CPU only: elsewhere that would wait
+    for the device. There a document of no rows is skipped, and bounds beyond T are undefined
+    behaviour. Under autocast q, k and v are cast to its dtype first, as PyTorch's own attention
+    does.
+
+    Returns:
+        Tensor of the shape and dtype of `q`, differentiable once in q, k and v. The gradients do
+        not depend on the order in which a GPU runs its blocks.
+
+    Raises:
+        TypeError: an argument of another type or dtype.
+        ValueError: shapes or devices that do not go together, no document at all, or a document
+            without token rows or memory rows; the message names it.
+    """
+    for name, value in (("q", q), ("k", k), ("v", v)):
+        require_floating(name, value)
+    kind = q.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
+    _check(q, k, v, cu_seqlens)
+    counts = require_memory_counts(n_memory, cu_seqlens, "k")
+    if memory_only:
+        _check_queries(q, counts, cu_seqlens)
+    else:
+        layout = f"[{k.shape[0]}, heads, head_dim], the rows of k"
+        require_shape("q", q, layout, q.shape[0] == k.shape[0])
+    scale = q.shape[2] ** -0.5 if scale is None else float(scale)
+    out, _ = torch.ops.clara.memory_attention(q, k, v, cu_seqlens, counts, memory_only, scale)
+    return out
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> None:
+    require_shape("q", q, "[T, heads, head_dim]", q.dim() == 3)
+    heads, width = q.shape[1:]
+    if not 1 <= width <= _MAX_HEAD_DIM:
+        raise ValueError(f"q must have a head_dim of 1 to {_MAX_HEAD_DIM}, got {width}")
+    require_shape("k", k, f"[T, kv_heads, {width}]", k.dim() == 3 and k.shape[2] == width)
+    require_shape("v", v, f"{list(k.shape)}, as k has", v.shape == k.shape)
+    if k.shape[1] == 0 or heads % k.shape[1] or heads == 0:
+        raise ValueError(f"q must have a multiple of k's {k.shape[1]} heads, got {heads}")
+    for name, value in (("k", k), ("v", v)):
+        if value.dtype != q.dtype:
+            raise TypeError(f"{name} must be {q.dtype} as q is, got {value.dtype}")
+        require_same_device(name, value, "q", q)
+    require_offsets("cu_seqlens", cu_seqlens, k.shape[0], "k")
+    require_same_device("cu_seqlens", cu_seqlens, "q", q)
+
+
+def _check_queries(q: Tensor, counts: Tensor, cu_seqlens: Tensor) -> None:
+    """The rows of q with `memory_only`, as far as they can be told without waiting."""
+    rows, documents = q.shape[0], cu_seqlens.numel() - 1
+    if counts.dim() == 0 and rows % documents:
+        raise ValueError(
+            f"q must have as many memory rows for each of {documents} documents, got {rows} rows"
+        )
+    if may_read(counts):
+        expected = int(counts.expand(documents).sum())
+        require_shape("q", q, f"[{expected}, {q.shape[1]}, {q.shape[2]}]", rows == expected)
+
+
+def _fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    n_memory: Tensor,
+    memory_only: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=dtype)
+
+
+def _fake_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+_INPUTS = (
+    "Tensor q, Tensor k, Tensor v, {}Tensor cu_seqlens, Tensor n_memory, bool memory_only, "
+    "float scale"
+)
+declare(
+    "memory_attention",
+    f"({_INPUTS.format('')}) -> (Tensor out, Tensor lse)",
+    fake=_fake,
+    reference=reference.forward,
+    cpu=cpu.forward,
+    triton="memory_attention.triton:forward",
+)
+declare(
+    "memory_attention_backward",
+    f"(Tensor grad, {_INPUTS.format('Tensor out, Tensor lse, ')}) "
+    "-> (Tensor dq, Tensor dk, Tensor dv)",
+    fake=_fake_backward,
+    reference=reference.backward,
+    cpu=cpu.backward,
+    triton="memory_attention.triton:backward",
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, cu_seqlens, n_memory, ctx.memory_only, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, *output, cu_seqlens, n_memory)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
+    nothing = (None,) * 4
+    if grad is None:
+        return (None, None, None, *nothing)
+    arguments = (grad, *ctx.saved_tensors, ctx.memory_only, ctx.scale)
+    return (*torch.ops.clara.memory_attention_backward(*arguments), *nothing)
+
+
+torch.library.register_autograd("clara::memory_attention", _backward, setup_context=_setup_context)

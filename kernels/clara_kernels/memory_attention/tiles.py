@@ -1,0 +1,100 @@
+"""What the attention kernels share: which rows a program works on, and the mask.
+
+The heads of a group, which share keys, are packed into one tile of queries: packed row r of a
+document is query row r // GROUP of head r % GROUP. So a few memory rows still fill a tile of the
+matrix units, and every key is read once for all heads that need it.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..segments import find_segment
+
+
+@triton.jit
+def find_queries(
+    i_tile,
+    p_q_offsets,
+    documents,
+    rows_each,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    UNIFORM: tl.constexpr,
+):
+    """Document of a tile of packed rows, the tile's first packed row, the document's first query
+    row and their number. `UNIFORM`: every document has `rows_each` query rows."""
+    if UNIFORM:
+        tiles_each = tl.cdiv(rows_each * GROUP, BLOCK_M)
+        document = i_tile // tiles_each
+        tile, first, count = i_tile % tiles_each, document * rows_each, rows_each
+    else:
+        document, tile = find_segment(i_tile, p_q_offsets, documents, GROUP, BLOCK_M)
+        first = tl.load(p_q_offsets + document)
+        count = tl.load(p_q_offsets + document + 1) - first
+    return document, tile * BLOCK_M, first, count
+
+
+@triton.jit
+def packed_start(first_row, i_kv_head, heads, GROUP: tl.constexpr):
+    """Where a document's packed rows begin in a tensor `[query rows, heads]`."""
+    return first_row.to(tl.int64) * heads + i_kv_head * GROUP
+
+
+@triton.jit
+def packed_rows(r, heads, GROUP: tl.constexpr):
+    """Where packed rows `r` lie after that; 32 bits do within a document."""
+    return r // GROUP * heads + r % GROUP
+
+
+@triton.jit
+def seen_keys(
+    o_row,
+    queries,
+    keys,
+    i_split,
+    splits,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Keys for one part of a tile: from `start` to `full` every row sees all, then to `end` some.
+
+    The parts are of equal numbers of blocks; `start` and `full` are multiples of a block.
+    """
+    shift = keys - queries
+    end = tl.minimum(keys, shift + (o_row + BLOCK_M - 1) // GROUP + 1)
+    part = tl.cdiv(tl.cdiv(end, BLOCK_N), splits) * BLOCK_N
+    start = i_split * part
+    end = tl.minimum(end, start + part)
+    full = tl.minimum(shift + o_row // GROUP + 1, end) // BLOCK_N * BLOCK_N
+    return start, tl.maximum(full, start), end
+
+
+@triton.jit
+def load_rows(
+    p_x, rows, stride, m_rows, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, ALL: tl.constexpr
+):
+    """Rows of `HEAD_DIM` values as a block `[rows, BLOCK_D]`, 0 beyond; `ALL`: no row is masked."""
+    o_d = tl.arange(0, BLOCK_D)
+    p = p_x + rows[:, None] * stride + o_d[None, :]
+    if ALL and HEAD_DIM == BLOCK_D:
+        x = tl.load(p)
+    elif ALL:
+        x = tl.load(p, mask=(o_d < HEAD_DIM)[None, :], other=0.0)
+    elif HEAD_DIM == BLOCK_D:
+        x = tl.load(p, mask=m_rows[:, None], other=0.0)
+    else:
+        x = tl.load(p, mask=m_rows[:, None] & (o_d < HEAD_DIM)[None, :], other=0.0)
+    return x
+
+
+@triton.jit
+def store_rows(p_x, rows, stride, m_rows, x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    o_d = tl.arange(0, BLOCK_D)
+    p = p_x + rows[:, None] * stride + o_d[None, :]
+    mask = m_rows[:, None]
+    if HEAD_DIM != BLOCK_D:
+        mask = mask & (o_d < HEAD_DIM)[None, :]
+    tl.store(p, x.to(p_x.dtype.element_ty), mask=mask)

@@ -1,0 +1,370 @@
+"""Launchers of memory attention, and the block sizes they pick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ..builds import OPTIONS, TYPE_NAMES, Build, architecture_of
+from ..segments import tile_count
+from . import backward as backward_kernels
+from . import forward as forward_kernels
+from .reference import query_offsets
+
+_LOG2_E = 1.4426950408889634
+
+
+class _Blocks(NamedTuple):
+    """Rows of a tile, keys of a block, and what the compiler is told."""
+
+    m: int
+    n: int
+    num_warps: int
+    num_stages: int
+
+
+def _is_large(architecture: int) -> bool:
+    """Whether it is a data-centre GPU since Hopper: more shared memory, products by warp group."""
+    return 90 <= architecture < 120
+
+
+def _tile_rows(mean_rows: int, most: int) -> int:
+    """A tile for documents of `mean_rows` packed rows: mostly full, and one the units multiply."""
+    return min(max(triton.next_power_of_2(mean_rows), 16), most)
+
+
+def _forward_blocks(dtype: torch.dtype, width: int, mean_rows: int, architecture: int) -> _Blocks:
+    """For a head width padded to a power of two."""
+    hopper = 90 <= architecture < 100
+    if dtype == torch.float32:
+        roomy = width <= 64 or (width == 128 and architecture < 120)
+        return _Blocks(_tile_rows(mean_rows, 32 if roomy else 16), 16, 4 if width <= 32 else 8, 1)
+    m = _tile_rows(mean_rows, 128 if width <= 64 or hopper else 64)
+    if width > 128:
+        return _Blocks(m, 32, 8 if m >= 64 else 4, 2)
+    if width <= 32:
+        return _Blocks(m, 32 if m == 64 else 64, 4, 2)
+    if m == 128:
+        return _Blocks(m, 32 if 100 <= architecture < 120 else 64, 8, 3)
+    if width <= 64 or m == 16:
+        return _Blocks(m, 64, 4, 2)
+    if m == 32:
+        return _Blocks(m, 64, 8, 2)
+    return _Blocks(m, 64 if _is_large(architecture) else 32, 4, 2)
+
+
+def _key_blocks(dtype: torch.dtype, width: int, mean_rows: int, architecture: int) -> _Blocks:
+    """For `key_gradients`: `m` packed rows a step, `n` keys a program."""
+    large = _is_large(architecture)
+    if dtype == torch.float32:
+        if width > 128 and architecture < 90:
+            return _Blocks(16, 16, 4, 2)
+        return _Blocks(16, 32 if width == 64 else 16, 8, 1)
+    if width > 128:
+        return _Blocks(_tile_rows(mean_rows, 32), 32, 8, 1)
+    if width > 64:
+        m = _tile_rows(mean_rows, 32)
+        return _Blocks(m, 128 if large and m == 32 else 64, 8, 2)
+    return _Blocks(_tile_rows(mean_rows, 64 if large else 32), 128, 8, 2)
+
+
+def _query_blocks(dtype: torch.dtype, width: int, mean_rows: int, architecture: int) -> _Blocks:
+    """For `query_gradients`."""
+    large = _is_large(architecture)
+    if dtype == torch.float32:
+        m = _tile_rows(mean_rows, 32 if width <= 64 else 16)
+        return _Blocks(m, 16 if width <= 64 else 32, 8, 1)
+    if width > 128:
+        return _Blocks(_tile_rows(mean_rows, 64 if large else 32), 32, 8, 2)
+    m = _tile_rows(mean_rows, 128 if width <= 64 or large else 64)
+    if m == 64 and width > 64:
+        return _Blocks(m, 32, 4 if 100 <= architecture < 120 else 8, 2)
+    return _Blocks(m, 64, 8, 2)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _splits(programs: int, mean_keys: int, block: int, device: torch.device) -> int:
+    """Parts of the keys: one where there are programs enough, and none of less than two blocks."""
+    wanted = triton.cdiv(2 * _multiprocessors(device), programs)
+    return max(min(wanted, mean_keys // (2 * block)), 1)
+
+
+class _Problem:
+    """The sizes of a call, and the arguments that all its kernels share."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_seqlens: Tensor,
+        n_memory: Tensor,
+        memory_only: bool,
+    ) -> None:
+        self.q, self.k, self.v = q.contiguous(), _with_whole_rows(k), _with_whole_rows(v)
+        self.q_rows, self.heads, self.head_dim = q.shape
+        self.kv_heads = k.shape[1]
+        self.documents = cu_seqlens.numel() - 1
+        self.offsets = cu_seqlens.contiguous()
+        self.uniform = memory_only and n_memory.dim() == 0
+        self.rows_each = self.q_rows // self.documents if self.uniform else 0
+        self.q_offsets = self.offsets
+        if memory_only and not self.uniform:
+            self.q_offsets = query_offsets(cu_seqlens, n_memory, True)
+        self.group = self.heads // self.kv_heads
+        self.width = max(triton.next_power_of_2(self.head_dim), 16)
+        self.mean_rows = triton.cdiv(self.q_rows * self.group, self.documents)
+        self.device, self.dtype = q.device, q.dtype
+        self.key = (q.dtype, self.width, self.mean_rows, architecture_of(q.device))
+
+    def tiles(self, block: int) -> int:
+        """Tiles of packed rows."""
+        if self.uniform:
+            return self.documents * triton.cdiv(self.rows_each * self.group, block)
+        return tile_count(self.q_rows * self.group, self.documents, block)
+
+    def splits(self, blocks: _Blocks, memory_only: bool) -> int:
+        if not memory_only:
+            return 1
+        programs = self.tiles(blocks.m) * self.kv_heads
+        return _splits(programs, self.k.shape[0] // self.documents, blocks.n, self.device)
+
+    def sizes(self) -> tuple[int, ...]:
+        return self.documents, self.rows_each, self.heads
+
+    def strides(self) -> tuple[int, int]:
+        """Of the rows of k and v, in heads: a multiple of a constant is known to be aligned."""
+        return self.k.stride(0) // self.head_dim, self.v.stride(0) // self.head_dim
+
+    def constants(self, blocks: _Blocks) -> dict[str, Any]:
+        return {
+            "GROUP": self.group,
+            **_head_constants(self.head_dim),
+            "BLOCK_M": blocks.m,
+            "BLOCK_N": blocks.n,
+            "UNIFORM": self.uniform,
+            "num_warps": blocks.num_warps,
+            "num_stages": blocks.num_stages,
+            **OPTIONS,
+        }
+
+
+def _head_constants(head_dim: int) -> dict[str, int]:
+    return {"HEAD_DIM": head_dim, "BLOCK_D": max(triton.next_power_of_2(head_dim), 16)}
+
+
+def _with_whole_rows(x: Tensor) -> Tensor:
+    """x as it is if only its rows are apart, by a number of heads, else a copy."""
+    width = x.shape[2]
+    whole = x.stride(2) == 1 and x.stride(1) == width and x.stride(0) % width == 0
+    return x if whole else x.contiguous()
+
+
+_ROW_OPTIONS = {"BLOCK_R": 32, "num_warps": 4, "num_stages": 1}
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    n_memory: Tensor,
+    memory_only: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The result and the log of its softmax's sums, as `reference.forward`."""
+    problem = _Problem(q, k, v, cu_seqlens, n_memory, memory_only)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    if q.numel() == 0:
+        return out, lse
+    blocks = _forward_blocks(*problem.key)
+    splits = problem.splits(blocks, memory_only)
+    part_out, part_lse = out, lse
+    if splits > 1:
+        part_out = torch.empty(splits, *q.shape, dtype=torch.float32, device=q.device)
+        part_lse = torch.empty(splits, *lse.shape, dtype=torch.float32, device=q.device)
+    forward_kernels.forward[(problem.tiles(blocks.m), problem.kv_heads, splits)](
+        problem.q,
+        problem.k,
+        problem.v,
+        part_out,
+        part_lse,
+        problem.offsets,
+        problem.q_offsets,
+        *problem.sizes(),
+        problem.q_rows,
+        *problem.strides(),
+        scale * _LOG2_E,
+        splits,
+        **problem.constants(blocks),
+    )
+    if splits > 1:
+        rows = lse.numel()
+        forward_kernels.combine[(triton.cdiv(rows, _ROW_OPTIONS["BLOCK_R"]),)](
+            part_out,
+            part_lse,
+            out,
+            lse,
+            rows,
+            splits,
+            **_head_constants(problem.head_dim),
+            **_ROW_OPTIONS,
+            **OPTIONS,
+        )
+    return out, lse
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    n_memory: Tensor,
+    memory_only: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    problem = _Problem(q, k, v, cu_seqlens, n_memory, memory_only)
+    grad, out, lse = (x.contiguous() for x in (grad.to(q.dtype), out, lse))
+    dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
+    sums = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
+    backward_kernels.row_sums[(triton.cdiv(lse.numel(), _ROW_OPTIONS["BLOCK_R"]),)](
+        out,
+        grad,
+        sums,
+        lse.numel(),
+        **_head_constants(problem.head_dim),
+        **_ROW_OPTIONS,
+        **OPTIONS,
+    )
+    blocks = _key_blocks(*problem.key)
+    tiles = tile_count(k.shape[0], problem.documents, blocks.n)
+    backward_kernels.key_gradients[(tiles, problem.kv_heads)](
+        problem.q,
+        problem.k,
+        problem.v,
+        grad,
+        lse,
+        sums,
+        dk,
+        dv,
+        problem.offsets,
+        problem.q_offsets,
+        *problem.sizes(),
+        *problem.strides(),
+        scale,
+        **problem.constants(blocks),
+    )
+    return _query_gradients(problem, grad, lse, sums, memory_only, scale), dk, dv
+
+
+def _query_gradients(
+    problem: _Problem, grad: Tensor, lse: Tensor, sums: Tensor, memory_only: bool, scale: float
+) -> Tensor:
+    q = problem.q
+    blocks = _query_blocks(*problem.key)
+    splits = problem.splits(blocks, memory_only)
+    shape = q.shape if splits == 1 else (splits, *q.shape)
+    dtype = q.dtype if splits == 1 else torch.float32
+    dq = torch.empty(shape, dtype=dtype, device=q.device)
+    backward_kernels.query_gradients[(problem.tiles(blocks.m), problem.kv_heads, splits)](
+        q,
+        problem.k,
+        problem.v,
+        grad,
+        lse,
+        sums,
+        dq,
+        problem.offsets,
+        problem.q_offsets,
+        *problem.sizes(),
+        problem.q_rows,
+        *problem.strides(),
+        scale,
+        splits,
+        **problem.constants(blocks),
+    )
+    return dq if splits == 1 else dq.sum(0).to(q.dtype)
+
+
+def builds(architecture: int) -> Iterator[Build]:
+    """What the launchers above compile, for the usual groups; see `clara_kernels.builds`."""
+    rows = [(False, 128), (False, 64), (True, 16), (True, 32), (True, 64), (True, 128)]
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        for head_dim in (128, 64, 32, 80, 96, 256):
+            for uniform, mean_rows in rows:
+                for group in (4, 1):
+                    yield from _builds(dtype, head_dim, group, uniform, mean_rows, architecture)
+            yield from _row_builds(dtype, head_dim)
+
+
+def _builds(
+    dtype: torch.dtype,
+    head_dim: int,
+    group: int,
+    uniform: bool,
+    mean_rows: int,
+    architecture: int,
+) -> Iterator[Build]:
+    x, part = f"*{TYPE_NAMES[dtype]}", "*fp32" if uniform else f"*{TYPE_NAMES[dtype]}"
+    head = _head_constants(head_dim)
+    key = (dtype, head["BLOCK_D"], mean_rows, architecture)
+    outputs = {
+        forward_kernels.forward: {"p_out": part},
+        backward_kernels.key_gradients: {"p_dk": x, "p_dv": x},
+        backward_kernels.query_gradients: {"p_dq": part},
+    }
+    picks = (_forward_blocks, _key_blocks, _query_blocks)
+    for (kernel, outs), pick in zip(outputs.items(), picks, strict=True):
+        blocks = pick(*key)
+        types = {}
+        for name in kernel.arg_names:
+            if name in outs:
+                types[name] = outs[name]
+            elif name in ("p_q", "p_k", "p_v", "p_grad"):
+                types[name] = x
+            elif name in ("p_lse", "p_sums"):
+                types[name] = "*fp32"
+            elif name.startswith("p_"):
+                types[name] = "*i32"
+            elif name == "scale":
+                types[name] = "fp32"
+            elif not name.isupper():
+                types[name] = "i32"
+        rows = f"to {mean_rows} {'memory' if uniform else 'packed'} rows"
+        yield Build(
+            kernel,
+            types,
+            {"GROUP": group, **head, "BLOCK_M": blocks.m, "BLOCK_N": blocks.n, "UNIFORM": uniform},
+            num_warps=blocks.num_warps,
+            num_stages=blocks.num_stages,
+            note=f"{TYPE_NAMES[dtype]}, head_dim {head_dim}, {rows}",
+            tensor_cores=dtype != torch.float32,
+        )
+
+
+def _row_builds(dtype: torch.dtype, head_dim: int) -> Iterator[Build]:
+    x = f"*{TYPE_NAMES[dtype]}"
+    constants = {**_head_constants(head_dim), "BLOCK_R": _ROW_OPTIONS["BLOCK_R"]}
+    note = f"{TYPE_NAMES[dtype]}, head_dim {head_dim}"
+    parts = {"p_parts": "*fp32", "p_part_lse": "*fp32", "p_lse": "*fp32", "p_out": x}
+    warps = _ROW_OPTIONS["num_warps"]
+    sizes = {"rows": "i32", "splits": "i32"}
+    yield Build(forward_kernels.combine, {**parts, **sizes}, constants, warps, note=note)
+    sums = {"p_out": x, "p_grad": x, "p_sums": "*fp32", "rows": "i32"}
+    yield Build(backward_kernels.row_sums, sums, constants, warps, note=note)
