@@ -27,7 +27,7 @@ bench: .venv/.dev
 	$(bin)/pytest bench
 
 gpu-check:
-	$(PYTHON) bench/gpu_check.py
+	$(PYTHON) bench/gpu_check.py $(PART)
 
 docs: .venv/.docs
 	$(bin)/mkdocs build --strict

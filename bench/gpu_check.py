@@ -1,27 +1,34 @@
-"""Build the wheel with CUDA, then run the tests and benchmarks on it: `make gpu-check`.
+"""Build for the GPU that is there, then run tests and benchmarks on it: `make gpu-check`.
+
+`make gpu-check PART=kernels` runs one part:
+
+- kernels: tests that need a GPU, compute-sanitizer on small calls of every operator where that
+  tool exists, and the operators' benchmarks, whose results go to bench/results/GPU/kernels.json
+- model: the other tests, and the benchmarks of the model
 
 For a machine with a GPU that may have little else: no network, no virtual environment. It takes
 the Python that runs it, installs nothing there, skips the tests whose packages that Python lacks
-(naming them), and writes one log per step under $OUT (build/gpu-check). The exit status is 0 only
-if every step succeeded.
+(naming them), and goes on after a step that fails. Logs and results are written to $OUT
+(build/gpu-check). The exit status is 0 only if every step succeeded.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
-Report = Any  # a pytest.TestReport or a pytest.CollectReport
-Reporting = Generator[None, Report, Report]
+BENCH = ROOT / "bench"
 
 # What tests may use and a bare GPU machine may lack.
 OPTIONAL = (
@@ -34,81 +41,232 @@ OPTIONAL = (
     "pydantic",
 )
 
+PART_SECONDS = 475
+_SHORTEST = 15  # seconds left below which a step is not begun
+
+PROBE = """
+import json, torch
+print(json.dumps({
+    "torch": torch.__version__, "cuda": torch.version.cuda,
+    "gpu": torch.cuda.get_device_name(0), "capability": torch.cuda.get_device_capability(0),
+}))
+"""
+
 DESCRIBE = """
-import json, torch, clara, clara_kernels
+import json, clara_kernels
 from clara_kernels.build import cuda_device_code
-print("torch", torch.__version__, "on", torch.cuda.get_device_name(0))
 print(json.dumps(clara_kernels.build_info(), indent=1))
 print("machine code and PTX for this GPU:", *cuda_device_code(0))
 """
 
 
-def main() -> int:
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+        log: file in the output folder; steps may share one.
+        limit: seconds.
+        tell_limit: end the command with `--limit SECONDS`, so that it ends in time by itself.
+    """
+
+    name: str
+    log: str
+    command: Sequence[str]
+    limit: float
+    tell_limit: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def main(parts: Sequence[str]) -> int:
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        print(f"error: PART must be one of {', '.join(PARTS)}, got {unknown[0]!r}", file=sys.stderr)
+        return 2
+    gpu = probe()
+    if gpu is None:
+        return 1
     out = Path(os.environ.get("OUT") or ROOT / "build" / "gpu-check").resolve()
     out.mkdir(parents=True, exist_ok=True)
+    (out / "kernels.json").unlink(missing_ok=True)
+    print(
+        f"{gpu['gpu']}, torch {gpu['torch']} (CUDA {gpu['cuda']}), Python {sys.version.split()[0]}"
+    )
+    failed = []
     with tempfile.TemporaryDirectory() as site:
-        install = ["-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation"]
-        run_pytest = [__file__, "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
-        steps: list[tuple[str, list[str], int]] = [
-            ("build", [*install, "--target", site, str(ROOT)], 100),
-            ("describe", ["-c", DESCRIBE], 40),
-            # test_packaging builds the wheel again, and imports all of it.
-            ("tests", [*run_pytest, "tests", "--ignore=tests/test_packaging.py"], 220),
-            ("bench", [*run_pytest, "bench"], 100),
-        ]
-        failed = [
-            name for name, command, limit in steps if not run(name, command, limit, site, out)
-        ]
+        begin = time.monotonic()
+        paths = [site]
+        if not build(gpu, site, out):
+            failed.append("build")
+        if not (Path(site) / "clara_kernels").exists():
+            # The operators' kernels need no compiler but Triton's.
+            paths = [str(ROOT), str(ROOT / "kernels")]
+        for part in parts or PARTS:
+            end = begin + PART_SECONDS
+            steps = PARTS[part](out)
+            for step in steps:
+                (out / step.log).unlink(missing_ok=True)
+            for step in steps:
+                left = end - time.monotonic()
+                if left < _SHORTEST:
+                    print(f"{step.name}: not run, out of time")
+                    failed.append(step.name)
+                elif not run(step, min(step.limit, left), paths, out):
+                    failed.append(step.name)
+            begin = time.monotonic()
+    if (out / "kernels.json").exists():
+        print_results(out / "kernels.json")
     print(f"failed: {', '.join(failed)}" if failed else "all passed", f"(logs in {out})")
     return 1 if failed else 0
 
 
-def run(name: str, command: list[str], limit: int, site: str, out: Path) -> bool:
-    """One step on the wheel unpacked in `site`; whether it succeeded within `limit` seconds."""
-    paths = [site, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {
-        "CLARA_CUDA": "ON",
-        "PYTHONPATH": os.pathsep.join(paths),
+def probe() -> dict[str, Any] | None:
+    """The first GPU and the torch of this Python; None, with a message, without either."""
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["unknown"])[-1]
+        print(f"error: {sys.executable} has no torch that sees a GPU: {reason}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout)
+
+
+def build(gpu: dict[str, Any], site: str, out: Path) -> bool:
+    """Unpack a wheel for this GPU alone into `site`; True also where there is no compiler."""
+    nvcc = find_nvcc()
+    (out / "build.log").unlink(missing_ok=True)
+    if nvcc is None:
+        print("build: skipped, there is no nvcc in CUDACXX, CUDA_HOME/bin, PATH or /usr/local/cuda")
+        return True
+    major, minor = gpu["capability"]
+    options = {"CLARA_CUDA": "ON", "CLARA_CUDA_ARCHS": f"{major}{minor}", "CUDACXX": nvcc}
+    install = ["-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation"]
+    install += ["--target", site, str(ROOT)]
+    command = [sys.executable, *install]
+    step = Step("build", "build.log", command, 100, environment=options)
+    describe = Step("describe", "build.log", [sys.executable, "-c", DESCRIBE], 40)
+    return run(step, step.limit, [], out) and run(describe, describe.limit, [site], out)
+
+
+def find_nvcc() -> str | None:
+    return find_tool("nvcc", os.environ.get("CUDACXX"))
+
+
+def find_tool(name: str, first: str | None = None) -> str | None:
+    """A program of the CUDA toolkit."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    inside = [f"{home}/{folder}/{name}" for home in homes if home for folder in ("bin", name)]
+    return next(filter(None, map(shutil.which, filter(None, [first, name, *inside]))), None)
+
+
+def kernels(out: Path) -> list[Step]:
+    """Tests, sanitizer and benchmarks of the operators."""
+    python = sys.executable
+    small = [python, str(BENCH / "small_calls.py")]
+    bench = [python, str(BENCH / "bench_operators.py"), "--copy", str(out / "kernels.json")]
+    tests = pytest_command("tests/clara_kernels", "-m", "gpu")
+    steps = [
+        Step("gpu tests", "kernels-tests.log", tests, 120),
+        Step("small calls", "kernels-small.log", small, 60),
+        *sanitizer("memcheck", small, 60),
+        Step("kernel benchmarks", "kernels-bench.log", bench, 250, tell_limit=True),
+    ]
+    # What is left of the time.
+    return [*steps, *sanitizer("racecheck", small, 60)]
+
+
+def sanitizer(tool: str, command: Sequence[str], limit: float) -> list[Step]:
+    program = find_tool("compute-sanitizer")
+    if program is None:
+        print(f"{tool}: skipped, there is no compute-sanitizer")
+        return []
+    options = ["--tool", tool, "--error-exitcode", "9", "--target-processes", "application-only"]
+    command = [program, *options, *command]
+    # Each tensor in an allocation of its own, so that reading past its end is seen.
+    uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    return [Step(tool, "kernels-small.log", command, limit, environment=uncached)]
+
+
+def model(out: Path) -> list[Step]:
+    """The tests that are not of the operators' kernels, and the model's benchmarks."""
+    # test_packaging builds the wheel again, and imports all of it.
+    left_out = ("clara_kernels", "data", "test_packaging.py")
+    tests = [str(path) for path in sorted((ROOT / "tests").iterdir()) if path.name not in left_out]
+    tests = [path for path in tests if "__" not in Path(path).name]
+    tests.append(str(ROOT / "tests" / "clara_kernels" / "test_build.py"))
+    return [
+        Step("tests", "model-tests.log", pytest_command(*tests, "-m", "not gpu"), 240),
+        Step("model benchmarks", "model-bench.log", pytest_command("bench"), 120),
+    ]
+
+
+PARTS = {"kernels": kernels, "model": model}
+
+
+def pytest_command(*arguments: str) -> list[str]:
+    options = ["-q", "-rs", "-p", "no:cacheprovider"]
+    return [sys.executable, __file__, "pytest", *options, *arguments]
+
+
+def run(step: Step, limit: float, paths: Sequence[str], out: Path) -> bool:
+    """Whether a step succeeded within `limit` seconds; `paths` come first in PYTHONPATH."""
+    python_path = [*paths, str(BENCH), *filter(None, [os.environ.get("PYTHONPATH")])]
+    command = [*step.command, *(["--limit", f"{limit - 10:.0f}"] if step.tell_limit else [])]
+    cache = os.environ.get("TRITON_CACHE_DIR") or str(ROOT / "build" / "gpu-check-triton")
+    environment = {
+        **os.environ,
+        **step.environment,
+        "PYTHONPATH": os.pathsep.join(python_path),
         "PYTHONSAFEPATH": "1",  # the source tree stays out of sys.path
+        "PYTHONUNBUFFERED": "1",
+        "TRITON_CACHE_DIR": cache,
     }
-    log = out / f"{name}.log"
-    start = time.perf_counter()
-    with log.open("w") as file:
+    log = out / step.log
+    begin = time.perf_counter()
+    with log.open("a") as file:
+        file.write(f"== {step.name}: {' '.join(command)}\n")
+        file.flush()
+        start = file.tell()
         process = subprocess.Popen(
-            [sys.executable, *command],
+            command,
             cwd=ROOT,
             env=environment,
             stdout=file,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             ok = process.wait(limit) == 0
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started
             process.wait()
             ok = False
-            file.write(f"\nstopped after {limit} s\n")
-    print(f"{name}: {'passed' if ok else 'FAILED'} in {time.perf_counter() - start:.0f} s")
-    last = log.read_text(errors="replace").splitlines()[-3 if ok else -30 :]
-    print(*(f"  {line}" for line in last), sep="\n", flush=True)
+            file.write(f"\nstopped after {limit:.0f} s\n")
+    print(f"{step.name}: {'passed' if ok else 'FAILED'} in {time.perf_counter() - begin:.0f} s")
+    written = log.read_bytes()[start:].decode(errors="replace").splitlines()
+    print(*(f"  {line}" for line in written[-3 if ok else -30 :]), sep="\n", flush=True)
     return ok
+
+
+def print_results(path: Path) -> None:
+    sys.path.insert(0, str(BENCH))
+    from results import table
+
+    print(table(json.loads(path.read_text())))
 
 
 class SkipMissingPackages:
     """Reports a test or test file that failed to import one of OPTIONAL as skipped."""
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo) -> Reporting:
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, Any]:
         report = yield
         return self._skipped_if_missing(report, call, item.path)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_make_collect_report(self, collector: pytest.Collector) -> Reporting:
+    def pytest_make_collect_report(self, collector: Any) -> Generator[None, Any, Any]:
         report = yield
         return self._skipped_if_missing(report, report.call, collector.path)
 
     @staticmethod
-    def _skipped_if_missing(report: Report, call: pytest.CallInfo, path: Path) -> Report:
+    def _skipped_if_missing(report: Any, call: Any, path: Path) -> Any:
         error = call.excinfo.value if call.excinfo else None
         while error is not None:
             package = (getattr(error, "name", None) or "").partition(".")[0]
@@ -121,9 +279,15 @@ class SkipMissingPackages:
 
 
 def run_pytest(arguments: list[str]) -> int:
+    import pytest
+
+    for name in ("pytest_runtest_makereport", "pytest_make_collect_report"):
+        pytest.hookimpl(wrapper=True)(getattr(SkipMissingPackages, name))
     status = pytest.main(arguments, plugins=[SkipMissingPackages()])
     return 0 if status == pytest.ExitCode.NO_TESTS_COLLECTED else int(status)
 
 
 if __name__ == "__main__":
-    sys.exit(run_pytest(sys.argv[2:]) if sys.argv[1:2] == ["pytest"] else main())
+    if sys.argv[1:2] == ["pytest"]:
+        sys.exit(run_pytest(sys.argv[2:]))
+    sys.exit(main(sys.argv[1:]))

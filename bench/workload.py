@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import NormalDist
 
 import torch
 from baselines.reference_way import ReferenceWay
+from lengths import LONGEST, document_lengths
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from clara import Clara, ClaraConfig
 from clara.adapters import ADAPTERS
 from clara.data.factbook import FactbookError, load_factbook
-
-# Median and spread of a log-normal whose mean, once cut to 8 … 256 tokens, is the 96 tokens that
-# passages have on average in the method's training data.
-_MEDIAN, _SIGMA = 82.0, 0.6
-_SHORTEST, _LONGEST = 8, 256
 
 _WORDS = (
     "river town grain salt iron spring bridge mill harbour council market road winter field wood "
@@ -30,7 +24,7 @@ _WORDS = (
 
 def load_model(backbone: Path, rate: int, device: str | torch.device = "cpu") -> Clara:
     """A model whose adapters change what the backbone computes, as trained ones do."""
-    config = ClaraConfig(compression_rate=rate, document_length=_LONGEST)
+    config = ClaraConfig(compression_rate=rate, document_length=LONGEST)
     model = Clara.from_backbone(backbone, config, device=device)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -38,15 +32,6 @@ def load_model(backbone: Path, rate: int, device: str | torch.device = "cpu") ->
             for parameter in model.adapters.parameters(name).values():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
     return model
-
-
-def document_lengths(count: int) -> list[int]:
-    """Document lengths in tokens: quantiles of the distribution above, in random order."""
-    logarithm = NormalDist(math.log(_MEDIAN), _SIGMA)
-    drawn = [round(math.exp(logarithm.inv_cdf((i + 0.5) / count))) for i in range(count)]
-    lengths = [min(_LONGEST, max(_SHORTEST, length)) for length in drawn]
-    random.Random(0).shuffle(lengths)
-    return lengths
 
 
 def documents(count: int, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -67,13 +52,13 @@ def _sources(count: int) -> Sequence[str]:
         countries = load_factbook()
     except FactbookError:
         generator, words = random.Random(0), _WORDS.split()
-        return [" ".join(generator.choices(words, k=2 * _LONGEST)) for _ in range(count)]
+        return [" ".join(generator.choices(words, k=2 * LONGEST)) for _ in range(count)]
     texts = (
         "\n".join(field.line for field in fields)
         for country in countries
         for fields in country.sections.values()
     )
-    long = [text for text in texts if len(text.split()) > _LONGEST]
+    long = [text for text in texts if len(text.split()) > LONGEST]
     return [long[i % len(long)] for i in range(count)]
 
 

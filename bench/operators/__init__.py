@@ -1,0 +1,12 @@
+"""What is measured of each operator of clara_kernels: cases, what they compare with, promises."""
+
+# Seconds that the cases of a module get, where there is a GPU.
+LIMITS = {
+    "cosine_scores": 30,
+    "select_topk": 25,
+    "sparsemax": 30,
+    "memory_alignment_loss": 20,
+    "memory_attention": 90,
+    "rank_and_select": 20,
+    "quantization": 25,
+}

@@ -1,0 +1,132 @@
+"""A case of a benchmark: inputs, ways to compute the same from them, and what is promised."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Inputs = Any  # what a case's `inputs` returns
+Prepare = Callable[[Inputs], "Run"]
+
+
+class Unavailable(Exception):
+    """Something to measure is not there: an operator, or what it is compared with."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is timed, and the comparable part of what it returns (None: nothing to compare)."""
+
+    call: Callable[[], Any]
+    result: Callable[[Any], tuple[Tensor, ...] | None] = lambda value: (
+        value if isinstance(value, tuple) else (value,)
+    )
+
+
+@dataclass(frozen=True)
+class Target:
+    """A promise, made for one or more cases.
+
+    Attributes:
+        what: the promise in words; cases with the same words share it.
+        quantity: "ratio" (times as fast as the baseline `of`), "bandwidth" (share of the measured
+            copy bandwidth), "beyond" (time beyond the baseline `of`, in bytes / copy bandwidth)
+            or "extra memory" (beyond inputs and results, as a share of `Case.candidate_bytes`).
+        at_least, at_most: of which one is given.
+    """
+
+    what: str
+    quantity: str
+    of: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement.
+
+    Attributes:
+        inputs: fresh random inputs from a seed, on the device.
+        bytes: the fewest that have to be moved: inputs read once, outputs written once.
+        flops: that matrix units would do; 0 where there are none to do.
+        timing: "events" around calls one after another, "graph" for replays of a CUDA graph of
+            calls, "latency" for the host's time from a call to its end on the device.
+        tolerance: norm of the difference by the norm, between ours and a baseline.
+        candidate_bytes: what extra memory is compared with; 0 does not measure it.
+    """
+
+    operator: str
+    name: str
+    inputs: Callable[[int], Inputs]
+    ours: Prepare
+    baselines: Mapping[str, Prepare]
+    bytes: int
+    flops: int = 0
+    timing: str = "events"
+    tolerance: float = 2e-2
+    targets: tuple[Target, ...] = ()
+    candidate_bytes: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where cases run. `tiny` shrinks all sizes, for a dry run."""
+
+    device: torch.device
+    tiny: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """bfloat16, or float32 where only numbers are compared."""
+        return torch.float32 if self.tiny else torch.bfloat16
+
+    def size(self, full: int, tiny: int) -> int:
+        return tiny if self.tiny else full
+
+    def randn(self, seed: int, *shapes: tuple[int, ...], dtype: torch.dtype | None = None) -> Any:
+        """Normal random tensors; one alone is returned as it is."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        tensors = [
+            torch.randn(shape, generator=generator, device=self.device, dtype=dtype or self.dtype)
+            for shape in shapes
+        ]
+        return tensors[0] if len(tensors) == 1 else tensors
+
+
+def operator(name: str) -> Callable[..., Any]:
+    """A public function of clara_kernels, exported already or not.
+
+    Raises:
+        Unavailable: there is none of that name.
+    """
+    found = getattr(importlib.import_module("clara_kernels"), name, None)
+    if found is None or isinstance(found, ModuleType):
+        try:
+            found = getattr(importlib.import_module(f"clara_kernels.{name}"), name, None)
+        except ModuleNotFoundError:
+            found = None
+    if found is None:
+        raise Unavailable(f"clara_kernels has no {name}")
+    return found
+
+
+def gradients(
+    forward: Callable[..., Tensor], inputs: tuple[Tensor, ...], grad: Tensor
+) -> Callable[[], tuple[Tensor, ...]]:
+    """The backward pass alone, of a forward pass done now."""
+    leaves = tuple(tensor.detach().requires_grad_() for tensor in inputs)
+    with torch.enable_grad():
+        output = forward(*leaves)
+    return lambda: torch.autograd.grad(output, leaves, grad, retain_graph=True)
+
+
+def size_of(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,130 @@
+"""The steps of `make gpu-check`, with stand-ins where a GPU would be."""
+
+import json
+import sys
+
+import gpu_check
+import pytest
+
+GPU = {"torch": "2.11.0", "cuda": "13.0", "gpu": "NVIDIA H100", "capability": [9, 0]}
+
+
+def step(name, code, limit=20, **options):
+    return gpu_check.Step(name, "log", [sys.executable, "-c", code], limit, **options)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine that claims a GPU, has no compiler, and writes to `tmp_path`."""
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(gpu_check, "probe", lambda: GPU)
+    monkeypatch.setattr(gpu_check, "find_tool", lambda *names: None)
+    return tmp_path
+
+
+def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_check, "PROBE", "raise RuntimeError('no NVIDIA driver')")
+    assert gpu_check.main(["kernels"]) == 1
+    assert capsys.readouterr().err.endswith("sees a GPU: RuntimeError: no NVIDIA driver\n")
+
+
+def test_unknown_part(capsys):
+    assert gpu_check.main(["scoring?"]) == 2
+    assert "PART must be one of kernels, model, got 'scoring?'" in capsys.readouterr().err
+
+
+def test_a_failing_step_does_not_stop_the_next(machine, monkeypatch, capsys):
+    steps = [
+        step("one", "raise SystemExit('broken')"),
+        step("two", "import time; print('begun', flush=True); time.sleep(60)", limit=1),
+        step("three", "import clara_kernels; print('path', clara_kernels.__file__)"),
+    ]
+    monkeypatch.setattr(gpu_check, "PARTS", {"kernels": lambda out: steps})
+    assert gpu_check.main(["kernels"]) == 1
+    printed = capsys.readouterr().out
+    assert "build: skipped, there is no nvcc" in printed
+    assert "one: FAILED" in printed
+    assert "  broken" in printed
+    assert "  stopped after 1 s" in printed
+    assert "three: passed" in printed
+    assert f"failed: one, two (logs in {machine})" in printed
+    log = (machine / "log").read_text()
+    assert all(f"== {name}: " in log for name in ("one", "two", "three"))
+
+
+def test_nothing_begins_when_time_is_up(machine, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_check, "PARTS", {"kernels": lambda out: [step("one", "")]})
+    monkeypatch.setattr(gpu_check, "PART_SECONDS", 5)
+    assert gpu_check.main([]) == 1
+    assert "one: not run, out of time" in capsys.readouterr().out
+
+
+def test_benchmarks_are_told_their_limit_and_their_table_is_last(machine, monkeypatch, capsys):
+    content = {"cases": [], "notes": ["toy: stopped"], "dry_run": False}
+    target = {"operator": "toy", "what": "fast", "at_least": 2, "at_most": None}
+    content["targets"] = [{**target, "measured": 2.5, "case": "a case", "reached": True}]
+    code = f"""
+import pathlib, sys
+assert sys.argv[1] == "--limit" and 0 < float(sys.argv[2]) <= 10
+pathlib.Path({str(machine)!r}, "kernels.json").write_text({json.dumps(content)!r})
+"""
+    steps = [step("bench", code, tell_limit=True)]
+    monkeypatch.setattr(gpu_check, "PARTS", {"kernels": lambda out: steps})
+    assert gpu_check.main(["kernels"]) == 0
+    *_, target_line, note, last = capsys.readouterr().out.splitlines()
+    assert target_line.split() == ["toy", "fast", ">=", "2", "2.5", "yes", "a", "case"]
+    assert note == "toy: stopped"
+    assert last == f"all passed (logs in {machine})"
+
+
+def test_the_extension_is_built_for_this_gpu_alone(machine, monkeypatch):
+    ran = []
+    monkeypatch.setattr(gpu_check, "find_tool", lambda name, first=None: f"/cuda/bin/{name}")
+
+    def run(step, limit, paths, out):
+        ran.append(step)
+        return True
+
+    monkeypatch.setattr(gpu_check, "run", run)
+    assert gpu_check.main([]) == 0
+    assert ran[0].environment == {
+        "CLARA_CUDA": "ON",
+        "CLARA_CUDA_ARCHS": "90",
+        "CUDACXX": "/cuda/bin/nvcc",
+    }
+    assert "--no-index" in ran[0].command
+    names = [step.name for step in ran]
+    assert names == [
+        *("build", "describe", "gpu tests", "small calls", "memcheck", "kernel benchmarks"),
+        *("racecheck", "tests", "model benchmarks"),
+    ]
+    memcheck = ran[4]
+    assert memcheck.command[:3] == ["/cuda/bin/compute-sanitizer", "--tool", "memcheck"]
+    assert memcheck.environment == {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    # What comes back from a machine elsewhere may be limited to eight files.
+    assert len({step.log for step in ran} | {"kernels.json"}) <= 8
+    tests = next(step for step in ran if step.name == "tests").command
+    assert not any(argument.endswith("clara_kernels") for argument in tests)
+    assert any(argument.endswith("clara_kernels/test_build.py") for argument in tests)
+
+
+def test_steps_name_files_that_exist(tmp_path):
+    for part in gpu_check.PARTS.values():
+        for each in part(tmp_path):
+            scripts = [word for word in each.command if word.endswith(".py")]
+            assert scripts
+            assert all((gpu_check.ROOT / script).exists() for script in scripts)
+
+
+def test_a_test_that_lacks_an_optional_package_is_skipped(tmp_path, capsys):
+    test = tmp_path / "test_sample.py"
+    test.write_text(
+        "import pytest\n"
+        "def test_optional():\n    raise ModuleNotFoundError('no', name='lance.file')\n"
+        "def test_other():\n    raise ModuleNotFoundError('no', name='numpy')\n"
+    )
+    options = ["-q", "-rs", "-p", "no:cacheprovider", "-p", "no:cov", "-c", "/dev/null", str(test)]
+    assert gpu_check.run_pytest(options) == 1
+    assert "1 failed, 1 skipped" in capsys.readouterr().out
+    test.write_text("import lance_absent_for_sure\n")
+    assert gpu_check.run_pytest(options) != 0
