@@ -92,8 +92,9 @@ def require_memory_counts(n_memory: Any, cu_seqlens: Tensor, counted: str) -> Te
     if isinstance(n_memory, Tensor):
         if n_memory.dtype != torch.int32:
             raise TypeError(f"n_memory must be an int or int32, got {n_memory.dtype}")
-        matches = n_memory.shape in ((), (count,))
-        require_shape("n_memory", n_memory, f"[{count}] or []", matches)
+        if n_memory.dim() != 0 and (n_memory.dim() != 1 or n_memory.shape[0] != count):
+            # Only here: text with a size in it makes the size a constant of a compiled graph.
+            require_shape("n_memory", n_memory, f"[{count}] or []", False)
         require_same_device("n_memory", n_memory, counted, cu_seqlens)
     elif not torch.compiler.is_compiling():
         require_positive_int("n_memory", n_memory)

@@ -1,6 +1,8 @@
-"""The public `memory_alignment_loss`."""
+"""The public `memory_alignment_loss` and its registration with the dispatcher."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,12 +10,14 @@ from torch import Tensor
 from ..checks import (
     require_choice,
     require_floating,
+    require_memory_counts,
     require_offsets,
-    require_positive_int,
     require_same_device,
     require_shape,
 )
-from .reference import memory_alignment_loss_reference
+from ..dispatch import declare
+from ..ragged import accumulation_dtype
+from . import cpu, reference
 
 
 def memory_alignment_loss(
@@ -33,13 +37,19 @@ def memory_alignment_loss(
         hidden: `[T, H]`, packed last-layer states, any floating-point dtype. Each document is its
             token rows followed by its memory rows.
         cu_seqlens: int32 `[N + 1]`; document `i` is rows `cu_seqlens[i]` to `cu_seqlens[i + 1]`.
-            The values are read on the host.
         n_memory: memory rows of every document, or int32 `[N]`, one number each.
         reduction: over H, "mean" (as in the reference implementation) or "sum" (as the paper
             writes it).
 
+    Values of `cu_seqlens` and `n_memory` are checked on the CPU only: elsewhere that would wait
+    for the device. There rows before the first and after the last document count for nothing and
+    get a zero gradient, a document without token rows or memory rows makes the loss NaN, and
+    offsets that decrease give undefined results.
+
     Returns:
-        Scalar loss, float32 (float64 for float64 `hidden`), accumulated in that dtype.
+        Scalar loss, float32 (float64 for float64 `hidden`), accumulated in that dtype,
+        differentiable once in `hidden`, of which nothing is kept for that. The same input gives the
+        same bits, gradient included (float64 on a GPU excepted).
 
     Raises:
         TypeError: an argument of another type or dtype.
@@ -52,28 +62,68 @@ def memory_alignment_loss(
     require_offsets("cu_seqlens", cu_seqlens, hidden.shape[0], "hidden")
     require_same_device("cu_seqlens", cu_seqlens, "hidden", hidden)
     require_choice("reduction", reduction, ("mean", "sum"))
-    count = cu_seqlens.numel() - 1
-    if count == 0:
-        raise ValueError("cu_seqlens must hold at least one document, got [0]")
-    if isinstance(n_memory, Tensor):
-        if n_memory.dtype != torch.int32:
-            raise TypeError(f"n_memory must be an int or int32, got {n_memory.dtype}")
-        require_shape("n_memory", n_memory, f"[{count}]", n_memory.shape == (count,))
-        require_same_device("n_memory", n_memory, "hidden", hidden)
-        per_document = n_memory.tolist()
-    else:
-        require_positive_int("n_memory", n_memory)
-        per_document = [n_memory] * count
-    _check_documents(cu_seqlens.diff().tolist(), per_document)
-    return memory_alignment_loss_reference(hidden, cu_seqlens, n_memory, reduction)
+    counts = require_memory_counts(n_memory, cu_seqlens, "hidden")
+    mean = reduction == "mean"
+    loss, _ = torch.ops.clara.memory_alignment_loss(hidden, cu_seqlens, counts, mean)
+    return loss
 
 
-def _check_documents(lengths: list[int], n_memory: list[int]) -> None:
-    for document, (length, memory) in enumerate(zip(lengths, n_memory, strict=True)):
-        if memory < 1:
-            raise ValueError(f"n_memory must be at least 1, got {memory} for document {document}")
-        if length <= memory:
-            raise ValueError(
-                f"cu_seqlens must leave every document at least one token row: document "
-                f"{document} has {length} rows, of which n_memory takes {memory}"
-            )
+def _fake(
+    hidden: Tensor, cu_seqlens: Tensor, n_memory: Tensor, mean: bool
+) -> tuple[Tensor, Tensor]:
+    dtype = accumulation_dtype(hidden)
+    shape = (cu_seqlens.shape[0] - 1, hidden.shape[1])
+    return hidden.new_empty((), dtype=dtype), hidden.new_empty(shape, dtype=dtype)
+
+
+def _fake_backward(
+    grad: Tensor,
+    difference: Tensor,
+    cu_seqlens: Tensor,
+    n_memory: Tensor,
+    rows: int,
+    dtype: torch.dtype,
+    mean: bool,
+) -> Tensor:
+    return difference.new_empty((rows, difference.shape[1]), dtype=dtype)
+
+
+declare(
+    "memory_alignment_loss",
+    "(Tensor hidden, Tensor cu_seqlens, Tensor n_memory, bool mean) "
+    "-> (Tensor loss, Tensor difference)",
+    fake=_fake,
+    reference=reference.forward,
+    cpu=cpu.forward,
+    triton="memory_alignment_loss.triton:forward",
+)
+declare(
+    "memory_alignment_loss_backward",
+    "(Tensor grad, Tensor difference, Tensor cu_seqlens, Tensor n_memory, SymInt rows, "
+    "ScalarType dtype, bool mean) -> Tensor",
+    fake=_fake_backward,
+    reference=reference.backward,
+    cpu=cpu.backward,
+    triton="memory_alignment_loss.triton:backward",
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    hidden, cu_seqlens, n_memory, ctx.mean = inputs
+    ctx.rows, ctx.dtype = hidden.shape[0], hidden.dtype
+    ctx.save_for_backward(output[1], cu_seqlens, n_memory)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None, None, None]:
+    if grad is None:
+        return None, None, None, None
+    arguments = (grad, *ctx.saved_tensors, ctx.rows, ctx.dtype, ctx.mean)
+    grad_hidden = torch.ops.clara.memory_alignment_loss_backward(*arguments)
+    return grad_hidden, None, None, None
+
+
+torch.library.register_autograd(
+    "clara::memory_alignment_loss", _backward, setup_context=_setup_context
+)
