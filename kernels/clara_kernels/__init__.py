@@ -9,6 +9,7 @@ from .cosine_scores import cosine_scores
 from .memory_alignment_loss import memory_alignment_loss
 from .memory_attention import memory_attention
 from .quantization import dequantize_memory, quantize_memory
+from .rank_and_select import rank_and_select
 from .scoring import cosine_topk
 from .select_topk import select_topk
 from .sparsemax import sparsemax
@@ -23,6 +24,7 @@ __all__ = [
     "memory_alignment_loss",
     "memory_attention",
     "quantize_memory",
+    "rank_and_select",
     "select_topk",
     "sparsemax",
 ]

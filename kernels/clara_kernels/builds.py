@@ -35,6 +35,8 @@ class Build:
         kernel: a `triton.jit` function.
         types: of its parameters that are no constants: "*bf16" for a pointer, "i32", "fp32".
         constants: of its `tl.constexpr` parameters.
+        registers: at most so many per thread; None leaves it to the assembler, which may prefer a
+            few spilled bytes to fewer threads at a time.
         note: what sets this build apart, for people.
         tensor_cores: whether matrix instructions are expected in the machine code.
     """
@@ -44,6 +46,7 @@ class Build:
     constants: dict[str, Any]
     num_warps: int
     num_stages: int = 1
+    registers: int | None = None
     note: str = ""
     tensor_cores: bool = False
 

@@ -93,7 +93,12 @@ def compile_build(architecture: int, build: Build) -> Report:
     compiled = triton.compile(
         source,
         target=GPUTarget("cuda", architecture, 32),
-        options={"num_warps": build.num_warps, "num_stages": build.num_stages, **OPTIONS},
+        options={
+            "num_warps": build.num_warps,
+            "num_stages": build.num_stages,
+            "maxnreg": build.registers,
+            **OPTIONS,
+        },
     )
     registers, spilled = _resources(compiled.asm["cubin"])
     ptx = compiled.asm["ptx"]

@@ -1,29 +1,37 @@
-"""The public `cosine_scores`."""
+"""The public `cosine_scores` and its registration with the dispatcher."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from ..checks import require_floating, require_offsets, require_same_device, require_shape
-from .reference import cosine_scores_reference
+from ..dispatch import declare
+from ..ragged import accumulation_dtype
+from . import cpu, reference
 
 
 def cosine_scores(queries: Tensor, documents: Tensor, offsets: Tensor | None = None) -> Tensor:
     """Cosine similarity between each query and its own candidate documents.
 
     Memory `[m, H]` is compared as one flat vector of `D = m * H`. A zero vector scores 0 and
-    takes no gradient; so does one so small that its float32 squared norm is 0.
+    takes no gradient; so does one so small that its squared norm is no normal float32, below
+    2⁻¹²⁶. Norms beyond 10¹⁹, whose square is no float32, are not supported.
 
     Args:
         queries: `[B, D]`, any floating-point dtype.
         documents: `[B, N, D]`, or `[ΣN, D]` with `offsets` where queries have unequal numbers of
             candidates. The dtype may differ from the queries'.
         offsets: int32 `[B + 1]`; the candidates of query `i` are rows `offsets[i]` to
-            `offsets[i + 1]`. A query may have none. The values are read on the host.
+            `offsets[i + 1]`. A query may have none. The values are checked on the CPU only:
+            elsewhere that would wait for the device, and rows that belong to no query, or to
+            several, get undefined scores.
 
     Returns:
-        Scores, `[B, N]` or `[ΣN]`, float32 (float64 if an input is). Computed and accumulated in
-        that dtype. Differentiable once in `queries` and `documents`.
+        Scores, `[B, N]` or `[ΣN]`, float32 (float64 if an input is), also under autocast.
+        Computed and accumulated in that dtype. Differentiable once in `queries` and `documents`.
 
     Raises:
         TypeError: an argument is not a tensor of the stated dtype.
@@ -34,15 +42,88 @@ def cosine_scores(queries: Tensor, documents: Tensor, offsets: Tensor | None = N
     require_shape("queries", queries, "[B, D]", queries.dim() == 2)
     require_same_device("documents", documents, "queries", queries)
     count, width = queries.shape
+    # Messages are made when needed: torch.compile takes a size put into text for a constant.
     if offsets is None:
-        layout = f"[{count}, N, {width}] (or [ΣN, {width}] with offsets)"
-        matches = documents.dim() == 3 and documents.shape[0] == count
-        require_shape("documents", documents, layout, matches and documents.shape[2] == width)
-        return cosine_scores_reference(queries, documents)
-    layout = f"[ΣN, {width}] with offsets"
-    matches = documents.dim() == 2 and documents.shape[1] == width
-    require_shape("documents", documents, layout, matches)
-    require_offsets("offsets", offsets, documents.shape[0], "documents")
-    require_shape("offsets", offsets, f"[{count + 1}]", offsets.numel() == count + 1)
-    require_same_device("offsets", offsets, "queries", queries)
-    return cosine_scores_reference(queries, documents, offsets)
+        if documents.dim() != 3 or documents.shape[0] != count or documents.shape[2] != width:
+            layout = f"[{count}, N, {width}] (or [ΣN, {width}] with offsets)"
+            require_shape("documents", documents, layout, False)
+    else:
+        if documents.dim() != 2 or documents.shape[1] != width:
+            require_shape("documents", documents, f"[ΣN, {width}] with offsets", False)
+        require_offsets("offsets", offsets, documents.shape[0], "documents")
+        if offsets.numel() != count + 1:
+            require_shape("offsets", offsets, f"[{count + 1}]", False)
+        require_same_device("offsets", offsets, "queries", queries)
+    return torch.ops.clara.cosine_scores(queries, documents, offsets)[0]
+
+
+def _fake(
+    queries: Tensor, documents: Tensor, offsets: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype, shape = accumulation_dtype(queries, documents), documents.shape[:-1]
+    return (
+        documents.new_empty(shape, dtype=dtype),
+        queries.new_empty(queries.shape[0], dtype=dtype),
+        documents.new_empty(shape, dtype=dtype),
+    )
+
+
+def _fake_backward(
+    grad: Tensor,
+    queries: Tensor,
+    documents: Tensor,
+    offsets: Tensor | None,
+    scores: Tensor,
+    query_inverse: Tensor,
+    document_inverse: Tensor,
+    need_queries: bool,
+    need_documents: bool,
+) -> tuple[Tensor, Tensor]:
+    return (
+        queries.new_empty(queries.shape if need_queries else 0),
+        documents.new_empty(documents.shape if need_documents else 0),
+    )
+
+
+declare(
+    "cosine_scores",
+    "(Tensor queries, Tensor documents, Tensor? offsets) "
+    "-> (Tensor scores, Tensor query_inverse, Tensor document_inverse)",
+    fake=_fake,
+    reference=reference.forward,
+    cpu=cpu.forward,
+    triton="cosine_scores.triton:forward",
+)
+declare(
+    "cosine_scores_backward",
+    "(Tensor grad, Tensor queries, Tensor documents, Tensor? offsets, Tensor scores, "
+    "Tensor query_inverse, Tensor document_inverse, bool need_queries, bool need_documents) "
+    "-> (Tensor grad_queries, Tensor grad_documents)",
+    fake=_fake_backward,
+    reference=reference.backward,
+    cpu=cpu.backward,
+    triton="cosine_scores.triton:backward",
+)
+
+
+def _setup_context(
+    ctx: Any,
+    inputs: tuple[Tensor, Tensor, Tensor | None],
+    output: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    ctx.save_for_backward(*inputs, *output)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:
+    need_queries, need_documents, _ = ctx.needs_input_grad
+    if grad is None:
+        return None, None, None
+    grad_queries, grad_documents = torch.ops.clara.cosine_scores_backward(
+        grad, *ctx.saved_tensors, need_queries, need_documents
+    )
+    return grad_queries if need_queries else None, grad_documents if need_documents else None, None
+
+
+torch.library.register_autograd("clara::cosine_scores", _backward, setup_context=_setup_context)

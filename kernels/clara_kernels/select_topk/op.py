@@ -1,4 +1,4 @@
-"""The public `select_topk`."""
+"""The public `select_topk` and its registration with the dispatcher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from ..checks import (
     require_same_device,
     require_shape,
 )
-from .reference import select_topk_reference
+from ..dispatch import declare, may_read, scalar_tensor
+from ..ragged import accumulation_dtype
+from . import reference
+
+# Temperature, seed, whether the relaxation is sparsemax, whether the mask is "reference".
+Options = tuple[Tensor, Tensor | None, bool, bool]
 
 
 def select_topk(
@@ -46,7 +51,8 @@ def select_topk(
             A candidate at -inf is masked: never taken, probability 0, no gradient. NaN and +inf
             are refused on CPU; elsewhere they are not looked for, since that would wait for the
             device, and make the row's choice arbitrary and its gradient NaN.
-        memory: `[B, N, ...]`, as a rule `[B, N, m, H]`; any floating-point dtype.
+        memory: `[B, N, ...]`, as a rule `[B, N, m, H]`; any floating-point dtype. Copied if the
+            candidates do not lie one after the other.
         k: slots, at least 1. Slots beyond a row's candidates have index -1, zero memory and no
             gradient.
         temperature: above 0, a float or a 0-d tensor (one on CPU is checked, one on another
@@ -59,13 +65,15 @@ def select_topk(
             column within the row: the same on every device, for every dtype and batch layout.
         seed: for the noise, an int in [0, 2**64) or a 0-d int64 tensor; not read without noise.
         offsets: int32 `[B + 1]` where rows have unequal numbers of candidates: scores are then
-            `[ΣN]`, memory `[ΣN, ...]`, and N stands for the longest row. Read on the host.
+            `[ΣN]`, memory `[ΣN, ...]`. The values are checked on the CPU only; on a GPU, wrong
+            ones give undefined results.
         return_probabilities: also return p.
 
     Returns:
         `selected` `[B, k, ...]` in the dtype of `memory`; `indices` int64 `[B, k]`, columns within
-        the row; with `return_probabilities` also p `[B, k, N]`, float32 (float64 if an input is),
-        zero where nothing is, differentiable in the scores. All differentiable once.
+        the row; with `return_probabilities` also p, `[B, k, N]` or with offsets `[k, ΣN]`, float32
+        (float64 if an input is), zero for what a slot leaves out, differentiable in the scores.
+        All differentiable once.
 
     Raises:
         TypeError: an argument of another type or dtype.
@@ -85,30 +93,52 @@ def select_topk(
         require_shape("memory", memory, f"[{scores.shape[0]}, ...]", matches)
         require_offsets("offsets", offsets, scores.shape[0], "scores")
         require_same_device("offsets", offsets, "scores", scores)
+    dtype = accumulation_dtype(scores, memory)
+    options = checked_options(k, temperature, relaxation, mask, noise, seed, scores, dtype)
+    if may_read(scores) and not bool((scores < torch.inf).all()):
+        raise ValueError("scores must be finite or -inf, got NaN or +inf")
+
+    scores = scores.to(dtype)
+    trailing = memory.shape[scores.dim() :]
+    memory = memory.reshape(scores.numel(), trailing.numel())
+    selected, indices = torch.ops.clara.select_topk(scores, memory, offsets, k, *options)
+    selected = selected.unflatten(2, trailing)
+    if not return_probabilities:
+        return selected, indices
+    return selected, indices, slot_probabilities(scores, indices, offsets, options)
+
+
+def checked_options(
+    k: Any,
+    temperature: Any,
+    relaxation: Any,
+    mask: Any,
+    noise: Any,
+    seed: Any,
+    scores: Tensor,
+    dtype: torch.dtype,
+) -> Options:
+    """Options as the registered operators take them; TypeError or ValueError for others."""
     require_positive_int("k", k)
     require_choice("relaxation", relaxation, ("softmax", "sparsemax"))
     require_choice("mask", mask, ("exact", "reference"))
     require_choice("noise", noise, (None, "gumbel"))
     _check_temperature(temperature, scores)
-    if noise is not None:
+    temperature = scalar_tensor(temperature, dtype, scores.device)
+    if noise is None:
+        seed = None
+    else:
         _check_seed(seed, scores)
-    if scores.device.type == "cpu" and not bool((scores < torch.inf).all()):
-        raise ValueError("scores must be finite or -inf, got NaN or +inf")
+        seed = _seed_tensor(seed, scores.device)
+    return temperature, seed, relaxation == "sparsemax", mask == "reference"
 
-    selected, indices, probabilities = select_topk_reference(
-        scores,
-        memory,
-        k,
-        temperature,
-        relaxation,
-        mask,
-        seed if noise is not None else None,
-        offsets,
-        return_probabilities,
-    )
-    if probabilities is None:
-        return selected, indices
-    return selected, indices, probabilities
+
+def slot_probabilities(
+    scores: Tensor, indices: Tensor, offsets: Tensor | None, options: Options
+) -> Tensor:
+    """p, `[B, k, N]` or with offsets `[k, ΣN]`."""
+    p = torch.ops.clara.slot_probabilities(scores, indices, offsets, *options)
+    return p if offsets is not None else p.unflatten(1, scores.shape).transpose(0, 1)
 
 
 def _check_temperature(temperature: Any, scores: Tensor) -> None:
@@ -119,11 +149,14 @@ def _check_temperature(temperature: Any, scores: Tensor) -> None:
             raise ValueError("temperature must not require a gradient: none is defined for it")
         if temperature.device.type != "cpu":
             require_same_device("temperature", temperature, "scores", scores)
-            return
     elif isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
         raise TypeError(
             f"temperature must be a float or a 0-d tensor, got {type(temperature).__name__}"
         )
+    if torch.compiler.is_compiling() or (
+        isinstance(temperature, Tensor) and not may_read(temperature)
+    ):
+        return
     value = float(temperature)
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"temperature must be above 0 and finite, got {value}")
@@ -141,5 +174,111 @@ def _check_seed(seed: Any, scores: Tensor) -> None:
         return
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an int or a 0-d int64 tensor, got {type(seed).__name__}")
-    if not 0 <= seed < 2**64:
+    if not torch.compiler.is_compiling() and not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+
+
+def _seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
+    """The seed's 64 bits, as a signed number."""
+    if isinstance(seed, int) and not torch.compiler.is_compiling() and seed >= 2**63:
+        seed -= 2**64
+    return scalar_tensor(seed, torch.int64, device)
+
+
+def _fake(
+    scores: Tensor, memory: Tensor, offsets: Tensor | None, k: int, *_: Any
+) -> tuple[Tensor, Tensor]:
+    questions = scores.shape[0] if offsets is None else offsets.shape[0] - 1
+    return (
+        memory.new_empty(questions, k, memory.shape[1]),
+        scores.new_empty(questions, k, dtype=torch.int64),
+    )
+
+
+def _fake_backward(
+    grad: Tensor, scores: Tensor, memory: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    need_scores, need_memory = rest[-2:]
+    return (
+        scores.new_empty(scores.shape if need_scores else 0),
+        memory.new_empty(memory.shape if need_memory else 0),
+    )
+
+
+def _fake_probabilities(scores: Tensor, indices: Tensor, *_: Any) -> Tensor:
+    return scores.new_empty(indices.shape[1], scores.numel())
+
+
+def _fake_probabilities_backward(grad: Tensor, scores: Tensor, *_: Any) -> Tensor:
+    return scores.new_empty(scores.shape)
+
+
+OPTIONS_SCHEMA = "Tensor temperature, Tensor? seed, bool sparse, bool leaky"
+
+declare(
+    "select_topk",
+    f"(Tensor scores, Tensor memory, Tensor? offsets, SymInt k, {OPTIONS_SCHEMA}) "
+    "-> (Tensor selected, Tensor indices)",
+    fake=_fake,
+    reference=reference.forward,
+    triton="select_topk.triton:forward",
+)
+declare(
+    "select_topk_backward",
+    "(Tensor grad, Tensor scores, Tensor memory, Tensor indices, Tensor? offsets, "
+    f"{OPTIONS_SCHEMA}, bool need_scores, bool need_memory) "
+    "-> (Tensor grad_scores, Tensor grad_memory)",
+    fake=_fake_backward,
+    reference=reference.backward,
+    triton="select_topk.triton:backward",
+)
+declare(
+    "slot_probabilities",
+    f"(Tensor scores, Tensor indices, Tensor? offsets, {OPTIONS_SCHEMA}) -> Tensor",
+    fake=_fake_probabilities,
+    reference=reference.probabilities,
+    triton="select_topk.triton:probabilities",
+)
+declare(
+    "slot_probabilities_backward",
+    f"(Tensor grad, Tensor scores, Tensor indices, Tensor? offsets, {OPTIONS_SCHEMA}) -> Tensor",
+    fake=_fake_probabilities_backward,
+    reference=reference.probabilities_backward,
+    triton="select_topk.triton:probabilities_backward",
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    scores, memory, offsets, _, temperature, seed, *ctx.options = inputs
+    ctx.save_for_backward(scores, memory, output[1], offsets, temperature, seed)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    need_scores, need_memory, *rest = ctx.needs_input_grad
+    if grad is None:
+        return (None,) * 8
+    grad_scores, grad_memory = torch.ops.clara.select_topk_backward(
+        grad, *ctx.saved_tensors, *ctx.options, need_scores, need_memory
+    )
+    none = (None,) * len(rest)
+    return grad_scores if need_scores else None, grad_memory if need_memory else None, *none
+
+
+def _setup_probabilities(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.options = inputs[5:]
+
+
+def _probabilities_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grad_scores = torch.ops.clara.slot_probabilities_backward(
+        grad, *ctx.saved_tensors, *ctx.options
+    )
+    return grad_scores, *(None,) * 6
+
+
+torch.library.register_autograd("clara::select_topk", _backward, setup_context=_setup_context)
+torch.library.register_autograd(
+    "clara::slot_probabilities", _probabilities_backward, setup_context=_setup_probabilities
+)

@@ -1,0 +1,105 @@
+"""Cosine scores on the CPU: blocks of documents that fit its cache, each read from memory once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..ragged import accumulation_dtype
+from .reference import alive, inverse_norm, question_of_rows
+
+_BLOCK = 2**19  # values
+
+
+def _dense_blocks(shape: torch.Size) -> Iterator[tuple[slice, slice]]:
+    """Questions and documents of blocks of `[B, N, D]`: whole questions, or a part of one."""
+    questions, count, width = shape
+    rows = max(_BLOCK // max(width, 1), 1)
+    step = max(rows // max(count, 1), 1)
+    for question in range(0, questions, step):
+        for row in range(0, count, rows):
+            yield slice(question, question + step), slice(row, row + rows)
+
+
+def _row_blocks(shape: torch.Size) -> Iterator[slice]:
+    rows = max(_BLOCK // max(shape[1], 1), 1)
+    for row in range(0, shape[0], rows):
+        yield slice(row, row + rows)
+
+
+def forward(
+    queries: Tensor, documents: Tensor, offsets: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `reference.forward`."""
+    dtype = accumulation_dtype(queries, documents)
+    queries = queries.to(dtype)
+    query_inverse = inverse_norm(_squared_norm(queries))
+    dots = queries.new_empty(documents.shape[:-1])
+    squares = torch.empty_like(dots)
+    if offsets is None:
+        for block in _dense_blocks(documents.shape):
+            document = documents[block].to(dtype)  # [b, n, D]
+            dots[block] = torch.bmm(document, queries[block[0], :, None])[..., 0]
+            squares[block] = _squared_norm(document)
+        query_scale = query_inverse[:, None]
+    else:
+        question = question_of_rows(queries, documents, offsets)
+        for rows in _row_blocks(documents.shape):
+            document = documents[rows].to(dtype)  # [n, D]
+            dots[rows] = queries[question[rows]].mul_(document).sum(-1)
+            squares[rows] = _squared_norm(document)
+        query_scale = query_inverse[question]
+    inverse = inverse_norm(squares)
+    return dots * query_scale * inverse, query_inverse, inverse
+
+
+def _squared_norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1).square()
+
+
+def backward(
+    grad: Tensor,
+    queries: Tensor,
+    documents: Tensor,
+    offsets: Tensor | None,
+    scores: Tensor,
+    query_inverse: Tensor,
+    document_inverse: Tensor,
+    need_queries: bool,
+    need_documents: bool,
+) -> tuple[Tensor, Tensor]:
+    """As `reference.backward`."""
+    dtype = scores.dtype
+    unit = queries.to(dtype) * query_inverse[:, None]  # [B, D]
+    total = torch.zeros_like(unit) if need_queries else unit
+    grad_documents = documents.new_empty(documents.shape if need_documents else 0)
+    if offsets is None:
+        grad = alive(grad, query_inverse[:, None], document_inverse)
+        weight, along = grad * document_inverse, (grad * scores).sum(-1)
+        for block in _dense_blocks(documents.shape):
+            document = documents[block].to(dtype)  # [b, n, D]
+            if need_queries:
+                total[block[0]] += torch.bmm(weight[block][:, None], document)[:, 0]
+            if need_documents:
+                scale = scores[block] * document_inverse[block]
+                out = unit[block[0], None] - scale[..., None] * document
+                grad_documents[block] = out.mul_(weight[block][..., None])
+    else:
+        question = question_of_rows(queries, documents, offsets)
+        grad = alive(grad, query_inverse[question], document_inverse)
+        weight = grad * document_inverse
+        along = torch.zeros_like(query_inverse).index_add_(0, question, grad * scores)
+        for rows in _row_blocks(documents.shape):
+            document = documents[rows].to(dtype)  # [n, D]
+            if need_queries:
+                total.index_add_(0, question[rows], weight[rows, None] * document)
+            if need_documents:
+                scale = scores[rows] * document_inverse[rows]
+                out = unit[question[rows]].sub_(scale[:, None] * document)
+                grad_documents[rows] = out.mul_(weight[rows, None])
+    if not need_queries:
+        return queries.new_empty(0), grad_documents
+    grad_queries = (total - along[:, None] * unit) * query_inverse[:, None]
+    return grad_queries.to(queries.dtype), grad_documents

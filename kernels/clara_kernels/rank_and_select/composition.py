@@ -1,0 +1,85 @@
+"""Ranking and selecting as one operator, made of what the two operators are made of.
+
+`cosine` and `selection` below are the modules that compute `cosine_scores` and `select_topk` in one
+way: the references, or the kernels. Memory is read once forward, apart from what is selected, and
+twice backward: the gradient of a score needs all of its slots' inner products first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def forward(
+    cosine: Any,
+    selection: Any,
+    query: Tensor,
+    memory: Tensor,
+    offsets: Tensor | None,
+    k: int,
+    temperature: Tensor,
+    seed: Tensor | None,
+    sparse: bool,
+    leaky: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Selected memory, indices, scores, and what `cosine_scores` saves.
+
+    Args:
+        query: `[B, D]`.
+        memory: `[B, N, D]`, or `[ΣN, D]` with offsets.
+    """
+    memory = memory.contiguous()
+    scores, query_inverse, document_inverse = cosine.forward(query, memory, offsets)
+    selected, indices = selection.forward(
+        scores, memory.flatten(0, -2), offsets, k, temperature, seed, sparse, leaky
+    )
+    return selected, indices, scores, query_inverse, document_inverse
+
+
+def backward(
+    cosine: Any,
+    selection: Any,
+    grad: Tensor | None,
+    grad_scores: Tensor | None,
+    query: Tensor,
+    memory: Tensor,
+    indices: Tensor,
+    scores: Tensor,
+    query_inverse: Tensor,
+    document_inverse: Tensor,
+    offsets: Tensor | None,
+    temperature: Tensor,
+    seed: Tensor | None,
+    sparse: bool,
+    leaky: bool,
+    need_query: bool,
+    need_memory: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of query and memory; one that is not needed is an empty tensor."""
+    memory = memory.contiguous()
+    rows = memory.flatten(0, -2)
+    if grad is not None:
+        options = (temperature, seed, sparse, leaky)
+        through_slots, _ = selection.backward(
+            grad, scores, rows, indices, offsets, *options, True, False
+        )
+        grad_scores = through_slots if grad_scores is None else through_slots + grad_scores
+    if grad_scores is None:
+        grad_scores = torch.zeros_like(scores)
+    grad_query, grad_memory = cosine.backward(
+        grad_scores,
+        query,
+        memory,
+        offsets,
+        scores,
+        query_inverse,
+        document_inverse,
+        need_query,
+        need_memory,
+    )
+    if need_memory and grad is not None:
+        selection.add_taken(grad_memory.view(rows.shape), grad, indices, offsets)
+    return grad_query, grad_memory
