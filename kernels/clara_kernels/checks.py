@@ -25,10 +25,17 @@ def require_floating(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be floating point, got {value.dtype}")
 
 
-def require_shape(name: str, value: Tensor, layout: str, ok: bool) -> None:
-    """ValueError unless `ok`; `layout` is the accepted shape as text, such as "[B, D]"."""
+def require_shape(name: str, value: Tensor, layout: str, ok: bool, *sizes: Any) -> None:
+    """ValueError unless `ok`.
+
+    Args:
+        layout: the accepted shape as text, such as "[B, D]" or "[B, {}]".
+        sizes: what the braces stand for. Only filled in for the message: torch.compile takes a
+            size that becomes text for a constant.
+    """
     if not ok:
-        raise ValueError(f"{name} must have shape {layout}, got {list(value.shape)}")
+        accepted = layout.format(*sizes)
+        raise ValueError(f"{name} must have shape {accepted}, got {list(value.shape)}")
 
 
 def require_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -92,9 +99,8 @@ def require_memory_counts(n_memory: Any, cu_seqlens: Tensor, counted: str) -> Te
     if isinstance(n_memory, Tensor):
         if n_memory.dtype != torch.int32:
             raise TypeError(f"n_memory must be an int or int32, got {n_memory.dtype}")
-        if n_memory.dim() != 0 and (n_memory.dim() != 1 or n_memory.shape[0] != count):
-            # Only here: text with a size in it makes the size a constant of a compiled graph.
-            require_shape("n_memory", n_memory, f"[{count}] or []", False)
+        matches = n_memory.dim() == 0 or (n_memory.dim() == 1 and n_memory.shape[0] == count)
+        require_shape("n_memory", n_memory, "[{}] or []", matches, count)
         require_same_device("n_memory", n_memory, counted, cu_seqlens)
     elif not torch.compiler.is_compiling():
         require_positive_int("n_memory", n_memory)

@@ -42,17 +42,16 @@ def cosine_scores(queries: Tensor, documents: Tensor, offsets: Tensor | None = N
     require_shape("queries", queries, "[B, D]", queries.dim() == 2)
     require_same_device("documents", documents, "queries", queries)
     count, width = queries.shape
-    # Messages are made when needed: torch.compile takes a size put into text for a constant.
     if offsets is None:
-        if documents.dim() != 3 or documents.shape[0] != count or documents.shape[2] != width:
-            layout = f"[{count}, N, {width}] (or [ΣN, {width}] with offsets)"
-            require_shape("documents", documents, layout, False)
+        layout = "[{}, N, {}] (or [ΣN, {}] with offsets)"
+        matches = documents.dim() == 3 and documents.shape[0] == count
+        matches = matches and documents.shape[2] == width
+        require_shape("documents", documents, layout, matches, count, width, width)
     else:
-        if documents.dim() != 2 or documents.shape[1] != width:
-            require_shape("documents", documents, f"[ΣN, {width}] with offsets", False)
+        matches = documents.dim() == 2 and documents.shape[1] == width
+        require_shape("documents", documents, "[ΣN, {}] with offsets", matches, width)
         require_offsets("offsets", offsets, documents.shape[0], "documents")
-        if offsets.numel() != count + 1:
-            require_shape("offsets", offsets, f"[{count + 1}]", False)
+        require_shape("offsets", offsets, "[{}]", offsets.numel() == count + 1, count + 1)
         require_same_device("offsets", offsets, "queries", queries)
     return torch.ops.clara.cosine_scores(queries, documents, offsets)[0]
 

@@ -75,8 +75,8 @@ def memory_attention(
     if memory_only:
         _check_queries(q, counts, cu_seqlens)
     else:
-        layout = f"[{k.shape[0]}, heads, head_dim], the rows of k"
-        require_shape("q", q, layout, q.shape[0] == k.shape[0])
+        layout = "[{}, heads, head_dim], the rows of k"
+        require_shape("q", q, layout, q.shape[0] == k.shape[0], k.shape[0])
     scale = q.shape[2] ** -0.5 if scale is None else float(scale)
     out, _ = torch.ops.clara.memory_attention(q, k, v, cu_seqlens, counts, memory_only, scale)
     return out
@@ -87,8 +87,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> None:
     heads, width = q.shape[1:]
     if not 1 <= width <= _MAX_HEAD_DIM:
         raise ValueError(f"q must have a head_dim of 1 to {_MAX_HEAD_DIM}, got {width}")
-    require_shape("k", k, f"[T, kv_heads, {width}]", k.dim() == 3 and k.shape[2] == width)
-    require_shape("v", v, f"{list(k.shape)}, as k has", v.shape == k.shape)
+    require_shape("k", k, "[T, kv_heads, {}]", k.dim() == 3 and k.shape[2] == width, width)
+    require_shape("v", v, "{}, as k has", v.shape == k.shape, list(k.shape))
     if k.shape[1] == 0 or heads % k.shape[1] or heads == 0:
         raise ValueError(f"q must have a multiple of k's {k.shape[1]} heads, got {heads}")
     for name, value in (("k", k), ("v", v)):
@@ -108,7 +108,8 @@ def _check_queries(q: Tensor, counts: Tensor, cu_seqlens: Tensor) -> None:
         )
     if may_read(counts):
         expected = int(counts.expand(documents).sum())
-        require_shape("q", q, f"[{expected}, {q.shape[1]}, {q.shape[2]}]", rows == expected)
+        sizes = (expected, q.shape[1], q.shape[2])
+        require_shape("q", q, "[{}, {}, {}]", rows == expected, *sizes)
 
 
 def _fake(

@@ -89,8 +89,8 @@ def dequantize_memory(
     leading, columns = codes.shape[:-1], codes.shape[-1]
     width = _width(codes, width)
     groups = (group_count(width),) if codes.dtype == torch.uint8 else ()
-    if scales.shape != (*leading, *groups):
-        require_shape("scales", scales, str([*leading, *groups]), False)
+    expected = (*leading, *groups)
+    require_shape("scales", scales, "{}", scales.shape == expected, list(expected))
     require_same_device("scales", scales, "codes", codes)
     rows = leading.numel()
     flat = scales.detach().reshape(rows, *groups)

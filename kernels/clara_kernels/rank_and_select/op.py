@@ -66,18 +66,17 @@ def rank_and_select(
     require_same_device("memory", memory, "query_memory", query_memory)
     questions, trailing = query_memory.shape[0], query_memory.shape[1:]
     if offsets is None:
+        layout = "[{}, N, ...] (or [ΣN, ...] with offsets) with ... = {}"
         matches = memory.dim() == query_memory.dim() + 1 and memory.shape[0] == questions
         matches = matches and memory.shape[2:] == trailing
-        layout = "[B, N, ...] (or [ΣN, ...] with offsets) with B and ... as query_memory has them"
-        require_shape("memory", memory, layout, matches)
+        require_shape("memory", memory, layout, matches, questions, list(trailing))
         memory = memory.reshape(questions, memory.shape[1], trailing.numel())
     else:
         matches = memory.dim() == query_memory.dim() and memory.shape[1:] == trailing
-        layout = "[ΣN, ...] with ... as query_memory has it"
-        require_shape("memory", memory, layout, matches)
+        require_shape("memory", memory, "[ΣN, ...] with ... = {}", matches, list(trailing))
         require_offsets("offsets", offsets, memory.shape[0], "memory")
         matches = offsets.shape[0] == questions + 1
-        require_shape("offsets", offsets, "[B + 1] with B as query_memory has it", matches)
+        require_shape("offsets", offsets, "[{}]", matches, questions + 1)
         require_same_device("offsets", offsets, "query_memory", query_memory)
         memory = memory.reshape(memory.shape[0], trailing.numel())
     query = query_memory.reshape(questions, trailing.numel())

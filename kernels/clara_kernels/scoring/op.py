@@ -43,7 +43,7 @@ def cosine_topk(queries: Tensor, corpus: Tensor, k: int) -> tuple[Tensor, Tensor
     _require_rows("queries", queries)
     _require_rows("corpus", corpus)
     width = queries.shape[1]
-    require_shape("corpus", corpus, f"[N, {width}], as queries have", corpus.shape[1] == width)
+    require_shape("corpus", corpus, "[N, {}], as queries have", corpus.shape[1] == width, width)
     require_same_device("corpus", corpus, "queries", queries)
     require_positive_int("k", k)
     return torch.ops.clara.cosine_topk(queries.detach(), corpus.detach(), k)
@@ -53,7 +53,7 @@ def _require_rows(name: str, value: Tensor) -> None:
     require_tensor(name, value)
     if value.dtype not in _TYPE_NAMES:
         raise TypeError(f"{name} must be float32, float16 or bfloat16, got {value.dtype}")
-    require_shape(name, value, f"[{'B' if name == 'queries' else 'N'}, D]", value.dim() == 2)
+    require_shape(name, value, "[{}, D]", value.dim() == 2, "B" if name == "queries" else "N")
 
 
 torch.library.define(

@@ -86,11 +86,11 @@ def select_topk(
         require_shape("scores", scores, "[B, N] (or [ΣN] with offsets)", scores.dim() == 2)
         rows, columns = scores.shape
         matches = memory.dim() >= 3 and memory.shape[:2] == scores.shape
-        require_shape("memory", memory, f"[{rows}, {columns}, ...]", matches)
+        require_shape("memory", memory, "[{}, {}, ...]", matches, rows, columns)
     else:
         require_shape("scores", scores, "[ΣN] with offsets", scores.dim() == 1)
         matches = memory.dim() >= 2 and memory.shape[:1] == scores.shape
-        require_shape("memory", memory, f"[{scores.shape[0]}, ...]", matches)
+        require_shape("memory", memory, "[{}, ...]", matches, scores.shape[0])
         require_offsets("offsets", offsets, scores.shape[0], "scores")
         require_same_device("offsets", offsets, "scores", scores)
     dtype = accumulation_dtype(scores, memory)
