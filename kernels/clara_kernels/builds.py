@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 TYPE_NAMES = {
+    torch.float64: "fp64",
     torch.float32: "fp32",
     torch.float16: "fp16",
     torch.bfloat16: "bf16",

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 import clara_kernels.ragged
 from clara_kernels import cosine_scores
-from clara_kernels.builds import TYPE_NAMES
 from clara_kernels.cosine_scores import cpu
 from clara_kernels.cosine_scores.reference import cosine_scores_reference, question_of_rows
 from clara_kernels.dispatch import cpu_tensors_use
@@ -385,53 +384,6 @@ def test_forward_with_wrong_offsets_touches_no_other_memory(kernels):
         assert scores.shape == (4,)
         if wrong[1] == 2 and wrong[0] == 0:
             torch.testing.assert_close(scores[:2], expected[0])
-
-
-@pytest.mark.parametrize("architecture", [80, 90, 100, 120])
-def test_all_that_is_launched_is_among_the_builds(kernels, monkeypatch, architecture):
-    def signature(kernel, types, constants, num_warps):
-        constants = {name: value for name, value in constants.items() if value is not None}
-        pointers = {name: kind for name, kind in types.items() if kind[0] == "*"}
-        return kernel, *map(frozenset, (pointers.items(), constants.items())), num_warps
-
-    built = {
-        signature(build.name, build.types, build.constants, build.num_warps)
-        for build in kernels.builds(architecture)
-    }
-    launched = set()
-
-    class Recorder:
-        def __init__(self, kernel):
-            self.name, self.names = kernel.fn.__name__.strip("_"), kernel.arg_names
-
-        def __getitem__(self, grid):
-            assert 0 < grid[0] < 2**31
-            return self.record
-
-        def record(self, *arguments, num_warps, enable_fp_fusion, **constants):
-            tensors = [
-                (name, f"*{TYPE_NAMES[value.dtype]}")
-                for name, value in zip(self.names, arguments, strict=False)
-                if isinstance(value, torch.Tensor)
-            ]
-            name = f"cosine_scores.{self.name}"
-            launched.add(signature(name, dict(tensors), constants, num_warps))
-
-    for name in ("_forward", "_backward"):
-        monkeypatch.setattr(kernels, name, Recorder(getattr(kernels, name)))
-    monkeypatch.setattr(kernels, "architecture_of", lambda device: architecture)
-    sizes = product((1, 8, 64, 600), (0, 1, 3, 20, 300), (1, 33, 64, 1040, 32_768))
-    for (batch, count, width), ragged in product(sizes, (False, True)):
-        for query, document in product(FLOATS, FLOATS):
-            shape = (batch * count, width) if ragged else (batch, count, width)
-            documents = torch.empty(shape, dtype=document, device="meta")
-            queries = torch.empty(batch, width, dtype=query, device="meta")
-            offsets = torch.empty(batch + 1, dtype=torch.int32, device="meta") if ragged else None
-            outputs = kernels.forward(queries, documents, offsets)
-            for needs in NEEDS:
-                inputs = (outputs[0], queries, documents, offsets, *outputs, *needs)
-                kernels.backward(*inputs)
-    assert launched == built
 
 
 @pytest.mark.parametrize("lengths", [[2, 2], [3, 0, 1]])

@@ -340,54 +340,6 @@ def test_under_autocast(implementation):
         assert torch.equal(one, other)
 
 
-def test_what_is_launched_is_among_the_builds(monkeypatch):
-    module = import_module("clara_kernels.memory_alignment_loss.triton")
-    launched = set()
-
-    class Recorder:
-        def __init__(self, kernel):
-            self.kernel = kernel
-
-        def __getitem__(self, grid):
-            def launch(*arguments, num_warps, enable_fp_fusion, **constants):
-                assert len(arguments) + len(constants) == len(self.kernel.arg_names)
-                dtypes = [x.dtype for x in arguments if isinstance(x, torch.Tensor)]
-                launched.add(described(self.kernel, dtypes, constants, num_warps))
-
-            return launch
-
-    def described(kernel, dtypes, constants, num_warps):
-        constants = tuple(sorted(constants.items()))
-        return kernel.fn.__name__, tuple(map(str, dtypes)), constants, num_warps
-
-    def pointers(build):
-        names = {f"*{name}": dtype for dtype, name in module.TYPE_NAMES.items()}
-        kinds = [build.types.get(name, "") for name in build.kernel.arg_names]
-        return [names[kind] for kind in kinds if kind.startswith("*")]
-
-    kernels = {"_forward": module._forward, "_combine": module._combine}
-    kernels["_backward"] = module._backward
-    built = {
-        described(build.kernel, pointers(build), build.constants, build.num_warps)
-        for build in module.builds(90)
-    }
-    for build in module.builds(90):
-        assert set(build.types) | set(build.constants) == set(build.kernel.arg_names)
-    for name, kernel in kernels.items():
-        monkeypatch.setattr(module, name, Recorder(kernel))
-    for dtype, width, (rows, documents) in product(
-        FLOATS, (1, 16, 100, 576), ((3, 1), (70, 1), (70_000, 2), (9000, 600))
-    ):
-        hidden = torch.empty(rows, width, dtype=dtype)
-        offsets = torch.zeros(documents + 1, dtype=torch.int32)
-        for n_memory in (counts(1), counts([1] * documents)):
-            _, difference = module.forward(hidden, offsets, n_memory, True)
-            rest = (offsets, n_memory, rows, dtype, True)
-            module.backward(torch.ones(()), difference, *rest)
-    assert launched <= built
-    assert len(launched) >= 24
-
-
 def test_bad_arguments():
     hidden, cu_seqlens = torch.randn(10, 4), torch.tensor([0, 4, 10], dtype=torch.int32)
     with pytest.raises(TypeError, match=r"hidden must be floating point, got torch\.int64"):

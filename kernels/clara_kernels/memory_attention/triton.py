@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -134,8 +135,9 @@ class _Problem:
             return self.documents * triton.cdiv(self.rows_each * self.group, block)
         return tile_count(self.q_rows * self.group, self.documents, block)
 
-    def splits(self, blocks: _Blocks, memory_only: bool) -> int:
-        if not memory_only:
+    def splits(self, blocks: _Blocks) -> int:
+        """Parts of the keys; with unequal numbers of memory rows they are not split."""
+        if not self.uniform:
             return 1
         programs = self.tiles(blocks.m) * self.kv_heads
         return _splits(programs, self.k.shape[0] // self.documents, blocks.n, self.device)
@@ -190,7 +192,7 @@ def forward(
     if q.numel() == 0:
         return out, lse
     blocks = _forward_blocks(*problem.key)
-    splits = problem.splits(blocks, memory_only)
+    splits = problem.splits(blocks)
     part_out, part_lse = out, lse
     if splits > 1:
         part_out = torch.empty(splits, *q.shape, dtype=torch.float32, device=q.device)
@@ -270,15 +272,15 @@ def backward(
         scale,
         **problem.constants(blocks),
     )
-    return _query_gradients(problem, grad, lse, sums, memory_only, scale), dk, dv
+    return _query_gradients(problem, grad, lse, sums, scale), dk, dv
 
 
 def _query_gradients(
-    problem: _Problem, grad: Tensor, lse: Tensor, sums: Tensor, memory_only: bool, scale: float
+    problem: _Problem, grad: Tensor, lse: Tensor, sums: Tensor, scale: float
 ) -> Tensor:
     q = problem.q
     blocks = _query_blocks(*problem.key)
-    splits = problem.splits(blocks, memory_only)
+    splits = problem.splits(blocks)
     shape = q.shape if splits == 1 else (splits, *q.shape)
     dtype = q.dtype if splits == 1 else torch.float32
     dq = torch.empty(shape, dtype=dtype, device=q.device)
@@ -302,60 +304,56 @@ def _query_gradients(
     return dq if splits == 1 else dq.sum(0).to(q.dtype)
 
 
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# Head width and query heads to a key head, of common models and at the ends of what is possible.
+_HEADS = ((128, 4), (128, 1), (64, 4), (64, 1), (32, 1), (80, 1), (96, 1), (256, 4))
+
+
 def builds(architecture: int) -> Iterator[Build]:
-    """What the launchers above compile, for the usual groups; see `clara_kernels.builds`."""
-    rows = [(False, 128), (False, 64), (True, 16), (True, 32), (True, 64), (True, 128)]
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        for head_dim in (128, 64, 32, 80, 96, 256):
-            for uniform, mean_rows in rows:
-                for group in (4, 1):
-                    yield from _builds(dtype, head_dim, group, uniform, mean_rows, architecture)
-            yield from _row_builds(dtype, head_dim)
+    """What the launchers above compile, for usual heads; see `clara_kernels.builds`."""
+    for dtype, (head_dim, group) in product(_DTYPES, _HEADS):
+        for uniform, mean_rows in product((False, True), (128, 64, 32, 16)):
+            yield from _builds(dtype, head_dim, group, uniform, mean_rows, architecture)
+    for dtype, head_dim in product(_DTYPES, dict(_HEADS)):
+        yield from _row_builds(dtype, head_dim)
 
 
 def _builds(
-    dtype: torch.dtype,
-    head_dim: int,
-    group: int,
-    uniform: bool,
-    mean_rows: int,
-    architecture: int,
+    dtype: torch.dtype, head_dim: int, group: int, uniform: bool, mean_rows: int, architecture: int
 ) -> Iterator[Build]:
-    x, part = f"*{TYPE_NAMES[dtype]}", "*fp32" if uniform else f"*{TYPE_NAMES[dtype]}"
+    x = f"*{TYPE_NAMES[dtype]}"
     head = _head_constants(head_dim)
     key = (dtype, head["BLOCK_D"], mean_rows, architecture)
-    outputs = {
-        forward_kernels.forward: {"p_out": part},
-        backward_kernels.key_gradients: {"p_dk": x, "p_dv": x},
-        backward_kernels.query_gradients: {"p_dq": part},
-    }
-    picks = (_forward_blocks, _key_blocks, _query_blocks)
-    for (kernel, outs), pick in zip(outputs.items(), picks, strict=True):
+    direct = [(forward_kernels.forward, _forward_blocks, x)]
+    direct += [(backward_kernels.key_gradients, _key_blocks, x)]
+    direct += [(backward_kernels.query_gradients, _query_blocks, x)]
+    in_parts = [(kernel, pick, "*fp32") for kernel, pick, _ in (direct[0], direct[2])]
+    for kernel, pick, result in direct + in_parts if uniform and x != "*fp32" else direct:
         blocks = pick(*key)
-        types = {}
-        for name in kernel.arg_names:
-            if name in outs:
-                types[name] = outs[name]
-            elif name in ("p_q", "p_k", "p_v", "p_grad"):
-                types[name] = x
-            elif name in ("p_lse", "p_sums"):
-                types[name] = "*fp32"
-            elif name.startswith("p_"):
-                types[name] = "*i32"
-            elif name == "scale":
-                types[name] = "fp32"
-            elif not name.isupper():
-                types[name] = "i32"
         rows = f"to {mean_rows} {'memory' if uniform else 'packed'} rows"
+        parts = ", in parts" if result != x else ""
         yield Build(
             kernel,
-            types,
+            {name: _type(name, x, result) for name in kernel.arg_names if not name.isupper()},
             {"GROUP": group, **head, "BLOCK_M": blocks.m, "BLOCK_N": blocks.n, "UNIFORM": uniform},
             num_warps=blocks.num_warps,
             num_stages=blocks.num_stages,
-            note=f"{TYPE_NAMES[dtype]}, head_dim {head_dim}, {rows}",
+            note=f"{TYPE_NAMES[dtype]}, head_dim {head_dim}, {rows}{parts}",
             tensor_cores=dtype != torch.float32,
         )
+
+
+def _type(name: str, x: str, result: str) -> str:
+    """Of a parameter of the three large kernels."""
+    if name in ("p_out", "p_dq"):
+        return result
+    if name in ("p_lse", "p_sums"):
+        return "*fp32"
+    if name in ("p_offsets", "p_q_offsets"):
+        return "*i32"
+    if name.startswith("p_"):
+        return x
+    return "fp32" if name == "scale" else "i32"
 
 
 def _row_builds(dtype: torch.dtype, head_dim: int) -> Iterator[Build]:

@@ -124,7 +124,7 @@ def checked_options(
     require_choice("mask", mask, ("exact", "reference"))
     require_choice("noise", noise, (None, "gumbel"))
     _check_temperature(temperature, scores)
-    temperature = scalar_tensor(temperature, dtype, scores.device)
+    temperature = _temperature_tensor(temperature, dtype, scores.device)
     if noise is None:
         seed = None
     else:
@@ -178,9 +178,19 @@ def _check_seed(seed: Any, scores: Tensor) -> None:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
 
 
+def _temperature_tensor(
+    temperature: float | Tensor, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    if torch.compiler.is_compiling() and not isinstance(temperature, Tensor):
+        # A float that fills a tensor is a constant of the graph; one that is multiplied with is an
+        # input of it.
+        return torch.ones((), dtype=dtype, device=device) * temperature
+    return scalar_tensor(temperature, dtype, device)
+
+
 def _seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
     """The seed's 64 bits, as a signed number."""
-    if isinstance(seed, int) and not torch.compiler.is_compiling() and seed >= 2**63:
+    if isinstance(seed, int) and seed >= 2**63:
         seed -= 2**64
     return scalar_tensor(seed, torch.int64, device)
 

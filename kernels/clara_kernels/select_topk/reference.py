@@ -88,7 +88,8 @@ def add_taken(total: Tensor, grad: Tensor, indices: Tensor, offsets: Tensor | No
     filled = indices >= 0
     questions = indices.shape[0]
     if offsets is None:
-        first = torch.arange(questions, device=total.device) * (total.shape[0] // questions)
+        count = total.shape[0] // max(questions, 1)
+        first = torch.arange(questions, device=total.device) * count
     else:
         first = offsets[:-1]
     rows = (first[:, None] + indices)[filled]

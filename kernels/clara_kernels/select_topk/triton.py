@@ -107,19 +107,19 @@ def _gather(
 ):
     """A block of columns of what one slot takes."""
     width = units * UNIT
-    question, slot = tl.program_id(1), tl.program_id(2)
+    question, slot = tl.program_id(0), tl.program_id(2)
     first, end = question_rows(question, p_offsets, rows, count)
     o_slot = question * slots + slot
     if ORDER:
         key, column = float("inf"), -1
         for _ in range(slot + 1):
             key, column = _next(key, column, p_keys, first, end, BN)
-        if tl.program_id(0) == 0:
+        if tl.program_id(1) == 0:
             tl.store(p_indices + o_slot, column)
     else:
         column = tl.load(p_indices + o_slot).to(tl.int32)
     taken = tl.where(column >= 0, 1, 0)
-    o_d = tl.program_id(0) * BD + tl.arange(0, BD)  # [BD]
+    o_d = tl.program_id(1) * BD + tl.arange(0, BD)  # [BD]
     row = (first + column * taken).to(tl.int64)
     x = tl.load(p_memory + row * width + o_d, mask=o_d < width * taken, other=0.0)
     tl.store(p_selected + o_slot.to(tl.int64) * width + o_d, x, mask=o_d < width)
@@ -357,13 +357,13 @@ def _scatter(
 ):
     """Add a block of a slot's gradient to the memory that it took; no other slot took it."""
     width = units * UNIT
-    question, slot = tl.program_id(1), tl.program_id(2)
+    question, slot = tl.program_id(0), tl.program_id(2)
     first, _ = question_rows(question, p_offsets, rows, count)
     o_slot = question * slots + slot
     column = tl.load(p_indices + o_slot).to(tl.int32)
     if column < 0:
         return
-    o_d = tl.program_id(0) * BD + tl.arange(0, BD)  # [BD]
+    o_d = tl.program_id(1) * BD + tl.arange(0, BD)  # [BD]
     g = tl.load(p_grad + o_slot.to(tl.int64) * width + o_d, mask=o_d < width, other=0.0)
     p_out += (first + column).to(tl.int64) * width + o_d
     out = tl.load(p_out, mask=o_d < width, other=0.0).to(tl.float32) + g.to(tl.float32)
@@ -474,7 +474,7 @@ def forward(
             **OPTIONS,
         )
     if columns:
-        _gather[(triton.cdiv(columns, options["BD"]), problem.questions, k)](
+        _gather[(problem.questions, triton.cdiv(columns, options["BD"]), k)](
             problem.keys,
             memory,
             problem.offsets,
@@ -584,7 +584,7 @@ def add_taken(total: Tensor, grad: Tensor, indices: Tensor, offsets: Tensor | No
     offsets = None if offsets is None else offsets.contiguous()
     count = total.shape[0] // questions  # used without offsets
     options = _scatter_options(columns)
-    _scatter[(triton.cdiv(columns, options["BD"]), questions, k)](
+    _scatter[(questions, triton.cdiv(columns, options["BD"]), k)](
         grad,
         indices,
         offsets,
