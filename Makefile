@@ -9,7 +9,7 @@ pip := $(bin)/python -m pip install --constraint constraints.txt
 sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 formatted := $(shell find csrc -type f)
 
-.PHONY: demo test lint bench gpu-check docs clean
+.PHONY: demo test lint bench aot gpu-check docs clean
 
 demo: .venv/.demo
 	$(bin)/clara demo
@@ -25,6 +25,12 @@ lint: .venv/.dev
 
 bench: .venv/.dev
 	$(bin)/pytest bench
+
+# Compiles every kernel in every configuration; the table stays as it is where one spills.
+aot: .venv/.dev
+	mkdir -p build
+	$(bin)/python -m clara_kernels.inspect --all --format csv > build/kernels.csv
+	mv build/kernels.csv docs/kernels.csv
 
 gpu-check:
 	$(PYTHON) bench/gpu_check.py $(PART)

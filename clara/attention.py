@@ -7,19 +7,18 @@ travels with the call, so generation and compression share one model without swi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from clara.packing import PackedBatch
+from clara_kernels import memory_attention
 
 CLARA_SDPA = "clara_sdpa"
 
@@ -29,28 +28,22 @@ class PackedLayout:
     """Where documents lie in a packed sequence.
 
     Attributes:
-        lengths: of the documents, in order.
+        cu_seqlens: int32 `[N + 1]`, bounds of the documents.
+        memory_rows: int64 `[N · n_memory]`, where their memory rows lie.
         n_memory: memory rows at the end of each.
         memory_only_layer: index of a layer that needs to compute memory rows only, or None.
         layers_seen: attention layers that the layout has reached in this forward.
     """
 
-    lengths: list[int]
+    cu_seqlens: Tensor
+    memory_rows: Tensor
     n_memory: int
     memory_only_layer: int | None = None
     layers_seen: int = 0
 
     @classmethod
     def of(cls, batch: PackedBatch, memory_only_layer: int | None = None) -> PackedLayout:
-        return cls(batch.lengths, batch.n_memory, memory_only_layer)
-
-    def runs(self) -> Iterator[tuple[int, int, int]]:
-        """Neighbouring documents of equal length: start row, number, length."""
-        start = 0
-        for length, group in groupby(self.lengths):
-            count = sum(1 for _ in group)
-            yield start, count, length
-            start += count * length
+        return cls(batch.cu_seqlens, batch.memory_rows, batch.n_memory, memory_only_layer)
 
 
 def packed_attention(
@@ -73,26 +66,17 @@ def packed_attention(
     Returns:
         `[T, heads, value width]`.
     """
-    heads, width = query.shape[0], value.shape[-1]
-    grouped = heads != key.shape[0]
-    outputs = []
-    for start, count, length in layout.runs():
-        rows = slice(start, start + count * length)
-        q, k, v = (
-            x[:, rows].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value)
-        )
-        if memory_only:
-            q = q[:, :, -layout.n_memory :]
-            mask = torch.ones(layout.n_memory, length, dtype=torch.bool, device=query.device)
-            mask = mask.tril(length - layout.n_memory)
-            out = scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=grouped)
-            out = nn.functional.pad(out, (0, 0, length - layout.n_memory, 0))
-        else:
-            out = scaled_dot_product_attention(
-                q, k, v, is_causal=True, scale=scale, enable_gqa=grouped
-            )
-        outputs.append(out.transpose(1, 2).reshape(count * length, heads, width))
-    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    width, value_width = key.shape[-1], value.shape[-1]
+    # Columns of zeros change neither the scores nor the columns before them.
+    q, k = (pad(x, (0, max(value_width - width, 0))) for x in (query, key))
+    v = pad(value, (0, max(width - value_width, 0)))
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    arguments = (k, v, layout.cu_seqlens, layout.n_memory)
+    if not memory_only:
+        return memory_attention(q, *arguments, scale=scale)[..., :value_width]
+    rows = memory_attention(q[layout.memory_rows], *arguments, memory_only=True, scale=scale)
+    out = rows.new_zeros(q.shape[0], q.shape[1], value_width)
+    return out.index_copy(0, layout.memory_rows, rows[..., :value_width])
 
 
 def _clara_sdpa(

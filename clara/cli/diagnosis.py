@@ -25,6 +25,7 @@ PACKAGES = (
 )
 COMPILED = "compiled"
 REFERENCE = "PyTorch reference"
+SERVED = {"cpu": "vectorised PyTorch", "reference": REFERENCE, "triton": "Triton kernels"}
 
 
 def doctor(as_json: options.Json = False) -> None:
@@ -136,18 +137,19 @@ def operators(build: dict[str, Any]) -> dict[str, dict[str, str]]:
     import torch
 
     import clara_kernels
+    from clara_kernels.dispatch import computed_by
 
-    def served(name: str, key: str) -> str:
-        # An operator that only has a reference may not be known to the dispatcher at all.
-        registered = hasattr(torch.ops.clara, name)
-        own = registered and torch._C._dispatch_has_kernel_for_dispatch_key(f"clara::{name}", key)
-        return COMPILED if own else REFERENCE
+    def served(name: str) -> dict[str, str]:
+        if name != "cosine_topk":
+            return {device: SERVED[by] for device, by in computed_by(name).items()}
+        keys = {"cpu": "CPU", "cuda": "CUDA"}
+        has = torch._C._dispatch_has_kernel_for_dispatch_key
+        return {
+            device: COMPILED if has(f"clara::{name}", key) else REFERENCE
+            for device, key in keys.items()
+        }
 
-    return {
-        name: {"cpu": served(name, "CPU"), "cuda": served(name, "CUDA")}
-        for name in clara_kernels.__all__
-        if name != "build_info"
-    }
+    return {name: served(name) for name in clara_kernels.__all__ if name != "build_info"}
 
 
 def lines(report: dict[str, Any]) -> list[str]:
@@ -187,8 +189,8 @@ def lines(report: dict[str, Any]) -> list[str]:
         shown.append("CUDA devices: none visible")
     for name, served in report["operators"].items():
         shown.append(f"{name}: CPU {served['cpu']}, CUDA {served['cuda']}")
-    if all(served["cuda"] == REFERENCE for served in report["operators"].values()):
-        shown.append("no operator has a kernel for CUDA yet: a GPU runs the PyTorch reference")
+    if report["packages"]["triton"] is None:
+        shown.append("triton is missing: a GPU would run the PyTorch references")
     for extra, absent in report["missing_extras"].items():
         shown.append(f"extra [{extra}] is missing {', '.join(absent)}")
     return shown

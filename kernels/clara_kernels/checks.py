@@ -53,12 +53,12 @@ def require_choice(name: str, value: Any, choices: Sequence[str | None]) -> None
         raise ValueError(f"{name} must be one of {accepted}, got {value!r}")
 
 
-def require_positive_int(name: str, value: Any) -> None:
-    """TypeError unless `value` is an int, ValueError unless it is at least 1."""
+def require_int(name: str, value: Any, least: int) -> None:
+    """TypeError unless `value` is an int, ValueError unless it is at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def require_offsets(name: str, offsets: Any, total: int, counted: str) -> None:
@@ -84,11 +84,13 @@ def require_offsets(name: str, offsets: Any, total: int, counted: str) -> None:
             )
 
 
-def require_memory_counts(n_memory: Any, cu_seqlens: Tensor, counted: str) -> Tensor:
+def require_memory_counts(
+    n_memory: Any, cu_seqlens: Tensor, counted: str, least: int = 1
+) -> Tensor:
     """Check the memory rows that packed documents end in: an int, or int32 `[N]`.
 
     `cu_seqlens` has passed `require_offsets` for the rows of the argument `counted`. Every document
-    needs a memory row and a row before it; where values may be read that is checked.
+    needs `least` memory rows and a row before them; where values may be read that is checked.
 
     Returns:
         int32, 0-d for one number and `[N]` for one per document.
@@ -103,20 +105,20 @@ def require_memory_counts(n_memory: Any, cu_seqlens: Tensor, counted: str) -> Te
         require_shape("n_memory", n_memory, "[{}] or []", matches, count)
         require_same_device("n_memory", n_memory, counted, cu_seqlens)
     elif not torch.compiler.is_compiling():
-        require_positive_int("n_memory", n_memory)
+        require_int("n_memory", n_memory, least)
     if may_read(cu_seqlens):
         lengths = cu_seqlens.diff()
         memory = torch.as_tensor(n_memory).expand_as(lengths)
-        wrong = ((memory < 1) | (lengths <= memory)).nonzero()
+        wrong = ((memory < least) | (lengths <= memory)).nonzero()
         if wrong.numel():
             document = int(wrong[0])
-            _refuse_document(document, int(lengths[document]), int(memory[document]))
+            _refuse_document(document, int(lengths[document]), int(memory[document]), least)
     return scalar_tensor(n_memory, torch.int32, cu_seqlens.device)
 
 
-def _refuse_document(document: int, length: int, memory: int) -> None:
-    if memory < 1:
-        raise ValueError(f"n_memory must be at least 1, got {memory} for document {document}")
+def _refuse_document(document: int, length: int, memory: int, least: int) -> None:
+    if memory < least:
+        raise ValueError(f"n_memory must be at least {least}, got {memory} for document {document}")
     raise ValueError(
         f"cu_seqlens must leave every document at least one token row: document {document} has "
         f"{length} rows, of which n_memory takes {memory}"

@@ -26,6 +26,7 @@ Implementation = Callable[..., Any]
 IMPLEMENTATIONS = ("reference", "cpu", "triton")
 
 _on_cpu: str | None = None
+_declared: dict[str, tuple[bool, bool]] = {}  # whether it has a CPU path and kernels of its own
 
 
 @contextmanager
@@ -74,6 +75,7 @@ def declare(
             operator without kernels.
     """
     full = f"clara::{name}"
+    _declared[name] = cpu is not None, triton is not None
     torch.library.define(full, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(full, fake)
 
@@ -103,6 +105,15 @@ def declare(
     torch.library.register_kernel(full, None, elsewhere)
     torch.library.register_kernel(full, "cpu", on_cpu)
     torch.library.register_kernel(full, "cuda", on_cuda)
+
+
+def computed_by(name: str) -> dict[str, str]:
+    """Which of IMPLEMENTATIONS serves a declared operator on "cpu" and on "cuda"."""
+    cpu, triton = _declared[name]
+    return {
+        "cpu": "cpu" if cpu else "reference",
+        "cuda": "triton" if triton and has_triton() else "reference",
+    }
 
 
 def _without_autocast(device_type: str) -> Any:

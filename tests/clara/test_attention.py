@@ -14,11 +14,16 @@ from clara.packing import PackedBatch, pack
 
 LENGTHS = [
     [9],
-    [4, 4, 4],
-    [17, 17, 9, 9, 9, 5, 4],
-    [5, 17, 5, 5, 4],  # of any order, though packing sorts
+    [5, 5, 5],
+    [17, 17, 9, 9, 9, 6, 5],
+    [6, 17, 6, 6, 5],  # of any order, though packing sorts
 ]
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+def layout_of(lengths, n_memory):
+    ids = torch.zeros(sum(lengths), dtype=torch.long)
+    return PackedLayout.of(PackedBatch(ids, lengths, n_memory, list(range(len(lengths)))))
 
 
 def alone(query, key, value, scale):
@@ -50,7 +55,7 @@ def random_inputs(lengths, heads, kv_heads, dtype, seed=0):
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_packed_documents_attend_to_themselves_only(lengths, heads, kv_heads, dtype):
     inputs = random_inputs(lengths, heads, kv_heads, dtype)
-    layout = PackedLayout(lengths, 4)
+    layout = layout_of(lengths, 4)
     packed = packed_attention(*inputs, layout, scale=0.3, memory_only=False)
     expected = one_by_one(*inputs, lengths, 0.3)
     tolerance = TOLERANCE[dtype]
@@ -69,7 +74,7 @@ def test_packed_documents_attend_to_themselves_only(lengths, heads, kv_heads, dt
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_memory_rows_alone_are_the_same(lengths, n_memory, heads, kv_heads, dtype):
     inputs = random_inputs(lengths, heads, kv_heads, dtype)
-    layout = PackedLayout(lengths, n_memory)
+    layout = layout_of(lengths, n_memory)
     only = packed_attention(*inputs, layout, scale=0.3, memory_only=True)
     expected = one_by_one(*inputs, lengths, 0.3)
     ends = torch.tensor(lengths).cumsum(0)
@@ -92,7 +97,7 @@ def test_a_document_that_is_not_a_number_does_not_reach_its_neighbours():
     expected = one_by_one(*inputs, lengths, 1.0)
     for x in inputs:
         x[:, 6:12] = torch.nan
-    layout = PackedLayout(lengths, 2)
+    layout = layout_of(lengths, 2)
     for memory_only in (False, True):
         packed = packed_attention(*inputs, layout, scale=1.0, memory_only=memory_only)
         assert packed[10:12].isnan().all()
@@ -100,25 +105,13 @@ def test_a_document_that_is_not_a_number_does_not_reach_its_neighbours():
             torch.testing.assert_close(packed[rows], expected[rows], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "runs"),
-    [
-        ([5], [(0, 1, 5)]),
-        ([5, 5, 5], [(0, 3, 5)]),
-        ([7, 5, 5, 3], [(0, 1, 7), (7, 2, 5), (17, 1, 3)]),
-        ([5, 7, 5], [(0, 1, 5), (5, 1, 7), (12, 1, 5)]),
-        ([], []),
-    ],
-)
-def test_runs_of_equal_length(lengths, runs):
-    assert list(PackedLayout(lengths, 2).runs()) == runs
-
-
 def test_a_layout_describes_its_batch():
     sequences = [[1] * n for n in (3, 9, 3, 5)]
     (batch,) = pack(sequences, n_memory=2, batch_tokens=99, device=torch.device("cpu"))
     layout = PackedLayout.of(batch, 1)
-    assert (layout.lengths, layout.n_memory, layout.memory_only_layer) == ([9, 5, 3, 3], 2, 1)
+    assert layout.cu_seqlens.tolist() == [0, 9, 14, 17, 20]
+    assert layout.memory_rows.tolist() == [7, 8, 12, 13, 15, 16, 18, 19]
+    assert (layout.n_memory, layout.memory_only_layer) == (2, 1)
     assert PackedLayout.of(batch).memory_only_layer is None
 
 
@@ -189,10 +182,10 @@ def test_a_backbone_that_drops_the_layout_is_refused(tiny_backbone, monkeypatch)
 def test_values_may_have_a_width_of_their_own():
     torch.manual_seed(0)
     query, key, value = torch.randn(4, 7, 8), torch.randn(2, 7, 8), torch.randn(2, 7, 6)
-    layout = PackedLayout([4, 3], 1)
+    layout = layout_of([4, 3], 1)
     out = packed_attention(query, key, value, layout, scale=0.3, memory_only=False)
     assert out.shape == (7, 4, 6)
     alone = packed_attention(
-        query[:, 4:], key[:, 4:], value[:, 4:], PackedLayout([3], 1), scale=0.3, memory_only=False
+        query[:, 4:], key[:, 4:], value[:, 4:], layout_of([3], 1), scale=0.3, memory_only=False
     )
     torch.testing.assert_close(out[4:], alone)

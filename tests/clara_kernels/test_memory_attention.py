@@ -74,6 +74,7 @@ CASES = {
     "no group": ([40, 40], 7, 3, 3, 64),
     "one group of eight": ([75], 16, 8, 1, 96),
     "wide heads": ([37, 20], 4, 2, 1, 256),
+    "wider than the kernels": ([12, 7], 3, 2, 1, 260),
 }
 
 
@@ -242,6 +243,20 @@ def test_under_autocast_it_computes_like_pytorchs_attention():
     assert torch.equal(out, expected)
 
 
+def test_documents_without_memory():
+    """Only with `memory_only` does anything depend on the number of memory rows."""
+    q, k, v, _ = random_case([1, 9], [1, 1], 4, 2, 16, torch.float32, False)
+    bounds = offsets_of([1, 9])
+    for implementation in ("reference", "cpu", "triton"):
+        with cpu_tensors_use(implementation):
+            out = memory_attention(q, k, v, bounds, 0)
+            alone = memory_attention(q[1:], k[1:], v[1:], offsets_of([9]), 3)
+            torch.testing.assert_close(out[1:], alone)
+            torch.testing.assert_close(out[0], v[0].repeat_interleave(2, 0))
+            with pytest.raises(ValueError, match="n_memory must be at least 1, got 0"):
+                memory_attention(q[:0], k, v, bounds, 0, memory_only=True)
+
+
 def test_bad_arguments():
     q, k, v, _ = random_case([5, 9], [2, 2], 4, 2, 16, torch.float32, False)
     bounds = offsets_of([5, 9])
@@ -264,7 +279,7 @@ def test_bad_arguments():
     refuse(ValueError, "document 0 has 5 rows, of which n_memory takes 5", q, k, v, bounds, 5)
     refuse(ValueError, "document 1 has 0 rows", q, k, v, offsets_of([5, 0, 9]), 2)
     refuse(ValueError, "at least one document", q[:0], k[:0], v[:0], bounds[:1], 2)
-    refuse(ValueError, "n_memory must be at least 1, got 0", q, k, v, bounds, 0)
+    refuse(ValueError, "n_memory must be at least 0, got -1", q, k, v, bounds, -1)
     refuse(TypeError, "n_memory must be an int, got float", q, k, v, bounds, 2.0)
     counts = torch.tensor([2, 3], dtype=torch.int32)
     refuse(TypeError, "n_memory must be an int or int32", q, k, v, bounds, counts.long())
@@ -274,8 +289,8 @@ def test_bad_arguments():
     )
     refuse(ValueError, "q must have shape .5, 4", q[:4], k, v, bounds, counts, memory_only=True)
     refuse(ValueError, "q must have shape .4, 4", q[:6], k, v, bounds, 2, memory_only=True)
-    wide = torch.randn(14, 1, 257)
-    refuse(ValueError, "head_dim of 1 to 256, got 257", wide, wide, wide, bounds, 2)
+    none = torch.randn(14, 1, 0)
+    refuse(ValueError, "head_dim of at least 1, got 0", none, none, none, bounds, 2)
 
 
 @pytest.mark.gpu

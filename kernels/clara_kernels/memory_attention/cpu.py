@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -32,25 +34,23 @@ class _Rows:
         x[self.index] = batch.transpose(1, 2).flatten(0, 1)
 
 
-def _rows(starts: Tensor, length: int) -> _Rows:
+def _rows(starts: list[int], length: int) -> _Rows:
     """Rows of documents that start at `starts`, ascending."""
-    count = starts.numel()
-    first, last = int(starts[0]), int(starts[-1])
-    if last - first == (count - 1) * length and bool((starts.diff() == length).all()):
-        return _Rows(slice(first, last + length), count, length)
-    return _Rows((starts[:, None] + torch.arange(length)).flatten(), count, length)
+    count = len(starts)
+    if starts == list(range(starts[0], starts[0] + count * length, length)):
+        return _Rows(slice(starts[0], starts[0] + count * length), count, length)
+    return _Rows((torch.tensor(starts)[:, None] + torch.arange(length)).flatten(), count, length)
 
 
 def _groups(cu_seqlens: Tensor, q_offsets: Tensor) -> Iterator[tuple[_Rows, _Rows]]:
     """Query rows and key rows of the documents that agree in both numbers of rows."""
-    starts, q_starts = cu_seqlens[:-1].long(), q_offsets[:-1].long()
-    shapes = torch.stack([cu_seqlens.diff(), q_offsets.diff()], 1)
-    kinds, kind = shapes.unique(dim=0, return_inverse=True)
-    order = kind.argsort(stable=True)
-    bounds = torch.nn.functional.pad(kind.bincount(minlength=len(kinds)).cumsum(0), (1, 0))
-    for number, (length, q_length) in enumerate(kinds.tolist()):
-        members = order[bounds[number] : bounds[number + 1]]
-        yield _rows(q_starts[members], q_length), _rows(starts[members], length)
+    members = defaultdict(list)
+    documents = zip(pairwise(q_offsets.tolist()), pairwise(cu_seqlens.tolist()), strict=True)
+    for (q_start, q_end), (start, end) in documents:
+        members[q_end - q_start, end - start].append((q_start, start))
+    for (q_length, length), starts in members.items():
+        q_first, first = zip(*starts, strict=True)
+        yield _rows(list(q_first), q_length), _rows(list(first), length)
 
 
 class _Call(NamedTuple):
@@ -64,16 +64,10 @@ class _Call(NamedTuple):
 
 
 def _prepare(q: Tensor, k: Tensor, v: Tensor, q_rows: _Rows, rows: _Rows) -> _Call:
-    """Heads of a group share keys and values.
-
-    With as many queries as keys those are repeated, so that the causal half is left out. With few
-    queries a group's heads become rows: the keys are read once.
-    """
+    """With few queries the heads of a group become rows: their keys are read once."""
     group = q.shape[1] // k.shape[1]
     query, key, value = q_rows.of(q), rows.of(k), rows.of(v)
     if q_rows.length == rows.length:
-        if group > 1:
-            key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
         return _Call(query, key, value, True, None)
     position = torch.arange(q_rows.length)[:, None] + rows.length - q_rows.length
     mask = torch.where(torch.arange(rows.length) <= position, 0.0, -torch.inf).to(q.dtype)
@@ -147,8 +141,6 @@ def backward(
         )
         if not call.causal:
             dq = _unfold(dq, group)
-        elif group > 1:
-            dk, dv = (x.unflatten(1, (-1, group)).sum(2) for x in (dk, dv))
         q_rows.put(gradients[0], dq)
         rows.put(gradients[1], dk)
         rows.put(gradients[2], dv)

@@ -17,8 +17,6 @@ from ..checks import (
 from ..dispatch import declare, may_read
 from . import cpu, reference
 
-_MAX_HEAD_DIM = 256
-
 
 def memory_attention(
     q: Tensor,
@@ -40,13 +38,14 @@ def memory_attention(
     needs them: the m queries of a document are its last m rows.
 
     Args:
-        q: `[T, heads, head_dim]`, float32, float16 or bfloat16 (float64 too, slowly, on a GPU);
-            with `memory_only` `[M, heads, head_dim]`, M the memory rows of all documents.
-            head_dim at most 256.
+        q: `[T, heads, head_dim]`, float32, float16, bfloat16 or float64; with `memory_only`
+            `[M, heads, head_dim]`, M the memory rows of all documents. On a GPU there are kernels
+            for a head_dim of up to 256 and not for float64: what they do not cover is computed
+            with all scores held at once, and waits for the device.
         k, v: `[T, kv_heads, head_dim]`, the dtype of `q`; `heads` is a multiple of `kv_heads`.
         cu_seqlens: int32 `[N + 1]`; document i is rows `cu_seqlens[i]` to `cu_seqlens[i + 1]`.
         n_memory: memory rows of every document, or int32 `[N]`, one number each. Without
-            `memory_only` they are computed like all others.
+            `memory_only` they are computed like all others, and there may be none.
         memory_only: compute the memory rows only.
         scale: default head_dim ** -0.5.
 
@@ -71,7 +70,7 @@ def memory_attention(
         dtype = torch.get_autocast_dtype(kind)
         q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
     _check(q, k, v, cu_seqlens)
-    counts = require_memory_counts(n_memory, cu_seqlens, "k")
+    counts = require_memory_counts(n_memory, cu_seqlens, "k", least=1 if memory_only else 0)
     if memory_only:
         _check_queries(q, counts, cu_seqlens)
     else:
@@ -85,8 +84,8 @@ def memory_attention(
 def _check(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> None:
     require_shape("q", q, "[T, heads, head_dim]", q.dim() == 3)
     heads, width = q.shape[1:]
-    if not 1 <= width <= _MAX_HEAD_DIM:
-        raise ValueError(f"q must have a head_dim of 1 to {_MAX_HEAD_DIM}, got {width}")
+    if width == 0:
+        raise ValueError("q must have a head_dim of at least 1, got 0")
     require_shape("k", k, "[T, kv_heads, {}]", k.dim() == 3 and k.shape[2] == width, width)
     require_shape("v", v, "{}, as k has", v.shape == k.shape, list(k.shape))
     if k.shape[1] == 0 or heads % k.shape[1] or heads == 0:

@@ -15,9 +15,11 @@ from ..builds import OPTIONS, TYPE_NAMES, Build, architecture_of
 from ..segments import tile_count
 from . import backward as backward_kernels
 from . import forward as forward_kernels
-from .reference import query_offsets
+from . import reference
 
 _LOG2_E = 1.4426950408889634
+_WIDEST_HEAD = 256
+_LEAST_PACKED_ROWS = 64  # of a tile that is not of memory rows alone; there are seldom fewer
 
 
 class _Blocks(NamedTuple):
@@ -49,12 +51,12 @@ def _forward_blocks(dtype: torch.dtype, width: int, mean_rows: int, architecture
     if width > 128:
         return _Blocks(m, 32, 8 if m >= 64 else 4, 2)
     if width <= 32:
-        return _Blocks(m, 32 if m == 64 else 64, 4, 2)
+        return _Blocks(m, 32 if m in (32, 64) else 64, 4, 2)
     if m == 128:
         return _Blocks(m, 32 if 100 <= architecture < 120 else 64, 8, 3)
-    if width <= 64 or m == 16:
+    if width <= 64 or (m == 16 and architecture < 120):
         return _Blocks(m, 64, 4, 2)
-    if m == 32:
+    if m <= 32:
         return _Blocks(m, 64, 8, 2)
     return _Blocks(m, 64 if _is_large(architecture) else 32, 4, 2)
 
@@ -122,10 +124,12 @@ class _Problem:
         self.rows_each = self.q_rows // self.documents if self.uniform else 0
         self.q_offsets = self.offsets
         if memory_only and not self.uniform:
-            self.q_offsets = query_offsets(cu_seqlens, n_memory, True)
+            self.q_offsets = reference.query_offsets(cu_seqlens, n_memory, True)
         self.group = self.heads // self.kv_heads
         self.width = max(triton.next_power_of_2(self.head_dim), 16)
         self.mean_rows = triton.cdiv(self.q_rows * self.group, self.documents)
+        if not self.uniform:
+            self.mean_rows = max(self.mean_rows, _LEAST_PACKED_ROWS)
         self.device, self.dtype = q.device, q.dtype
         self.key = (q.dtype, self.width, self.mean_rows, architecture_of(q.device))
 
@@ -186,6 +190,8 @@ def forward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """The result and the log of its softmax's sums, as `reference.forward`."""
+    if q.shape[2] > _WIDEST_HEAD:
+        return reference.forward(q, k, v, cu_seqlens, n_memory, memory_only, scale)
     problem = _Problem(q, k, v, cu_seqlens, n_memory, memory_only)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
@@ -241,6 +247,9 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
+    if q.shape[2] > _WIDEST_HEAD:
+        arguments = (grad, q, k, v, out, lse, cu_seqlens, n_memory, memory_only, scale)
+        return reference.backward(*arguments)
     problem = _Problem(q, k, v, cu_seqlens, n_memory, memory_only)
     grad, out, lse = (x.contiguous() for x in (grad.to(q.dtype), out, lse))
     dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
@@ -312,8 +321,10 @@ _HEADS = ((128, 4), (128, 1), (64, 4), (64, 1), (32, 1), (80, 1), (96, 1), (256,
 def builds(architecture: int) -> Iterator[Build]:
     """What the launchers above compile, for usual heads; see `clara_kernels.builds`."""
     for dtype, (head_dim, group) in product(_DTYPES, _HEADS):
-        for uniform, mean_rows in product((False, True), (128, 64, 32, 16)):
-            yield from _builds(dtype, head_dim, group, uniform, mean_rows, architecture)
+        for mean_rows in (128, 64):
+            yield from _builds(dtype, head_dim, group, False, mean_rows, architecture)
+        for mean_rows in (128, 64, 32, 16):
+            yield from _builds(dtype, head_dim, group, True, mean_rows, architecture)
     for dtype, head_dim in product(_DTYPES, dict(_HEADS)):
         yield from _row_builds(dtype, head_dim)
 

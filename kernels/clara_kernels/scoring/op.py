@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..build import native
-from ..checks import require_positive_int, require_same_device, require_shape, require_tensor
+from ..checks import require_int, require_same_device, require_shape, require_tensor
 from .reference import cosine_topk_reference
 
 _NAME = "clara::cosine_topk"
@@ -45,7 +45,7 @@ def cosine_topk(queries: Tensor, corpus: Tensor, k: int) -> tuple[Tensor, Tensor
     width = queries.shape[1]
     require_shape("corpus", corpus, "[N, {}], as queries have", corpus.shape[1] == width, width)
     require_same_device("corpus", corpus, "queries", queries)
-    require_positive_int("k", k)
+    require_int("k", k, 1)
     return torch.ops.clara.cosine_topk(queries.detach(), corpus.detach(), k)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..checks import (
     require_choice,
     require_floating,
+    require_int,
     require_offsets,
-    require_positive_int,
     require_same_device,
     require_shape,
 )
@@ -119,7 +119,7 @@ def checked_options(
     dtype: torch.dtype,
 ) -> Options:
     """Options as the registered operators take them; TypeError or ValueError for others."""
-    require_positive_int("k", k)
+    require_int("k", k, 1)
     require_choice("relaxation", relaxation, ("softmax", "sparsemax"))
     require_choice("mask", mask, ("exact", "reference"))
     require_choice("noise", noise, (None, "gumbel"))

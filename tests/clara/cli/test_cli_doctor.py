@@ -42,6 +42,19 @@ def test_operators_are_those_of_the_package(report):
     served = report["operators"]["cosine_topk"]["cpu"]
     assert served == (diagnosis.COMPILED if compiled else diagnosis.REFERENCE)
     assert report["operators"]["select_topk"]["cpu"] == diagnosis.REFERENCE
+    assert report["operators"]["sparsemax"]["cpu"] == diagnosis.SERVED["cpu"]
+    on_gpu = {name: served["cuda"] for name, served in report["operators"].items()}
+    assert on_gpu.pop("cosine_topk") == diagnosis.REFERENCE
+    assert set(on_gpu.values()) == {diagnosis.SERVED["triton"]}
+
+
+def test_a_gpu_without_triton_runs_the_references(report, monkeypatch):
+    monkeypatch.setattr("clara_kernels.dispatch.has_triton", lambda: False)
+    served = diagnosis.operators(report["kernels"])
+    assert {each["cuda"] for each in served.values()} == {diagnosis.REFERENCE}
+    report["packages"]["triton"] = None
+    expected = "triton is missing: a GPU would run the PyTorch references"
+    assert expected in diagnosis.lines(report)
 
 
 def test_for_readers(clara, report):

@@ -1,0 +1,115 @@
+import pytest
+import torch
+
+from clara_kernels import builds, dispatch
+from clara_kernels.dispatch import (
+    computed_by,
+    cpu_tensors_use,
+    declare,
+    may_read,
+    scalar_tensor,
+)
+
+
+def named(name):
+    return lambda x: torch.full_like(x, name)
+
+
+@pytest.fixture(scope="module")
+def operator():
+    """An operator whose result tells which implementation ran: 1 reference, 2 cpu, 3 kernels."""
+    declare(
+        "test_which",
+        "(Tensor x) -> Tensor",
+        fake=torch.empty_like,
+        reference=named(1),
+        cpu=named(2),
+        triton="builds:which",
+    )
+    declare("test_plain", "(Tensor x) -> Tensor", fake=torch.empty_like, reference=named(1))
+    return torch.ops.clara.test_which
+
+
+def test_the_implementation_of_cpu_tensors(operator, monkeypatch):
+    monkeypatch.setattr(builds, "which", named(3), raising=False)
+    dispatch._launcher.cache_clear()
+    x = torch.zeros(2)
+    assert operator(x).tolist() == [2, 2]
+    with cpu_tensors_use("reference"):
+        assert operator(x).tolist() == [1, 1]
+        with cpu_tensors_use("triton"):
+            assert operator(x).tolist() == [3, 3]
+            assert torch.ops.clara.test_plain(x).tolist() == [1, 1]  # has no other
+        assert operator(x).tolist() == [1, 1]
+    assert operator(x).tolist() == [2, 2]
+    assert torch.ops.clara.test_plain(x).tolist() == [1, 1]
+    dispatch._launcher.cache_clear()
+
+
+def test_the_choice_ends_with_an_error(operator):
+    with pytest.raises(ZeroDivisionError), cpu_tensors_use("reference"):
+        raise ZeroDivisionError
+    assert operator(torch.zeros(1)).tolist() == [2]
+
+
+def test_there_are_three_implementations():
+    with (
+        pytest.raises(ValueError, match=r"must be one of .*'triton'\), got 'cuda'"),
+        cpu_tensors_use("cuda"),
+    ):
+        pass
+
+
+def test_computed_by(operator, monkeypatch):
+    monkeypatch.setattr(dispatch, "has_triton", lambda: True)
+    assert computed_by("test_which") == {"cpu": "cpu", "cuda": "triton"}
+    assert computed_by("test_plain") == {"cpu": "reference", "cuda": "reference"}
+    monkeypatch.setattr(dispatch, "has_triton", lambda: False)
+    assert computed_by("test_which") == {"cpu": "cpu", "cuda": "reference"}
+
+
+def test_autocast_is_off_inside():
+    def product(x):
+        return x @ x
+
+    declare("test_product", "(Tensor x) -> Tensor", fake=torch.empty_like, reference=product)
+    x = torch.randn(8, 8)
+    expected = product(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+        assert torch.equal(torch.ops.clara.test_product(x), expected)
+
+
+@pytest.mark.gpu
+def test_the_implementation_of_gpu_tensors(operator, monkeypatch):
+    monkeypatch.setattr(builds, "which", named(3), raising=False)
+    dispatch._launcher.cache_clear()
+    x = torch.zeros(2, device="cuda")
+    assert operator(x).tolist() == [3, 3]
+    assert operator(x.double()).tolist() == [1, 1]
+    monkeypatch.setattr(dispatch, "has_triton", lambda: False)
+    assert operator(x).tolist() == [1, 1]
+    dispatch._launcher.cache_clear()
+
+
+def test_a_number_becomes_a_tensor():
+    cpu = torch.device("cpu")
+    one = scalar_tensor(0.5, torch.float32, cpu)
+    assert (one.item(), one.dtype, one.dim()) == (0.5, torch.float32, 0)
+    leaf = torch.tensor(0.25, dtype=torch.float64, requires_grad=True)
+    other = scalar_tensor(leaf, torch.float32, cpu)
+    assert (other.item(), other.dtype, other.requires_grad) == (0.25, torch.float32, False)
+
+
+def test_values_are_read_on_the_cpu_only():
+    assert may_read(torch.zeros(1))
+    assert not may_read(torch.zeros(1, device="meta"))
+    seen = []
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def compiled(x):
+        seen.append(may_read(x))
+        return x + 1
+
+    compiled(torch.zeros(1))
+    assert seen == [False]
