@@ -116,6 +116,20 @@ def test_steps_name_files_that_exist(tmp_path):
             assert all((gpu_check.ROOT / script).exists() for script in scripts)
 
 
+def test_files_that_run_together(tmp_path, capsys):
+    code = "import pytest\n@pytest.mark.gpu\ndef test_it():\n    assert {}\n"
+    files = {"test_one.py": True, "test_two.py": False, "test_three.py": True}
+    for name, passes in files.items():
+        (tmp_path / name).write_text(code.format(passes))
+    paths = [str(tmp_path / name) for name in files]
+    assert gpu_check.run_together(paths[:1]) == 0
+    assert capsys.readouterr().out.endswith("1 files passed\n")
+    assert gpu_check.run_together(paths) == 1
+    printed = capsys.readouterr().out
+    assert printed.endswith("failed: test_two.py\n")
+    assert printed.count("1 passed") == 2
+
+
 def test_a_test_that_lacks_an_optional_package_is_skipped(tmp_path, capsys):
     test = tmp_path / "test_sample.py"
     test.write_text(
