@@ -75,7 +75,7 @@ def in_2_13(
 
 
 @pytest.mark.parametrize(
-    ("function", "kept_heads"), [(in_2_10, 2), (in_2_11, 4), (in_2_13, 2)], ids=lambda x: str(x)
+    ("function", "kept_heads"), [(in_2_10, 2), (in_2_11, 4), (in_2_13, 2)], ids=["10", "11", "13"]
 )
 def test_varlen_attention_is_called_as_each_release_takes_it(function, kept_heads):
     attention = VarlenAttention(function)

@@ -1,14 +1,10 @@
-"""Without a GPU, Triton kernels run in the interpreter; this has to be said before their import."""
+"""Tests marked `gpu` are skipped without one."""
 
-import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 sys.path.insert(0, str(Path(__file__).parent))  # comparison
 

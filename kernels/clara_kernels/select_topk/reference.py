@@ -51,9 +51,11 @@ def forward(
         keys = _logits(keys, temperature, seed)
     indices = _first_k(keys, k)
     filled = indices >= 0
-    selected = memory.new_zeros(*indices.shape, memory.shape[1])
-    selected[filled] = memory[_taken_rows(indices, filled, table)]
-    return selected, indices
+    selected = memory.index_select(0, _taken_rows(indices, filled, table))
+    if len(selected) < indices.numel():
+        taken, selected = selected, memory.new_zeros(*indices.shape, memory.shape[1])
+        selected[filled] = taken
+    return selected.view(*indices.shape, memory.shape[1]), indices
 
 
 def backward(
@@ -74,7 +76,10 @@ def backward(
     table = _table(scores, offsets)
     if need_scores:
         # a_jl = ⟨G_j, memory_l⟩
-        weights = _inner_products(grad, memory, table, scores.dtype)
+        if offsets is None:
+            weights = _inner_products(grad, memory.unflatten(0, scores.shape), None, scores.dtype)
+        else:
+            weights = _inner_products(grad, memory, table, scores.dtype)
         options = (temperature, seed, sparse, leaky)
         grad_scores = _grad_scores(weights, scores, indices, table, *options)
     if need_memory:
@@ -202,10 +207,13 @@ def _grad_scores(
     return unpad(total / temperature, table).view(scores.shape)
 
 
-def _inner_products(grad: Tensor, memory: Tensor, table: RowTable, dtype: torch.dtype) -> Tensor:
-    """⟨grad_bj, memory_bl⟩, `[B, k, N]`."""
-    products = grad.new_zeros(*grad.shape[:2], table.positions.shape[1], dtype=dtype)
+def _inner_products(
+    grad: Tensor, memory: Tensor, table: RowTable | None, dtype: torch.dtype
+) -> Tensor:
+    """⟨grad_bj, memory_bl⟩, `[B, k, N]`; memory is `[B, N, D]`, or `[ΣN, D]` with a table."""
+    count = memory.shape[1] if table is None else table.positions.shape[1]
+    products = grad.new_zeros(*grad.shape[:2], count, dtype=dtype)
     for columns in column_slices(grad.shape[2]):
-        candidates = pad(memory[:, columns], table).to(dtype)  # [B, N, columns]
+        candidates = pad(memory[..., columns], table).to(dtype)  # [B, N, columns]
         products += grad[..., columns].to(dtype) @ candidates.mT
     return products
