@@ -1,4 +1,4 @@
-"""Without a GPU, Triton kernels run in the interpreter: to be said before anything imports triton."""
+"""Without a GPU, Triton's kernels run in its interpreter: to be said before it is imported."""
 
 import os
 

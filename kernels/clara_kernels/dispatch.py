@@ -13,6 +13,7 @@ A kernel that fails raises. Nothing falls back after a failure.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -35,10 +36,16 @@ def cpu_tensors_use(implementation: str) -> Iterator[None]:
 
     "triton" runs the kernels in Triton's interpreter, slowly, and needs TRITON_INTERPRET=1 in the
     environment before triton is imported.
+
+    Raises:
+        ValueError: there is no such implementation.
+        RuntimeError: "triton" without the interpreter.
     """
     global _on_cpu
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation must be one of {IMPLEMENTATIONS}, got {implementation!r}")
+    if implementation == "triton" and not os.environ.get("TRITON_INTERPRET"):
+        raise RuntimeError("Triton runs on CPU tensors only with TRITON_INTERPRET=1 set")
     before, _on_cpu = _on_cpu, implementation
     try:
         yield

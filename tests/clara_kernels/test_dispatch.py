@@ -60,6 +60,15 @@ def test_there_are_three_implementations():
         pass
 
 
+def test_without_the_interpreter(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with (
+        pytest.raises(RuntimeError, match="only with TRITON_INTERPRET=1"),
+        cpu_tensors_use("triton"),
+    ):
+        pass
+
+
 def test_computed_by(operator, monkeypatch):
     monkeypatch.setattr(dispatch, "has_triton", lambda: True)
     assert computed_by("test_which") == {"cpu": "cpu", "cuda": "triton"}
