@@ -257,6 +257,39 @@ def test_documents_without_memory():
                 memory_attention(q[:0], k, v, bounds, 0, memory_only=True)
 
 
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("splits", [1, 3])
+def test_a_document_without_rows_where_values_are_not_checked(implementation, splits, monkeypatch):
+    launchers = import_module("clara_kernels.memory_attention.triton")
+    monkeypatch.setattr(launchers, "_splits", lambda *_: splits)
+    q, k, v, _ = random_case([80, 70], [2, 2], 4, 2, 16, torch.float32, True)
+    expected = memory_attention(q, k, v, offsets_of([80, 70]), 2, memory_only=True)
+    counts = torch.tensor(2, dtype=torch.int32)
+    # A third document, without rows, whose queries come last.
+    queries = torch.cat([q, q[:2]])
+    with cpu_tensors_use(implementation):
+        out, _ = torch.ops.clara.memory_attention(
+            queries, k, v, offsets_of([80, 70, 0]), counts, True, 0.25
+        )
+    torch.testing.assert_close(out[:4], expected)
+    assert not out[4:].any() or implementation == "reference"  # it has no row to leave out
+
+
+@IMPLEMENTATIONS
+def test_no_queries(implementation):
+    q, k, v, _ = random_case([5, 9], [2, 2], 4, 2, 16, torch.float32, False)
+    counts = torch.zeros((), dtype=torch.int32)
+    arguments = (k, v, offsets_of([5, 9]), counts, True, 0.25)
+    with cpu_tensors_use(implementation):
+        out, lse = torch.ops.clara.memory_attention(q[:0], *arguments)
+        assert out.shape == (0, 4, 16)
+        gradients = torch.ops.clara.memory_attention_backward(
+            out, q[:0], *arguments[:2], out, lse, *arguments[2:]
+        )
+    assert [x.shape for x in gradients] == [q[:0].shape, k.shape, v.shape]
+    assert not any(x.any() for x in gradients)
+
+
 def test_bad_arguments():
     q, k, v, _ = random_case([5, 9], [2, 2], 4, 2, 16, torch.float32, False)
     bounds = offsets_of([5, 9])

@@ -1,7 +1,8 @@
-"""On the CPU: PyTorch's flash attention on all documents of equal length at once."""
+"""On the CPU: PyTorch's flash attention on many documents at once."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,38 +20,60 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of `count` documents of `length` rows each: a slice where they are neighbours."""
+    """Rows of `count` documents, each padded on the left to `length` rows.
+
+    Attributes:
+        index: `[count · length]`, or a slice where the documents are neighbours of equal length.
+        present: which of them are no padding; None if all are.
+    """
 
     index: slice | Tensor
     count: int
     length: int
+    present: Tensor | None = None
 
     def of(self, x: Tensor) -> Tensor:
-        """`[T, heads, …]` to `[count, heads, length, …]`."""
+        """`[T, heads, …]` to `[count, heads, length, …]`, with any row for padding."""
         return x[self.index].unflatten(0, (self.count, self.length)).transpose(1, 2)
 
     def put(self, x: Tensor, batch: Tensor) -> None:
         """The inverse of `of`."""
-        x[self.index] = batch.transpose(1, 2).flatten(0, 1)
+        rows = batch.transpose(1, 2).flatten(0, 1)
+        if isinstance(self.index, slice) or self.present is None:
+            x[self.index] = rows
+        else:
+            x[self.index[self.present]] = rows[self.present]
 
 
-def _rows(starts: list[int], length: int) -> _Rows:
-    """Rows of documents that start at `starts`, ascending."""
-    count = len(starts)
-    if starts == list(range(starts[0], starts[0] + count * length, length)):
-        return _Rows(slice(starts[0], starts[0] + count * length), count, length)
-    return _Rows((torch.tensor(starts)[:, None] + torch.arange(length)).flatten(), count, length)
+def _rows(starts: list[int], lengths: list[int]) -> _Rows:
+    count, longest = len(starts), max(lengths)
+    neighbours = range(starts[0], starts[0] + count * longest, longest)
+    if min(lengths) == longest and starts == list(neighbours):
+        return _Rows(slice(neighbours.start, neighbours.stop), count, longest)
+    ends = torch.tensor(starts) + torch.tensor(lengths)
+    index = ends[:, None] + torch.arange(-longest, 0)  # [count, longest]
+    if min(lengths) == longest:
+        return _Rows(index.flatten(), count, longest)
+    first = torch.tensor(starts)[:, None]
+    return _Rows(index.clamp(min=first).flatten(), count, longest, (index >= first).flatten())
 
 
 def _groups(cu_seqlens: Tensor, q_offsets: Tensor) -> Iterator[tuple[_Rows, _Rows]]:
-    """Query rows and key rows of the documents that agree in both numbers of rows."""
+    """Query rows and key rows of documents that are computed as one batch.
+
+    Those of equal length; with queries for the memory rows alone, of about equal length, as few
+    queries make small batches. Documents without rows are left out.
+    """
     members = defaultdict(list)
     documents = zip(pairwise(q_offsets.tolist()), pairwise(cu_seqlens.tolist()), strict=True)
     for (q_start, q_end), (start, end) in documents:
-        members[q_end - q_start, end - start].append((q_start, start))
-    for (q_length, length), starts in members.items():
-        q_first, first = zip(*starts, strict=True)
-        yield _rows(list(q_first), q_length), _rows(list(first), length)
+        q_length, length = q_end - q_start, end - start
+        if 0 < q_length <= length:
+            about = length if q_length == length else int(2 * math.log2(length))
+            members[q_length, about, q_length == length].append((q_start, start, length))
+    for (q_length, _, _), found in members.items():
+        q_starts, starts, lengths = map(list, zip(*found, strict=True))
+        yield _rows(q_starts, [q_length] * len(found)), _rows(starts, lengths)
 
 
 class _Call(NamedTuple):
@@ -70,8 +93,11 @@ def _prepare(q: Tensor, k: Tensor, v: Tensor, q_rows: _Rows, rows: _Rows) -> _Ca
     if q_rows.length == rows.length:
         return _Call(query, key, value, True, None)
     position = torch.arange(q_rows.length)[:, None] + rows.length - q_rows.length
-    mask = torch.where(torch.arange(rows.length) <= position, 0.0, -torch.inf).to(q.dtype)
-    return _Call(_fold(query, group), key, value, False, mask.repeat(group, 1))
+    seen = (torch.arange(rows.length) <= position)[None]  # [1, queries, keys]
+    if rows.present is not None:
+        seen = seen & rows.present.view(rows.count, 1, rows.length)
+    mask = torch.where(seen, 0.0, -torch.inf).to(q.dtype)
+    return _Call(_fold(query, group), key, value, False, mask.repeat(1, group, 1)[:, None])
 
 
 def _fold(x: Tensor, group: int) -> Tensor:
@@ -93,9 +119,9 @@ def forward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.forward`."""
-    out = torch.empty(q.shape, dtype=q.dtype)
+    out = torch.zeros(q.shape, dtype=q.dtype)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    lse = torch.empty(q.shape[:2], dtype=dtype)
+    lse = torch.zeros(q.shape[:2], dtype=dtype)
     group = q.shape[1] // k.shape[1]
     for q_rows, rows in _groups(cu_seqlens, query_offsets(cu_seqlens, n_memory, memory_only)):
         call = _prepare(q, k, v, q_rows, rows)
@@ -120,7 +146,7 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    gradients = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
+    gradients = [torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v)]
     group = q.shape[1] // k.shape[1]
     for q_rows, rows in _groups(cu_seqlens, query_offsets(cu_seqlens, n_memory, memory_only)):
         call = _prepare(q, k, v, q_rows, rows)

@@ -136,6 +136,7 @@ def combine(
     for i in range(splits):
         part = tl.load(p_part_lse + i * rows + o_r, mask=m_r, other=0.0)
         top = tl.maximum(top, part)
+    top = tl.where(top == -float("inf"), 0.0, top)  # of a row without keys
     acc = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
     total = tl.zeros([BLOCK_R], tl.float32)
     for i in range(splits):
@@ -144,5 +145,6 @@ def combine(
         x = load_rows(p_parts, i * rows + o_r, HEAD_DIM, m_r, HEAD_DIM, BLOCK_D, False)  # [BR, BD]
         acc += weight[:, None] * x
         total += weight
+    total = tl.where(total == 0, 1.0, total)
     store_rows(p_out, o_r, HEAD_DIM, m_r, acc / total[:, None], HEAD_DIM, BLOCK_D)
     tl.store(p_lse + o_r, top + tl.log(total), mask=m_r)

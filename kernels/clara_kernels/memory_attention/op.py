@@ -49,10 +49,11 @@ def memory_attention(
         memory_only: compute the memory rows only.
         scale: default head_dim ** -0.5.
 
-    Values of `cu_seqlens` and `n_memory` are checked on the CPU only: elsewhere that would wait
-    for the device. There a document of no rows is skipped, and bounds beyond T are undefined
-    behaviour. Under autocast q, k and v are cast to its dtype first, as PyTorch's own attention
-    does.
+    Values of `cu_seqlens` and `n_memory` are checked on the CPU and not under torch.compile:
+    elsewhere that would wait for the device. There a document of no rows is skipped, rows of no
+    document have undefined results, and bounds beyond T are undefined behaviour.
+
+    Under autocast q, k and v are cast to its dtype first, as PyTorch's own attention does.
 
     Returns:
         Tensor of the shape and dtype of `q`, differentiable once in q, k and v. The gradients do

@@ -250,6 +250,8 @@ def backward(
     if q.shape[2] > _WIDEST_HEAD:
         arguments = (grad, q, k, v, out, lse, cu_seqlens, n_memory, memory_only, scale)
         return reference.backward(*arguments)
+    if q.numel() == 0:
+        return torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
     problem = _Problem(q, k, v, cu_seqlens, n_memory, memory_only)
     grad, out, lse = (x.contiguous() for x in (grad.to(q.dtype), out, lse))
     dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
@@ -315,7 +317,7 @@ def _query_gradients(
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Head width and query heads to a key head, of common models and at the ends of what is possible.
-_HEADS = ((128, 4), (128, 1), (64, 4), (64, 1), (32, 1), (80, 1), (96, 1), (256, 4))
+_HEADS = ((128, 4), (128, 1), (64, 4), (64, 3), (64, 1), (32, 1), (80, 1), (96, 1), (256, 4))
 
 
 def builds(architecture: int) -> Iterator[Build]:

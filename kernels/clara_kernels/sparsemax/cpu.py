@@ -1,18 +1,44 @@
-"""Sparsemax on the CPU: Michelot's iteration on all rows at once, several times a sort's speed."""
+"""Sparsemax on the CPU: Michelot's iteration on all rows of a block at once."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ..ragged import accumulation_dtype
+from . import reference
 from .reference import project, shift_of
+
+_BLOCK = 2**17  # values, so that what is computed stays in the cache
+
+
+def _blocks(x: Tensor) -> Iterator[slice]:
+    rows = max(_BLOCK // max(x.shape[1], 1), 1)
+    for row in range(0, x.shape[0], rows):
+        yield slice(row, row + rows)
 
 
 def forward(x: Tensor) -> tuple[Tensor, Tensor]:
     """As `reference.forward`; the number of rounds depends on the values."""
-    if x.numel() == 0:
-        return torch.empty_like(x), x.new_zeros(x.shape[0], 2, dtype=accumulation_dtype(x))
+    y = torch.empty_like(x)
+    bounds = x.new_zeros(x.shape[0], 2, dtype=accumulation_dtype(x))
+    if x.numel():
+        for rows in _blocks(x):
+            y[rows], bounds[rows] = _project(x[rows])
+    return y, bounds
+
+
+def backward(grad: Tensor, x: Tensor, bounds: Tensor) -> Tensor:
+    """As `reference.backward`."""
+    out = torch.empty_like(x)
+    for rows in _blocks(x):
+        out[rows] = reference.backward(grad[rows], x[rows], bounds[rows])
+    return out
+
+
+def _project(x: Tensor) -> tuple[Tensor, Tensor]:
     values = x.to(accumulation_dtype(x))
     shift = shift_of(values)
     values = values - shift

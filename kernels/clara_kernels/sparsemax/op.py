@@ -68,6 +68,7 @@ declare(
     "(Tensor grad, Tensor x, Tensor bounds) -> Tensor",
     fake=_fake_backward,
     reference=reference.backward,
+    cpu=cpu.backward,
     triton="sparsemax.triton:backward",
 )
 
