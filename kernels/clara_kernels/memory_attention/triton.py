@@ -45,7 +45,7 @@ def _forward_blocks(dtype: torch.dtype, width: int, mean_rows: int, architecture
     """For a head width padded to a power of two."""
     hopper = 90 <= architecture < 100
     if dtype == torch.float32:
-        roomy = width <= 64 or (width == 128 and architecture < 120)
+        roomy = width <= 32 or (width <= 128 and architecture < 120)
         return _Blocks(_tile_rows(mean_rows, 32 if roomy else 16), 16, 4 if width <= 32 else 8, 1)
     m = _tile_rows(mean_rows, 128 if width <= 64 or hopper else 64)
     if width > 128:
