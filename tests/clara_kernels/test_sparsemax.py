@@ -243,3 +243,24 @@ def test_bad_arguments():
         sparsemax(torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"dim must be in \[-2, 1\], got 2"):
         sparsemax(torch.zeros(2, 2), dim=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("columns", [1000, 40_000])
+def test_in_a_cuda_graph(columns):
+    x = torch.randn(64, columns, dtype=torch.bfloat16, device="cuda")
+    grad = torch.randn_like(x)
+
+    def run():
+        y, bounds = torch.ops.clara.sparsemax(x)
+        return y, torch.ops.clara.sparsemax_backward(grad, x, bounds)
+
+    run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    x.normal_()
+    graph.replay()
+    for one, other in zip(captured, run(), strict=True):
+        assert torch.equal(one, other)
