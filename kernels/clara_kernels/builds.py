@@ -46,7 +46,7 @@ class Build:
     types: dict[str, str]
     constants: dict[str, Any]
     num_warps: int
-    num_stages: int = 1
+    num_stages: int = 3  # what Triton takes where a launch does not say
     registers: int | None = None
     note: str = ""
     tensor_cores: bool = False

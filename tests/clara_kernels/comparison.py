@@ -91,7 +91,7 @@ class _Recorder:
         assert max((*grid[1:], 1)) < 2**16
         return self._record
 
-    def _record(self, *arguments, num_warps, num_stages=1, maxnreg=None, **constants):
+    def _record(self, *arguments, num_warps, num_stages=3, maxnreg=None, **constants):
         types = {
             name: f"*{TYPE_NAMES[value.dtype]}"
             for name, value in zip(self.kernel.arg_names, arguments, strict=False)

@@ -177,7 +177,7 @@ def _with_whole_rows(x: Tensor) -> Tensor:
     return x if whole else x.contiguous()
 
 
-_ROW_OPTIONS = {"BLOCK_R": 32, "num_warps": 4, "num_stages": 1}
+_ROW_OPTIONS = {"BLOCK_R": 32, "num_warps": 4}
 
 
 def forward(
