@@ -23,6 +23,8 @@ def require_floating(name: str, value: Any) -> None:
     require_tensor(name, value)
     if not value.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {value.dtype}")
+    if value.dtype.itemsize == 1:
+        raise TypeError(f"{name} must have 16 bits or more a value, got {value.dtype}")
 
 
 def require_shape(name: str, value: Tensor, layout: str, ok: bool, *sizes: Any) -> None:

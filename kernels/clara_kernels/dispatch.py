@@ -140,6 +140,8 @@ def scalar_tensor(value: float | Tensor, dtype: torch.dtype, device: torch.devic
 
     A number is filled in on the device: nothing waits, and no graph is compiled again for it.
     """
+    if device.type == "cuda" and isinstance(value, Tensor) and value.dim() == 0 and may_read(value):
+        value = value.item()  # copied as a tensor it would wait for the device
     if isinstance(value, Tensor):
         return value.detach().to(device=device, dtype=dtype)
     return torch.full((), value, dtype=dtype, device=device)

@@ -2,6 +2,7 @@ from importlib import import_module
 
 import pytest
 import torch
+import triton
 from comparison import IMPLEMENTATIONS, assert_close_to, poisoned
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -273,6 +274,32 @@ def test_a_document_without_rows_where_values_are_not_checked(implementation, sp
         )
     torch.testing.assert_close(out[:4], expected)
     assert not out[4:].any() or implementation == "reference"  # it has no row to leave out
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_rows_before_the_first_document(backwards, monkeypatch):
+    """Tiles before it write nothing, in whatever order programs run."""
+    builder = type(triton.runtime.interpreter.interpreter_builder)
+    forwards = builder.set_grid_idx
+
+    def set_grid_idx(self, *index):
+        last = self.grid_dim
+        mirrored = [last[axis] - 1 - i for axis, i in enumerate(index)]
+        forwards(self, *(mirrored if backwards else index))
+
+    monkeypatch.setattr(builder, "set_grid_idx", set_grid_idx)
+    first, lengths = 64, [40, 30]
+    *tensors, grad = random_case([first, *lengths], [2] * 3, 8, 2, 32, torch.float32, False)
+    bounds, counts = offsets_of(lengths), torch.tensor(2, dtype=torch.int32)
+    own = [x[first:] for x in tensors]
+    expected = with_gradients(lambda *x: memory_attention(*x, bounds, 2), own, grad[first:])
+    with cpu_tensors_use("triton"):
+        rest = (bounds + first, counts, False, 32**-0.5)
+        out, lse = torch.ops.clara.memory_attention(*tensors, *rest)
+        backward = torch.ops.clara.memory_attention_backward
+        gradients = backward(grad, *tensors, out, lse, *rest)
+    for one, other in zip((out, *gradients), expected, strict=True):
+        torch.testing.assert_close(one[first:], other, rtol=1e-4, atol=1e-5)
 
 
 @IMPLEMENTATIONS

@@ -106,7 +106,7 @@ def key_gradients(
     first_key = tl.load(p_offsets + document)
     keys = tl.load(p_offsets + document + 1) - first_key
     o_key = block * BLOCK_N
-    if o_key >= keys:
+    if (o_key < 0) | (o_key >= keys):
         return
     if UNIFORM:
         first_q, queries = document * rows_each, rows_each
@@ -220,7 +220,7 @@ def query_gradients(
     document, o_row, first_q, queries = find_queries(
         tl.program_id(0), p_q_offsets, documents, rows_each, GROUP, BLOCK_M, UNIFORM
     )
-    if o_row >= queries * GROUP:
+    if (o_row < 0) | (o_row >= queries * GROUP):
         return
     first_key = tl.load(p_offsets + document)
     keys = tl.load(p_offsets + document + 1) - first_key

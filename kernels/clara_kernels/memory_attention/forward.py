@@ -78,7 +78,7 @@ def forward(
     document, o_row, first_q, queries = find_queries(
         tl.program_id(0), p_q_offsets, documents, rows_each, GROUP, BLOCK_M, UNIFORM
     )
-    if o_row >= queries * GROUP:
+    if (o_row < 0) | (o_row >= queries * GROUP):  # negative: before the first document
         return
     first_key = tl.load(p_offsets + document)
     keys = tl.load(p_offsets + document + 1) - first_key

@@ -174,7 +174,8 @@ def _with_whole_rows(x: Tensor) -> Tensor:
     """x as it is if only its rows are apart, by a number of heads, else a copy."""
     width = x.shape[2]
     whole = x.stride(2) == 1 and x.stride(1) == width and x.stride(0) % width == 0
-    return x if whole else x.contiguous()
+    # Within a document the kernels count values in 32 bits.
+    return x if whole and x.shape[0] * x.stride(0) < 2**31 else x.contiguous()
 
 
 _ROW_OPTIONS = {"BLOCK_R": 32, "num_warps": 4}

@@ -50,7 +50,7 @@ def select_topk(
         scores: `[B, N]`, any floating-point dtype, computed in float32 (float64 if an input is).
             A candidate at -inf is masked: never taken, probability 0, no gradient. NaN and +inf
             are refused on CPU; elsewhere they are not looked for, since that would wait for the
-            device, and make the row's choice arbitrary and its gradient NaN.
+            device, and make the row's choice, probabilities and gradient arbitrary.
         memory: `[B, N, ...]`, as a rule `[B, N, m, H]`; any floating-point dtype. Copied if the
             candidates do not lie one after the other.
         k: slots, at least 1. Slots beyond a row's candidates have index -1, zero memory and no

@@ -107,7 +107,7 @@ def _gather(
 ):
     """A block of columns of what one slot takes."""
     width = units * UNIT
-    question, slot = tl.program_id(0), tl.program_id(2)
+    question, slot = tl.program_id(0) // slots, tl.program_id(0) % slots
     first, end = question_rows(question, p_offsets, rows, count)
     o_slot = question * slots + slot
     if ORDER:
@@ -357,7 +357,7 @@ def _scatter(
 ):
     """Add a block of a slot's gradient to the memory that it took; no other slot took it."""
     width = units * UNIT
-    question, slot = tl.program_id(0), tl.program_id(2)
+    question, slot = tl.program_id(0) // slots, tl.program_id(0) % slots
     first, _ = question_rows(question, p_offsets, rows, count)
     o_slot = question * slots + slot
     column = tl.load(p_indices + o_slot).to(tl.int32)
@@ -474,7 +474,7 @@ def forward(
             **OPTIONS,
         )
     if columns:
-        _gather[(problem.questions, triton.cdiv(columns, options["BD"]), k)](
+        _gather[(problem.questions * k, triton.cdiv(columns, options["BD"]))](
             problem.keys,
             memory,
             problem.offsets,
@@ -584,7 +584,7 @@ def add_taken(total: Tensor, grad: Tensor, indices: Tensor, offsets: Tensor | No
     offsets = None if offsets is None else offsets.contiguous()
     count = total.shape[0] // questions  # used without offsets
     options = _scatter_options(columns)
-    _scatter[(questions, triton.cdiv(columns, options["BD"]), k)](
+    _scatter[(questions * k, triton.cdiv(columns, options["BD"]))](
         grad,
         indices,
         offsets,
