@@ -6,10 +6,12 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "core/cosine_topk.hpp"
-#include "core/cpu_features.hpp"
+#include "core/inverse_norms.hpp"
 #include "core/rows.hpp"
+#include "core/simd/kernels.hpp"
 
 #ifdef CLARA_CUDA
 #include "cuda/device_code.hpp"
@@ -27,8 +29,9 @@ clara::DataType parse_type(const std::string& name) {
     if (name == "float32") return clara::DataType::float32;
     if (name == "float16") return clara::DataType::float16;
     if (name == "bfloat16") return clara::DataType::bfloat16;
-    throw std::invalid_argument("type must be 'float32', 'float16' or 'bfloat16', got '" + name +
-                                "'");
+    if (name == "int8") return clara::DataType::int8;
+    throw std::invalid_argument(
+        "type must be 'float32', 'float16', 'bfloat16' or 'int8', got '" + name + "'");
 }
 
 clara::Rows make_rows(uintptr_t address, const std::string& type, int64_t count, int64_t columns,
@@ -41,20 +44,53 @@ clara::Rows make_rows(uintptr_t address, const std::string& type, int64_t count,
     return {reinterpret_cast<const void*>(address), parse_type(type), count, columns, stride};
 }
 
-void cosine_topk(const clara::Rows& queries, const clara::Rows& corpus, int64_t k, int threads,
-                 uintptr_t scores, uintptr_t indices) {
+void require_search(const clara::Rows& queries, const clara::Rows& corpus, int64_t k, int threads) {
+    require(queries.type != clara::DataType::int8, "queries must not be int8");
     require(queries.columns == corpus.columns,
             "corpus must have the queries' " + std::to_string(queries.columns) + " columns, got " +
                 std::to_string(corpus.columns));
     require(k >= 1, "k must be at least 1, got " + std::to_string(k));
     require(threads >= 1, "threads must be at least 1, got " + std::to_string(threads));
+}
+
+clara::Searched searched(const clara::Rows& corpus, uintptr_t inverse_norms) {
+    return {corpus, reinterpret_cast<const float*>(inverse_norms)};
+}
+
+void cosine_topk(const clara::Rows& queries, const clara::Rows& corpus, uintptr_t inverse_norms,
+                 uintptr_t mask, int64_t k, int threads, uintptr_t scores, uintptr_t indices) {
+    require_search(queries, corpus, k, threads);
     const bool empty = queries.count == 0 || corpus.count == 0;
     require(scores != 0 || empty, "scores must not be a null address");
     require(indices != 0 || empty, "indices must not be a null address");
 
     const py::gil_scoped_release release;
-    clara::cosine_topk(queries, corpus, k, threads, reinterpret_cast<float*>(scores),
-                       reinterpret_cast<int64_t*>(indices));
+    clara::cosine_topk(queries, searched(corpus, inverse_norms),
+                       reinterpret_cast<const uint8_t*>(mask), k, threads,
+                       reinterpret_cast<float*>(scores), reinterpret_cast<int64_t*>(indices));
+}
+
+void cosine_rerank(const clara::Rows& queries, const clara::Rows& corpus, uintptr_t inverse_norms,
+                   uintptr_t listed, uintptr_t offsets, int64_t k, int threads, uintptr_t scores,
+                   uintptr_t indices) {
+    require_search(queries, corpus, k, threads);
+    require(offsets != 0, "offsets must not be a null address");
+    require(scores != 0 || queries.count == 0, "scores must not be a null address");
+    require(indices != 0 || queries.count == 0, "indices must not be a null address");
+
+    const py::gil_scoped_release release;
+    clara::cosine_rerank(queries, searched(corpus, inverse_norms),
+                         reinterpret_cast<const int64_t*>(listed),
+                         reinterpret_cast<const int32_t*>(offsets), k, threads,
+                         reinterpret_cast<float*>(scores), reinterpret_cast<int64_t*>(indices));
+}
+
+void inverse_norms(const clara::Rows& rows, int threads, uintptr_t out) {
+    require(threads >= 1, "threads must be at least 1, got " + std::to_string(threads));
+    require(out != 0 || rows.count == 0, "out must not be a null address");
+
+    const py::gil_scoped_release release;
+    clara::inverse_norms(rows, threads, reinterpret_cast<float*>(out));
 }
 
 std::string compiler() {
@@ -73,8 +109,10 @@ py::dict build_info() {
     py::dict info;
     info["compiler"] = compiler();
     info["build_type"] = CLARA_BUILD_TYPE;
-    info["simd_compiled"] = clara::compiled_simd();
-    info["simd_detected"] = clara::detected_simd();
+    std::vector<std::string> available;
+    for (const clara::Kernels* each : clara::available_kernels()) available.push_back(each->name);
+    info["simd_available"] = available;
+    info["simd"] = clara::kernels().name;
     info["cuda"] = py::none();
 #ifdef CLARA_CUDA
     py::dict cuda;
@@ -93,7 +131,13 @@ PYBIND11_MODULE(_C, module) {
     py::class_<clara::Rows>(module, "Rows", "A matrix in memory that the caller keeps alive.")
         .def(py::init(&make_rows), py::arg("address"), py::arg("type"), py::arg("count"),
              py::arg("columns"), py::arg("stride"));
-    module.def("cosine_topk", &cosine_topk, py::arg("queries"), py::arg("corpus"), py::arg("k"),
+    module.def("inverse_norms", &inverse_norms, py::arg("rows"), py::arg("threads"),
+               py::arg("out"));
+    module.def("cosine_topk", &cosine_topk, py::arg("queries"), py::arg("corpus"),
+               py::arg("inverse_norms"), py::arg("mask"), py::arg("k"), py::arg("threads"),
+               py::arg("scores"), py::arg("indices"));
+    module.def("cosine_rerank", &cosine_rerank, py::arg("queries"), py::arg("corpus"),
+               py::arg("inverse_norms"), py::arg("listed"), py::arg("offsets"), py::arg("k"),
                py::arg("threads"), py::arg("scores"), py::arg("indices"));
     module.def("build_info", &build_info);
 #ifdef CLARA_CUDA

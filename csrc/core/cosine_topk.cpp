@@ -1,7 +1,7 @@
 #include "core/cosine_topk.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <atomic>
 #include <vector>
 
 #include "core/parallel.hpp"
@@ -9,129 +9,103 @@
 namespace clara {
 namespace {
 
-struct Candidate {
-    float score;
-    int64_t row;
+constexpr int64_t kGroupBytes = 64 << 20;  // most for packed queries
+constexpr int64_t kGroupQueries = 256;
+constexpr int64_t kSpanBytes = 1 << 20;  // of rows that a thread takes at a time
+
+/// The next rows of [*position, end) that may be found, at most `most`.
+void next_block(const uint8_t* mask, int64_t end, int most, int64_t* position, RowBlock* block) {
+    block->count = 0;
+    for (; *position < end && block->count < most; ++*position) {
+        if (mask == nullptr || mask[*position] != 0) block->rows[block->count++] = *position;
+    }
+}
+
+/// Scores rows [begin, end) for all queries of the scorer's group.
+void scan(Scorer& scorer, const uint8_t* mask, int64_t begin, int64_t end, int64_t queries,
+          std::vector<TopList>& lists) {
+    RowBlock blocks[2];
+    int64_t position = begin;
+    next_block(mask, end, scorer.block_rows(), &position, &blocks[0]);
+    for (int current = 0; blocks[current].count > 0; current = 1 - current) {
+        next_block(mask, end, scorer.block_rows(), &position, &blocks[1 - current]);
+        scorer.score(blocks[current], blocks[1 - current], 0, queries, lists.data());
+    }
+}
+
+struct Search {
+    const Rows& queries;
+    const Searched& searched;
+    const uint8_t* mask;
+    int64_t width;
+    float* scores;
+    int64_t* indices;
+    const Kernels& used = kernels();
+
+    /// Queries [begin, end) on `threads` threads, each of which takes rows as it gets on.
+    void by_rows(int64_t begin, int64_t end, int threads) const {
+        const PackedQueries packed(queries, begin, end, searched.rows.type, used, threads);
+        const int64_t count = end - begin, rows = searched.rows.count;
+        const int64_t row_bytes = searched.rows.columns * item_size(searched.rows.type);
+        const int64_t most = (rows + threads - 1) / threads;
+        const int64_t some = std::max<int64_t>(kSpanBytes / std::max<int64_t>(row_bytes, 1), 1);
+        const int64_t span = std::min(most, (some + RowBlock::kMost - 1) / RowBlock::kMost *
+                                                RowBlock::kMost);
+        std::vector<std::vector<TopList>> lists(threads);
+        std::atomic<int64_t> next{0};
+        for_each_part(threads, threads, [&](int part, int64_t, int64_t) {
+            lists[part].assign(count, TopList(width));
+            Scorer scorer(packed, searched, used);
+            for (int64_t row = next.fetch_add(span); row < rows; row = next.fetch_add(span)) {
+                scan(scorer, mask, row, std::min(rows, row + span), count, lists[part]);
+            }
+        });
+        for_each_part(count, static_cast<int>(std::min<int64_t>(threads, count)),
+                      [&](int, int64_t first, int64_t last) {
+                          for (int64_t i = first; i < last; ++i) merge(begin + i, i, lists);
+                      });
+    }
+
+    void merge(int64_t query, int64_t list, std::vector<std::vector<TopList>>& lists) const {
+        std::vector<Candidate> all;
+        for (std::vector<TopList>& part : lists) {
+            const std::vector<Candidate>& best = part[list].best();
+            all.insert(all.end(), best.begin(), best.end());
+        }
+        write_best(all, width, scores + query * width, indices + query * width);
+    }
 };
 
-bool better(const Candidate& a, const Candidate& b) {
-    const bool a_is_nan = std::isnan(a.score);
-    const bool b_is_nan = std::isnan(b.score);
-    if (a_is_nan != b_is_nan) return b_is_nan;
-    if (!a_is_nan && a.score != b.score) return a.score > b.score;
-    return a.row < b.row;
-}
-
-/// The best `capacity` candidates offered so far: a heap with the worst of them in front.
-class TopK {
-public:
-    explicit TopK(int64_t capacity) : capacity_(capacity) {}
-
-    void offer(const Candidate& candidate) {
-        if (static_cast<int64_t>(heap_.size()) < capacity_) {
-            heap_.push_back(candidate);
-            std::push_heap(heap_.begin(), heap_.end(), better);
-        } else if (better(candidate, heap_.front())) {
-            std::pop_heap(heap_.begin(), heap_.end(), better);
-            heap_.back() = candidate;
-            std::push_heap(heap_.begin(), heap_.end(), better);
-        }
-    }
-
-    const std::vector<Candidate>& candidates() const { return heap_; }
-
-private:
-    int64_t capacity_;
-    std::vector<Candidate> heap_;
-};
-
-double dot(const float* a, const float* b, int64_t size) {
-    constexpr int64_t kLanes = 8;  // independent sums, which the compiler may keep in vectors
-    double lanes[kLanes] = {};
-    int64_t i = 0;
-    for (; i + kLanes <= size; i += kLanes) {
-        for (int64_t lane = 0; lane < kLanes; ++lane) {
-            lanes[lane] += static_cast<double>(a[i + lane]) * b[i + lane];
-        }
-    }
-    for (int64_t lane = 0; i < size; ++i, ++lane) lanes[lane] += static_cast<double>(a[i]) * b[i];
-
-    double sum = 0;
-    for (const double lane : lanes) sum += lane;
-    return sum;
-}
-
-float cosine(double product, double norm_a, double norm_b) {
-    const double norms = norm_a * norm_b;
-    return norms == 0 ? 0.0f : static_cast<float>(product / norms);
-}
-
-struct Queries {
-    explicit Queries(const Rows& rows) : columns(rows.columns) {
-        values.resize(rows.count * columns);
-        norms.resize(rows.count);
-        for (int64_t i = 0; i < rows.count; ++i) {
-            float* query = values.data() + i * columns;
-            load_row(rows, i, query);
-            norms[i] = std::sqrt(dot(query, query, columns));
-        }
-    }
-
-    int64_t columns;
-    std::vector<float> values;  // [B, D]
-    std::vector<double> norms;  // [B]
-};
-
-/// Offers rows [begin, end) of the corpus to each query's `best`.
-void scan(const Queries& queries, const Rows& corpus, int64_t begin, int64_t end,
-          std::vector<TopK>& best) {
-    std::vector<float> row(corpus.columns);
-    for (int64_t i = begin; i < end; ++i) {
-        load_row(corpus, i, row.data());
-        const double norm = std::sqrt(dot(row.data(), row.data(), corpus.columns));
-        for (size_t q = 0; q < best.size(); ++q) {
-            const float* query = queries.values.data() + q * queries.columns;
-            const double product = dot(query, row.data(), corpus.columns);
-            best[q].offer({cosine(product, queries.norms[q], norm), i});
-        }
-    }
-}
-
-/// As many threads as have enough to do, at least one.
-int useful_threads(const Rows& queries, const Rows& corpus, int threads) {
-    constexpr double kProductsPerThread = 1 << 17;  // below this a thread costs more than it saves
-    const double products =
-        static_cast<double>(queries.count) * corpus.count * static_cast<double>(corpus.columns);
-    const double useful = std::min<double>(products / kProductsPerThread, corpus.count);
-    return std::max(1, static_cast<int>(std::min<double>(threads, useful)));
+int64_t group_size(const Rows& queries) {
+    const int64_t bytes = std::max<int64_t>(queries.columns, 1) * 4;
+    return std::min(kGroupQueries, std::max<int64_t>(kGroupBytes / bytes, 1));
 }
 
 }  // namespace
 
-void cosine_topk(const Rows& queries, const Rows& corpus, int64_t k, int threads, float* scores,
-                 int64_t* indices) {
-    const int64_t width = std::min(k, corpus.count);
-    if (queries.count == 0 || width == 0) return;
-
-    const Queries loaded(queries);
-    const int parts = useful_threads(queries, corpus, threads);
-    std::vector<std::vector<TopK>> best(parts, std::vector<TopK>(queries.count, TopK(width)));
-    for_each_part(corpus.count, parts, [&](int part, int64_t begin, int64_t end) {
-        scan(loaded, corpus, begin, end, best[part]);
-    });
-
-    std::vector<Candidate> merged;
-    for (int64_t q = 0; q < queries.count; ++q) {
-        merged.clear();
-        for (const std::vector<TopK>& part : best) {
-            const std::vector<Candidate>& found = part[q].candidates();
-            merged.insert(merged.end(), found.begin(), found.end());
-        }
-        std::partial_sort(merged.begin(), merged.begin() + width, merged.end(), better);
-        for (int64_t j = 0; j < width; ++j) {
-            scores[q * width + j] = merged[j].score;
-            indices[q * width + j] = merged[j].row;
-        }
+void cosine_topk(const Rows& queries, const Searched& searched, const uint8_t* mask, int64_t k,
+                 int threads, float* scores, int64_t* indices) {
+    const int64_t width = std::min(k, searched.rows.count), count = queries.count;
+    if (count == 0 || width == 0) return;
+    const Search search{queries, searched, mask, width, scores, indices};
+    const double products = static_cast<double>(count) * searched.rows.count *
+                            static_cast<double>(searched.rows.columns);
+    const int parts = useful_threads(products, std::max(count, searched.rows.count), threads);
+    int64_t group = group_size(queries);
+    if (searched.rows.count < parts * RowBlock::kMost) {
+        // Too few rows to share: threads take queries instead.
+        group = std::min(group, (count + parts - 1) / parts);
+        const int64_t groups = (count + group - 1) / group;
+        for_each_part(groups, static_cast<int>(std::min<int64_t>(parts, groups)),
+                      [&](int, int64_t first, int64_t last) {
+                          for (int64_t g = first; g < last; ++g) {
+                              search.by_rows(g * group, std::min(count, (g + 1) * group), 1);
+                          }
+                      });
+        return;
+    }
+    for (int64_t begin = 0; begin < count; begin += group) {
+        search.by_rows(begin, std::min(count, begin + group), parts);
     }
 }
 

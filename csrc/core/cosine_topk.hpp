@@ -3,18 +3,26 @@
 #include <cstdint>
 
 #include "core/rows.hpp"
+#include "core/scorer.hpp"
 
 namespace clara {
 
-/// Exact top-k by cosine. For each query the best min(k, corpus.count) rows of the corpus, in
-/// descending order of score and, where scores are equal, ascending order of row. `scores` and
-/// `indices` are [queries.count, min(k, corpus.count)], row-major, written in full.
+/// Exact top-k by cosine: for each query the best min(k, N) rows in descending order of score and,
+/// where scores are equal, ascending order of row. `mask`, unless null, has a byte for each row,
+/// which is 0 for rows that must not be found. `scores` and `indices` are [B, min(k, N)], row-major,
+/// written in full: with -inf and -1 where there are fewer rows.
 ///
-/// Products and sums are float64 and the score is rounded to float32 once, so that it is the
-/// nearest float32 to the exact cosine of the stored values but for about one case in 2^28. A zero
-/// vector scores 0. A score that is not a number (a row or query with NaN or infinity) sorts last.
-/// The result does not depend on `threads`, the most threads used.
-void cosine_topk(const Rows& queries, const Rows& corpus, int64_t k, int threads, float* scores,
-                 int64_t* indices);
+/// A zero vector scores 0. A score that is not a number (a row or query with NaN or infinity) comes
+/// after all others. Results do not depend on `threads`, the most threads used, nor on the position
+/// of a row, nor on the other queries.
+void cosine_topk(const Rows& queries, const Searched& searched, const uint8_t* mask, int64_t k,
+                 int threads, float* scores, int64_t* indices);
+
+/// The same where query i has candidates of its own: entries offsets[i] to offsets[i + 1] of
+/// `listed`, or these numbers themselves if `listed` is null. Numbers that are no row are skipped.
+/// `scores` and `indices` are [B, k].
+void cosine_rerank(const Rows& queries, const Searched& searched, const int64_t* listed,
+                   const int32_t* offsets, int64_t k, int threads, float* scores,
+                   int64_t* indices);
 
 }  // namespace clara

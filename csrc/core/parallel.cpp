@@ -1,5 +1,6 @@
 #include "core/parallel.hpp"
 
+#include <algorithm>
 #include <exception>
 #include <thread>
 #include <vector>
@@ -53,6 +54,12 @@ void for_each_part(int64_t count, int parts,
     for (const std::exception_ptr& failure : failures) {
         if (failure) std::rethrow_exception(failure);
     }
+}
+
+int useful_threads(double elements, int64_t pieces, int threads) {
+    constexpr double kElementsPerThread = 1 << 17;  // below this a thread costs more than it saves
+    const double useful = std::min(elements / kElementsPerThread, static_cast<double>(pieces));
+    return std::max(1, static_cast<int>(std::min<double>(threads, useful)));
 }
 
 }  // namespace clara

@@ -1,6 +1,5 @@
 #include "core/rows.hpp"
 
-#include <algorithm>
 #include <cstring>
 
 namespace clara {
@@ -35,16 +34,24 @@ float float16_to_float(uint16_t bits) {
 
 }  // namespace
 
-void load_row(const Rows& rows, int64_t index, float* out) {
-    const int64_t offset = index * rows.stride;
-    if (rows.type == DataType::float32) {
-        const float* row = static_cast<const float*>(rows.data) + offset;
-        std::copy(row, row + rows.columns, out);
-        return;
+void load_row(const Rows& rows, int64_t index, int64_t begin, int64_t count, float* out) {
+    const char* row = rows.row(index) + begin * item_size(rows.type);
+    switch (rows.type) {
+        case DataType::float32:
+            std::memcpy(out, row, count * sizeof(float));
+            return;
+        case DataType::int8:
+            for (int64_t i = 0; i < count; ++i) out[i] = static_cast<signed char>(row[i]);
+            return;
+        case DataType::float16:
+        case DataType::bfloat16: {
+            const uint16_t* bits = reinterpret_cast<const uint16_t*>(row);
+            const auto convert =
+                rows.type == DataType::float16 ? float16_to_float : bfloat16_to_float;
+            for (int64_t i = 0; i < count; ++i) out[i] = convert(bits[i]);
+            return;
+        }
     }
-    const uint16_t* row = static_cast<const uint16_t*>(rows.data) + offset;
-    const auto convert = rows.type == DataType::float16 ? float16_to_float : bfloat16_to_float;
-    std::transform(row, row + rows.columns, out, convert);
 }
 
 }  // namespace clara

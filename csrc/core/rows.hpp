@@ -4,7 +4,11 @@
 
 namespace clara {
 
-enum class DataType { float32, float16, bfloat16 };
+enum class DataType { float32, float16, bfloat16, int8 };
+
+constexpr int64_t item_size(DataType type) {
+    return type == DataType::float32 ? 4 : type == DataType::int8 ? 1 : 2;
+}
 
 /// A matrix in row-major order. Elements of one row are adjacent; rows are `stride` elements apart.
 struct Rows {
@@ -13,9 +17,13 @@ struct Rows {
     int64_t count;
     int64_t columns;
     int64_t stride;
+
+    const char* row(int64_t index) const {
+        return static_cast<const char*>(data) + index * stride * item_size(type);
+    }
 };
 
-/// Writes row `index` to `out` as `rows.columns` float32 values. Every conversion is exact.
-void load_row(const Rows& rows, int64_t index, float* out);
+/// Writes elements [begin, begin + count) of row `index` as float32. Every conversion is exact.
+void load_row(const Rows& rows, int64_t index, int64_t begin, int64_t count, float* out);
 
 }  // namespace clara

@@ -1,100 +1,218 @@
-"""The public `cosine_topk`, its checks and its registration with the dispatcher."""
+"""The public `cosine_topk` and `cosine_rerank`, and their registration with the dispatcher."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..build import native
-from ..checks import require_int, require_same_device, require_shape, require_tensor
-from .reference import cosine_topk_reference
+from ..checks import (
+    require_int,
+    require_offsets,
+    require_same_device,
+    require_shape,
+    require_tensor,
+)
+from . import compiled, reference
+from .corpus import Corpus
 
-_NAME = "clara::cosine_topk"
-_TYPE_NAMES = {
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
+QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CORPUS_DTYPES = (*QUERY_DTYPES, torch.int8)
 
 
-def cosine_topk(queries: Tensor, corpus: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def cosine_topk(
+    queries: Tensor, corpus: Tensor | Corpus, k: int, *, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The k rows of a corpus with the highest cosine to each query, exactly.
 
-    Scores are computed in float64 and rounded to float32 once. Equal scores are ordered by row,
-    the lowest first. A zero vector scores 0; a score that is NaN, as NaN and infinite values give,
-    comes after all others. Not differentiable: use `cosine_scores` for training.
+    Every row is scored. Order is by the operator's own float32 scores, equal ones by row, the
+    lowest first. A zero vector scores 0; a score that is NaN, as NaN and infinite values give,
+    comes after all others. What a query finds does not depend on the other queries, on threads, or
+    on where a row lies. Not differentiable: use `cosine_scores` for training.
 
-    On the CPU this is the compiled module on `torch.get_num_threads()` threads, or PyTorch where
-    the module was not built (see `build_info`); on every other device it is PyTorch.
+    Products are summed in float32 for a floating-point corpus, and a score is within
+    (D/1024 + 72) · 2⁻²³ of the cosine. For an int8 corpus queries are rounded to 16 bits per row,
+    max |q| / 32639 a step, and sums are exact, which adds at most √D · max |q| / (65278 |q|).
+
+    On the CPU this is the compiled module on `torch.get_num_threads()` threads, on an NVIDIA GPU
+    its CUDA kernels; PyTorch, in float64, where those were not built (see `build_info`).
 
     Args:
         queries: `[B, D]`, float32, float16 or bfloat16.
-        corpus: `[N, D]`, one of the same dtypes, not necessarily the queries'. Rows may be apart
-            (any row stride); where the columns are, the CPU makes a copy.
-        k: at least 1. Where it exceeds N, all N rows are returned.
+        corpus: `[N, D]`, float32, float16, bfloat16 or int8, not necessarily the queries' dtype;
+            rows may be any stride apart, columns that are not adjacent are copied. Of int8 codes
+            a positive scale per row changes no cosine and is not asked for. A `Corpus` spares the
+            norms of the rows, which are otherwise computed in each call.
+        k: 1 to 2,048. Where it exceeds N, all N rows are returned.
+        mask: bool `[N]`; only rows where it is True are found.
 
     Returns:
         Scores `[B, min(k, N)]`, float32, descending, and indices of rows, int64, of that shape.
+        Where fewer rows are allowed by the mask, the rest is -inf and -1.
 
     Raises:
         TypeError: an argument is not a tensor of the stated dtype, or k no int.
-        ValueError: shapes or devices that do not go together, or k below 1.
+        ValueError: shapes or devices that do not go together, or k out of range.
     """
-    _require_rows("queries", queries)
-    _require_rows("corpus", corpus)
-    width = queries.shape[1]
-    require_shape("corpus", corpus, "[N, {}], as queries have", corpus.shape[1] == width, width)
-    require_same_device("corpus", corpus, "queries", queries)
-    require_int("k", k, 1)
-    return torch.ops.clara.cosine_topk(queries.detach(), corpus.detach(), k)
+    rows, inverse_norms = _corpus_rows(queries, corpus)
+    _require_k(k)
+    if mask is not None:
+        require_mask(mask, rows)
+    return torch.ops.clara.cosine_topk(queries.detach(), rows, inverse_norms, mask, k)
 
 
-def _require_rows(name: str, value: Tensor) -> None:
-    require_tensor(name, value)
-    if value.dtype not in _TYPE_NAMES:
-        raise TypeError(f"{name} must be float32, float16 or bfloat16, got {value.dtype}")
-    require_shape(name, value, "[{}, D]", value.dim() == 2, "B" if name == "queries" else "N")
+def cosine_rerank(
+    queries: Tensor,
+    corpus: Tensor | Corpus,
+    k: int,
+    *,
+    offsets: Tensor,
+    rows: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The k best of each query's own candidates by cosine, exactly.
 
+    Scores and their order are those of `cosine_topk`; each query has its own list of rows, as long
+    as it likes.
 
-torch.library.define(
-    _NAME,
-    "(Tensor queries, Tensor corpus, SymInt k) -> (Tensor scores, Tensor indices)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-torch.library.register_kernel(_NAME, None, cosine_topk_reference)
+    Args:
+        queries: `[B, D]`, float32, float16 or bfloat16.
+        corpus: `[N, D]` as for `cosine_topk`, or a `Corpus`.
+        k: 1 to 2,048.
+        offsets: int32 `[B + 1]`; the candidates of query i are entries `offsets[i]` to
+            `offsets[i + 1]` of `rows`. Values are checked on the CPU only.
+        rows: int64 `[C]`, rows of the corpus; a number outside of it is no candidate. None stands
+            for 0 … N - 1: then the corpus holds the candidates of one query after another's.
 
+    Returns:
+        Scores `[B, k]`, float32, descending, and rows of the corpus, int64, of that shape. Where a
+        query has fewer candidates, the rest is -inf and -1.
 
-@torch.library.register_fake(_NAME)
-def _fake(queries: Tensor, corpus: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    shape = (queries.shape[0], torch.sym_min(k, corpus.shape[0]))
-    scores = queries.new_empty(shape, dtype=torch.float32)
-    return scores, queries.new_empty(shape, dtype=torch.int64)
-
-
-def _compiled(queries: Tensor, corpus: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
-    shape = (queries.shape[0], min(k, corpus.shape[0]))
-    scores = torch.empty(shape, dtype=torch.float32)
-    indices = torch.empty(shape, dtype=torch.int64)
-    native.cosine_topk(
-        _native_rows(queries),
-        _native_rows(corpus),
-        k,
-        torch.get_num_threads(),
-        scores.data_ptr(),
-        indices.data_ptr(),
+    Raises:
+        TypeError: an argument is not a tensor of the stated dtype, or k no int.
+        ValueError: shapes, offsets or devices that do not go together, or k out of range.
+    """
+    candidates, inverse_norms = _corpus_rows(queries, corpus)
+    _require_k(k)
+    count = queries.shape[0]
+    if rows is not None:
+        require_tensor("rows", rows)
+        if rows.dtype != torch.int64:
+            raise TypeError(f"rows must be int64, got {rows.dtype}")
+        require_shape("rows", rows, "[C]", rows.dim() == 1)
+        require_same_device("rows", rows, "queries", queries)
+        rows = rows.contiguous()
+    listed, name = (candidates, "corpus") if rows is None else (rows, "rows")
+    require_offsets("offsets", offsets, listed.shape[0], name)
+    require_shape("offsets", offsets, "[{}]", offsets.numel() == count + 1, count + 1)
+    require_same_device("offsets", offsets, "queries", queries)
+    return torch.ops.clara.cosine_rerank(
+        queries.detach(), candidates, inverse_norms, rows, offsets.contiguous(), k
     )
-    return scores, indices
 
 
-def _with_adjacent_columns(rows: Tensor) -> Tensor:
-    return rows if rows.shape[1] <= 1 or rows.stride(1) == 1 else rows.contiguous()
+def require_queries(queries: Any) -> None:
+    """TypeError or ValueError unless `queries` is `[B, D]` of a dtype that can be searched with."""
+    require_tensor("queries", queries)
+    if queries.dtype not in QUERY_DTYPES:
+        raise TypeError(f"queries must be float32, float16 or bfloat16, got {queries.dtype}")
+    require_shape("queries", queries, "[B, D]", queries.dim() == 2)
 
 
-def _native_rows(rows: Tensor) -> object:
-    count, columns = rows.shape
-    return native.Rows(rows.data_ptr(), _TYPE_NAMES[rows.dtype], count, columns, rows.stride(0))
+def require_mask(mask: Any, rows: Tensor) -> None:
+    """TypeError or ValueError unless `mask` is bool `[N]` for these rows."""
+    require_tensor("mask", mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, got {mask.dtype}")
+    count = rows.shape[0]
+    require_shape("mask", mask, "[{}]", mask.dim() == 1 and mask.shape[0] == count, count)
+    require_same_device("mask", mask, "corpus", rows)
 
 
-if native is not None:
-    torch.library.register_kernel(_NAME, "cpu", _compiled)
+def _corpus_rows(queries: Any, corpus: Any) -> tuple[Tensor, Tensor | None]:
+    """Rows and their inverse norms, if known, after all checks of both arguments."""
+    require_queries(queries)
+    inverse_norms = None
+    if isinstance(corpus, Corpus):
+        corpus, inverse_norms = corpus.rows, corpus.inverse_norms
+    require_tensor("corpus", corpus)
+    if corpus.dtype not in CORPUS_DTYPES:
+        raise TypeError(f"corpus must be float32, float16, bfloat16 or int8, got {corpus.dtype}")
+    width = queries.shape[1]
+    matches = corpus.dim() == 2 and corpus.shape[1] == width
+    require_shape("corpus", corpus, "[N, {}], as queries have", matches, width)
+    require_same_device("corpus", corpus, "queries", queries)
+    return corpus.detach(), inverse_norms
+
+
+def _require_k(k: Any) -> None:
+    if torch.compiler.is_compiling():
+        return  # a size that becomes a bound of a check would be taken for a constant
+    require_int("k", k, 1)
+    if k > compiled.MOST_FOUND:
+        raise ValueError(f"k must be at most {compiled.MOST_FOUND}, got {k}")
+
+
+def _define(name: str, schema: str, fake: Any, reference: Any, cpu: Any, cuda: Any) -> None:
+    full = f"clara::{name}"
+    torch.library.define(full, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(full, fake)
+    torch.library.register_kernel(full, None, reference)
+    if cpu is not None:
+        torch.library.register_kernel(full, "cpu", cpu)
+    if cuda is not None:
+        torch.library.register_kernel(full, "cuda", cuda)
+
+
+def _fake_inverse_norms(corpus: Tensor) -> Tensor:
+    return corpus.new_empty(corpus.shape[0], dtype=torch.float32)
+
+
+def _fake_topk(
+    queries: Tensor, corpus: Tensor, inverse_norms: Tensor | None, mask: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
+    return _fake_found(queries, torch.sym_min(k, corpus.shape[0]))
+
+
+def _fake_rerank(
+    queries: Tensor,
+    corpus: Tensor,
+    inverse_norms: Tensor | None,
+    rows: Tensor | None,
+    offsets: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    return _fake_found(queries, k)
+
+
+def _fake_found(queries: Tensor, width: Any) -> tuple[Tensor, Tensor]:
+    scores = queries.new_empty((queries.shape[0], width), dtype=torch.float32)
+    return scores, torch.empty_like(scores, dtype=torch.int64)
+
+
+_define(
+    "inverse_norms",
+    "(Tensor corpus) -> Tensor",
+    _fake_inverse_norms,
+    reference.inverse_norms,
+    compiled.cpu_implementation("inverse_norms"),
+    compiled.cuda_implementation("inverse_norms"),
+)
+_define(
+    "cosine_topk",
+    "(Tensor queries, Tensor corpus, Tensor? inverse_norms, Tensor? mask, SymInt k) "
+    "-> (Tensor scores, Tensor indices)",
+    _fake_topk,
+    reference.cosine_topk,
+    compiled.cpu_implementation("cosine_topk"),
+    compiled.cuda_implementation("cosine_topk"),
+)
+_define(
+    "cosine_rerank",
+    "(Tensor queries, Tensor corpus, Tensor? inverse_norms, Tensor? rows, Tensor offsets, "
+    "SymInt k) -> (Tensor scores, Tensor indices)",
+    _fake_rerank,
+    reference.cosine_rerank,
+    compiled.cpu_implementation("cosine_rerank"),
+    compiled.cuda_implementation("cosine_rerank"),
+)

@@ -1,35 +1,93 @@
-"""Exact top-k by cosine, s = ⟨q, c⟩ / (|q| |c|): what `cosine_topk` means on every device."""
+"""Exact top-k by cosine, s = ⟨q, c⟩ / (|q| |c|), in float64: what the operators mean everywhere."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 _CHUNK_ELEMENTS = 1 << 23  # the most float64 values held of the corpus or of the scores at a time
+_ORDINARY = 2.0**80  # norms up to this, and down to its inverse, are summed in float32 by kernels
 
 
-def cosine_topk_reference(queries: Tensor, corpus: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def inverse_norms(corpus: Tensor) -> Tensor:
+    """float32 `[N]`: 1/|c|, 0 for a zero row, NaN where a value is NaN or infinite, -1 where |c| is
+    so large or so small that scores of the row need float64."""
+    norms = _blockwise(corpus, lambda chunk: _norms(chunk.to(_float64(corpus))))
+    found = torch.where(norms == 0, 0.0, 1 / norms)
+    found[(norms > _ORDINARY) | ((norms < 1 / _ORDINARY) & (norms > 0))] = -1
+    found[~norms.isfinite()] = torch.nan
+    return found.float()
+
+
+def cosine_topk(
+    queries: Tensor,
+    corpus: Tensor,
+    inverse_norms: Tensor | None,
+    mask: Tensor | None,
+    k: int,
+) -> tuple[Tensor, Tensor]:
     """See `clara_kernels.cosine_topk`. Reads the corpus in chunks of rows, keeping the best k."""
-    # MPS has no float64, the one device on which scores are not correctly rounded.
-    dtype = torch.float32 if queries.device.type == "mps" else torch.float64
-    queries = queries.to(dtype)
-    query_norms = _norms(queries)[:, None]  # [B, 1]
-    width = min(k, corpus.shape[0])
+    count, width = corpus.shape[0], min(k, corpus.shape[0])
     rows = max(1, _CHUNK_ELEMENTS // max(1, *queries.shape))
-
     best = queries.new_empty(queries.shape[0], 0, dtype=torch.float32)  # [B, ≤ k]
     best_rows = torch.empty_like(best, dtype=torch.int64)
-    for start in range(0, corpus.shape[0], rows):
-        chunk = corpus[start : start + rows].to(dtype)  # [C, D]
-        norms = query_norms * _norms(chunk)  # [B, C]
-        scores = torch.where(norms == 0, 0.0, queries @ chunk.T / norms).float()
-        found = torch.arange(start, start + chunk.shape[0], device=corpus.device)
+    for start in range(0, count, rows):
+        part = slice(start, start + rows)
+        scores = _cosines(queries, corpus[part], _part(inverse_norms, part))
+        found = torch.arange(start, start + scores.shape[1], device=corpus.device)
+        found = found.expand(scores.shape[0], -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[part], -torch.inf)
+            found = found.masked_fill(~mask[part], -1)
         # What was kept lies in lower rows and goes in front, so that a stable sort keeps the order.
-        scores = torch.cat([best, scores], dim=1)
-        found = torch.cat([best_rows, found.expand(scores.shape[0], -1)], dim=1)
+        scores, found = torch.cat([best, scores], dim=1), torch.cat([best_rows, found], dim=1)
         order = _descending(scores)[:, :width]
         best, best_rows = scores.gather(1, order), found.gather(1, order)
     return best, best_rows
+
+
+def cosine_rerank(
+    queries: Tensor,
+    corpus: Tensor,
+    inverse_norms: Tensor | None,
+    rows: Tensor | None,
+    offsets: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """See `clara_kernels.cosine_rerank`. One question after another."""
+    scores = queries.new_full((queries.shape[0], k), -torch.inf, dtype=torch.float32)
+    indices = torch.full_like(scores, -1, dtype=torch.int64)
+    bounds = offsets.tolist()
+    for query, (begin, end) in enumerate(zip(bounds, bounds[1:])):
+        if rows is None:
+            own = torch.arange(begin, end, device=corpus.device)
+        else:
+            own = rows[begin:end].sort().values
+            own = own[(own >= 0) & (own < corpus.shape[0])]
+        norms = None if inverse_norms is None else inverse_norms[own]
+        found = _cosines(queries[query : query + 1], corpus[own], norms)[0]
+        order = _descending(found[None])[0, :k]
+        scores[query, : len(order)] = found[order]
+        indices[query, : len(order)] = own[order]
+    return scores, indices
+
+
+def _cosines(queries: Tensor, chunk: Tensor, inverse_norms: Tensor | None) -> Tensor:
+    """float32 `[B, C]`; a row whose inverse norm is given as 0 scores 0."""
+    queries, chunk = queries.to(_float64(queries)), chunk.to(_float64(queries))
+    norms = _norms(queries)[:, None] * _norms(chunk)
+    zero = norms == 0
+    if inverse_norms is not None:
+        zero = zero | (inverse_norms == 0)
+    scores = torch.where(zero, 0.0, queries @ chunk.T / norms)
+    return scores.clamp(-1, 1).float()
+
+
+def _float64(tensor: Tensor) -> torch.dtype:
+    # MPS has no float64, the one device on which scores are not correctly rounded.
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def _norms(rows: Tensor) -> Tensor:
@@ -37,6 +95,17 @@ def _norms(rows: Tensor) -> Tensor:
 
 
 def _descending(scores: Tensor) -> Tensor:
-    """Order of each row, the highest first, equal scores as they stand, NaN after everything."""
-    keys = torch.where(scores.isnan(), -torch.inf, scores)
+    """Order of each row: the highest first, equal scores as they stand, then NaN, then -inf, which
+    stands for rows that may not be found."""
+    keys = torch.where(scores.isnan(), -2.0, scores)
     return keys.sort(dim=1, descending=True, stable=True).indices
+
+
+def _part(values: Tensor | None, part: slice) -> Tensor | None:
+    return None if values is None else values[part]
+
+
+def _blockwise(corpus: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    rows = max(1, _CHUNK_ELEMENTS // max(1, corpus.shape[1]))
+    parts = [function(chunk) for chunk in corpus.split(rows)] if len(corpus) else []
+    return torch.cat([corpus.new_empty(0, dtype=_float64(corpus)), *parts])

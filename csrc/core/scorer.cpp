@@ -1,0 +1,169 @@
+#include "core/scorer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/inverse_norms.hpp"
+
+namespace clara {
+namespace {
+
+constexpr int64_t kCacheLine = 64;
+constexpr int64_t kSecondLevelCache = 1 << 20;  // bytes of it that queries may take
+
+constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// With few queries rows are read in order, as the processor expects. The more queries, the more
+/// rows are worth keeping while a tile's queries, once read, stay in the level-1 cache; above all
+/// where all the queries do not fit in the next.
+int rows_of_block(const PackedQueries& queries, int most_queries) {
+    if (queries.count() <= 4 * most_queries) return 16;
+    const int64_t bytes = queries.count() * queries.chunks().count * queries.stride();
+    return bytes > kSecondLevelCache ? RowBlock::kMost : 32;
+}
+
+}  // namespace
+
+Scorer::Scorer(const PackedQueries& queries, const Searched& searched, const Kernels& kernels)
+    : queries_(queries),
+      searched_(searched),
+      kernels_(kernels),
+      most_queries_(searched.rows.type == DataType::int8 ? kernels.tile_queries_int8
+                                                         : kernels.tile_queries),
+      block_rows_(rows_of_block(queries, most_queries_)),
+      wide_stride_(queries.chunks().size + 16),
+      sums_(queries.count() * block_rows_) {
+    const size_t bytes = block_rows_ * wide_stride_ * sizeof(float) + kCacheLine;
+    memory_ = std::make_unique<char[]>(bytes);
+    void* address = memory_.get();
+    size_t space = bytes;
+    wide_ = static_cast<float*>(std::align(kCacheLine, 1, address, space));
+}
+
+void Scorer::score(const RowBlock& block, const RowBlock& next, int64_t first, int64_t last,
+                   TopList* lists) {
+    if (block.count == 0) return;
+    special_.clear();
+    for (int j = 0; j < block_rows_; ++j) {
+        float inverse = std::numeric_limits<float>::quiet_NaN();
+        if (j < block.count) {
+            const int64_t row = block.rows[j];
+            inverse = searched_.inverse_norms != nullptr
+                          ? searched_.inverse_norms[row]
+                          : inverse_norm(searched_.rows, row, kernels_);
+            if (!(inverse >= 0)) {
+                special_.push_back(j);
+                inverse = std::numeric_limits<float>::quiet_NaN();
+            }
+        }
+        inverse_norms_[j] = inverse;
+    }
+    std::fill_n(sums_.begin(), (last - first) * block_rows_, 0.0f);
+    multiply(block, next, first, last);
+    for (int64_t i = first; i < last; ++i) {
+        offer(block, i, sums_.data() + (i - first) * block_rows_, lists[i - first]);
+    }
+}
+
+void Scorer::multiply(const RowBlock& block, const RowBlock& next, int64_t first, int64_t last) {
+    const Chunks& chunks = queries_.chunks();
+    const int64_t item = item_size(searched_.rows.type);
+    const int rows = static_cast<int>(div_up(block.count, kTileRows) * kTileRows);
+    const char* addresses[RowBlock::kMost];
+    const char* ahead[RowBlock::kMost];
+    for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
+        const bool is_last = chunk + 1 == chunks.count;
+        const RowBlock& following = is_last && next.count > 0 ? next : block;
+        const int64_t following_column = is_last ? 0 : chunks.begin(chunk + 1);
+        for (int j = 0; j < rows; ++j) {
+            const int64_t row = block.rows[std::min(j, block.count - 1)];
+            const int64_t row_ahead = following.rows[std::min(j, following.count - 1)];
+            addresses[j] = searched_.rows.row(row) + chunks.begin(chunk) * item;
+            ahead[j] = searched_.rows.row(row_ahead) + following_column * item;
+        }
+        multiply_chunk(chunk, first, last, rows, addresses, ahead);
+    }
+}
+
+void Scorer::multiply_chunk(int64_t chunk, int64_t first, int64_t last, int rows,
+                            const char* const* addresses, const char* const* ahead) {
+    const int64_t count = last - first, tiles = div_up(count, most_queries_);
+    const bool is_int8 = searched_.rows.type == DataType::int8;
+    const TileKernel kernel = tiles > 1 || is_int8 ? first_kernel(addresses) : first_kernel(nullptr);
+    const bool widens = kernel != kernels_.float32 && kernel != kernels_.int8;
+    Tile tile{};
+    tile.query_stride = queries_.stride();
+    tile.columns = queries_.chunks().length(chunk);
+    tile.sums_stride = block_rows_;
+    tile.ahead_item = item_size(searched_.rows.type);
+    for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t begin = count * t / tiles, end = count * (t + 1) / tiles;
+        tile.queries = queries_.chunk(chunk) + (first + begin) * queries_.stride();
+        tile.query_count = static_cast<int>(end - begin);
+        // Each tile of queries brings its share of the rows that come next, at most two of four.
+        const int share = static_cast<int>(kTileRows * t / tiles);
+        const int share_end = static_cast<int>(kTileRows * (t + 1) / tiles);
+        for (int j = 0; j < rows; j += kTileRows) {
+            tile.sums = sums_.data() + begin * block_rows_ + j;
+            for (int r = 0; r < kTileRows; ++r) {
+                tile.wide[r] = wide_ + (j + r) * wide_stride_;
+                const bool is_wide = widens && t > 0;
+                tile.rows[r] =
+                    is_wide ? reinterpret_cast<const char*>(tile.wide[r]) : addresses[j + r];
+            }
+            tile.ahead[0] = share < share_end ? ahead[j + share] : tile.queries;
+            tile.ahead[1] = share + 1 < share_end ? ahead[j + share + 1] : tile.ahead[0];
+            (widens && t > 0 ? kernels_.float32 : kernel)(tile);
+        }
+    }
+}
+
+/// What reads rows the first time. Several tiles of queries had better read float32 in whole cache
+/// lines: other rows are widened on the way.
+TileKernel Scorer::first_kernel(const char* const* addresses) const {
+    switch (searched_.rows.type) {
+        case DataType::float16:
+            return kernels_.widen_float16;
+        case DataType::bfloat16:
+            return kernels_.widen_bfloat16;
+        case DataType::int8:
+            return kernels_.int8;
+        case DataType::float32:
+            break;
+    }
+    if (addresses == nullptr) return kernels_.float32;
+    const int64_t bytes = searched_.rows.stride * static_cast<int64_t>(sizeof(float));
+    const bool aligned = reinterpret_cast<uintptr_t>(addresses[0]) % kCacheLine == 0 &&
+                         bytes % kCacheLine == 0;
+    return aligned ? kernels_.float32 : kernels_.widen_float32;
+}
+
+void Scorer::offer(const RowBlock& block, int64_t query, const float* sums, TopList& list) {
+    const float scale = queries_.scale(query);
+    const bool is_number = !std::isnan(scale);
+    if (is_number) {
+        float scores[RowBlock::kMost];
+        uint8_t found[RowBlock::kMost];
+        const int passed = kernels_.filter(sums, scale, inverse_norms_, block_rows_,
+                                           list.threshold(), scores, found);
+        for (int i = 0; i < passed; ++i) {
+            const int j = found[i];
+            list.offer({std::min(1.0f, std::max(-1.0f, scores[j])), block.rows[j]});
+        }
+    }
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    if (!is_number) {
+        for (int j = 0; j < block.count; ++j) list.offer({nan, block.rows[j]});
+        return;
+    }
+    for (const int j : special_) {
+        const int64_t row = block.rows[j];
+        const float inverse = searched_.inverse_norms != nullptr
+                                  ? searched_.inverse_norms[row]
+                                  : inverse_norm(searched_.rows, row, kernels_);
+        list.offer({inverse == kExtreme ? queries_.cosine(query, searched_.rows, row) : nan, row});
+    }
+}
+
+}  // namespace clara

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/packed_queries.hpp"
+#include "core/rows.hpp"
+#include "core/simd/kernels.hpp"
+#include "core/top_list.hpp"
+
+namespace clara {
+
+/// Rows to search, and what is known of them.
+struct Searched {
+    Rows rows;
+    const float* inverse_norms;  // as `inverse_norm` returns them; null has them computed
+};
+
+/// Some rows that are scored together.
+struct RowBlock {
+    static constexpr int kMost = 64;
+    int count = 0;
+    int64_t rows[kMost];
+};
+
+/// Scores blocks of rows for packed queries and offers the scores to lists, one for each query. Of
+/// one thread.
+class Scorer {
+public:
+    Scorer(const PackedQueries& queries, const Searched& searched, const Kernels& kernels);
+
+    /// How many rows a block had best hold; a multiple of kTileRows.
+    int block_rows() const { return block_rows_; }
+
+    /// Scores `block` for queries [first, last), whose lists begin at `lists`. Meanwhile the rows of
+    /// `next` are brought towards the cache.
+    void score(const RowBlock& block, const RowBlock& next, int64_t first, int64_t last,
+               TopList* lists);
+
+private:
+    void multiply(const RowBlock& block, const RowBlock& next, int64_t first, int64_t last);
+    void multiply_chunk(int64_t chunk, int64_t first, int64_t last, int rows,
+                        const char* const* addresses, const char* const* ahead);
+    TileKernel first_kernel(const char* const* addresses) const;
+    void offer(const RowBlock& block, int64_t query, const float* sums, TopList& list);
+
+    const PackedQueries& queries_;
+    const Searched& searched_;
+    const Kernels& kernels_;
+    int most_queries_;  // in a tile
+    int block_rows_;
+    int64_t wide_stride_;
+    std::unique_ptr<char[]> memory_;
+    float* wide_;              // [block_rows_, wide_stride_]: a chunk of the rows as float32
+    std::vector<float> sums_;  // [last - first, block_rows_]
+    alignas(64) float inverse_norms_[RowBlock::kMost];  // NaN for rows that `special_` lists
+    std::vector<int> special_;                          // rows without an ordinary norm
+};
+
+}  // namespace clara

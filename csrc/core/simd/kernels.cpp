@@ -1,0 +1,57 @@
+#include "core/simd/kernels.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace clara {
+
+#if defined(__x86_64__)
+extern const Kernels kSse2, kAvx2, kAvx512, kAvx512Vnni;
+
+const std::vector<const Kernels*>& available_kernels() {
+    static const std::vector<const Kernels*> available = [] {
+        std::vector<const Kernels*> found{&kSse2};
+        // These also ask the operating system whether it saves the registers.
+        const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                          __builtin_cpu_supports("f16c");
+        if (avx2) found.push_back(&kAvx2);
+        const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                            __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512vl");
+        if (avx512) found.push_back(&kAvx512);
+        if (avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back(&kAvx512Vnni);
+        return found;
+    }();
+    return available;
+}
+#elif defined(__aarch64__)
+extern const Kernels kNeon;
+
+const std::vector<const Kernels*>& available_kernels() {
+    static const std::vector<const Kernels*> available{&kNeon};
+    return available;
+}
+#else
+extern const Kernels kPortable;
+
+const std::vector<const Kernels*>& available_kernels() {
+    static const std::vector<const Kernels*> available{&kPortable};
+    return available;
+}
+#endif
+
+const Kernels& kernels() {
+    const char* wanted = std::getenv("CLARA_SIMD");
+    if (wanted == nullptr || *wanted == '\0') return *available_kernels().back();
+    std::string names;
+    for (const Kernels* each : available_kernels()) {
+        if (wanted == std::string(each->name)) return *each;
+        names += (names.empty() ? "" : ", ") + std::string(each->name);
+    }
+    throw std::invalid_argument("CLARA_SIMD must be one of " + names + " on this processor, got '" +
+                                wanted + "'");
+}
+
+}  // namespace clara

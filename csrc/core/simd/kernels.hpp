@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/rows.hpp"
+
+namespace clara {
+
+constexpr int kTileRows = 4;     // rows that a tile kernel takes at a time
+constexpr int kFilterRows = 16;  // what the count of rows to filter is a multiple of
+
+/// Work for a tile kernel: sums[i * sums_stride + j] += ⟨query i, row j⟩ over `columns` columns.
+struct Tile {
+    const char* queries;  // packed, query_stride bytes apart
+    int64_t query_stride;
+    int query_count;
+    const char* rows[kTileRows];  // of fewer rows, one is repeated; exactly `columns` are read
+    int64_t columns;
+    float* sums;
+    int64_t sums_stride;
+    float* wide[kTileRows];  // where kernels that widen write the rows as float32, padded with 0
+    const char* ahead[2];    // two rows to bring towards the cache meanwhile, and the bytes of
+    int64_t ahead_item;      // one of their elements
+};
+
+using TileKernel = void (*)(const Tile& tile);
+
+/// What one instruction set offers. No function may be called where the processor lacks it.
+struct Kernels {
+    const char* name;
+
+    int tile_queries;       // the most that a tile kernel takes, for floating-point rows
+    int tile_queries_int8;  // the same for int8 rows
+
+    TileKernel float32;
+    TileKernel widen_float32;  // this and the next two write Tile::wide
+    TileKernel widen_float16;
+    TileKernel widen_bfloat16;
+    TileKernel int8;
+
+    /// Sum of squares of `count` elements of a row of each DataType, in float32 but for int8, whose
+    /// sum is exact for up to 2^16 elements.
+    float (*squares[4])(const char* row, int64_t count);
+
+    /// Bytes of a packed query for int8 rows of `columns` columns, and the packing of its values,
+    /// which are within ±32639. The bytes are zero beforehand.
+    int64_t (*int8_query_bytes)(int64_t columns);
+    void (*pack_int8_query)(const int16_t* values, int64_t columns, char* out);
+
+    /// scores[j] = sums[j] * scale * inverse_norms[j] for `count` rows, a multiple of kFilterRows.
+    /// Writes to `found` the numbers j of scores at least `threshold`; returns how many.
+    int (*filter)(const float* sums, float scale, const float* inverse_norms, int count,
+                  float threshold, float* scores, uint8_t* found);
+};
+
+/// One for each instruction set of this build that this processor has, the plainest first.
+const std::vector<const Kernels*>& available_kernels();
+
+/// The last of the available ones, or the one that the environment variable CLARA_SIMD names.
+/// Throws std::invalid_argument where that is not available.
+const Kernels& kernels();
+
+}  // namespace clara

@@ -1,0 +1,110 @@
+"""The operators by the compiled module `clara_kernels._C`, which knows addresses, not tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..build import native
+
+MOST_FOUND = 2048
+_TYPE_NAMES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.int8: "int8",
+}
+
+
+def cpu_implementation(name: str) -> Callable[..., Any] | None:
+    """What computes an operator on CPU tensors; None where nothing was compiled."""
+    return None if native is None else _ON_CPU[name]
+
+
+def cuda_implementation(name: str) -> Callable[..., Any] | None:
+    """The same on CUDA tensors."""
+    return None
+
+
+def _cpu_inverse_norms(corpus: Tensor) -> Tensor:
+    corpus = _with_adjacent_columns(corpus)
+    found = torch.empty(corpus.shape[0], dtype=torch.float32)
+    native.inverse_norms(_rows(corpus), torch.get_num_threads(), found.data_ptr())
+    return found
+
+
+def _cpu_cosine_topk(
+    queries: Tensor, corpus: Tensor, inverse_norms: Tensor | None, mask: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
+    queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
+    scores, indices = _results(queries, min(k, corpus.shape[0]))
+    inverse_norms, mask = _contiguous(inverse_norms), _contiguous(mask)
+    native.cosine_topk(
+        _rows(queries),
+        _rows(corpus),
+        _address(inverse_norms),
+        _address(mask),
+        k,
+        torch.get_num_threads(),
+        scores.data_ptr(),
+        indices.data_ptr(),
+    )
+    return scores, indices
+
+
+def _cpu_cosine_rerank(
+    queries: Tensor,
+    corpus: Tensor,
+    inverse_norms: Tensor | None,
+    rows: Tensor | None,
+    offsets: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
+    scores, indices = _results(queries, k)
+    inverse_norms, rows = _contiguous(inverse_norms), _contiguous(rows)
+    offsets = offsets.contiguous()
+    native.cosine_rerank(
+        _rows(queries),
+        _rows(corpus),
+        _address(inverse_norms),
+        _address(rows),
+        offsets.data_ptr(),
+        k,
+        torch.get_num_threads(),
+        scores.data_ptr(),
+        indices.data_ptr(),
+    )
+    return scores, indices
+
+
+_ON_CPU: dict[str, Callable[..., Any]] = {
+    "inverse_norms": _cpu_inverse_norms,
+    "cosine_topk": _cpu_cosine_topk,
+    "cosine_rerank": _cpu_cosine_rerank,
+}
+
+
+def _results(queries: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    scores = queries.new_empty((queries.shape[0], width), dtype=torch.float32)
+    return scores, torch.empty_like(scores, dtype=torch.int64)
+
+
+def _with_adjacent_columns(rows: Tensor) -> Tensor:
+    return rows if rows.shape[1] <= 1 or rows.stride(1) == 1 else rows.contiguous()
+
+
+def _contiguous(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.contiguous()
+
+
+def _address(values: Tensor | None) -> int:
+    return 0 if values is None else values.data_ptr()
+
+
+def _rows(rows: Tensor) -> Any:
+    count, columns = rows.shape
+    return native.Rows(rows.data_ptr(), _TYPE_NAMES[rows.dtype], count, columns, rows.stride(0))
