@@ -30,8 +30,8 @@ clara::DataType parse_type(const std::string& name) {
     if (name == "float16") return clara::DataType::float16;
     if (name == "bfloat16") return clara::DataType::bfloat16;
     if (name == "int8") return clara::DataType::int8;
-    throw std::invalid_argument(
-        "type must be 'float32', 'float16', 'bfloat16' or 'int8', got '" + name + "'");
+    throw std::invalid_argument("type must be 'float32', 'float16', 'bfloat16' or 'int8', got '" +
+                                name + "'");
 }
 
 clara::Rows make_rows(uintptr_t address, const std::string& type, int64_t count, int64_t columns,

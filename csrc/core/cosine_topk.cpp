@@ -13,12 +13,23 @@ constexpr int64_t kGroupBytes = 64 << 20;  // most for packed queries
 constexpr int64_t kGroupQueries = 256;
 constexpr int64_t kSpanBytes = 1 << 20;  // of rows that a thread takes at a time
 
+/// Makes the four rows of each tile come from four places, each of which is then read in order, as
+/// processors expect; four short rows next to each other would be read in leaps.
+void interleave(RowBlock* block) {
+    const RowBlock ordered = *block;
+    const int apart = block->count / kTileRows;
+    for (int j = 0; j < block->count; ++j) {
+        block->rows[j] = ordered.rows[j % kTileRows * apart + j / kTileRows];
+    }
+}
+
 /// The next rows of [*position, end) that may be found, at most `most`.
 void next_block(const uint8_t* mask, int64_t end, int most, int64_t* position, RowBlock* block) {
     block->count = 0;
     for (; *position < end && block->count < most; ++*position) {
         if (mask == nullptr || mask[*position] != 0) block->rows[block->count++] = *position;
     }
+    if (block->count == most) interleave(block);
 }
 
 /// Scores rows [begin, end) for all queries of the scorer's group.
@@ -49,8 +60,8 @@ struct Search {
         const int64_t row_bytes = searched.rows.columns * item_size(searched.rows.type);
         const int64_t most = (rows + threads - 1) / threads;
         const int64_t some = std::max<int64_t>(kSpanBytes / std::max<int64_t>(row_bytes, 1), 1);
-        const int64_t span = std::min(most, (some + RowBlock::kMost - 1) / RowBlock::kMost *
-                                                RowBlock::kMost);
+        const int64_t span =
+            std::min(most, (some + RowBlock::kMost - 1) / RowBlock::kMost * RowBlock::kMost);
         std::vector<std::vector<TopList>> lists(threads);
         std::atomic<int64_t> next{0};
         for_each_part(threads, threads, [&](int part, int64_t, int64_t) {

@@ -43,8 +43,8 @@ float inverse_norm(const Rows& rows, int64_t index, const Kernels& kernels) {
 
 void inverse_norms(const Rows& rows, int threads, float* out) {
     const Kernels& used = kernels();
-    const int parts = useful_threads(static_cast<double>(rows.count) * rows.columns, rows.count,
-                                     threads);
+    const int parts =
+        useful_threads(static_cast<double>(rows.count) * rows.columns, rows.count, threads);
     for_each_part(rows.count, parts, [&](int, int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) out[i] = inverse_norm(rows, i, used);
     });

@@ -3,20 +3,19 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "core/inverse_norms.hpp"
 
 namespace clara {
 namespace {
 
-constexpr int64_t kCacheLine = 64;
 constexpr int64_t kSecondLevelCache = 1 << 20;  // bytes of it that queries may take
 
 constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// With few queries rows are read in order, as the processor expects. The more queries, the more
-/// rows are worth keeping while a tile's queries, once read, stay in the level-1 cache; above all
-/// where all the queries do not fit in the next.
+/// The more queries, the more rows are worth keeping in the second-level cache while the queries of
+/// a tile, once read, stay in the first: above all where not all queries fit there as well.
 int rows_of_block(const PackedQueries& queries, int most_queries) {
     if (queries.count() <= 4 * most_queries) return 16;
     const int64_t bytes = queries.count() * queries.chunks().count * queries.stride();
@@ -90,30 +89,29 @@ void Scorer::multiply_chunk(int64_t chunk, int64_t first, int64_t last, int rows
                             const char* const* addresses, const char* const* ahead) {
     const int64_t count = last - first, tiles = div_up(count, most_queries_);
     const bool is_int8 = searched_.rows.type == DataType::int8;
-    const TileKernel kernel = tiles > 1 || is_int8 ? first_kernel(addresses) : first_kernel(nullptr);
+    const TileKernel kernel =
+        tiles > 1 || is_int8 ? first_kernel(addresses) : first_kernel(nullptr);
     const bool widens = kernel != kernels_.float32 && kernel != kernels_.int8;
     Tile tile{};
     tile.query_stride = queries_.stride();
     tile.columns = queries_.chunks().length(chunk);
     tile.sums_stride = block_rows_;
-    tile.ahead_item = item_size(searched_.rows.type);
     for (int64_t t = 0; t < tiles; ++t) {
         const int64_t begin = count * t / tiles, end = count * (t + 1) / tiles;
         tile.queries = queries_.chunk(chunk) + (first + begin) * queries_.stride();
         tile.query_count = static_cast<int>(end - begin);
-        // Each tile of queries brings its share of the rows that come next, at most two of four.
-        const int share = static_cast<int>(kTileRows * t / tiles);
-        const int share_end = static_cast<int>(kTileRows * (t + 1) / tiles);
+        // Each tile of queries brings its share of the four rows that come next.
+        const char* nothing = tile.queries;  // is in the cache
+        const int64_t share = kTileRows * t / tiles, share_end = kTileRows * (t + 1) / tiles;
         for (int j = 0; j < rows; j += kTileRows) {
             tile.sums = sums_.data() + begin * block_rows_ + j;
             for (int r = 0; r < kTileRows; ++r) {
-                tile.wide[r] = wide_ + (j + r) * wide_stride_;
-                const bool is_wide = widens && t > 0;
-                tile.rows[r] =
-                    is_wide ? reinterpret_cast<const char*>(tile.wide[r]) : addresses[j + r];
+                // Rows that are used once need no place of their own.
+                tile.wide[r] = wide_ + (tiles > 1 ? j + r : r) * wide_stride_;
+                tile.rows[r] = widens && t > 0 ? reinterpret_cast<const char*>(tile.wide[r])
+                                               : addresses[j + r];
+                tile.ahead[r] = share + r < share_end ? ahead[j + share + r] : nothing;
             }
-            tile.ahead[0] = share < share_end ? ahead[j + share] : tile.queries;
-            tile.ahead[1] = share + 1 < share_end ? ahead[j + share + 1] : tile.ahead[0];
             (widens && t > 0 ? kernels_.float32 : kernel)(tile);
         }
     }
@@ -134,8 +132,8 @@ TileKernel Scorer::first_kernel(const char* const* addresses) const {
     }
     if (addresses == nullptr) return kernels_.float32;
     const int64_t bytes = searched_.rows.stride * static_cast<int64_t>(sizeof(float));
-    const bool aligned = reinterpret_cast<uintptr_t>(addresses[0]) % kCacheLine == 0 &&
-                         bytes % kCacheLine == 0;
+    const bool aligned =
+        reinterpret_cast<uintptr_t>(addresses[0]) % kCacheLine == 0 && bytes % kCacheLine == 0;
     return aligned ? kernels_.float32 : kernels_.widen_float32;
 }
 

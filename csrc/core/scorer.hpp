@@ -30,11 +30,11 @@ class Scorer {
 public:
     Scorer(const PackedQueries& queries, const Searched& searched, const Kernels& kernels);
 
-    /// How many rows a block had best hold; a multiple of kTileRows.
+    /// How many rows a block had best hold; a multiple of kFilterRows.
     int block_rows() const { return block_rows_; }
 
-    /// Scores `block` for queries [first, last), whose lists begin at `lists`. Meanwhile the rows of
-    /// `next` are brought towards the cache.
+    /// Scores `block` for queries [first, last), whose lists begin at `lists`. Meanwhile the rows
+    /// of `next` are brought towards the cache.
     void score(const RowBlock& block, const RowBlock& next, int64_t first, int64_t last,
                TopList* lists);
 

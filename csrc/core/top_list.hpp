@@ -31,7 +31,8 @@ public:
     void offer(const Candidate& candidate) {
         if (full_ && !better(candidate, worst_)) return;
         candidates_.push_back(candidate);
-        if (static_cast<int64_t>(candidates_.size()) >= capacity_ + std::max<int64_t>(capacity_, 16))
+        if (static_cast<int64_t>(candidates_.size()) >=
+            capacity_ + std::max<int64_t>(capacity_, 16))
             drop();
     }
 

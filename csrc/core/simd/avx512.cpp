@@ -14,8 +14,9 @@ struct Products16 {
     static Type widen(const char* row) {
         return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row)));
     }
-    static Type add(Type sum, const char* query, Type row) {
-        return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_loadu_si512(query), row));
+    static Type load(const char* query) { return _mm512_loadu_si512(query); }
+    static Type add(Type sum, Type query, Type row) {
+        return _mm512_add_epi32(sum, _mm512_madd_epi16(query, row));
     }
     static Vector::Type to_float(Type sum) { return _mm512_cvtepi32_ps(sum); }
 };

@@ -10,14 +10,15 @@ struct Dot8 {
     static constexpr int kColumns = Products16::kColumns;
     static constexpr int kTileQueries = Products16::kTileQueries;
     static constexpr int kItemSize = 1;
+    static constexpr int kPieces = 1;
+    static constexpr int kQueryStep = kColumns * 2;
     static constexpr bool kWide = false;
 
     static Row load(const char* row) { return Products16::widen(row); }
-    static Sum begin(const char*) { return Products16::zero(); }
-    static Sum add(Sum sum, const char* query, int64_t, int64_t column, Row row) {
-        return Products16::add(sum, query + column * 2, row);
-    }
-    static Vector::Type finish(Sum sum) { return Products16::to_float(sum); }
+    static Sum begin(const char*, int) { return Products16::zero(); }
+    static Row load_query(const char* query, int) { return Products16::load(query); }
+    static Sum add(Sum sum, Row query, Row row) { return Products16::add(sum, query, row); }
+    static Vector::Type finish(const Sum (&sums)[1]) { return Products16::to_float(sums[0]); }
 
     /// A packed query is its values, and zeros up to a whole vector.
     static int64_t query_bytes(int64_t columns) {

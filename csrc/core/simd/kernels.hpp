@@ -7,8 +7,9 @@
 
 namespace clara {
 
-constexpr int kTileRows = 4;     // rows that a tile kernel takes at a time
-constexpr int kFilterRows = 16;  // what the count of rows to filter is a multiple of
+constexpr int kTileRows = 4;        // rows that a tile kernel takes at a time
+constexpr int kFilterRows = 16;     // what the count of rows to filter is a multiple of
+constexpr int64_t kCacheLine = 64;  // bytes
 
 /// Work for a tile kernel: sums[i * sums_stride + j] += ⟨query i, row j⟩ over `columns` columns.
 struct Tile {
@@ -20,8 +21,9 @@ struct Tile {
     float* sums;
     int64_t sums_stride;
     float* wide[kTileRows];  // where kernels that widen write the rows as float32, padded with 0
-    const char* ahead[2];    // two rows to bring towards the cache meanwhile, and the bytes of
-    int64_t ahead_item;      // one of their elements
+    // From these on lines are brought towards the cache, one of each for every vector of columns;
+    // from the last two only by kernels of few queries, which wait for memory most of the time.
+    const char* ahead[kTileRows];
 };
 
 using TileKernel = void (*)(const Tile& tile);

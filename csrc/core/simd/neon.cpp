@@ -29,7 +29,8 @@ struct Vector {
     }
     static unsigned score(const float* sums, float scale, const float* inverse_norms,
                           float threshold, float* scores) {
-        const Type product = vmulq_f32(vmulq_f32(load(sums), vdupq_n_f32(scale)), load(inverse_norms));
+        const Type product =
+            vmulq_f32(vmulq_f32(load(sums), vdupq_n_f32(scale)), load(inverse_norms));
         store(scores, product);
         const uint32x4_t bit = {1, 2, 4, 8};
         return vaddvq_u32(vandq_u32(vcgeq_f32(product, vdupq_n_f32(threshold)), bit));
@@ -47,10 +48,10 @@ struct Products16 {
         __builtin_memcpy(&bits, row, sizeof(bits));
         return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bits)))));
     }
-    static Type add(Type sum, const char* query, Type row) {
-        const int16x4_t values = vreinterpret_s16_u8(vld1_u8(reinterpret_cast<const uint8_t*>(query)));
-        return vmlaq_s32(sum, vmovl_s16(values), row);
+    static Type load(const char* query) {
+        return vmovl_s16(vreinterpret_s16_u8(vld1_u8(reinterpret_cast<const uint8_t*>(query))));
     }
+    static Type add(Type sum, Type query, Type row) { return vmlaq_s32(sum, query, row); }
     static Vector::Type to_float(Type sum) { return vcvtq_f32_s32(sum); }
 };
 

@@ -77,10 +77,13 @@ struct Products16 {
         for (int i = 0; i < 4; ++i) x.lane[i] = static_cast<signed char>(row[i]);
         return x;
     }
-    static Type add(Type sum, const char* query, Type row) {
+    static Type load(const char* query) {
         int16_t values[4];
         std::memcpy(values, query, sizeof(values));
-        for (int i = 0; i < 4; ++i) sum.lane[i] += values[i] * row.lane[i];
+        return {values[0], values[1], values[2], values[3]};
+    }
+    static Type add(Type sum, Type query, Type row) {
+        for (int i = 0; i < 4; ++i) sum.lane[i] += query.lane[i] * row.lane[i];
         return sum;
     }
     static Vector::Type to_float(Type sum) {

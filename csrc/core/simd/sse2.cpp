@@ -15,8 +15,8 @@ struct Vector {
     static Type zero() { return _mm_setzero_ps(); }
     static Type load(const float* p) { return _mm_loadu_ps(p); }
     static Type load_float16(const char* p) {
-        const __m128i bits = _mm_unpacklo_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)),
-                                                _mm_setzero_si128());
+        const __m128i bits = _mm_unpacklo_epi16(
+            _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), _mm_setzero_si128());
         const __m128i sign = _mm_slli_epi32(_mm_and_si128(bits, _mm_set1_epi32(0x8000)), 16);
         const __m128i magnitude = _mm_slli_epi32(_mm_and_si128(bits, _mm_set1_epi32(0x7fff)), 13);
         // Shifting the exponent by a product is right for subnormals too; infinities and NaNs are
@@ -41,7 +41,8 @@ struct Vector {
     }
     static unsigned score(const float* sums, float scale, const float* inverse_norms,
                           float threshold, float* scores) {
-        const Type product = _mm_mul_ps(_mm_mul_ps(load(sums), _mm_set1_ps(scale)), load(inverse_norms));
+        const Type product =
+            _mm_mul_ps(_mm_mul_ps(load(sums), _mm_set1_ps(scale)), load(inverse_norms));
         store(scores, product);
         return _mm_movemask_ps(_mm_cmpge_ps(product, _mm_set1_ps(threshold)));
     }
@@ -57,9 +58,11 @@ struct Products16 {
         const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row));
         return _mm_srai_epi16(_mm_unpacklo_epi8(_mm_setzero_si128(), codes), 8);
     }
-    static Type add(Type sum, const char* query, Type row) {
-        const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(query));
-        return _mm_add_epi32(sum, _mm_madd_epi16(values, row));
+    static Type load(const char* query) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(query));
+    }
+    static Type add(Type sum, Type query, Type row) {
+        return _mm_add_epi32(sum, _mm_madd_epi16(query, row));
     }
     static Vector::Type to_float(Type sum) { return _mm_cvtepi32_ps(sum); }
 };

@@ -6,6 +6,9 @@
 
 #include "core/simd/kernels.hpp"
 
+// Sums live in registers only if every index is a constant.
+#define CLARA_UNROLL _Pragma("GCC unroll 8")
+
 namespace clara {
 namespace {
 
@@ -16,6 +19,9 @@ struct FloatDot {
     using Row = Vector::Type;
     static constexpr int kColumns = Vector::kLanes;
     static constexpr int kItemSize = type == DataType::float32 ? 4 : 2;
+    static constexpr int kQueryStep = kColumns * 4;  // bytes of a packed query for kColumns
+    static constexpr int kPieces = 1;                // of a query, each with sums of its own
+    static constexpr int kTileQueries = Vector::kTileQueries;
     static constexpr bool kWide = kWidens;
 
     static Row load(const char* row) {
@@ -28,11 +34,12 @@ struct FloatDot {
         }
     }
     static void widen(Row row, float* out) { Vector::store(out, row); }
-    static Sum begin(const char*) { return Vector::zero(); }
-    static Sum add(Sum sum, const char* query, int64_t, int64_t column, Row row) {
-        return Vector::fma(Vector::load(reinterpret_cast<const float*>(query) + column), row, sum);
+    static Sum begin(const char*, int) { return Vector::zero(); }
+    static Row load_query(const char* query, int) {
+        return Vector::load(reinterpret_cast<const float*>(query));
     }
-    static Vector::Type finish(Sum sum) { return sum; }
+    static Sum add(Sum sum, Row query, Row row) { return Vector::fma(query, row, sum); }
+    static Vector::Type finish(const Sum (&sums)[1]) { return sums[0]; }
 };
 
 /// The order of additions depends on `columns` alone, so that equal rows get equal sums wherever
@@ -40,52 +47,60 @@ struct FloatDot {
 template <class Dot, int kQueries>
 void multiply(const Tile& tile) {
     using Row = typename Dot::Row;
-    typename Dot::Sum sums[kQueries][kTileRows];  // all in registers
-    for (int i = 0; i < kQueries; ++i) {
-        for (int j = 0; j < kTileRows; ++j) {
-            sums[i][j] = Dot::begin(tile.queries + i * tile.query_stride);
-        }
-    }
-    const auto add = [&](int64_t column, const Row(&row)[kTileRows]) {
-        for (int i = 0; i < kQueries; ++i) {
-            const char* query = tile.queries + i * tile.query_stride;
-            for (int j = 0; j < kTileRows; ++j) {
-                sums[i][j] = Dot::add(sums[i][j], query, tile.columns, column, row[j]);
-            }
-            if constexpr (Dot::kWide) {
-                if (i > 0) continue;
-                for (int j = 0; j < kTileRows; ++j) Dot::widen(row[j], tile.wide[j] + column);
+    typename Dot::Sum sums[kQueries][kTileRows][Dot::kPieces];  // all in registers
+    CLARA_UNROLL for (int i = 0; i < kQueries; ++i) {
+        CLARA_UNROLL for (int j = 0; j < kTileRows; ++j) {
+            CLARA_UNROLL for (int p = 0; p < Dot::kPieces; ++p) {
+                sums[i][j][p] = Dot::begin(tile.queries + i * tile.query_stride, p);
             }
         }
-    };
-    const int64_t step = Dot::kColumns * tile.ahead_item;
-    const char *ahead0 = tile.ahead[0], *ahead1 = tile.ahead[1];
-    int64_t column = 0;
-    for (; column + Dot::kColumns <= tile.columns; column += Dot::kColumns) {
-        __builtin_prefetch(ahead0, 0, 2);
-        __builtin_prefetch(ahead1, 0, 2);
-        ahead0 += step;
-        ahead1 += step;
-        Row row[kTileRows];
-        for (int j = 0; j < kTileRows; ++j) {
-            row[j] = Dot::load(tile.rows[j] + column * Dot::kItemSize);
-        }
-        add(column, row);
     }
-    if (column < tile.columns) {  // a row may end where its memory does
-        Row row[kTileRows];
-        for (int j = 0; j < kTileRows; ++j) {
-            alignas(64) char rest[Dot::kColumns * Dot::kItemSize] = {};
-            __builtin_memcpy(rest, tile.rows[j] + column * Dot::kItemSize,
-                             (tile.columns - column) * Dot::kItemSize);
-            row[j] = Dot::load(rest);
+    constexpr int kAhead = 3 * kQueries <= 2 * Dot::kTileQueries ? 4 : 2;
+    const int64_t whole = tile.columns / Dot::kColumns * Dot::kColumns;
+    const char *row0 = tile.rows[0], *row1 = tile.rows[1], *row2 = tile.rows[2];
+    const char *row3 = tile.rows[3], *queries = tile.queries;
+    alignas(64) char rest[kTileRows][Dot::kColumns * Dot::kItemSize];
+    int64_t ahead = 0;
+    for (int64_t column = 0; column < tile.columns; column += Dot::kColumns) {
+        if (column == whole) {  // a row may end where its memory does
+            const int64_t bytes = (tile.columns - whole) * Dot::kItemSize;
+            __builtin_memset(rest, 0, sizeof(rest));
+            __builtin_memcpy(rest[0], row0, bytes);
+            __builtin_memcpy(rest[1], row1, bytes);
+            __builtin_memcpy(rest[2], row2, bytes);
+            __builtin_memcpy(rest[3], row3, bytes);
+            row0 = rest[0];
+            row1 = rest[1];
+            row2 = rest[2];
+            row3 = rest[3];
         }
-        add(column, row);
+        CLARA_UNROLL for (int j = 0; j < kAhead; ++j) {
+            __builtin_prefetch(tile.ahead[j] + ahead, 0, 2);
+        }
+        ahead += kCacheLine;
+        const Row row[kTileRows] = {Dot::load(row0), Dot::load(row1), Dot::load(row2),
+                                    Dot::load(row3)};
+        row0 += Dot::kColumns * Dot::kItemSize;
+        row1 += Dot::kColumns * Dot::kItemSize;
+        row2 += Dot::kColumns * Dot::kItemSize;
+        row3 += Dot::kColumns * Dot::kItemSize;
+        if constexpr (Dot::kWide) {
+            CLARA_UNROLL for (int j = 0; j < kTileRows; ++j)
+                Dot::widen(row[j], tile.wide[j] + column);
+        }
+        CLARA_UNROLL for (int i = 0; i < kQueries; ++i) {
+            CLARA_UNROLL for (int p = 0; p < Dot::kPieces; ++p) {
+                const auto values = Dot::load_query(queries + i * tile.query_stride, p);
+                CLARA_UNROLL for (int j = 0; j < kTileRows; ++j) {
+                    sums[i][j][p] = Dot::add(sums[i][j][p], values, row[j]);
+                }
+            }
+        }
+        queries += Dot::kQueryStep;
     }
-    for (int i = 0; i < kQueries; ++i) {
-        const typename Dot::Sum* s = sums[i];
-        Vector::add_sums(Dot::finish(s[0]), Dot::finish(s[1]), Dot::finish(s[2]),
-                         Dot::finish(s[3]), tile.sums + i * tile.sums_stride);
+    CLARA_UNROLL for (int i = 0; i < kQueries; ++i) {
+        Vector::add_sums(Dot::finish(sums[i][0]), Dot::finish(sums[i][1]), Dot::finish(sums[i][2]),
+                         Dot::finish(sums[i][3]), tile.sums + i * tile.sums_stride);
     }
 }
 
@@ -144,20 +159,20 @@ int filter(const float* sums, float scale, const float* inverse_norms, int count
 }  // namespace
 }  // namespace clara
 
-#define CLARA_DEFINE_KERNELS(variable, name)                                                      \
-    namespace clara {                                                                             \
-    extern const Kernels variable;                                                                \
-    const Kernels variable = {name,                                                               \
-                              Vector::kTileQueries,                                               \
-                              Dot8::kTileQueries,                                                 \
-                              kFloatTile<DataType::float32, false>,                               \
-                              kFloatTile<DataType::float32, true>,                                \
-                              kFloatTile<DataType::float16, true>,                                \
-                              kFloatTile<DataType::bfloat16, true>,                               \
-                              tile_kernel<Dot8, Dot8::kTileQueries>,                              \
-                              {squares<DataType::float32>, squares<DataType::float16>,            \
-                               squares<DataType::bfloat16>, squares_int8},                        \
-                              Dot8::query_bytes,                                                  \
-                              Dot8::pack,                                                         \
-                              filter};                                                            \
+#define CLARA_DEFINE_KERNELS(variable, name)                                           \
+    namespace clara {                                                                  \
+    extern const Kernels variable;                                                     \
+    const Kernels variable = {name,                                                    \
+                              Vector::kTileQueries,                                    \
+                              Dot8::kTileQueries,                                      \
+                              kFloatTile<DataType::float32, false>,                    \
+                              kFloatTile<DataType::float32, true>,                     \
+                              kFloatTile<DataType::float16, true>,                     \
+                              kFloatTile<DataType::bfloat16, true>,                    \
+                              tile_kernel<Dot8, Dot8::kTileQueries>,                   \
+                              {squares<DataType::float32>, squares<DataType::float16>, \
+                               squares<DataType::bfloat16>, squares_int8},             \
+                              Dot8::query_bytes,                                       \
+                              Dot8::pack,                                              \
+                              filter};                                                 \
     }

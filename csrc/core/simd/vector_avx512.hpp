@@ -41,7 +41,8 @@ struct Vector {
     /// scores = sums * scale * inverse_norms; bit j tells whether score j is at least `threshold`.
     static unsigned score(const float* sums, float scale, const float* inverse_norms,
                           float threshold, float* scores) {
-        const Type product = _mm512_mul_ps(_mm512_mul_ps(load(sums), _mm512_set1_ps(scale)), load(inverse_norms));
+        const Type product =
+            _mm512_mul_ps(_mm512_mul_ps(load(sums), _mm512_set1_ps(scale)), load(inverse_norms));
         store(scores, product);
         return _mm512_cmp_ps_mask(product, _mm512_set1_ps(threshold), _CMP_GE_OQ);
     }
