@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from clara.data.records import Document
 from clara.documents import CompressedDocuments
-from clara_kernels import cosine_scores, cosine_topk
+from clara_kernels import cosine_rerank, cosine_topk
 
 if TYPE_CHECKING:
     from clara.core import ClaraCore
@@ -107,15 +108,15 @@ class Candidates:
         if self.shared:
             scores, order = cosine_topk(flat, self.memory[0].flatten(1), k)
             return list(zip(scores, order, strict=True))
-        counts = torch.tensor([0, *(len(each) for each in self.memory)], dtype=torch.int32)
-        offsets = counts.cumsum(0, dtype=torch.int32).to(flat.device)
-        stacked = torch.cat([each.flatten(1) for each in self.memory]).to(flat.dtype)
-        every = cosine_scores(flat, stacked, offsets)
-        ranked = []
-        for scores in every.split([len(each) for each in self.memory]):
-            values, order = scores.sort(descending=True, stable=True)
-            ranked.append((values[:k], order[:k]))
-        return ranked
+        counts = [len(each) for each in self.memory]
+        starts = [0, *accumulate(counts)]
+        offsets = torch.tensor(starts, dtype=torch.int32, device=flat.device)
+        stacked = torch.cat([each.flatten(1) for each in self.memory])
+        scores, rows = cosine_rerank(flat, stacked, min(k, max(counts)), offsets=offsets)
+        return [
+            (scores[i, : min(k, count)], rows[i, : min(k, count)] - starts[i])
+            for i, count in enumerate(counts)
+        ]
 
 
 def _check_count(given: int, questions: int) -> None:

@@ -137,10 +137,11 @@ def operators(build: dict[str, Any]) -> dict[str, dict[str, str]]:
     import torch
 
     import clara_kernels
-    from clara_kernels.dispatch import computed_by
+    from clara_kernels.dispatch import computed_by, declared
+    from clara_kernels.scoring import compiled
 
     def served(name: str) -> dict[str, str]:
-        if name != "cosine_topk":
+        if name not in compiled.OPERATORS:
             return {device: SERVED[by] for device, by in computed_by(name).items()}
         keys = {"cpu": "CPU", "cuda": "CUDA"}
         has = torch._C._dispatch_has_kernel_for_dispatch_key
@@ -149,7 +150,8 @@ def operators(build: dict[str, Any]) -> dict[str, dict[str, str]]:
             for device, key in keys.items()
         }
 
-    return {name: served(name) for name in clara_kernels.__all__ if name != "build_info"}
+    known = {*declared(), *compiled.OPERATORS}
+    return {name: served(name) for name in clara_kernels.__all__ if name in known}
 
 
 def lines(report: dict[str, Any]) -> list[str]:
@@ -170,8 +172,7 @@ def lines(report: dict[str, Any]) -> list[str]:
     else:
         shown.append(
             f"clara_kernels: {kernels['compiler']}, {kernels['build_type']}; "
-            f"compiled for {' '.join(kernels['simd_compiled'])}, "
-            f"this processor has {' '.join(kernels['simd_detected'])}"
+            f"this processor runs {', '.join(kernels['simd_available'])}; {kernels['simd']} is used"
         )
         shown.append(
             f"clara_kernels: CUDA {kernels['cuda']['version']} code for "

@@ -163,7 +163,7 @@ class MemoryIndex:
 
         Args:
             query_memory: `[B, m, H]` or `[m, H]`; float32, float16 or bfloat16, on any device.
-            k: at least 1.
+            k: at least 1; at most 2,048 if the index holds more.
 
         Returns:
             `min(k, len(index))` hits for each of the B queries (one for `[m, H]`), best first.

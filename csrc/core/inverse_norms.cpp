@@ -11,6 +11,8 @@ namespace {
 
 constexpr int64_t kChunk = 1024;
 
+}  // namespace
+
 double squares_in_float64(const Rows& rows, int64_t index) {
     float values[kChunk];
     double sum = 0;
@@ -21,8 +23,6 @@ double squares_in_float64(const Rows& rows, int64_t index) {
     }
     return sum;
 }
-
-}  // namespace
 
 float inverse_norm(const Rows& rows, int64_t index, const Kernels& kernels) {
     const auto squares = kernels.squares[static_cast<int>(rows.type)];

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/inverse_norms.hpp"
 #include "core/parallel.hpp"
 
 namespace clara {
@@ -53,40 +54,45 @@ PackedQueries::PackedQueries(const Rows& queries, int64_t begin, int64_t end, Da
 }
 
 void PackedQueries::pack(int64_t i, const Kernels& kernels) {
-    std::vector<float> values(chunks_.columns);
-    load_row(queries_, begin_ + i, 0, chunks_.columns, values.data());
-    double squares = 0;
-    float largest = 0;
-    for (const float value : values) {
-        squares += static_cast<double>(value) * value;
-        largest = std::max(largest, std::abs(value));
-    }
-    scales_[i] = squares == 0 ? 0.0f : 1.0f;
-    if (!std::isfinite(squares)) {
+    double inverse = inverse_norm(queries_, begin_ + i, kernels);
+    if (std::isnan(inverse)) {
         scales_[i] = std::numeric_limits<float>::quiet_NaN();
         return;
     }
-    if (squares == 0) return;
-    const bool to_int16 = row_type_ == DataType::int8;
-    const double factor = to_int16 ? kInt16Steps / largest : 1 / std::sqrt(squares);
-    std::vector<int16_t> steps(to_int16 ? chunks_.size : 0);
-    double packed_squares = 0;
+    if (inverse == 0) return;  // packed as zeros
+    if (inverse == kExtreme) inverse = 1 / std::sqrt(squares_in_float64(queries_, begin_ + i));
+    std::vector<float> values(chunks_.columns);
+    load_row(queries_, begin_ + i, 0, chunks_.columns, values.data());
+    if (row_type_ == DataType::int8) {
+        scales_[i] = pack_int16(i, values, kernels);
+        return;
+    }
+    scales_[i] = 1;
     for (int64_t c = 0; c < chunks_.count; ++c) {
-        char* out = data_ + (c * count() + i) * stride_;
+        float* unit = reinterpret_cast<float*>(data_ + (c * count() + i) * stride_);
         const float* part = values.data() + chunks_.begin(c);
         const int64_t length = chunks_.length(c);
-        if (to_int16) {
-            for (int64_t j = 0; j < length; ++j) {
-                steps[j] = static_cast<int16_t>(std::lrint(part[j] * factor));
-                packed_squares += static_cast<double>(steps[j]) * steps[j];
-            }
-            kernels.pack_int8_query(steps.data(), length, out);
-        } else {
-            float* unit = reinterpret_cast<float*>(out);
-            for (int64_t j = 0; j < length; ++j) unit[j] = static_cast<float>(part[j] * factor);
-        }
+        for (int64_t j = 0; j < length; ++j) unit[j] = static_cast<float>(part[j] * inverse);
     }
-    if (to_int16) scales_[i] = static_cast<float>(1 / std::sqrt(packed_squares));
+}
+
+float PackedQueries::pack_int16(int64_t i, const std::vector<float>& values,
+                                const Kernels& kernels) {
+    float largest = 0;
+    for (const float value : values) largest = std::max(largest, std::abs(value));
+    const double factor = kInt16Steps / largest;
+    std::vector<int16_t> steps(chunks_.size);
+    double squares = 0;
+    for (int64_t c = 0; c < chunks_.count; ++c) {
+        const float* part = values.data() + chunks_.begin(c);
+        const int64_t length = chunks_.length(c);
+        for (int64_t j = 0; j < length; ++j) {
+            steps[j] = static_cast<int16_t>(std::lrint(part[j] * factor));
+            squares += static_cast<double>(steps[j]) * steps[j];
+        }
+        kernels.pack_int8_query(steps.data(), length, data_ + (c * count() + i) * stride_);
+    }
+    return static_cast<float>(1 / std::sqrt(squares));
 }
 
 float PackedQueries::cosine(int64_t i, const Rows& rows, int64_t row) const {

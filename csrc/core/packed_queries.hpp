@@ -45,6 +45,7 @@ public:
 
 private:
     void pack(int64_t i, const Kernels& kernels);
+    float pack_int16(int64_t i, const std::vector<float>& values, const Kernels& kernels);
 
     Rows queries_;
     int64_t begin_, end_;

@@ -10,21 +10,45 @@ from .memory_alignment_loss import memory_alignment_loss
 from .memory_attention import memory_attention
 from .quantization import dequantize_memory, quantize_memory
 from .rank_and_select import rank_and_select
-from .scoring import cosine_topk
+from .scoring import (
+    Corpus,
+    Faiss,
+    FirstStage,
+    MeanPooled,
+    RandomProjection,
+    ShardedCorpus,
+    TwoStageSearch,
+    cosine_rerank,
+    cosine_topk,
+    distributed_topk,
+    merge_topk,
+    streamed_topk,
+)
 from .select_topk import select_topk
 from .sparsemax import sparsemax
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Corpus",
+    "Faiss",
+    "FirstStage",
+    "MeanPooled",
+    "RandomProjection",
+    "ShardedCorpus",
+    "TwoStageSearch",
     "build_info",
+    "cosine_rerank",
     "cosine_scores",
     "cosine_topk",
     "dequantize_memory",
+    "distributed_topk",
     "memory_alignment_loss",
     "memory_attention",
+    "merge_topk",
     "quantize_memory",
     "rank_and_select",
     "select_topk",
     "sparsemax",
+    "streamed_topk",
 ]

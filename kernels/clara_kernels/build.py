@@ -32,8 +32,8 @@ def build_info() -> dict[str, Any]:
         - `compiled`: whether the compiled module is there. Without it the operators run their
           PyTorch reference, and `reason` says why it is missing (None when it is not).
         - `compiler`, `build_type`: such as "GCC 12.2.0" and "Release".
-        - `simd_compiled`: instruction sets that the compiled code uses, the baseline first;
-          `simd_detected`: those that this processor offers, of the ones the library knows.
+        - `simd_available`: instruction sets that were compiled for and that this processor has,
+          the plainest first; `simd`: the one used, the last of them unless CLARA_SIMD names another.
         - `cuda`: None for a build without CUDA, else `version` of the linked runtime and
           `architectures`, "sm_90" for machine code and "compute_120" for PTX that the driver
           translates on later GPUs.
@@ -46,8 +46,8 @@ def build_info() -> dict[str, Any]:
         "reason": None,
         "compiler": None,
         "build_type": None,
-        "simd_compiled": [],
-        "simd_detected": [],
+        "simd_available": [],
+        "simd": None,
         "cuda": None,
     }
     if native is None:

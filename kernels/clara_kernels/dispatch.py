@@ -114,6 +114,11 @@ def declare(
     torch.library.register_kernel(full, "cuda", on_cuda)
 
 
+def declared() -> list[str]:
+    """Names of the operators that `declare` was called for, and of their backward passes."""
+    return list(_declared)
+
+
 def computed_by(name: str) -> dict[str, str]:
     """Which of IMPLEMENTATIONS serves a declared operator on "cpu" and on "cuda"."""
     cpu, triton = _declared[name]

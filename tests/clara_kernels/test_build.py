@@ -20,8 +20,8 @@ KEYS = {
     "reason",
     "compiler",
     "build_type",
-    "simd_compiled",
-    "simd_detected",
+    "simd_available",
+    "simd",
     "cuda",
 }
 # Stands in for a Python that the package was not built for.
@@ -54,14 +54,21 @@ def test_build_info_describes_this_build():
 
 def test_simd_levels_are_ones_this_processor_has():
     info = build_info()
-    assert info["simd_compiled"]
-    assert set(info["simd_compiled"]) <= set(info["simd_detected"])
+    assert info["simd"] in info["simd_available"]
     if platform.system() == "Linux" and platform.machine() == "x86_64":
-        assert info["simd_detected"][0] == "x86-64"
         cpu = Path("/proc/cpuinfo").read_text()
         flags = set(re.search(r"^flags\s*: (.*)$", cpu, re.M)[1].split())
-        for name in ("avx2", "fma", "f16c", "avx512f", "avx512bw"):
-            assert (name in info["simd_detected"]) == (name in flags)
+        needed = {"sse2": set(), "avx2": {"avx2", "fma", "f16c"}}
+        needed["avx512"] = needed["avx2"] | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+        needed["avx512vnni"] = needed["avx512"] | {"avx512_vnni"}
+        assert info["simd_available"] == [name for name in needed if needed[name] <= flags]
+
+
+def test_the_environment_chooses_an_instruction_set(monkeypatch):
+    monkeypatch.delenv("CLARA_SIMD", raising=False)
+    assert build_info()["simd"] == build_info()["simd_available"][-1]
+    monkeypatch.setenv("CLARA_SIMD", build_info()["simd_available"][0])
+    assert build_info()["simd"] == build_info()["simd_available"][0]
 
 
 def test_cuda_is_described_when_it_was_compiled():

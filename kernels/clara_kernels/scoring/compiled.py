@@ -88,6 +88,9 @@ _ON_CPU: dict[str, Callable[..., Any]] = {
 }
 
 
+OPERATORS = tuple(_ON_CPU)
+
+
 def _results(queries: Tensor, width: int) -> tuple[Tensor, Tensor]:
     scores = queries.new_empty((queries.shape[0], width), dtype=torch.float32)
     return scores, torch.empty_like(scores, dtype=torch.int64)

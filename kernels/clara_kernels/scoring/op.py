@@ -31,9 +31,9 @@ def cosine_topk(
     comes after all others. What a query finds does not depend on the other queries, on threads, or
     on where a row lies. Not differentiable: use `cosine_scores` for training.
 
-    Products are summed in float32 for a floating-point corpus, and a score is within
-    (D/1024 + 72) · 2⁻²³ of the cosine. For an int8 corpus queries are rounded to 16 bits per row,
-    max |q| / 32639 a step, and sums are exact, which adds at most √D · max |q| / (65278 |q|).
+    Products are summed in float32, in an order that depends on D alone, and a score is within
+    (D/512 + 528) · 2⁻²⁴ of the cosine; of random data it mostly is within 2⁻²². For an int8 corpus
+    queries are rounded to 16 bits, max |q| / 32639 a step, which adds √D · max |q| / (65278 |q|).
 
     On the CPU this is the compiled module on `torch.get_num_threads()` threads, on an NVIDIA GPU
     its CUDA kernels; PyTorch, in float64, where those were not built (see `build_info`).
@@ -44,7 +44,8 @@ def cosine_topk(
             rows may be any stride apart, columns that are not adjacent are copied. Of int8 codes
             a positive scale per row changes no cosine and is not asked for. A `Corpus` spares the
             norms of the rows, which are otherwise computed in each call.
-        k: 1 to 2,048. Where it exceeds N, all N rows are returned.
+        k: at least 1. Where it exceeds N, all N rows are returned, of which there may be 2,048;
+            else it is at most that.
         mask: bool `[N]`; only rows where it is True are found.
 
     Returns:
@@ -56,7 +57,7 @@ def cosine_topk(
         ValueError: shapes or devices that do not go together, or k out of range.
     """
     rows, inverse_norms = _corpus_rows(queries, corpus)
-    _require_k(k)
+    _require_k(k, rows.shape[0])
     if mask is not None:
         require_mask(mask, rows)
     return torch.ops.clara.cosine_topk(queries.detach(), rows, inverse_norms, mask, k)
@@ -145,11 +146,11 @@ def _corpus_rows(queries: Any, corpus: Any) -> tuple[Tensor, Tensor | None]:
     return corpus.detach(), inverse_norms
 
 
-def _require_k(k: Any) -> None:
+def _require_k(k: Any, rows: int | None = None) -> None:
     if torch.compiler.is_compiling():
         return  # a size that becomes a bound of a check would be taken for a constant
     require_int("k", k, 1)
-    if k > compiled.MOST_FOUND:
+    if min(k, k if rows is None else rows) > compiled.MOST_FOUND:
         raise ValueError(f"k must be at most {compiled.MOST_FOUND}, got {k}")
 
 

@@ -1,0 +1,260 @@
+"""A corpus to search: its rows, what is computed of them once, and their names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import require_same_device, require_shape
+from .arrays import as_rows, map_file
+from .ids import Ids, make_ids
+
+
+class Corpus:
+    """Rows to search, with their inverse norms, so that a search reads nothing twice.
+
+    The rows are read once, for their norms, and not copied: they stay where they are, in a tensor,
+    a NumPy array or a file. A corpus does not change after it was made, and whoever owns the
+    memory may not change it either.
+
+    Args:
+        rows: `[N, D]`, float32, float16, bfloat16 or int8: a tensor on any device, or a NumPy
+            array, also a read-only `np.memmap`. Columns must be adjacent; rows may be any stride
+            apart.
+        scales: float32 `[N]`, for int8 rows only: row i stands for the values
+            `rows[i] * scales[i]`, as `quantize_memory` returns them. No positive scale changes a
+            cosine; 0 makes the row a zero vector, which scores 0.
+        ids: a name for each row, N different integers of int64 other than -1, or N different
+            strings, in a sequence, an array or a tensor. None: rows go by their numbers.
+
+    Raises:
+        TypeError: an argument is not of a stated type.
+        ValueError: shapes or devices that do not go together, ids that repeat, a negative scale, or
+            a row or scale with a NaN or an infinity; it is named.
+    """
+
+    __slots__ = ("__weakref__", "_ids", "_inverse_norms", "_rows", "_scales")
+    _rows: Tensor
+    _inverse_norms: Tensor
+    _scales: Tensor | None
+    _ids: Ids | None
+
+    def __init__(self, rows: Any, *, scales: Any = None, ids: Any = None) -> None:
+        rows = as_rows(rows)
+        named = None if ids is None else make_ids(ids, len(rows))
+        if scales is not None:
+            scales = _as_scales(scales, rows)
+        norms = torch.ops.clara.inverse_norms(rows)
+        _require_finite_rows(norms, named)
+        if scales is not None:
+            norms[scales == 0] = 0
+        self._fill(rows, norms, scales, None if named is None else named.to(rows.device))
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        dtype: torch.dtype | None = None,
+        width: int | None = None,
+        *,
+        offset: int = 0,
+        count: int | None = None,
+        scales: Any = None,
+        ids: Any = None,
+    ) -> Corpus:
+        """A corpus in a file that is mapped into memory, read-only, and not read into it.
+
+        The file has to stay as long as it is while the corpus is used. Writing to `rows` of such a
+        corpus ends the process.
+
+        Args:
+            path: values row after row in this machine's byte order, or a `.npy` file.
+            dtype: float32, float16, bfloat16 or int8; None for a `.npy` file, which has its own.
+            width: D; None for a `.npy` file.
+            offset: bytes before the first row, a multiple of the size of a value.
+            count: rows to take; None takes all until the end of the file.
+            scales, ids: as for `Corpus`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            TypeError: an argument or the values of a `.npy` file are not of a stated type.
+            ValueError: the file does not hold such rows, or what `Corpus` raises it for.
+        """
+        return cls(map_file(path, dtype, width, offset, count), scales=scales, ids=ids)
+
+    @property
+    def rows(self) -> Tensor:
+        """`[N, D]`, over the memory that was given."""
+        return self._rows
+
+    @property
+    def inverse_norms(self) -> Tensor:
+        """float32 `[N]`, as the operators take them: 1/|c|, 0 for a zero row, -1 where that is
+        beyond what they sum in float32."""
+        return self._inverse_norms
+
+    @property
+    def scales(self) -> Tensor | None:
+        """float32 `[N]` of int8 rows, if given."""
+        return self._scales
+
+    @property
+    def ids(self) -> Tensor | tuple[str, ...] | None:
+        """int64 `[N]` or N strings; None where rows go by their numbers."""
+        return None if self._ids is None else self._ids.public
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self._rows.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._rows.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._rows.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is held, rows that are in a file or belong to others included."""
+        tensors = [self._rows, self._inverse_norms, self._scales]
+        held = sum(each.numel() * each.element_size() for each in tensors if each is not None)
+        return held + (0 if self._ids is None else self._ids.nbytes)
+
+    def __len__(self) -> int:
+        return self._rows.shape[0]
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        ids = "" if self._ids is None else ", with ids"
+        megabytes = f"{self.nbytes / 1e6:,.1f} MB"
+        return f"Corpus({len(self):,} × {self.width:,} {dtype} on {self.device}, {megabytes}{ids})"
+
+    def __getitem__(self, rows: slice) -> Corpus:
+        """Some rows as a corpus over the same memory; row numbers start at 0 again.
+
+        Raises:
+            TypeError: not a slice.
+            ValueError: a step that is negative.
+        """
+        if not isinstance(rows, slice):
+            raise TypeError(f"a Corpus takes slices, got {type(rows).__name__}")
+        start, stop, step = rows.indices(len(self))
+        if step < 0:
+            raise ValueError(f"the step of a slice must be at least 1, got {step}")
+        part = slice(start, stop, step)
+        return self._like(
+            self._rows[part],
+            self._inverse_norms[part],
+            None if self._scales is None else self._scales[part],
+            None if self._ids is None else self._ids.part(part),
+        )
+
+    def to(self, device: torch.device | str | int) -> Corpus:
+        """The corpus on a device: this one if it is there, else a copy. Nothing is computed."""
+        target = torch.empty(0, device=device).device  # "cuda" is the current one
+        if target == self.device:
+            return self
+        return self._like(
+            self._rows.to(target),
+            self._inverse_norms.to(target),
+            None if self._scales is None else self._scales.to(target),
+            None if self._ids is None else self._ids.to(target),
+        )
+
+    def pin_memory(self) -> Corpus:
+        """A copy in page-locked memory, which a GPU reads faster; this one if it is there.
+
+        Raises:
+            ValueError: the corpus is not on the CPU.
+            RuntimeError: there is no GPU to lock pages for.
+        """
+        if self.device.type != "cpu":
+            raise ValueError(f"pin_memory needs a corpus on the CPU, got one on {self.device}")
+        if not torch.cuda.is_available():
+            raise RuntimeError("pin_memory needs an NVIDIA GPU, and there is none")
+        if self._rows.is_pinned():
+            return self
+        return self._like(
+            self._rows.pin_memory(),
+            self._inverse_norms.pin_memory(),
+            None if self._scales is None else self._scales.pin_memory(),
+            None if self._ids is None else self._ids.pin_memory(),
+        )
+
+    def search(
+        self,
+        queries: Tensor,
+        k: int,
+        *,
+        mask: Tensor | None = None,
+        ids: Iterable[int] | Sequence[str] | Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | list[list[str]]]:
+        """The k rows with the highest cosine to each query, exactly; see `cosine_topk`.
+
+        Queries on a GPU search a corpus that is on the CPU there, as `streamed_topk` does.
+
+        Args:
+            queries: `[B, D]`, float32, float16 or bfloat16.
+            k: 1 to 2,048.
+            mask: bool `[N]` on the corpus' device; only rows where it is True are found.
+            ids: ids to search among. A few of them are scored alone, without reading other rows.
+                With `mask`, what both allow.
+
+        Returns:
+            Scores `[B, min(k, N)]`, float32, descending, -inf where fewer rows are allowed, and
+            what was found: without ids row numbers, int64, -1 where there is none; integer ids
+            likewise; strings as a list per query that is shorter where fewer were found.
+
+        Raises:
+            TypeError: an argument is not of the stated type.
+            ValueError: shapes or devices that do not go together, k out of range, an id that the
+                corpus does not have, or ids for a corpus without.
+        """
+        from .search import search  # which takes a Corpus
+
+        return search(queries, self, self._ids, k, mask, ids)
+
+    def _fill(self, rows: Tensor, norms: Tensor, scales: Tensor | None, ids: Ids | None) -> None:
+        self._rows, self._inverse_norms, self._scales, self._ids = rows, norms, scales, ids
+
+    @classmethod
+    def _like(cls, rows: Tensor, norms: Tensor, scales: Tensor | None, ids: Ids | None) -> Corpus:
+        made = object.__new__(cls)
+        made._fill(rows, norms, scales, ids)
+        return made
+
+
+def _as_scales(scales: Any, rows: Tensor) -> Tensor:
+    if rows.dtype != torch.int8:
+        raise ValueError(f"scales must be None for {rows.dtype} rows: they are for int8")
+    if not isinstance(scales, Tensor):
+        if not hasattr(scales, "__array__"):
+            accepted = "a torch.Tensor or a NumPy array"
+            raise TypeError(f"scales must be {accepted}, got {type(scales).__name__}")
+        scales = torch.tensor(scales)
+    if scales.dtype != torch.float32:
+        raise TypeError(f"scales must be float32, got {scales.dtype}")
+    matches = scales.dim() == 1 and len(scales) == len(rows)
+    require_shape("scales", scales, "[{}]", matches, len(rows))
+    require_same_device("scales", scales, "rows", rows)
+    wrong = (~(scales >= 0) | scales.isinf()).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        value = float(scales[row])
+        raise ValueError(f"scales must be finite and not negative, got {value} for row {row}")
+    return scales.detach()
+
+
+def _require_finite_rows(norms: Tensor, ids: Ids | None) -> None:
+    wrong = norms.isnan().nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        name = "" if ids is None else f" (id {ids.name(row)})"
+        raise ValueError(f"rows must be finite, got NaN or infinity in row {row}{name}")
