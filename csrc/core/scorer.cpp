@@ -19,7 +19,7 @@ constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int rows_of_block(const PackedQueries& queries, int most_queries) {
     if (queries.count() <= 4 * most_queries) return 16;
     const int64_t bytes = queries.count() * queries.chunks().count * queries.stride();
-    return bytes > kSecondLevelCache ? RowBlock::kMost : 32;
+    return bytes > kSecondLevelCache ? RowBlock::kMost : RowBlock::kMost / 2;
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ struct Searched {
 
 /// Some rows that are scored together.
 struct RowBlock {
-    static constexpr int kMost = 64;
+    static constexpr int kMost = 128;
     int count = 0;
     int64_t rows[kMost];
 };
