@@ -202,7 +202,7 @@ class Corpus:
 
         Args:
             queries: `[B, D]`, float32, float16 or bfloat16.
-            k: 1 to 2,048.
+            k: 1 to 2,048, or more where there are no more rows than that.
             mask: bool `[N]` on the corpus' device; only rows where it is True are found.
             ids: ids to search among. A few of them are scored alone, without reading other rows.
                 With `mask`, what both allow.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import require_int
 from .corpus import Corpus
-from .merge import merge_topk, widened
+from .merge import merge_topk, require_k, widened
 from .search import search_rows
 
 _UNKNOWN = -1
@@ -50,6 +50,7 @@ def distributed_topk(
         raise RuntimeError("distributed_topk needs torch.distributed.init_process_group first")
     if not isinstance(shard, Corpus):
         raise TypeError(f"shard must be a Corpus, got {type(shard).__name__}")
+    require_k(k, k)
     if first_row is not None:
         require_int("first_row", first_row, 0)
     scores, rows = widened(*search_rows(queries, shard, k), k)

@@ -46,8 +46,8 @@ class IntegerIds:
 
     def take(self, rows: Tensor) -> Tensor:
         """int64 ids of `rows`, ABSENT for negative ones."""
-        found = self.values.to(rows.device)[rows.clamp(min=0)]
-        return torch.where(rows < 0, ABSENT, found)
+        found = self.values[rows.clamp(min=0).to(self.values.device)]
+        return torch.where(rows < 0, ABSENT, found.to(rows.device))
 
     def rows_of(self, wanted: Any) -> Tensor:
         """Rows of ids, int64 on the CPU, ascending and each once."""
@@ -214,11 +214,10 @@ def _integers(name: str, values: Any) -> Tensor:
         raise TypeError(f"{name} must be an iterable of ids, got {type(values).__name__}")
     numbers = []
     for place, value in enumerate(values):
-        try:
-            number = index(None if isinstance(value, bool) else value)
-        except TypeError:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
             got = type(value).__name__
-            raise TypeError(f"{name} must be all int, got {got} at place {place}") from None
+            raise TypeError(f"{name} must be all int, got {got} at place {place}")
+        number = index(value)
         if not -(1 << 63) <= number < 1 << 63:
             raise ValueError(f"{name} must fit int64, got {number} at place {place}")
         numbers.append(number)

@@ -24,9 +24,9 @@ class RandomProjection(ReducedCorpus):
 
     Orders and signs follow from the seed alone and are the same everywhere: for deal r of P places,
     D rounded up to a multiple of `width`, words w are Philox4x32-10 of the counter (i, r, 0, 1)
-    under the key (seed mod 2³², seed div 2³²), i from 0 to P - 1. Place j holds the coordinate whose
-    key w₀ · 2³¹ + ⌊w₁ / 2⌋ is the j-th smallest, negated where bit 0 of w₂ of i = j is set, and
-    belongs to sum j mod `width`. Coordinates from D on are 0.
+    under the key (seed mod 2³², seed div 2³²), i from 0 to P - 1. Place j holds the coordinate of
+    the j-th smallest w₀ · 2³¹ + ⌊w₁ / 2⌋, negated where bit 0 of w₂ of i = j is set, and belongs to
+    sum j mod `width`. Coordinates from D on are 0.
 
     Args:
         corpus: `[N, D]`.

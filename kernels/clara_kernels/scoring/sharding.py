@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import require_shape, require_tensor
 from .corpus import Corpus
 from .ids import joined
-from .merge import merge_topk, widened
+from .merge import merge_topk, require_k, widened
 from .op import require_queries
 from .search import listed_rows, search_rows
 
@@ -118,7 +118,7 @@ class ShardedCorpus:
 
         Args:
             queries: `[B, D]`, float32, float16 or bfloat16, on any device.
-            k: 1 to 2,048.
+            k: 1 to 2,048, or more where there are no more rows than that.
             mask: bool `[N]` over the rows of all shards, on any device.
             ids: ids to search among; with `mask`, what both allow.
 
@@ -130,6 +130,7 @@ class ShardedCorpus:
             ValueError: shapes that do not go together, k out of range, or an id that no shard has.
         """
         require_queries(queries)
+        require_k(k, len(self))
         if mask is not None:
             self._require_mask(mask)
         listed = None if ids is None else listed_rows(self._ids, ids)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checks import require_int
 from .corpus import Corpus
-from .merge import merge_topk, widened
+from .merge import merge_topk, require_k, widened
 from .op import cosine_topk, require_mask, require_queries
 
 CHUNK_BYTES = 256 << 20
@@ -36,7 +36,7 @@ def streamed_topk(
     Args:
         queries: `[B, D]`, float32, float16 or bfloat16, on the CPU or a GPU.
         corpus: on the CPU, possibly a mapped file.
-        k: 1 to 2,048.
+        k: 1 to 2,048, or more where the corpus has no more rows than that.
         mask: bool `[N]` on the CPU; only rows where it is True are found.
         chunk_bytes: the size of a chunk, at least one row. Twice this is held on the device, and
             twice again, page-locked, on the CPU.
@@ -53,6 +53,7 @@ def streamed_topk(
     if corpus.device.type != "cpu":
         raise ValueError(f"corpus must be on the CPU, got {corpus.device}")
     require_queries(queries)
+    require_k(k, len(corpus))
     require_int("chunk_bytes", chunk_bytes, 1)
     if mask is not None:
         require_mask(mask, corpus.rows)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require_int
 from .corpus import Corpus
 from .first_stage import FirstStage, require_corpus, require_stage_queries
+from .merge import require_k
 from .op import cosine_rerank
 from .search import search_rows
 
@@ -57,7 +57,7 @@ class TwoStageSearch:
 
         Args:
             queries: `[B, D]`, float32, float16 or bfloat16, on the first stage's device.
-            k: 1 to 2,048. `MeanPooled` and `RandomProjection` propose up to 2,048 rows: where the
+            k: at least 1. `MeanPooled` and `RandomProjection` propose up to 2,048 rows: where the
                 corpus has more, k · oversampling may not exceed that.
 
         Returns:
@@ -71,7 +71,7 @@ class TwoStageSearch:
                 that are not int64 `[B, count]`.
         """
         require_stage_queries(queries, self.corpus.width)
-        require_int("k", k, 1)
+        require_k(k, len(self.corpus))
         width = min(k, len(self.corpus))
         if not width:
             nothing = queries.new_empty(len(queries), 0, dtype=torch.float32)
@@ -93,7 +93,7 @@ class TwoStageSearch:
 
         Args:
             queries: `[B, D]` as for `search`, B at least 1.
-            k: 1 to 2,048.
+            k: as for `search`.
 
         Returns:
             Between 0 and 1: rows that both find, of B · min(k, N). A row that ties with the last
