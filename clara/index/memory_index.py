@@ -180,10 +180,10 @@ class MemoryIndex:
             raise ValueError(f"k must be at least 1, got {k}")
         with self._lock:
             snapshot = self._current()
-            matrix = snapshot.matrix
-        if not len(queries) or not len(matrix):
+            corpus = snapshot.corpus
+        if not len(queries) or not len(corpus):
             return [[] for _ in queries]
-        scores, rows = cosine_topk(queries, matrix, k)
+        scores, rows = cosine_topk(queries, corpus, k)
         return read_hits(snapshot, scores, rows)
 
     def __len__(self) -> int:

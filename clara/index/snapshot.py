@@ -11,7 +11,6 @@ from typing import Any
 import lance
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from clara.documents import CompressedDocuments
 from clara.index.errors import MemoryIndexError, failures_in
@@ -24,6 +23,7 @@ from clara.index.layout import (
     decode,
     decode_heads,
 )
+from clara_kernels import Corpus
 
 _BATCH_BYTES = 1 << 23  # of memory, in a batch of rows that is read at a time
 _BATCH_ROWS = 1024
@@ -88,13 +88,13 @@ class Snapshot:
             yield documents
 
     @cached_property
-    def matrix(self) -> Tensor:
-        """`[N, m * H]` in the stored dtype, contiguous; read at the first use and kept."""
+    def corpus(self) -> Corpus:
+        """`[N, m * H]` in the stored dtype; read at the first use and kept."""
         matrix = torch.empty(self.count, self.header.width, dtype=self.header.dtype)
         for rows, batch in self._scan(ALL_COLUMNS, self._batch_rows):
             with failures_in(self.path, "reading"):
                 decode(self.header, batch, rows, self.path, out=matrix[rows.start : rows.stop])
-        return matrix
+        return Corpus(matrix)
 
     def take(self, rows: Sequence[int]) -> CompressedDocuments:
         """The documents of the given rows, in that order; a row may come twice."""
