@@ -3,7 +3,9 @@
 
 PYTHON ?= python3
 bin := .venv/bin
-pip := $(bin)/python -m pip install --constraint constraints.txt
+# Where there is an nvcc, it compiles for one GPU of each generation that has tensor cores for bfloat16.
+CLARA_CUDA_ARCHS ?= 80-real;90a-real;100-real;120
+pip := CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' $(bin)/python -m pip install --constraint constraints.txt
 
 # What an install is made from. The Python sources are not: the install is editable.
 sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)

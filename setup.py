@@ -21,7 +21,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-DEFAULT_ARCHS = (75, 80, 86, 89, 90, 100, 120)
+DEFAULT_ARCHS = (75, 80, 90, 100, 120)  # 86 and 89 run what is made for 80
 
 
 def cuda_request() -> str:
@@ -123,25 +123,31 @@ class CMakeBuild(build_ext):
         import pybind11
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = Path(self.build_temp).resolve() / "cmake"
+        # setuptools gives an editable install a temporary folder: nothing would be kept.
+        kept = ROOT / "build" / "editable" if self.editable_mode else Path(self.build_temp)
+        build = kept.resolve() / "cmake"
         cmake = program("cmake", "CMAKE_BIN_DIR")
+        options = [
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            *cuda_options(),
+        ]
+        # An isolated build's tools lie in a folder that is gone the next time. CMake's cache
+        # remembers where they were, so it goes; what was compiled with the same options stays.
+        record = build / "configured-with.txt"
+        if not record.exists() or record.read_text() != "\n".join(options):
+            shutil.rmtree(build, ignore_errors=True)
+        build.mkdir(parents=True, exist_ok=True)
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
+        record.write_text("\n".join(options))
         configure = [
             cmake,
             *("-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
             f"-DCMAKE_MAKE_PROGRAM={program('ninja', 'BIN_DIR')}",
-            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
-            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
-            f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-            *cuda_options(),
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
+            *options,
         ]
-        # An isolated build's tools lie in a folder that is gone the next time, and CMake's cache
-        # remembers where: start over when any of them moved.
-        record = build / "configured-with.txt"
-        if build.exists() and (not record.exists() or record.read_text() != "\n".join(configure)):
-            shutil.rmtree(build)
-        build.mkdir(parents=True, exist_ok=True)
-        record.write_text("\n".join(configure))
 
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or os.environ.get("MAX_JOBS")
         for command in (

@@ -14,6 +14,7 @@
 #include "core/simd/kernels.hpp"
 
 #ifdef CLARA_CUDA
+#include "cuda/cosine_topk.hpp"
 #include "cuda/device_code.hpp"
 #endif
 
@@ -93,6 +94,55 @@ void inverse_norms(const clara::Rows& rows, int threads, uintptr_t out) {
     clara::inverse_norms(rows, threads, reinterpret_cast<float*>(out));
 }
 
+#ifdef CLARA_CUDA
+clara::CudaRows on_device(const clara::Rows& rows) {
+    return {rows.data, rows.type, rows.count, rows.columns, rows.stride};
+}
+
+void cuda_inverse_norms(const clara::Rows& rows, uintptr_t out, int device, uintptr_t stream) {
+    const py::gil_scoped_release release;
+    clara::cuda_inverse_norms(on_device(rows), reinterpret_cast<float*>(out), device,
+                              reinterpret_cast<void*>(stream));
+}
+
+int64_t cuda_cosine_topk_workspace(const clara::Rows& queries, const clara::Rows& corpus, int64_t k,
+                                   int device) {
+    return clara::cuda_cosine_topk_workspace(on_device(queries), on_device(corpus), k, device);
+}
+
+void cuda_cosine_topk(const clara::Rows& queries, const clara::Rows& corpus,
+                      uintptr_t inverse_norms, uintptr_t mask, int64_t k, uintptr_t scores,
+                      uintptr_t indices, uintptr_t workspace, int64_t workspace_bytes, int device,
+                      uintptr_t stream) {
+    const py::gil_scoped_release release;
+    clara::cuda_cosine_topk(
+        on_device(queries), on_device(corpus), reinterpret_cast<const float*>(inverse_norms),
+        reinterpret_cast<const uint8_t*>(mask), k, reinterpret_cast<float*>(scores),
+        reinterpret_cast<int64_t*>(indices), reinterpret_cast<void*>(workspace), workspace_bytes,
+        device, reinterpret_cast<void*>(stream));
+}
+
+int64_t cuda_cosine_rerank_workspace(const clara::Rows& queries, const clara::Rows& corpus,
+                                     int64_t candidates, int64_t k, int device) {
+    return clara::cuda_cosine_rerank_workspace(on_device(queries), on_device(corpus), candidates, k,
+                                               device);
+}
+
+void cuda_cosine_rerank(const clara::Rows& queries, const clara::Rows& corpus,
+                        uintptr_t inverse_norms, uintptr_t listed, int64_t candidates,
+                        uintptr_t offsets, int64_t k, uintptr_t scores, uintptr_t indices,
+                        uintptr_t workspace, int64_t workspace_bytes, int device,
+                        uintptr_t stream) {
+    const py::gil_scoped_release release;
+    clara::cuda_cosine_rerank(
+        on_device(queries), on_device(corpus), reinterpret_cast<const float*>(inverse_norms),
+        reinterpret_cast<const int64_t*>(listed), candidates,
+        reinterpret_cast<const int32_t*>(offsets), k, reinterpret_cast<float*>(scores),
+        reinterpret_cast<int64_t*>(indices), reinterpret_cast<void*>(workspace), workspace_bytes,
+        device, reinterpret_cast<void*>(stream));
+}
+#endif
+
 std::string compiler() {
 #if defined(__clang__)
     return "Clang " __clang_version__;
@@ -141,6 +191,21 @@ PYBIND11_MODULE(_C, module) {
                py::arg("threads"), py::arg("scores"), py::arg("indices"));
     module.def("build_info", &build_info);
 #ifdef CLARA_CUDA
+    module.def("cuda_inverse_norms", &cuda_inverse_norms, py::arg("rows"), py::arg("out"),
+               py::arg("device"), py::arg("stream"));
+    module.def("cuda_cosine_topk_workspace", &cuda_cosine_topk_workspace, py::arg("queries"),
+               py::arg("corpus"), py::arg("k"), py::arg("device"));
+    module.def("cuda_cosine_topk", &cuda_cosine_topk, py::arg("queries"), py::arg("corpus"),
+               py::arg("inverse_norms"), py::arg("mask"), py::arg("k"), py::arg("scores"),
+               py::arg("indices"), py::arg("workspace"), py::arg("workspace_bytes"),
+               py::arg("device"), py::arg("stream"));
+    module.def("cuda_cosine_rerank_workspace", &cuda_cosine_rerank_workspace, py::arg("queries"),
+               py::arg("corpus"), py::arg("candidates"), py::arg("k"), py::arg("device"));
+    module.def("cuda_cosine_rerank", &cuda_cosine_rerank, py::arg("queries"), py::arg("corpus"),
+               py::arg("inverse_norms"), py::arg("listed"), py::arg("candidates"),
+               py::arg("offsets"), py::arg("k"), py::arg("scores"), py::arg("indices"),
+               py::arg("workspace"), py::arg("workspace_bytes"), py::arg("device"),
+               py::arg("stream"));
     module.def(
         "cuda_device_code",
         [](int device) {

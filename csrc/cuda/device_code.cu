@@ -1,32 +1,11 @@
-#include <cuda_runtime_api.h>
-
-#include <stdexcept>
-
 #include "cuda/device_code.hpp"
+
+#include "cuda/current_device.hpp"
 
 namespace clara {
 namespace {
 
 __global__ void probe() {}
-
-void check(cudaError_t status) {
-    if (status == cudaSuccess) return;
-    cudaGetLastError();  // reading it clears it, so that no later call reports this one
-    throw std::runtime_error(cudaGetErrorString(status));
-}
-
-/// Makes `device` current for a scope.
-class CurrentDevice {
-public:
-    explicit CurrentDevice(int device) {
-        check(cudaGetDevice(&previous_));
-        check(cudaSetDevice(device));
-    }
-    ~CurrentDevice() { cudaSetDevice(previous_); }
-
-private:
-    int previous_ = 0;
-};
 
 }  // namespace
 

@@ -33,7 +33,7 @@ def build_info() -> dict[str, Any]:
           PyTorch reference, and `reason` says why it is missing (None when it is not).
         - `compiler`, `build_type`: such as "GCC 12.2.0" and "Release".
         - `simd_available`: instruction sets that were compiled for and that this processor has,
-          the plainest first; `simd`: the one used, the last of them unless CLARA_SIMD names another.
+          the plainest first; `simd`: the one used, the last of them unless CLARA_SIMD names one.
         - `cuda`: None for a build without CUDA, else `version` of the linked runtime and
           `architectures`, "sm_90" for machine code and "compute_120" for PTX that the driver
           translates on later GPUs.

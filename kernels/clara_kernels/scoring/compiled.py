@@ -25,8 +25,8 @@ def cpu_implementation(name: str) -> Callable[..., Any] | None:
 
 
 def cuda_implementation(name: str) -> Callable[..., Any] | None:
-    """The same on CUDA tensors."""
-    return None
+    """The same on CUDA tensors; None where that was compiled without CUDA."""
+    return _ON_CUDA[name] if hasattr(native, f"cuda_{name}") else None
 
 
 def _cpu_inverse_norms(corpus: Tensor) -> Tensor:
@@ -89,6 +89,96 @@ _ON_CPU: dict[str, Callable[..., Any]] = {
 
 
 OPERATORS = tuple(_ON_CPU)
+
+
+def _cuda_inverse_norms(corpus: Tensor) -> Tensor:
+    corpus = _with_adjacent_columns(corpus)
+    found = torch.empty(corpus.shape[0], dtype=torch.float32, device=corpus.device)
+    if len(corpus):
+        native.cuda_inverse_norms(_rows(corpus), found.data_ptr(), *_device_and_stream(corpus))
+    return found
+
+
+def _cuda_cosine_topk(
+    queries: Tensor, corpus: Tensor, inverse_norms: Tensor | None, mask: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
+    queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
+    width = min(k, corpus.shape[0])
+    scores, indices = _results(queries, width)
+    if not scores.numel():
+        return scores, indices
+    if inverse_norms is None:
+        inverse_norms = _cuda_inverse_norms(corpus)
+    inverse_norms, mask = inverse_norms.contiguous(), _contiguous(mask)
+    sizes = _rows(queries), _rows(corpus)
+    device, stream = _device_and_stream(queries)
+    workspace = _workspace(native.cuda_cosine_topk_workspace(*sizes, width, device), queries)
+    native.cuda_cosine_topk(
+        *sizes,
+        inverse_norms.data_ptr(),
+        _address(mask),
+        width,
+        scores.data_ptr(),
+        indices.data_ptr(),
+        workspace.data_ptr(),
+        workspace.numel(),
+        device,
+        stream,
+    )
+    return scores, indices
+
+
+def _cuda_cosine_rerank(
+    queries: Tensor,
+    corpus: Tensor,
+    inverse_norms: Tensor | None,
+    rows: Tensor | None,
+    offsets: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
+    scores, indices = _results(queries, k)
+    if not scores.numel():
+        return scores, indices
+    if inverse_norms is None:
+        inverse_norms = _cuda_inverse_norms(corpus)
+    inverse_norms, rows = inverse_norms.contiguous(), _contiguous(rows)
+    offsets = offsets.contiguous()
+    sizes = _rows(queries), _rows(corpus)
+    device, stream = _device_and_stream(queries)
+    candidates = corpus.shape[0] if rows is None else rows.shape[0]
+    needed = native.cuda_cosine_rerank_workspace(*sizes, candidates, k, device)
+    workspace = _workspace(needed, queries)
+    native.cuda_cosine_rerank(
+        *sizes,
+        inverse_norms.data_ptr(),
+        _address(rows),
+        candidates,
+        offsets.data_ptr(),
+        k,
+        scores.data_ptr(),
+        indices.data_ptr(),
+        workspace.data_ptr(),
+        workspace.numel(),
+        device,
+        stream,
+    )
+    return scores, indices
+
+
+_ON_CUDA: dict[str, Callable[..., Any]] = {
+    "inverse_norms": _cuda_inverse_norms,
+    "cosine_topk": _cuda_cosine_topk,
+    "cosine_rerank": _cuda_cosine_rerank,
+}
+
+
+def _device_and_stream(tensor: Tensor) -> tuple[int, int]:
+    return tensor.device.index, torch.cuda.current_stream(tensor.device).cuda_stream
+
+
+def _workspace(size: int, beside: Tensor) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8, device=beside.device)
 
 
 def _results(queries: Tensor, width: int) -> tuple[Tensor, Tensor]:
