@@ -1,5 +1,6 @@
 #include "core/rows.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 namespace clara {
@@ -38,7 +39,7 @@ void load_row(const Rows& rows, int64_t index, int64_t begin, int64_t count, flo
     const char* row = rows.row(index) + begin * item_size(rows.type);
     switch (rows.type) {
         case DataType::float32:
-            std::memcpy(out, row, count * sizeof(float));
+            std::copy_n(reinterpret_cast<const float*>(row), count, out);
             return;
         case DataType::int8:
             for (int64_t i = 0; i < count; ++i) out[i] = static_cast<signed char>(row[i]);
