@@ -8,8 +8,8 @@
 namespace clara {
 
 constexpr int64_t kMostResults = 2048;
-constexpr int64_t kMostRows = 0xffffffff;    // a key has 32 bits for the row
-constexpr int64_t kMostColumns = 1 << 28;    // so that an int holds every offset in a row
+constexpr int64_t kMostRows = 0xffffffff;  // a key has 32 bits for the row
+constexpr int64_t kMostColumns = 1 << 28;  // so that an int holds every offset in a row
 
 inline void require(bool holds, const std::string& message) {
     if (!holds) throw std::invalid_argument(message);
@@ -27,9 +27,9 @@ inline void require_sizes(const CudaRows& queries, const CudaRows& corpus, int64
     require_rows(queries, "queries");
     require_rows(corpus, "corpus");
     require(queries.type != DataType::int8, "queries must be float32, float16 or bfloat16");
-    require(queries.columns == corpus.columns,
-            "queries must be as wide as the corpus (" + std::to_string(corpus.columns) + "), got " +
-                std::to_string(queries.columns));
+    require(queries.columns == corpus.columns, "queries must be as wide as the corpus (" +
+                                                   std::to_string(corpus.columns) + "), got " +
+                                                   std::to_string(queries.columns));
     require(corpus.count <= kMostRows,
             "corpus must have fewer than 2^32 rows, got " + std::to_string(corpus.count));
     require(corpus.columns <= kMostColumns,

@@ -5,7 +5,7 @@ namespace {
 
 constexpr int64_t kMostQueries = 4096;  // at a time
 constexpr int64_t kLeastGroup = 8;
-constexpr int64_t kWaves = 4;           // blocks for those that the device runs at a time
+constexpr int64_t kWaves = 4;  // blocks for those that the device runs at a time
 
 struct Plan {
     FewPlan few;
@@ -25,8 +25,7 @@ Plan plan_rerank(const CudaRows& queries, const CudaRows& corpus, int64_t candid
     plan.group = std::min({queries.count, kMostQueries, kListBytes / list_bytes,
                            std::max<int64_t>(kPreparedBytes / query_bytes, kLeastGroup)});
     // All candidates may belong to one query.
-    const int64_t block_rows = plan.few.lists_per_block * 16;
-    const int64_t blocks = std::min({div_up(candidates, block_rows),
+    const int64_t blocks = std::min({div_up(candidates, plan.few.block_rows),
                                      div_up(kWaves * few_blocks(corpus.type, plan.few), plan.group),
                                      kListBytes / (plan.group * list_bytes)});
     plan.blocks = std::max<int64_t>(blocks, 1);
@@ -75,10 +74,10 @@ void cuda_cosine_rerank(const CudaRows& queries, const CudaRows& corpus, const f
     for (int64_t first = 0; first < queries.count; first += plan.group) {
         const int64_t count = std::min(plan.group, queries.count - first);
         prepare_queries(all_queries, first, count, plan.prepared, start, used);
-        search_few({all_rows, all_queries, first, count, inverse_norms, nullptr, rows, offsets,
-                    candidates, plan.prepared, plan.lists, plan.few.chunk_columns,
-                    plan.few.chunked},
-                   plan.few, plan.blocks, used);
+        search_few(
+            {all_rows, all_queries, first, count, inverse_norms, nullptr, rows, offsets, candidates,
+             plan.prepared, plan.lists, plan.few.chunk_columns, plan.few.chunked},
+            plan.few, plan.blocks, used);
         merge_lists(plan.lists, count, width, scores + first * width, indices + first * width,
                     used);
     }

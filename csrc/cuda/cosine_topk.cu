@@ -1,5 +1,4 @@
 #include "cuda/cosine_topk.hpp"
-
 #include "cuda/many_queries.cuh"
 #include "cuda/workspace.hpp"
 
@@ -9,7 +8,9 @@ namespace {
 constexpr int64_t kFewQueries = 8;
 constexpr int64_t kMostOfManyQueries = 1024;  // at a time
 constexpr int64_t kMostOfFewQueries = 64;     // at a time, without tensor cores
-constexpr int64_t kTilesEach = 8;  // with fewer large tiles for each multiprocessor, small ones
+// With fewer large tiles than so many for each multiprocessor, small ones: they fill the device
+// better, but ask half as much again of the level-2 cache for each product.
+constexpr int64_t kTilesEach = 2;
 
 /// How a search is done, with `group` queries at a time.
 struct Plan {
@@ -42,11 +43,10 @@ void plan_few_queries(const CudaRows& queries, const CudaRows& corpus, Plan& pla
     const int64_t fit = kPreparedBytes / query_bytes / kFewQueries * kFewQueries;
     plan.group = std::min(queries.count, std::max(kFewQueries, std::min(fit, kMostOfFewQueries)));
 
-    const int64_t block_rows = plan.few.lists_per_block * 8;  // at least
     const int64_t list_bytes =
         plan.group * plan.few.lists_per_block * plan.lists.k * static_cast<int64_t>(sizeof(Key));
     int64_t blocks = few_blocks(corpus.type, plan.few) / div_up(plan.group, of_block);
-    blocks = std::min({blocks, kListBytes / list_bytes, div_up(corpus.count, block_rows)});
+    blocks = std::min({blocks, kListBytes / list_bytes, div_up(corpus.count, plan.few.block_rows)});
     plan.blocks = std::max<int64_t>(blocks, 1);
     plan.lists.count = plan.blocks * plan.few.lists_per_block;
 }
@@ -83,8 +83,8 @@ void plan_many_queries(const CudaRows& queries, const CudaRows& corpus, Plan& pl
 Plan plan_search(const CudaRows& queries, const CudaRows& corpus, int64_t k) {
     Plan plan{};
     plan.lists.k = static_cast<int>(std::min(k, corpus.count));
-    plan.many = queries.count > kFewQueries &&
-                (corpus.type == DataType::float32 || has_tensor_cores());
+    plan.many =
+        queries.count > kFewQueries && (corpus.type == DataType::float32 || has_tensor_cores());
     plan.prepared = describe_prepared(queries, corpus, plan.many);
     if (plan.many) {
         plan_many_queries(queries, corpus, plan);
@@ -128,10 +128,10 @@ void cuda_cosine_topk(const CudaRows& queries, const CudaRows& corpus, const flo
         const int64_t count = std::min(plan.group, queries.count - first);
         prepare_queries(all_queries, first, count, plan.prepared, start, used);
         if (plan.many) {
-            search_many({rows, all_queries, first, count, inverse_norms, mask, plan.prepared,
-                         plan.lists, plan.shared_best, plan.waiting,
-                         static_cast<int>(plan.query_tiles)},
-                        plan.tiles, used);
+            search_many(
+                {rows, all_queries, first, count, inverse_norms, mask, plan.prepared, plan.lists,
+                 plan.shared_best, plan.waiting, static_cast<int>(plan.query_tiles)},
+                plan.tiles, used);
         } else {
             search_few({rows, all_queries, first, count, inverse_norms, mask, nullptr, nullptr, 0,
                         plan.prepared, plan.lists, plan.few.chunk_columns, plan.few.chunked},

@@ -1,6 +1,5 @@
-#include "cuda/device_code.hpp"
-
 #include "cuda/current_device.hpp"
+#include "cuda/device_code.hpp"
 
 namespace clara {
 namespace {

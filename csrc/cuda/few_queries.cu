@@ -1,8 +1,7 @@
-#include "cuda/few_queries.cuh"
-
 #include <algorithm>
-#include <type_traits>
 
+#include "cuda/few_multiply.cuh"
+#include "cuda/few_queries.cuh"
 #include "cuda/launch.hpp"
 
 namespace clara {
@@ -10,114 +9,10 @@ namespace {
 
 constexpr int kThreads = 256;         // where queries stay in shared memory
 constexpr int kChunkedThreads = 128;  // where they do not: fewer rows, so that all blocks have some
-constexpr int kLanes = 8;             // that share a row
 constexpr int kResidentBytes = 40 << 10;
 constexpr int kChunkBytes = 16 << 10;
 constexpr int kMostChunkColumns = 2048;
 constexpr uint32_t kNoRow = 0xffffffffu;
-
-template <class Row, int kQueries>
-struct Shape {
-    static constexpr bool kCodes = Row::kVector == 16;
-    static constexpr int kPlanes = kCodes ? 2 : 1;
-    static constexpr int kRows = kCodes && kQueries == 8 ? 2 : 4;  // of each lane
-    static constexpr int kWarpRows = kRows * 32 / kLanes;
-    static constexpr int kStep = kLanes * Row::kVector;  // columns
-    static constexpr int kSums = kRows * kQueries;
-    static constexpr int kOwn = kSums > kLanes ? kSums / kLanes : 1;  // of a lane after the sum
-    static constexpr int kColumnBytes = kCodes ? 1 : 4;               // of a plane of queries
-    // Sums over so many columns are added up in float64; or, codes, in float32, exact until then.
-    static constexpr int kSegmentSteps = (kCodes ? 65536 : 2048) / kStep;
-    using Sum = std::conditional_t<kCodes, int, float>;
-    using Total = std::conditional_t<kCodes, float, double>;
-};
-
-/// Sums over the 8 lanes of a row. Each lane is left with kCount / 8 sums, from number
-/// lane * kCount / 8 on, or with one that others have too. All are added in the same order.
-template <int kCount, int kOffset, class Sum>
-__device__ void add_lanes(Sum* sums, int lane) {
-    if constexpr (kOffset > 0) {
-        if constexpr (kCount > 1) {
-            const bool upper = (lane & kOffset) != 0;
-            CLARA_UNROLL
-            for (int i = 0; i < kCount / 2; ++i) {
-                const Sum given = upper ? sums[i] : sums[i + kCount / 2];
-                const Sum kept = upper ? sums[i + kCount / 2] : sums[i];
-                sums[i] = kept + __shfl_xor_sync(kAllLanes, given, kOffset);
-            }
-            add_lanes<kCount / 2, kOffset / 2>(sums, lane);
-        } else {
-            sums[0] += __shfl_xor_sync(kAllLanes, sums[0], kOffset);
-            add_lanes<1, kOffset / 2>(sums, lane);
-        }
-    }
-}
-
-template <class Row, int kQueries>
-struct Worker {
-    using S = Shape<Row, kQueries>;
-    using Sum = typename S::Sum;
-
-    /// One step: a vector of each row by all queries, which lie `plane` bytes apart.
-    static __device__ void multiply(const uint4 (&rows)[S::kRows], const uint8_t* queries,
-                                    int plane, Sum (&sums)[S::kPlanes * S::kSums]) {
-        if constexpr (S::kCodes) {
-            CLARA_UNROLL
-            for (int i = 0; i < kQueries * 2; ++i) {
-                const int4 q = *reinterpret_cast<const int4*>(queries + i * plane);
-                const int at = i % 2 * S::kSums + i / 2;
-                CLARA_UNROLL
-                for (int r = 0; r < S::kRows; ++r) {
-                    int& sum = sums[at + r * kQueries];
-                    sum = __dp4a(static_cast<int>(rows[r].x), q.x, sum);
-                    sum = __dp4a(static_cast<int>(rows[r].y), q.y, sum);
-                    sum = __dp4a(static_cast<int>(rows[r].z), q.z, sum);
-                    sum = __dp4a(static_cast<int>(rows[r].w), q.w, sum);
-                }
-            }
-        } else {
-            CLARA_UNROLL
-            for (int h = 0; h < Row::kVector / 4; ++h) {
-                float x[S::kRows][4];
-                CLARA_UNROLL
-                for (int r = 0; r < S::kRows; ++r) Row::widen(rows[r], h, x[r]);
-                CLARA_UNROLL
-                for (int i = 0; i < kQueries; ++i) {
-                    const float4 q =
-                        *reinterpret_cast<const float4*>(queries + i * plane + h * 4 * 32);
-                    CLARA_UNROLL
-                    for (int r = 0; r < S::kRows; ++r) {
-                        float& sum = sums[r * kQueries + i];
-                        sum = __fmaf_rn(x[r][0], q.x, sum);
-                        sum = __fmaf_rn(x[r][1], q.y, sum);
-                        sum = __fmaf_rn(x[r][2], q.z, sum);
-                        sum = __fmaf_rn(x[r][3], q.w, sum);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Ends a segment of columns: adds the sums up over lanes, into the totals of their owners.
-    static __device__ void flush(Sum (&sums)[S::kPlanes * S::kSums], int lane, bool is_first,
-                                 typename S::Total* totals) {
-        add_lanes<S::kSums, kLanes / 2>(sums, lane);
-        if constexpr (S::kCodes) add_lanes<S::kSums, kLanes / 2>(sums + S::kSums, lane);
-        CLARA_UNROLL
-        for (int i = 0; i < S::kOwn; ++i) {
-            typename S::Total sum;
-            if constexpr (S::kCodes) {
-                sum = dot_of_codes(sums[i], sums[S::kSums + i]);
-            } else {
-                sum = sums[i];
-            }
-            typename S::Total& total = totals[i * blockDim.x];
-            total = is_first ? sum : total + sum;
-        }
-        CLARA_UNROLL
-        for (int i = 0; i < S::kPlanes * S::kSums; ++i) sums[i] = 0;
-    }
-};
 
 /// Queries in shared memory, a chunk of columns at a time: [queries, planes, chunk_columns].
 template <class Row, int kQueries>
@@ -125,12 +20,12 @@ struct QueryChunks {
     using S = Shape<Row, kQueries>;
     const Prepared& from;
     uint8_t* shared;
-    int64_t first;  // query
+    int first;  // query
     int count;
-    int columns;    // of a chunk
+    int columns;  // of a chunk
     bool chunked;
-    int next = 0;      // column that load() takes
-    int loaded = 0;    // chunks so far
+    int next = 0;    // column that load() takes
+    int loaded = 0;  // chunks so far
 
     __device__ int plane_bytes() const { return columns * S::kColumnBytes; }
     __device__ int bytes() const { return kQueries * S::kPlanes * plane_bytes(); }
@@ -141,13 +36,11 @@ struct QueryChunks {
         for (int i = threadIdx.x; i < vectors * kQueries * S::kPlanes; i += blockDim.x) {
             const int plane = i / vectors, at = i % vectors * 16;
             const int query = plane / S::kPlanes, offset = next * S::kColumnBytes + at;
-            const bool there =
-                query < count && offset < from.columns * S::kColumnBytes;
-            const uint8_t* address = from.data + (there ? (first + query) * from.query_stride +
-                                                              plane % S::kPlanes *
-                                                                  from.plane_stride +
-                                                              offset
-                                                        : 0);
+            const bool there = query < count && offset < from.columns * S::kColumnBytes;
+            const uint8_t* address =
+                from.data + (there ? (first + query) * from.query_stride +
+                                         plane % S::kPlanes * from.plane_stride + offset
+                                   : 0);
             cp_async_16(to + plane * plane_bytes() + at, address, there ? 16 : 0);
         }
         cp_async_commit();
@@ -175,9 +68,9 @@ struct Range {
 template <class Row, int kQueries>
 struct Position {
     using S = Shape<Row, kQueries>;
-    const uint8_t* rows[S::kRows];  // null: none
-    uint32_t own = kNoRow;          // row of the lane's sums
-    float norm = 0;                 // its inverse
+    uint32_t rows[S::kRows];
+    uint32_t own = kNoRow;  // row of the lane's sums
+    float norm = 0;         // its inverse
 
     __device__ static uint32_t row_at(const FewArguments& a, const Range& range, uint32_t i) {
         if (i >= range.count) return kNoRow;
@@ -195,14 +88,19 @@ struct Position {
         CLARA_UNROLL
         for (int r = 0; r < S::kRows; ++r) {
             const uint32_t row = row_at(a, range, offset + r * (32 / kLanes) + group);
-            rows[r] = row != kNoRow ? a.corpus.row(row) : nullptr;
+            rows[r] = row;
             if (r == own_row) own = row;
         }
         norm = own != kNoRow ? a.inverse_norms[own] : 0.0f;
     }
     __device__ void load(const DeviceRows& corpus, int step, uint4 (&to)[S::kRows]) const {
         const int offset = (step * kLanes + static_cast<int>(threadIdx.x % kLanes)) * 16;
-        load_vectors<Row>(rows, offset, corpus.row_bytes<Row>(), corpus.aligned, to);
+        const uint8_t* addresses[S::kRows];
+        CLARA_UNROLL
+        for (int r = 0; r < S::kRows; ++r) {
+            addresses[r] = rows[r] != kNoRow ? corpus.row(rows[r]) : nullptr;
+        }
+        load_vectors<Row>(addresses, offset, corpus.row_bytes<Row>(), corpus.aligned, to);
     }
 };
 
@@ -210,11 +108,11 @@ struct Position {
 template <class Row, int kQueries>
 struct WarpLists {
     using S = Shape<Row, kQueries>;
-    Key* heaps;          // [kQueries, k]
-    int64_t heap_stride;  // from query to query
-    Key* waiting;         // [kQueries, kWarpRows]
-    int* counts;          // [kQueries]
-    int live;             // queries that there are
+    Key* heaps;       // [kQueries, k]
+    int heap_stride;  // from query to query
+    Key* waiting;     // [kQueries, kWarpRows]
+    int* counts;      // [kQueries]
+    int live;         // queries that there are
 
     __device__ void clear(int k) {
         const int lane = threadIdx.x % 32;
@@ -225,8 +123,8 @@ struct WarpLists {
         __syncwarp();
     }
 
-    __device__ void offer(const FewArguments& a, const typename S::Total* totals, const float* scales,
-                          uint32_t own, float norm, int64_t first) {
+    __device__ void offer(const FewArguments& a, const typename S::Total* totals,
+                          const float* scales, uint32_t own, float norm, int64_t first) {
         const int lane = threadIdx.x % 32;
         const int first_own = lane % kLanes * S::kSums / kLanes % kQueries;
         const bool twin = S::kSums < kLanes && lane % (kLanes / S::kSums) != 0;
@@ -256,7 +154,7 @@ struct WarpLists {
 };
 
 /// All that query `first` of the launch is compared with.
-__device__ Range range_of(const FewArguments& a, int64_t first) {
+__device__ Range range_of(const FewArguments& a, int first) {
     if (a.offsets == nullptr) return {0, static_cast<uint32_t>(a.corpus.count)};
     const int64_t most = a.listed != nullptr ? a.candidates : a.corpus.count;
     int64_t begin = a.offsets[a.first_query + first], end = a.offsets[a.first_query + first + 1];
@@ -265,14 +163,32 @@ __device__ Range range_of(const FewArguments& a, int64_t first) {
     return {static_cast<uint32_t>(begin), end > begin ? static_cast<uint32_t>(end - begin) : 0};
 }
 
+/// Puts all keys of the block's warps for one query into the first warp's list; by one warp.
+__device__ void merge_warps(Key* first, int warps, int apart, int k) {
+    if (threadIdx.x % 32 == 0) {
+        Heap heap{first, 1, k};
+        CLARA_NO_UNROLL
+        for (int w = 1; w < warps; ++w) {
+            const Key* other = first + w * apart;
+            CLARA_NO_UNROLL
+            for (int i = 0; i < k; ++i) heap.offer(other[i]);
+        }
+    }
+    __syncwarp();
+}
+
+__device__ void publish(Key worst, Key& threshold) {
+    if (threadIdx.x % 32 == 0 && worst != 0) atomicMax(&threshold, worst);
+}
+
 template <class Row, int kQueries>
 __global__ void __launch_bounds__(kThreads, 2) few_queries(const FewArguments a) {
     using S = Shape<Row, kQueries>;
     CLARA_SHARED(shared);
     const int lane = threadIdx.x % kLanes, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    const int64_t first = int64_t{blockIdx.y} * kQueries;  // query
-    const int64_t left = a.query_count - first;
-    const int live = static_cast<int>(left < kQueries ? left : kQueries);
+    const int first = blockIdx.y * kQueries;  // query
+    const int left = static_cast<int>(a.query_count) - first;
+    const int live = left < kQueries ? left : kQueries;
 
     QueryChunks<Row, kQueries> chunks{a.prepared, shared, first, live, a.chunk_columns, a.chunked};
     uint8_t* rest = shared + chunks.bytes() * (a.chunked ? 2 : 1);
@@ -286,9 +202,10 @@ __global__ void __launch_bounds__(kThreads, 2) few_queries(const FewArguments a)
     rest += warps * kQueries * sizeof(int);
     float* scales = reinterpret_cast<float*>(rest) + warp * kQueries;
     rest += warps * kQueries * sizeof(float);
-    const int64_t list = int64_t{blockIdx.x} * warps + warp;
-    Key* const out = a.lists.keys + (first * a.lists.count + list) * a.lists.k;
-    const int64_t out_stride = a.lists.count * a.lists.k;
+    // The block's list, or the warp's own.
+    const int64_t list = a.lists.in_shared ? blockIdx.x : int64_t{blockIdx.x} * warps + warp;
+    const int out_stride = static_cast<int>(a.lists.count) * a.lists.k;
+    Key* const out = a.lists.keys + int64_t{first} * out_stride + list * a.lists.k;
     lists.heaps = out;
     lists.heap_stride = out_stride;
     if (a.lists.in_shared) {
@@ -342,12 +259,19 @@ __global__ void __launch_bounds__(kThreads, 2) few_queries(const FewArguments a)
     }
     cp_async_wait<0>();
     __syncwarp();
-    for (int q = 0; q < live; ++q) {
-        const Key* heap = lists.heaps + q * lists.heap_stride;
-        for (int i = warp_lane; a.lists.in_shared && i < a.lists.k; i += 32) {
-            out[q * out_stride + i] = heap[i];
+    if (a.lists.in_shared) {
+        __syncthreads();
+        Key* all = reinterpret_cast<Key*>(rest);
+        for (int q = warp; q < live; q += warps) {
+            merge_warps(all + q * a.lists.k, warps, kQueries * a.lists.k, a.lists.k);
+            for (int i = warp_lane; i < a.lists.k; i += 32) {
+                out[int64_t{q} * out_stride + i] = all[q * a.lists.k + i];
+            }
+            publish(all[q * a.lists.k], a.lists.thresholds[first + q]);
         }
-        if (warp_lane == 0 && heap[0] != 0) atomicMax(&a.lists.thresholds[first + q], heap[0]);
+    } else {
+        for (int q = 0; q < live; ++q)
+            publish(out[int64_t{q} * out_stride], a.lists.thresholds[first + q]);
     }
 }
 
@@ -384,14 +308,15 @@ FewPlan plan_few(DataType type, int most_queries, int64_t columns, int k, bool l
         plan.chunked ? std::min(kChunkBytes / (most_queries * column_bytes), kMostChunkColumns)
                      : static_cast<int>(columns);
     plan.threads = plan.chunked ? kChunkedThreads : kThreads;
-    plan.lists_per_block = plan.threads / 32;
-    const int warp_rows = codes && most_queries == 8 ? 8 : 16;
+    const int warps = plan.threads / 32, warp_rows = codes && most_queries == 8 ? 8 : 16;
+    plan.lists_per_block = lists_in_shared ? 1 : warps;
+    plan.block_rows = warps * warp_rows;
     const int64_t of_query = warp_rows * sizeof(Key) + sizeof(int) + sizeof(float) +
                              (lists_in_shared ? k * sizeof(Key) : 0);
     const int64_t own = std::max(1, warp_rows / 4 * most_queries / kLanes);  // totals of a lane
     plan.shared = static_cast<size_t>(
-        most_queries * (plan.chunk_columns * column_bytes * (plan.chunked ? 2 : 1) +
-                        plan.lists_per_block * of_query) +
+        most_queries *
+            (plan.chunk_columns * column_bytes * (plan.chunked ? 2 : 1) + warps * of_query) +
         own * plan.threads * (codes ? sizeof(float) : sizeof(double)));
     return plan;
 }

@@ -6,10 +6,10 @@ namespace clara {
 
 // Few queries: every byte of the corpus is read once and little is done with it. 8 lanes take 128
 // bytes of a row at a time, a warp 16 rows (8 for int8 with 8 queries), loading the next 128 bytes
-// while it multiplies. Queries lie in shared memory: all of them, or, where rows are long, two chunks
-// of columns in turn. Scores that pass go to the warp's own lists.
+// while it multiplies. Queries lie in shared memory: all of them, or, where rows are long, two
+// chunks of columns in turn. Scores that pass go to the warp's own lists.
 
-/// A list of k keys for each query and warp, in the workspace: [B, lists, k].
+/// A list of k keys for each query and block, or warp, in the workspace: [B, lists, k].
 struct Lists {
     Key* keys;
     Key* thresholds;  // [B]: the highest k-th best key of any list
@@ -40,7 +40,8 @@ struct FewPlan {
     int chunk_columns;
     bool chunked;
     size_t shared;
-    int64_t lists_per_block;
+    int64_t lists_per_block;  // of each query
+    int64_t block_rows;
 };
 
 /// How `queries_per_block` (1, 4 or 8) queries are searched for; `columns` are padded.

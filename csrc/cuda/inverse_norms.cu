@@ -20,11 +20,9 @@ __device__ double squares_of(const uint4& v) {
     } else {
         float sum = 0;
         CLARA_UNROLL
-        for (int h = 0; h < Row::kVector / 4; ++h) {
-            float x[4];
-            Row::widen(v, h, x);
-            CLARA_UNROLL
-            for (int i = 0; i < 4; ++i) sum = __fmaf_rn(x[i], x[i], sum);
+        for (int i = 0; i < Row::kVector; ++i) {
+            const float x = Row::element(v, i);
+            sum = __fmaf_rn(x, x, sum);
         }
         return sum;
     }

@@ -21,8 +21,12 @@ void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t s
     static_cast<void>(stream);
     emulator::run(grid, threads, shared, [=] { kernel(arguments...); });
 #else
-    kernel<<<grid, threads, shared, stream>>>(arguments...);
-    check(cudaGetLastError());
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    check(cudaLaunchKernelEx(&config, kernel, arguments...));
 #endif
 }
 

@@ -1,8 +1,7 @@
-#include "cuda/many_queries.cuh"
-
 #include <type_traits>
 
 #include "cuda/launch.hpp"
+#include "cuda/many_queries.cuh"
 #include "cuda/tile_lists.cuh"
 
 namespace clara {
@@ -10,7 +9,8 @@ namespace {
 
 constexpr int kSegmentColumns = 65536;  // of codes, whose int32 sums hold no more
 
-/// Lines of queries are `kLines` = 128 in 4 warps' 2 x 2 parts of the tile; 2 kTiles blocks of 8 rows.
+/// Lines of queries are `kLines` = 128 in 4 warps' 2 x 2 parts of the tile; 2 kTiles blocks of 8
+/// rows.
 template <class Row, class Mma, int kRowTiles>
 struct MmaTile {
     static constexpr bool kCodes = Row::kVector == 16;
@@ -64,8 +64,8 @@ struct MmaTile {
         }
     }
 
-    /// Ends a segment of codes: replaces their sums by dot products in float32 and adds these to the
-    /// totals, if there are any.
+    /// Ends a segment of codes: replaces their sums by dot products in float32 and adds these to
+    /// the totals, if there are any.
     __device__ void combine() {
         if constexpr (kCodes) {
             CLARA_UNROLL
@@ -103,7 +103,8 @@ struct MmaTile {
             for (int h = 0; h < 2; ++h) {
                 float dots[2 * kRowTiles];  // of line 16 m + 8 h + lane / 4 of the warp's part
                 CLARA_UNROLL
-                for (int j = 0; j < 2 * kRowTiles; ++j) dots[j] = dot(sums[m][j / 2][2 * h + j % 2]);
+                for (int j = 0; j < 2 * kRowTiles; ++j)
+                    dots[j] = dot(sums[m][j / 2][2 * h + j % 2]);
                 const int query = warp / 2 * (kQueries / 2) + m * 16 + h * 8 + lane / 4;
                 any |= lists.compare(query, tile, dots,
                                      [&](int j) { return column + j / 2 * 8 + j % 2; });

@@ -5,10 +5,10 @@
 namespace clara {
 
 // Many queries: blocks multiply tiles of queries by tiles of rows, whose columns go through shared
-// memory 64 bytes at a time, several such slices ahead. The tile of scores stays in registers, where
-// it is compared with each query's threshold. What passes waits in the workspace until the tile is
-// done; then one thread for each query puts it into the block's list for that query. Blocks keep
-// their queries and go from one tile of rows to the next.
+// memory 64 bytes at a time, several such slices ahead. The tile of scores stays in registers,
+// where it is compared with each query's threshold. What passes waits in the workspace until the
+// tile is done; then one thread for each query puts it into the block's list for that query. Blocks
+// keep their queries and go from one tile of rows to the next.
 
 struct ManyArguments {
     DeviceRows corpus;
@@ -18,9 +18,9 @@ struct ManyArguments {
     const float* inverse_norms;
     const uint8_t* mask;  // may be null
     Prepared prepared;
-    Lists lists;         // count: blocks that share a tile of queries
-    Key* shared_best;    // [B, k]: some of the best keys of all blocks, null where k is large
-    Key* waiting;        // [blocks, tile rows, tile queries]
+    Lists lists;       // count: blocks that share a tile of queries
+    Key* shared_best;  // [B, k]: some of the best keys of all blocks, null where k is large
+    Key* waiting;      // [blocks, tile rows, tile queries]
     int query_tiles;
 };
 

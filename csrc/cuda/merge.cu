@@ -1,6 +1,5 @@
-#include "cuda/merge.cuh"
-
 #include "cuda/launch.hpp"
+#include "cuda/merge.cuh"
 
 namespace clara {
 namespace {

@@ -1,6 +1,5 @@
-#include "cuda/prepare.cuh"
-
 #include "cuda/launch.hpp"
+#include "cuda/prepare.cuh"
 
 namespace clara {
 namespace {

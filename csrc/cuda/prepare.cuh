@@ -4,11 +4,12 @@
 
 namespace clara {
 
-/// What kernels multiply rows with. `planes` lie `plane_stride` bytes apart, queries `query_stride`.
+/// What kernels multiply rows with. `planes` lie `plane_stride` bytes apart, queries
+/// `query_stride`.
 enum class Form {
-    unit,   // q / |q| in float32; blocks of 8 vectors have their halves apart (see unit_position)
-    pieces, // q times a power of two as a sum of up to three planes of the corpus's 16-bit type
-    codes,  // round(q * 32639 / max |q|) = 256 * plane 0 + plane 1, both int8
+    unit,    // q / |q| in float32; blocks of 8 vectors have their halves apart (see unit_position)
+    pieces,  // q times a power of two as a sum of up to three planes of the corpus's 16-bit type
+    codes,   // round(q * 32639 / max |q|) = 256 * plane 0 + plane 1, both int8
 };
 
 struct Prepared {
@@ -24,8 +25,8 @@ struct Prepared {
 
 /// What a search starts from, for each query: no threshold, and none of the best of all blocks.
 struct Start {
-    Key* thresholds;  // [B]
-    Key* shared_best; // [B, k] or null
+    Key* thresholds;   // [B]
+    Key* shared_best;  // [B, k] or null
     int k;
 };
 

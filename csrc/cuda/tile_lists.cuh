@@ -35,8 +35,7 @@ struct TileLists {
         return threadIdx.x < kQueries && first_query + threadIdx.x < a.query_count;
     }
     __device__ Key* list_in_workspace() const {
-        return a.lists.keys +
-               ((first_query + threadIdx.x) * a.lists.count + list) * a.lists.k;
+        return a.lists.keys + ((first_query + threadIdx.x) * a.lists.count + list) * a.lists.k;
     }
     __device__ Heap heap() const {
         if (a.lists.in_shared) return {heaps + threadIdx.x, kQueries, a.lists.k};
@@ -58,7 +57,8 @@ struct TileLists {
     /// Before the scores of a tile are known; the block meets before they are.
     __device__ void begin_tile(int tile) {
         if (looks_after_query()) {
-            const Key others = *static_cast<volatile Key*>(&a.lists.thresholds[first_query + threadIdx.x]);
+            const Key others =
+                *static_cast<volatile Key*>(&a.lists.thresholds[first_query + threadIdx.x]);
             const Key own = heap().root();
             thresholds[threadIdx.x] = threshold_of(others > own ? others : own);
         }
@@ -71,7 +71,8 @@ struct TileLists {
     }
 
     /// Puts rows aside whose scores have reached the query's threshold: dots[j] is the product with
-    /// row row_of(j) of the tile. Returns whether any has. Little code, for it is run for each tile.
+    /// row row_of(j) of the tile. Returns whether any has. Little code, for it is run for each
+    /// tile.
     template <int kCount, class RowOf>
     __device__ bool compare(int query, int tile, const float (&dots)[kCount],
                             const RowOf& row_of) const {
@@ -83,7 +84,8 @@ struct TileLists {
             scores[j] = dots[j] * scale * norms[row_of(j)];
             passed |= scores[j] < threshold ? 0u : 1u << j;
         }
-        if (passed == 0 || threshold == infinity()) return false;  // infinity: there is no such query
+        if (passed == 0 || threshold == infinity())
+            return false;  // infinity: there is no such query
         CLARA_NO_UNROLL
         for (; passed != 0; passed &= passed - 1) {
             const int found = __ffs(passed) - 1;

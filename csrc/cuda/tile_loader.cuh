@@ -8,15 +8,16 @@ constexpr int kTileThreads = 128;
 constexpr int kSliceBytes = 64;  // of each row in a stage
 constexpr int kStages = 4;
 
-/// Where 16 bytes of a slice lie. The order of a row's four pieces depends on the row, so that eight
-/// rows' pieces of one number are in different banks. It is the same for rows a multiple of 8 apart.
+/// Where 16 bytes of a slice lie. The order of a row's four pieces depends on the row, so that
+/// eight rows' pieces of one number are in different banks. It is the same for rows a multiple of 8
+/// apart.
 __device__ inline int slice_offset(int row, int piece) {
     return row * kSliceBytes + ((piece ^ (row >> 1 & 3)) << 4);
 }
 
-/// Brings slices of tiles into shared memory: kLines lines of queries, then kRows rows. The planes of
-/// queries are multiplied one after the other by the same slice of rows, which is loaded for each. Of
-/// codes both planes are in each slice, 32 queries of one and then of the other.
+/// Brings slices of tiles into shared memory: kLines lines of queries, then kRows rows. The planes
+/// of queries are multiplied one after the other by the same slice of rows, which is loaded for
+/// each. Of codes both planes are in each slice, 32 queries of one and then of the other.
 template <class Row, int kLines, int kRows>
 class TileLoader {
 public:

@@ -7,8 +7,8 @@
 namespace clara {
 
 /// A score and its row in one number: the larger, the better. The upper half orders scores as
-/// integers, 1 stands for NaN; the lower is ~row, so that the lower of two equal rows is better. 0 is
-/// no row at all.
+/// integers, 1 stands for NaN; the lower is ~row, so that the lower of two equal rows is better. 0
+/// is no row at all.
 using Key = unsigned long long;
 
 constexpr uint32_t kNanOrder = 1;

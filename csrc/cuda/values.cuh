@@ -67,37 +67,32 @@ __device__ inline float load_element(const uint8_t* row, DataType type, int64_t 
     }
 }
 
-// Element types of rows as they lie in 16-byte vectors. `widen` gives elements 4 h … 4 h + 3.
+// Element types of rows as they lie in 16-byte vectors. `element` is for an i known to the
+// compiler.
+
+__device__ inline uint32_t word_of(const uint4& v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
 
 struct Float32Row {
     static constexpr int kVector = 4;  // elements in 16 bytes
-    static __device__ void widen(const uint4& v, int, float (&out)[4]) {
-        out[0] = __uint_as_float(v.x);
-        out[1] = __uint_as_float(v.y);
-        out[2] = __uint_as_float(v.z);
-        out[3] = __uint_as_float(v.w);
+    static __device__ float element(const uint4& v, int i) {
+        return __uint_as_float(word_of(v, i));
     }
 };
 
 struct Bfloat16Row {
     static constexpr int kVector = 8;
-    static __device__ void widen(const uint4& v, int h, float (&out)[4]) {
-        const uint32_t a = h == 0 ? v.x : v.z, b = h == 0 ? v.y : v.w;
-        out[0] = __uint_as_float(a << 16);
-        out[1] = __uint_as_float(a & 0xffff0000u);
-        out[2] = __uint_as_float(b << 16);
-        out[3] = __uint_as_float(b & 0xffff0000u);
+    static __device__ float element(const uint4& v, int i) {
+        const uint32_t word = word_of(v, i / 2);
+        return __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
     }
 };
 
 struct Float16Row {
     static constexpr int kVector = 8;
-    static __device__ void widen(const uint4& v, int h, float (&out)[4]) {
-        const uint32_t a = h == 0 ? v.x : v.z, b = h == 0 ? v.y : v.w;
-        out[0] = float16_to_float(static_cast<uint16_t>(a));
-        out[1] = float16_to_float(static_cast<uint16_t>(a >> 16));
-        out[2] = float16_to_float(static_cast<uint16_t>(b));
-        out[3] = float16_to_float(static_cast<uint16_t>(b >> 16));
+    static __device__ float element(const uint4& v, int i) {
+        return float16_to_float(static_cast<uint16_t>(word_of(v, i / 2) >> (i % 2 * 16)));
     }
 };
 

@@ -90,8 +90,7 @@ inline void require_workspace(const Workspace& workspace, const void* base, int6
 inline FewPlan plan_few_lists(DataType type, int most_queries, const Prepared& prepared,
                               Lists& lists) {
     FewPlan plan = plan_few(type, most_queries, prepared.columns, lists.k, true);
-    lists.in_shared =
-        lists.k <= kMostListed && static_cast<int64_t>(plan.shared) <= shared_limit();
+    lists.in_shared = lists.k <= kMostListed && static_cast<int64_t>(plan.shared) <= shared_limit();
     if (!lists.in_shared) plan = plan_few(type, most_queries, prepared.columns, lists.k, false);
     return plan;
 }
