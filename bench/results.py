@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "bench" / "results"
 
 
-def default_path(device: torch.device) -> Path:
+def default_path(device: torch.device, file: str = "kernels.json") -> Path:
     """Where results of this GPU are kept."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", torch.cuda.get_device_name(device)).strip("-")
-    return COMMITTED / name / "kernels.json"
+    return COMMITTED / name / file
 
 
 class Results:

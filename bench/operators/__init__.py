@@ -10,3 +10,9 @@ LIMITS = {
     "rank_and_select": 20,
     "quantization": 25,
 }
+
+# Those of bench_scoring.py.
+SCORING_LIMITS = {
+    "cosine_topk_few": 110,
+    "cosine_topk_many": 110,
+}

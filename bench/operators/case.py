@@ -36,8 +36,9 @@ class Target:
     Attributes:
         what: the promise in words; cases with the same words share it.
         quantity: "ratio" (times as fast as the baseline `of`), "bandwidth" (share of the measured
-            copy bandwidth), "beyond" (time beyond the baseline `of`, in bytes / copy bandwidth)
-            or "extra memory" (beyond inputs and results, as a share of `Case.candidate_bytes`).
+            copy bandwidth), "matrix rate" (share of the measured one), "beyond" (time beyond the
+            baseline `of`, in bytes / copy bandwidth) or "extra memory" (beyond inputs and results,
+            as a share of `Case.candidate_bytes`).
         at_least, at_most: of which one is given.
     """
 

@@ -29,8 +29,8 @@ def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
 
 
 def test_unknown_part(capsys):
-    assert gpu_check.main(["scoring?"]) == 2
-    assert "PART must be one of kernels, model, got 'scoring?'" in capsys.readouterr().err
+    assert gpu_check.main(["scores"]) == 2
+    assert "PART must be one of kernels, scoring, model, got 'scores'" in capsys.readouterr().err
 
 
 def test_a_failing_step_does_not_stop_the_next(machine, monkeypatch, capsys):
@@ -96,16 +96,57 @@ def test_the_extension_is_built_for_this_gpu_alone(machine, monkeypatch):
     names = [step.name for step in ran]
     assert names == [
         *("build", "describe", "gpu tests", "small calls", "memcheck", "kernel benchmarks"),
+        *("racecheck", "search tests", "small searches", "memcheck", "search benchmarks"),
         *("racecheck", "tests", "model benchmarks"),
     ]
     memcheck = ran[4]
     assert memcheck.command[:3] == ["/cuda/bin/compute-sanitizer", "--tool", "memcheck"]
     assert memcheck.environment == {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    # What comes back from a machine elsewhere may be limited to eight files.
-    assert len({step.log for step in ran} | {"kernels.json"}) <= 8
     tests = next(step for step in ran if step.name == "tests").command
     assert not any(argument.endswith("clara_kernels") for argument in tests)
     assert any(argument.endswith("clara_kernels/test_build.py") for argument in tests)
+
+
+def test_each_part_leaves_few_files(tmp_path):
+    """What comes back from a machine elsewhere may be limited to eight files."""
+    for part in gpu_check.PARTS.values():
+        steps = part(tmp_path)
+        assert len({step.log for step in steps} | {"build.log", *gpu_check.RESULTS}) <= 8
+
+
+def test_every_test_of_an_operator_belongs_to_one_part(tmp_path):
+    run = {}
+    for name in ("kernels", "scoring"):
+        tests = next(step for step in gpu_check.PARTS[name](tmp_path) if "tests" in step.name)
+        run[name] = {word.rpartition("/")[2] for word in tests.command if "/test_" in word}
+    folder = gpu_check.ROOT / "tests" / "clara_kernels"
+    assert run["kernels"] | run["scoring"] == {path.name for path in folder.glob("test_*.py")}
+    assert not run["kernels"] & run["scoring"]
+    assert "test_scoring.py" in run["scoring"]
+    assert "test_cosine_scores.py" in run["kernels"]
+
+
+def test_results_of_search_are_shown(machine, monkeypatch, capsys):
+    content = {"cases": [], "notes": ["search was measured"], "targets": [], "dry_run": False}
+    command = [
+        sys.executable,
+        "-c",
+        f"""
+import pathlib, sys
+pathlib.Path(sys.argv[1]).write_text({json.dumps(content)!r})
+""",
+    ]
+
+    def scoring(out):
+        bench = next(step for step in steps(out) if step.name == "search benchmarks")
+        assert bench.tell_limit
+        return [gpu_check.Step("bench", "log", [*command, bench.command[-1]], 20)]
+
+    steps = gpu_check.PARTS["scoring"]
+    monkeypatch.setattr(gpu_check, "PARTS", {"scoring": scoring})
+    assert gpu_check.main(["scoring"]) == 0
+    assert "search was measured" in capsys.readouterr().out
+    assert (machine / "scoring.json").exists()
 
 
 def test_steps_name_files_that_exist(tmp_path):

@@ -1,0 +1,1 @@
+"""What the benchmark of exact search on a CPU is made of."""
