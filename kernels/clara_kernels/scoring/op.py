@@ -28,8 +28,9 @@ def cosine_topk(
 
     Every row is scored. Order is by the operator's own float32 scores, equal ones by row, the
     lowest first. A zero vector scores 0; a score that is NaN, as NaN and infinite values give,
-    comes after all others. What a query finds does not depend on the other queries, on threads, or
-    on where a row lies. Not differentiable: use `cosine_scores` for training.
+    comes after all others. What a query finds does not depend on the other queries (on a GPU it
+    does on whether there are more than 8), on threads, or on where a row lies. Not differentiable:
+    use `cosine_scores` for training.
 
     Products are summed in float32, in an order that depends on D alone, and a score is within
     (D/512 + 528) · 2⁻²⁴ of the cosine; of random data it mostly is within 2⁻²². For an int8 corpus
