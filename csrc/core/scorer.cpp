@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 
@@ -10,14 +11,16 @@
 namespace clara {
 namespace {
 
+constexpr int64_t kFewQueries = 24;             // which wait for memory more than they multiply
 constexpr int64_t kSecondLevelCache = 1 << 20;  // bytes of it that queries may take
+constexpr int64_t kPage = 4096;                 // what the sets of a cache repeat after, or a part
 
 constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// The more queries, the more rows are worth keeping in the second-level cache while the queries of
 /// a tile, once read, stay in the first: above all where not all queries fit there as well.
-int rows_of_block(const PackedQueries& queries, int most_queries) {
-    if (queries.count() <= 4 * most_queries) return 16;
+int rows_of_block(const PackedQueries& queries) {
+    if (queries.count() <= kFewQueries) return kFilterRows;
     const int64_t bytes = queries.count() * queries.chunks().count * queries.stride();
     return bytes > kSecondLevelCache ? RowBlock::kMost : RowBlock::kMost / 2;
 }
@@ -30,7 +33,9 @@ Scorer::Scorer(const PackedQueries& queries, const Searched& searched, const Ker
       kernels_(kernels),
       most_queries_(searched.rows.type == DataType::int8 ? kernels.tile_queries_int8
                                                          : kernels.tile_queries),
-      block_rows_(rows_of_block(queries, most_queries_)),
+      block_rows_(rows_of_block(queries)),
+      crowded_(block_rows_ > kFilterRows &&
+               searched.rows.stride * item_size(searched.rows.type) % kPage == 0),
       wide_stride_(queries.chunks().size + 16),
       sums_(queries.count() * block_rows_) {
     const size_t bytes = block_rows_ * wide_stride_ * sizeof(float) + kCacheLine;
@@ -89,15 +94,16 @@ void Scorer::multiply_chunk(int64_t chunk, int64_t first, int64_t last, int rows
                             const char* const* addresses, const char* const* ahead) {
     const int64_t count = last - first, tiles = div_up(count, most_queries_);
     const bool is_int8 = searched_.rows.type == DataType::int8;
-    const TileKernel kernel =
-        tiles > 1 || is_int8 ? first_kernel(addresses) : first_kernel(nullptr);
-    const bool widens = kernel != kernels_.float32 && kernel != kernels_.int8;
+    const TileKernel kernel = first_kernel(tiles > 1);
+    const bool copies = is_int8 && tiles > 1 && crowded_;
+    const bool widens = kernel != kernels_.float32 && !is_int8;
     Tile tile{};
     tile.query_stride = queries_.stride();
     tile.columns = queries_.chunks().length(chunk);
     tile.sums_stride = block_rows_;
     for (int64_t t = 0; t < tiles; ++t) {
         const int64_t begin = count * t / tiles, end = count * (t + 1) / tiles;
+        const bool reads_copy = copies || (widens && t > 0);
         tile.queries = queries_.chunk(chunk) + (first + begin) * queries_.stride();
         tile.query_count = static_cast<int>(end - begin);
         // Each tile of queries brings its share of the four rows that come next.
@@ -108,8 +114,9 @@ void Scorer::multiply_chunk(int64_t chunk, int64_t first, int64_t last, int rows
             for (int r = 0; r < kTileRows; ++r) {
                 // Rows that are used once need no place of their own.
                 tile.wide[r] = wide_ + (tiles > 1 ? j + r : r) * wide_stride_;
-                tile.rows[r] = widens && t > 0 ? reinterpret_cast<const char*>(tile.wide[r])
-                                               : addresses[j + r];
+                if (copies && t == 0) std::memcpy(tile.wide[r], addresses[j + r], tile.columns);
+                tile.rows[r] =
+                    reads_copy ? reinterpret_cast<const char*>(tile.wide[r]) : addresses[j + r];
                 tile.ahead[r] = share + r < share_end ? ahead[j + share + r] : nothing;
             }
             (widens && t > 0 ? kernels_.float32 : kernel)(tile);
@@ -118,8 +125,8 @@ void Scorer::multiply_chunk(int64_t chunk, int64_t first, int64_t last, int rows
 }
 
 /// What reads rows the first time. Several tiles of queries had better read float32 in whole cache
-/// lines: other rows are widened on the way.
-TileKernel Scorer::first_kernel(const char* const* addresses) const {
+/// lines that do not crowd each other out: other rows are widened, or just copied, on the way.
+TileKernel Scorer::first_kernel(bool several_tiles) const {
     switch (searched_.rows.type) {
         case DataType::float16:
             return kernels_.widen_float16;
@@ -130,11 +137,10 @@ TileKernel Scorer::first_kernel(const char* const* addresses) const {
         case DataType::float32:
             break;
     }
-    if (addresses == nullptr) return kernels_.float32;
     const int64_t bytes = searched_.rows.stride * static_cast<int64_t>(sizeof(float));
-    const bool aligned =
-        reinterpret_cast<uintptr_t>(addresses[0]) % kCacheLine == 0 && bytes % kCacheLine == 0;
-    return aligned ? kernels_.float32 : kernels_.widen_float32;
+    const bool aligned = reinterpret_cast<uintptr_t>(searched_.rows.data) % kCacheLine == 0 &&
+                         bytes % kCacheLine == 0;
+    return several_tiles && (!aligned || crowded_) ? kernels_.widen_float32 : kernels_.float32;
 }
 
 void Scorer::offer(const RowBlock& block, int64_t query, const float* sums, TopList& list) {

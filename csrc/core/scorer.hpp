@@ -42,7 +42,7 @@ private:
     void multiply(const RowBlock& block, const RowBlock& next, int64_t first, int64_t last);
     void multiply_chunk(int64_t chunk, int64_t first, int64_t last, int rows,
                         const char* const* addresses, const char* const* ahead);
-    TileKernel first_kernel(const char* const* addresses) const;
+    TileKernel first_kernel(bool several_tiles) const;
     void offer(const RowBlock& block, int64_t query, const float* sums, TopList& list);
 
     const PackedQueries& queries_;
@@ -50,6 +50,7 @@ private:
     const Kernels& kernels_;
     int most_queries_;  // in a tile
     int block_rows_;
+    bool crowded_;  // a chunk of the block's rows falls into few sets of a cache
     int64_t wide_stride_;
     std::unique_ptr<char[]> memory_;
     float* wide_;              // [block_rows_, wide_stride_]: a chunk of the rows as float32
