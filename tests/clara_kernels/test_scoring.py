@@ -164,6 +164,21 @@ def test_a_score_depends_on_query_and_row_alone(simd, dtype, monkeypatch):
 
 @pytest.mark.parametrize("simd", SIMD)
 @dtypes
+def test_rows_a_page_apart(simd, dtype, monkeypatch):
+    """Which would crowd a cache, and are copied for many queries."""
+    monkeypatch.setenv("CLARA_SIMD", simd)
+    width = 8192 // dtype.itemsize
+    queries, corpus = torch.randn(40, width), corpus_of(150, width, dtype)
+    found = cosine_topk(queries, corpus, 30)
+    assert_matches(found, queries, corpus, 30)
+    apart = torch.zeros(150, width + 64, dtype=dtype)[:, :width]
+    apart.copy_(corpus)
+    for one, other in zip(found, cosine_topk(queries, apart, 30)):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("simd", SIMD)
+@dtypes
 def test_threads_change_nothing(simd, dtype, monkeypatch):
     monkeypatch.setenv("CLARA_SIMD", simd)
     for b, n, d in [(3, 4003, 300), (200, 30, 900)]:  # shared by rows, by queries
