@@ -35,6 +35,10 @@ def test_json(clara):
     assert len(found["devices"]) == torch.cuda.device_count()
 
 
+def searched_on_gpu():
+    return diagnosis.COMPILED if clara_kernels.build_info()["cuda"] else diagnosis.REFERENCE
+
+
 def test_operators_are_those_of_the_package(report):
     operators = set(report["operators"])
     assert operators <= set(clara_kernels.__all__)
@@ -45,14 +49,14 @@ def test_operators_are_those_of_the_package(report):
     assert report["operators"]["select_topk"]["cpu"] == diagnosis.REFERENCE
     assert report["operators"]["sparsemax"]["cpu"] == diagnosis.SERVED["cpu"]
     on_gpu = {name: served["cuda"] for name, served in report["operators"].items()}
-    assert on_gpu.pop("cosine_topk") == on_gpu.pop("cosine_rerank") == diagnosis.REFERENCE
+    assert on_gpu.pop("cosine_topk") == on_gpu.pop("cosine_rerank") == searched_on_gpu()
     assert set(on_gpu.values()) == {diagnosis.SERVED["triton"]}
 
 
 def test_a_gpu_without_triton_runs_the_references(report, monkeypatch):
     monkeypatch.setattr("clara_kernels.dispatch.has_triton", lambda: False)
     served = diagnosis.operators(report["kernels"])
-    assert {each["cuda"] for each in served.values()} == {diagnosis.REFERENCE}
+    assert {each["cuda"] for each in served.values()} == {diagnosis.REFERENCE, searched_on_gpu()}
     report["packages"]["triton"] = None
     expected = "triton is missing: a GPU would run the PyTorch references"
     assert expected in diagnosis.lines(report)
