@@ -11,7 +11,7 @@ pip := CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' $(bin)/python -m pip install --con
 sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 formatted := $(shell find csrc -type f)
 
-.PHONY: demo test lint bench aot gpu-check docs clean
+.PHONY: demo test lint sanitize bench aot gpu-check docs clean
 
 demo: .venv/.demo
 	$(bin)/clara demo
@@ -25,6 +25,17 @@ lint: .venv/.dev
 	$(bin)/ruff format --check
 	$(bin)/mypy
 	$(bin)/clang-format --dry-run -Werror $(formatted)
+	mkdir -p build/lint
+	$(bin)/cmake -S . -B build/lint -G Ninja -D CMAKE_EXPORT_COMPILE_COMMANDS=ON \
+		-D CMAKE_MAKE_PROGRAM='$(abspath $(bin)/ninja)' -D Python_EXECUTABLE='$(abspath $(bin)/python)' \
+		-D pybind11_DIR="$$($(bin)/pybind11-config --cmakedir)" > build/lint/configure.txt
+	sed -n 's/^ *"file": "\(.*\)",*$$/\1/p' build/lint/compile_commands.json | \
+		xargs -n 1 -P 2 $(bin)/clang-tidy --quiet -p build/lint \
+		--extra-arg=-Wno-unknown-warning-option --extra-arg=-Wno-ignored-optimization-argument
+
+# The core's searches under ThreadSanitizer, then AddressSanitizer; on every instruction set there is.
+sanitize: .venv/.dev
+	$(bin)/python tests/sanitize/run.py
 
 bench: .venv/.dev
 	$(bin)/pytest bench

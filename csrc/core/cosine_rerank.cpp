@@ -61,7 +61,7 @@ void cosine_rerank(const Rows& queries, const Searched& searched, const int64_t*
     std::vector<std::vector<Candidate>> found(queries.count);
     std::mutex found_mutex;
     const Rerank rerank{searched, listed};
-    const int64_t count = static_cast<int64_t>(tasks.size());
+    const auto count = static_cast<int64_t>(tasks.size());
     const double products = static_cast<double>(offsets[queries.count] - offsets[0]) *
                             static_cast<double>(searched.rows.columns);
     const int parts = useful_threads(products, count, threads);
@@ -74,7 +74,7 @@ void cosine_rerank(const Rows& queries, const Searched& searched, const int64_t*
             TopList list(k);
             rerank.run(task, query, used, list);
             const std::vector<Candidate>& best = list.best();
-            const std::lock_guard<std::mutex> lock(found_mutex);
+            const std::scoped_lock lock(found_mutex);
             std::vector<Candidate>& all = found[task.query];
             all.insert(all.end(), best.begin(), best.end());
         }

@@ -103,7 +103,7 @@ void cosine_topk(const Rows& queries, const Searched& searched, const uint8_t* m
                             static_cast<double>(searched.rows.columns);
     const int parts = useful_threads(products, std::max(count, searched.rows.count), threads);
     int64_t group = group_size(queries);
-    if (searched.rows.count < parts * RowBlock::kMost) {
+    if (searched.rows.count < int64_t{parts} * RowBlock::kMost) {
         // Too few rows to share: threads take queries instead.
         group = std::min(group, (count + parts - 1) / parts);
         const int64_t groups = (count + group - 1) / group;

@@ -69,7 +69,7 @@ void PackedQueries::pack(int64_t i, const Kernels& kernels) {
     }
     scales_[i] = 1;
     for (int64_t c = 0; c < chunks_.count; ++c) {
-        float* unit = reinterpret_cast<float*>(data_ + (c * count() + i) * stride_);
+        auto* unit = reinterpret_cast<float*>(data_ + (c * count() + i) * stride_);
         const float* part = values.data() + chunks_.begin(c);
         const int64_t length = chunks_.length(c);
         for (int64_t j = 0; j < length; ++j) unit[j] = static_cast<float>(part[j] * inverse);

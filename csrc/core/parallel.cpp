@@ -11,6 +11,9 @@ namespace {
 /// Joins on every way out, so that a failed start or a thrown part leaves no thread running.
 class Threads {
 public:
+    Threads() = default;
+    Threads(const Threads&) = delete;
+    Threads& operator=(const Threads&) = delete;
     ~Threads() {
         for (std::thread& thread : threads_) thread.join();
     }

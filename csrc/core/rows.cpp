@@ -7,7 +7,7 @@ namespace clara {
 namespace {
 
 float from_bits(uint32_t bits) {
-    float value;
+    float value = 0;
     std::memcpy(&value, &bits, sizeof(value));
     return value;
 }
@@ -46,7 +46,7 @@ void load_row(const Rows& rows, int64_t index, int64_t begin, int64_t count, flo
             return;
         case DataType::float16:
         case DataType::bfloat16: {
-            const uint16_t* bits = reinterpret_cast<const uint16_t*>(row);
+            const auto* bits = reinterpret_cast<const uint16_t*>(row);
             const auto convert =
                 rows.type == DataType::float16 ? float16_to_float : bfloat16_to_float;
             for (int64_t i = 0; i < count; ++i) out[i] = convert(bits[i]);

@@ -47,7 +47,7 @@ Scorer::Scorer(const PackedQueries& queries, const Searched& searched, const Ker
 
 void Scorer::score(const RowBlock& block, const RowBlock& next, int64_t first, int64_t last,
                    TopList* lists) {
-    if (block.count == 0) return;
+    if (block.count <= 0) return;
     special_.clear();
     for (int j = 0; j < block_rows_; ++j) {
         float inverse = std::numeric_limits<float>::quiet_NaN();

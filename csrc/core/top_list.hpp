@@ -15,7 +15,7 @@ public:
     Candidate(float score, int64_t row) : row_(row) {
         if (score != score) return;
         score += 0.0f;  // makes -0 and 0 the same
-        int32_t bits;
+        int32_t bits = 0;
         std::memcpy(&bits, &score, sizeof(bits));
         order_ = bits >= 0 ? bits : bits ^ std::numeric_limits<int32_t>::max();
     }
@@ -25,7 +25,7 @@ public:
     float score() const {
         if (order_ == kNan) return std::numeric_limits<float>::quiet_NaN();
         const int32_t bits = order_ >= 0 ? order_ : order_ ^ std::numeric_limits<int32_t>::max();
-        float score;
+        float score = 0;
         std::memcpy(&score, &bits, sizeof(score));
         return score;
     }

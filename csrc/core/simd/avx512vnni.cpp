@@ -25,7 +25,7 @@ struct Dot8 {
         return piece == 0 ? _mm512_setzero_si512() : _mm512_loadu_si512(query);
     }
     static Row load_query(const char* query, int piece) {
-        return _mm512_loadu_si512(query + kHeader + piece * kColumns);
+        return _mm512_loadu_si512(query + kHeader + int64_t{piece} * kColumns);
     }
     static Sum add(Sum sum, Row query, Row row) { return _mm512_dpbusd_epi32(sum, row, query); }
     static __m512 finish(const Sum (&sums)[2]) {

@@ -4,17 +4,31 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace clara {
 
 #if defined(__x86_64__)
+namespace {
+
+/// Clang 14 does not know __builtin_cpu_supports("f16c").
+bool has_f16c() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
+}  // namespace
+
 extern const Kernels kSse2, kAvx2, kAvx512, kAvx512Vnni;
 
 const std::vector<const Kernels*>& available_kernels() {
     static const std::vector<const Kernels*> available = [] {
         std::vector<const Kernels*> found{&kSse2};
         // These also ask the operating system whether it saves the registers.
-        const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                          __builtin_cpu_supports("f16c");
+        const bool avx2 =
+            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
         if (avx2) found.push_back(&kAvx2);
         const bool avx512 =
             avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
