@@ -33,7 +33,7 @@ lint: .venv/.dev
 		xargs -n 1 -P 2 $(bin)/clang-tidy --quiet -p build/lint \
 		--extra-arg=-Wno-unknown-warning-option --extra-arg=-Wno-ignored-optimization-argument
 
-# The core's searches under ThreadSanitizer, then AddressSanitizer; on every instruction set there is.
+# The core's searches as they are and under sanitizers, on every instruction set there is.
 sanitize: .venv/.dev
 	$(bin)/python tests/sanitize/run.py
 

@@ -1,4 +1,4 @@
-"""The core's searches under AddressSanitizer; `make sanitize` has the rest."""
+"""The core's searches in C++, also under AddressSanitizer; `make sanitize` has the rest."""
 
 import os
 import shutil
@@ -23,11 +23,12 @@ def run(*arguments, **environment):
     )
 
 
-def test_searches_pass_under_the_address_sanitizer(tmp_path):
+@pytest.mark.parametrize("sanitizers", ["none", "address,undefined"])
+def test_searches_pass(sanitizers, tmp_path):
     from clara_kernels import build_info
 
     simd = build_info()["simd_available"][-1]
-    result = run("address,undefined", "--simd", simd, "--build", tmp_path)
+    result = run(sanitizers, "--simd", simd, "--build", tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     for check in ("lengths", "special_values", "concurrent_calls", "fork_during_calls"):
         assert f"\n{check} " in result.stdout

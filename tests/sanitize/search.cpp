@@ -333,14 +333,10 @@ void failing_part() {
     }
 }
 
-#if defined(__SANITIZE_THREAD__)
-constexpr int kChildThreads = 1;  // ThreadSanitizer takes new threads for those that fork left out
-#else
-constexpr int kChildThreads = 3;
-#endif
-
-/// Searches in a child that was forked while calls were running.
+/// Searches in a child that was forked while calls were running. Not under a sanitizer: in a child
+/// their allocator may wait for ever for a thread that held its lock and is not there.
 void fork_during_calls() {
+#if !defined(CLARA_SANITIZED)
     const Matrix queries(DataType::float32, 4, 576, 17), corpus(DataType::float16, 4000, 576, 18);
     const clara::Searched searched{corpus.rows(), nullptr};
     const Found expected = topk(queries.rows(), searched, nullptr, 10, 1);
@@ -357,7 +353,7 @@ void fork_during_calls() {
         if (child == 0) {
             alarm(60);
             try {
-                const Found found = topk(queries.rows(), searched, nullptr, 10, kChildThreads);
+                const Found found = topk(queries.rows(), searched, nullptr, 10, 3);
                 expect_same(found, expected, "child");
                 _exit(0);
             } catch (const std::exception& error) {
@@ -373,6 +369,7 @@ void fork_during_calls() {
     enough = true;
     caller.join();
     expect(failure.empty(), failure);
+#endif
 }
 
 /// An instruction set that is not there.
