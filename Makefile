@@ -9,7 +9,7 @@ pip := CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' $(bin)/python -m pip install --con
 
 # What an install is made from. The Python sources are not: the install is editable.
 sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
-formatted := $(shell find csrc -type f)
+formatted := $(shell find csrc tests/sanitize tests/csrc -name '*.?pp' -o -name '*.cu*' -type f)
 
 .PHONY: demo test lint sanitize bench aot gpu-check docs clean
 

@@ -41,7 +41,8 @@ def _cpu_cosine_topk(
 ) -> tuple[Tensor, Tensor]:
     queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
     scores, indices = _results(queries, min(k, corpus.shape[0]))
-    inverse_norms, mask = _contiguous(inverse_norms), _contiguous(mask)
+    inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
+    mask = _of_rows("mask", mask, torch.bool, corpus)
     native.cosine_topk(
         _rows(queries),
         _rows(corpus),
@@ -65,7 +66,8 @@ def _cpu_cosine_rerank(
 ) -> tuple[Tensor, Tensor]:
     queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
     scores, indices = _results(queries, k)
-    inverse_norms, rows = _contiguous(inverse_norms), _contiguous(rows)
+    inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
+    rows = _contiguous(rows)
     offsets = offsets.contiguous()
     native.cosine_rerank(
         _rows(queries),
@@ -109,13 +111,14 @@ def _cuda_cosine_topk(
         return scores, indices
     if inverse_norms is None:
         inverse_norms = _cuda_inverse_norms(corpus)
-    inverse_norms, mask = inverse_norms.contiguous(), _contiguous(mask)
+    inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
+    mask = _of_rows("mask", mask, torch.bool, corpus)
     sizes = _rows(queries), _rows(corpus)
     device, stream = _device_and_stream(queries)
     workspace = _workspace(native.cuda_cosine_topk_workspace(*sizes, width, device), queries)
     native.cuda_cosine_topk(
         *sizes,
-        inverse_norms.data_ptr(),
+        _address(inverse_norms),
         _address(mask),
         width,
         scores.data_ptr(),
@@ -142,7 +145,8 @@ def _cuda_cosine_rerank(
         return scores, indices
     if inverse_norms is None:
         inverse_norms = _cuda_inverse_norms(corpus)
-    inverse_norms, rows = inverse_norms.contiguous(), _contiguous(rows)
+    inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
+    rows = _contiguous(rows)
     offsets = offsets.contiguous()
     sizes = _rows(queries), _rows(corpus)
     device, stream = _device_and_stream(queries)
@@ -151,7 +155,7 @@ def _cuda_cosine_rerank(
     workspace = _workspace(needed, queries)
     native.cuda_cosine_rerank(
         *sizes,
-        inverse_norms.data_ptr(),
+        _address(inverse_norms),
         _address(rows),
         candidates,
         offsets.data_ptr(),
@@ -188,6 +192,17 @@ def _results(queries: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 def _with_adjacent_columns(rows: Tensor) -> Tensor:
     return rows if rows.shape[1] <= 1 or rows.stride(1) == 1 else rows.contiguous()
+
+
+def _of_rows(name: str, values: Tensor | None, dtype: torch.dtype, corpus: Tensor) -> Tensor | None:
+    """`values`, adjacent in memory. What is read by its address has to be what it is said to be."""
+    if values is None:
+        return None
+    if values.dtype != dtype or values.shape != corpus.shape[:1] or values.device != corpus.device:
+        accepted = f"{dtype} [{corpus.shape[0]}] on {corpus.device}"
+        got = f"{values.dtype} {list(values.shape)} on {values.device}"
+        raise ValueError(f"{name} must be {accepted}, got {got}")
+    return values.contiguous()
 
 
 def _contiguous(values: Tensor | None) -> Tensor | None:
