@@ -569,11 +569,11 @@ def test_meta_tensors_have_the_right_shape_and_no_data():
 def test_operators_refuse_what_they_could_not_read():
     queries, corpus = torch.ones(2, 4), torch.ones(3, 4)
     search, norms = torch.ops.clara.cosine_topk, torch.ones(3)
+    offsets = torch.tensor([0, 1, 3], dtype=torch.int32)
     for wrong in (norms[:2], norms.double(), norms[None]):
         with pytest.raises(ValueError, match=r"inverse_norms must be torch.float32 \[3\] on cpu"):
             search(queries, corpus, wrong, None, 1)
         with pytest.raises(ValueError, match="inverse_norms must be"):
-            offsets = torch.tensor([0, 1, 3], dtype=torch.int32)
             torch.ops.clara.cosine_rerank(queries, corpus, wrong, None, offsets, 1)
     with pytest.raises(ValueError, match=r"mask must be torch.bool \[3\] on cpu"):
         search(queries, corpus, norms, norms, 1)
