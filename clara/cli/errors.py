@@ -26,7 +26,7 @@ _EXPECTED = (
     ("clara.backbone", "BackboneError"),
     ("clara.convert", "ConversionError"),
     ("clara.data.factbook", "FactbookError"),
-    ("clara.data.records", "DataError"),
+    ("clara.data.lines", "DataError"),
     ("clara.index.errors", "MemoryIndexError"),
 )
 

@@ -1,7 +1,7 @@
 """Corpora and questions on disk."""
 
+from clara.data.lines import DataError
 from clara.data.records import (
-    DataError,
     Document,
     Question,
     read_documents,

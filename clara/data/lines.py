@@ -1,0 +1,173 @@
+"""JSON lines: one object on each line, UTF-8, with errors that say where."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_LONGEST_SHOWN = 80  # characters of a value quoted in a message
+
+
+class DataError(ValueError):
+    """Records cannot be read. The message is one line: file, line number, reason."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of one object; every accessor raises DataError with `where`."""
+
+    where: str
+    values: Mapping[str, Any]
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is such a field that is not null."""
+        return self.values.get(name) is not None
+
+    def text(self, name: str) -> str:
+        """A field that must be there, a string with something in it."""
+        value = string(self.values, name, self.where)
+        if not value.strip():
+            raise DataError(f"{self.where}: field '{name}' is empty")
+        return value
+
+    def optional_text(self, name: str) -> str | None:
+        """A string; None where it is absent or null."""
+        if name not in self:
+            return None
+        return string(self.values, name, self.where)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list that must be there and hold at least one string."""
+        if name not in self.values:
+            raise DataError(f"{self.where}: field '{name}' is missing")
+        values = self._list(name, "strings")
+        if not values:
+            raise DataError(f"{self.where}: field '{name}' is empty")
+        return tuple(
+            string({entry: value}, entry, self.where) for entry, value in _entries(name, values)
+        )
+
+    def ids(self, name: str) -> tuple[str, ...]:
+        """A list of ids; empty where it is absent or null."""
+        if name not in self:
+            return ()
+        return tuple(
+            identifier({entry: value}, entry, self.where)
+            for entry, value in _entries(name, self._list(name, "strings"))
+        )
+
+    def positions(self, name: str, count: int) -> tuple[int, ...]:
+        """A list of different integers from 0 to `count - 1`; empty where it is absent or null."""
+        if name not in self:
+            return ()
+        values = self._list(name, "integers")
+        for entry, value in _entries(name, values):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise DataError(
+                    f"{self.where}: field '{entry}' must be an integer, got {kind(value)}"
+                )
+            if not 0 <= value < count:
+                raise DataError(f"{self.where}: field '{entry}' is {value}, there are {count}")
+        return tuple(dict.fromkeys(values))
+
+    def _list(self, name: str, of: str) -> list[Any]:
+        value = self.values[name]
+        if not isinstance(value, list):
+            raise DataError(
+                f"{self.where}: field '{name}' must be a list of {of}, got {kind(value)}"
+            )
+        return value
+
+
+def lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, bytes]]:
+    """Number, byte offset and content of every line that is not blank.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            offset = 0
+            for number, raw in enumerate(file, 1):
+                line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+                if line.strip():
+                    yield number, offset + len(raw) - len(line), line.strip()
+                offset += len(raw)
+    except OSError as error:
+        raise DataError(f"{os.fspath(path)}: {error.strerror or error}") from error
+
+
+def parsed(raw: bytes, place: str) -> dict[str, Any]:
+    """The object on a line.
+
+    Raises:
+        DataError: not UTF-8, not JSON, or not an object.
+    """
+    try:
+        # Tabs and NUL bytes inside a string are taken as they are.
+        fields = json.loads(raw.decode("utf-8"), strict=False)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{place}: not valid UTF-8: byte 0x{raw[error.start]:02x} at {error.start}"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not valid JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise DataError(f"{place}: not valid JSON: nested too deeply") from error
+    except ValueError as error:  # a number with thousands of digits
+        raise DataError(f"{place}: not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise DataError(f"{place}: must be a JSON object, got {kind(fields)}")
+    return fields
+
+
+def identifier(fields: Mapping[str, Any], name: str, where: str) -> str:
+    """An id, a string with something in it; an integer becomes its decimal digits."""
+    value = fields.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    text = string(fields, name, where)
+    if not text.strip():
+        raise DataError(f"{where}: field '{name}' is empty")
+    return text
+
+
+def string(fields: Mapping[str, Any], name: str, where: str) -> str:
+    """A string that UTF-8 can hold."""
+    if name not in fields:
+        raise DataError(f"{where}: field '{name}' is missing")
+    value = fields[name]
+    if not isinstance(value, str):
+        raise DataError(f"{where}: field '{name}' must be a string, got {kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        raise DataError(
+            f"{where}: field '{name}' holds half a surrogate pair, \\u{code:04x}, "
+            f"at character {error.start}"
+        ) from error
+    return value
+
+
+def kind(value: Any) -> str:
+    """How JSON calls a value."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")
+
+
+def shown(value: str) -> str:
+    """A value as quoted in a message."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
+
+
+def _entries(name: str, values: list[Any]) -> Iterator[tuple[str, Any]]:
+    for position, value in enumerate(values):
+        yield f"{name}[{position}]", value
