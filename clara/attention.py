@@ -94,6 +94,10 @@ def _clara_sdpa(
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         return sdpa(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     packed.layers_seen += 1
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotary embedding makes queries and keys float32 again, which values are not.
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer = packed.memory_only_layer
     memory_only = layer is not None and layer == getattr(module, "layer_idx", None)

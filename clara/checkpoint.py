@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from clara import own_backbone
 from clara.adapters import COMPRESSOR
+from clara.backbone import backbone_digest
 from clara.config import MODEL_FIELDS, ClaraConfig
 
 if TYPE_CHECKING:
@@ -50,16 +52,21 @@ print(model.answer(["a question"], ["a document", "another document"])[0].text)
 def save(model: ClaraCore, folder: str | Path) -> None:
     """Write configuration, adapters, our embedding rows, tokenizer and model card.
 
-    The backbone's own weights are not written. Everything is safetensors or text.
+    The backbone's own weights are written only if they were trained. Everything is safetensors
+    or text.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
+    if model.owns_backbone:
+        own_backbone.save(model, folder / own_backbone.FOLDER)
+        model.backbone_digest = backbone_digest(str(folder / own_backbone.FOLDER))
+        config = config.replace(backbone=own_backbone.FOLDER)
     model.adapters.save(folder)
     rows = {k: v.detach().cpu().contiguous() for k, v in model.memory_tokens.state_dict().items()}
     save_file(rows, folder / MEMORY_TOKENS, metadata={"format": "pt"})
     model.tokenizer.tokenizer.save_pretrained(folder)
-    local = Path(str(config.backbone)).is_absolute()
+    local = model.owns_backbone or Path(str(config.backbone)).is_absolute()
     card = _CARD.format(
         base_model="" if local else f"base_model: {config.backbone}\n",
         name=Path(str(config.backbone)).name if local else config.backbone,
@@ -110,7 +117,7 @@ def read_config(folder: Path, expected: Mapping[str, Any]) -> ClaraConfig:
 
 
 def load_weights(model: ClaraCore, folder: Path) -> None:
-    """Fill a model from a folder.
+    """Fill a model from a folder, with its backbone where that belongs to it.
 
     Raises:
         ValueError: an adapter or a row is missing or does not fit; names it.
@@ -130,6 +137,8 @@ def load_weights(model: ClaraCore, folder: Path) -> None:
                 f"{file}: {name} is {list(rows[name].shape)}, expected {list(value.shape)}"
             )
     model.memory_tokens.load_state_dict(rows)
+    if model.owns_backbone:
+        own_backbone.load(model, folder / own_backbone.FOLDER)
 
 
 def push(model: ClaraCore, repo_id: str, *, private: bool, token: str | None) -> str:

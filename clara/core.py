@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,12 @@ from clara import checkpoint
 from clara.adapters import COMPRESSOR, GENERATOR, Adapters
 from clara.candidates import per_question
 from clara.config import ClaraConfig
-from clara.encoding import forward_packed, prompt_loss
+from clara.encoding import PackedPrompts, answer_cross_entropy, forward_packed
 from clara.memory_tokens import MemoryTokens
 from clara.merging import MergedGenerator, merged_copy_fits, parameter_versions
 from clara.packing import PackedBatch
 from clara.prompts import Prompt, build_prompt, memory_slots, text_background
+from clara.recomputation import enable_checkpointing
 from clara.tokenizer import SafeTokenizer
 
 
@@ -32,6 +35,8 @@ class ClaraCore(nn.Module):
         adapters: which of them is active, trains, and is saved.
         memory_tokens: our embedding rows.
         backbone_digest: tells backbones apart, see `clara.backbone.backbone_digest`.
+        owns_backbone: the backbone's weights were trained too and are saved with the model; its
+            digest is that of the last save.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class ClaraCore(nn.Module):
         super().__init__()
         self.config = config
         self.backbone_digest = backbone_digest
+        self.owns_backbone = False
         self.tokenizer = SafeTokenizer(tokenizer)
         self.backbone = backbone
         with torch.random.fork_rng(devices=[]):
@@ -59,7 +65,7 @@ class ClaraCore(nn.Module):
         )
         self.memory_tokens.to(embeddings.device).requires_grad_(False)
         self._merged: MergedGenerator | None = None
-        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+        self._fingerprint: tuple[object, str] | None = None
         self._check_length()
         self.eval()
 
@@ -80,7 +86,8 @@ class ClaraCore(nn.Module):
     def fingerprint(self) -> str:
         """Tells apart models whose memories differ; 64 hexadecimal digits."""
         compressor = self.adapters.parameters(COMPRESSOR).values()
-        version = parameter_versions([*compressor, *self.memory_tokens.parameters()])
+        weights = parameter_versions([*compressor, *self.memory_tokens.parameters()])
+        version = (weights, self.backbone_digest)
         if self.training or self._fingerprint is None or self._fingerprint[0] != version:
             self._fingerprint = (version, checkpoint.fingerprint(self))
         return self._fingerprint[1]
@@ -90,6 +97,26 @@ class ClaraCore(nn.Module):
         if mode:
             self._merged = self._fingerprint = None
         return super().train(mode)
+
+    def enable_gradient_checkpointing(self, **options: Any) -> None:
+        """Compute each layer a second time in the backward pass instead of keeping its states.
+
+        Args:
+            options: of `torch.utils.checkpoint.checkpoint`, and transformers' `every_n_layers` and
+                `offload`, but for `use_reentrant` and `context_fn`.
+
+        Raises:
+            ValueError: one of those two is asked for, or the backbone cannot do it.
+        """
+        enable_checkpointing(self.backbone, options)
+
+    def load_weights(self, folder: Path) -> None:
+        """Take on the weights of a model folder of the same configuration.
+
+        Raises:
+            ValueError: something is missing, unreadable or does not fit.
+        """
+        checkpoint.load_weights(self, folder)
 
     def embed(self, ids: Tensor, memory: Tensor) -> Tensor:
         """Input embeddings of ids with `Marker` values.
@@ -129,7 +156,8 @@ class ClaraCore(nn.Module):
         each = per_question(self, questions, memory)
         prompts = self._prompts(questions, [len(m) for m in each], answers)
         slots = torch.cat([m.reshape(-1, self.hidden_size) for m in each])
-        return prompt_loss(self, prompts, slots)
+        packed = PackedPrompts.of(prompts, self.device)
+        return answer_cross_entropy(self, packed, slots) / len(packed.targets)
 
     def prompt_tokens(self, question: str, documents: int) -> int:
         """Positions of the prompt for `documents` documents in memory."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from clara.adapters import GENERATOR
 from clara.attention import check_reached, packed_arguments
 from clara.compression import Passage
+from clara.cross_entropy import head_cross_entropy
 from clara.memory_only import last_layer, restricted_to_rows
 from clara.packing import PackedBatch, compressor_input, pack
 from clara.prompts import Prompt
+from clara.recomputation import recomputed_within
 
 if TYPE_CHECKING:
     from clara.core import ClaraCore
@@ -27,7 +30,7 @@ def forward_packed(
     model: ClaraCore,
     batch: PackedBatch,
     memory: Tensor,
-    adapter: str,
+    adapter: str | None,
     *,
     memory_only: bool = False,
 ) -> Tensor:
@@ -43,7 +46,13 @@ def forward_packed(
     implementation = model.backbone.config._attn_implementation
     embeddings = model.embed(batch.ids, memory)
     packed = packed_arguments(batch, implementation, layer)
-    with model.adapters.active(adapter), restricted_to_rows(modules, batch.memory_rows):
+
+    @contextmanager
+    def computing() -> Iterator[None]:
+        with model.adapters.active(adapter), restricted_to_rows(modules, batch.memory_rows):
+            yield
+
+    with computing(), recomputed_within(computing):
         output = body(
             inputs_embeds=embeddings[None],
             position_ids=batch.position_ids[None],
@@ -89,23 +98,47 @@ def encode_passages(
     return memory
 
 
-def prompt_loss(model: ClaraCore, prompts: Sequence[Prompt], memory: Tensor) -> Tensor:
-    """Mean cross-entropy of the answers' tokens; only their positions reach the output head.
+@dataclass(frozen=True)
+class PackedPrompts:
+    """Prompts with answers, one after the other.
+
+    Attributes:
+        batch: the prompts; memory slots lie anywhere in them, so `n_memory` is 0.
+        targets: int64 `[P]`, positions of the answers' tokens in the packed sequence.
+    """
+
+    batch: PackedBatch
+    targets: Tensor
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> PackedPrompts:
+        positions, start = [torch.empty(0, dtype=torch.long)], 0
+        for prompt in prompts:
+            positions.append(torch.arange(start + prompt.answer_start, start + len(prompt.ids)))
+            start += len(prompt.ids)
+        batch = PackedBatch(
+            ids=torch.tensor([i for p in prompts for i in p.ids], dtype=torch.long, device=device),
+            lengths=[len(p.ids) for p in prompts],
+            n_memory=0,
+            rows=list(range(len(prompts))),
+        )
+        return cls(batch, torch.cat(positions).to(device))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedPrompts:
+        targets = self.targets.to(device, non_blocking=non_blocking)
+        return PackedPrompts(self.batch.to(device, non_blocking), targets)
+
+
+def answer_cross_entropy(
+    model: ClaraCore, prompts: PackedPrompts, memory: Tensor, adapter: str | None = GENERATOR
+) -> Tensor:
+    """Cross-entropy summed over the answers' tokens; only their positions reach the output head.
 
     Args:
         memory: `[slots of all prompts, H]`.
+        adapter: the one to compute with; None is the bare backbone.
     """
-    batch = PackedBatch(
-        ids=torch.tensor([i for p in prompts for i in p.ids], device=model.device),
-        lengths=[len(p.ids) for p in prompts],
-        n_memory=0,
-        rows=list(range(len(prompts))),
-    )
-    hidden = forward_packed(model, batch, memory, GENERATOR)
-    positions, start = [], 0
-    for prompt in prompts:
-        positions.append(torch.arange(start + prompt.answer_start, start + len(prompt.ids)))
-        start += len(prompt.ids)
-    targets = torch.cat(positions).to(model.device)
-    logits = model.backbone.get_output_embeddings()(hidden[targets - 1])
-    return cross_entropy(logits.float(), batch.ids[targets])
+    hidden = forward_packed(model, prompts.batch, memory, adapter)
+    head = model.backbone.get_output_embeddings()
+    predicted = prompts.batch.ids[prompts.targets]
+    return head_cross_entropy(head, hidden[prompts.targets - 1], predicted)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from clara import checkpoint, generation
+from clara import checkpoint, generation, own_backbone
 from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.answering import Answer, Clock, Ranking, find, padded_ranking
 from clara.backbone import backbone_digest, load_backbone
@@ -98,8 +98,12 @@ class Clara(ClaraCore):
             config = config.replace(backbone=_absolute(backbone))
         if config.backbone is None:
             raise ValueError(f"{folder}: the configuration names no backbone; pass backbone=")
+        own = config.backbone == own_backbone.FOLDER and backbone is None
+        if own:
+            config = config.replace(backbone=str((folder / own_backbone.FOLDER).resolve()))
         model = cls._around_backbone(config, _device(device))
         checkpoint.load_weights(model, folder)
+        model.owns_backbone = own
         if merge_generator:
             model.merge_generator()
         return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ class PackedBatch:
     lengths: list[int]
     n_memory: int
     rows: list[int]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
+        return replace(self, ids=self.ids.to(device, non_blocking=non_blocking))
 
     @property
     def cu_seqlens(self) -> Tensor:
