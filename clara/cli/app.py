@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import clara
-from clara.cli import corpus, demonstration, diagnosis, models, questions
+from clara.cli import corpus, demonstration, diagnosis, models, questions, training
 from clara.cli.errors import Group
 
 app = typer.Typer(
@@ -52,6 +52,10 @@ app.command("convert")(models.convert)
 app.command("compress")(corpus.compress)
 app.command("search")(questions.search)
 app.command("ask")(questions.ask)
+app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    training.train
+)
+app.command("plot")(training.plot)
 app.command("info")(models.info)
 app.command("doctor")(diagnosis.doctor)
 app.command("demo")(demonstration.demo)

@@ -1,0 +1,74 @@
+"""`clara train` and `clara plot`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clara.cli.errors import BAD_USAGE, CommandError, user_errors
+from clara.cli.options import Json
+from clara.cli.output import one_line, print_json, quiet_libraries
+
+
+class Stage(str, Enum):
+    text = "text"
+    pretrain = "pretrain"
+    instruct = "instruct"
+    end_to_end = "end-to-end"
+    contrastive = "contrastive"
+
+
+def train(
+    context: typer.Context,
+    stage: Annotated[Stage, typer.Argument(help="What to train.")],
+    config: Annotated[Path, typer.Option("--config", help="Settings, a YAML file.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train one stage of a model.
+
+    Any setting of the file can be given as an option too, such as --max-steps 20 or
+    --learning-rate 1e-4, and comes before the file's.
+    """
+    quiet_libraries()
+    from clara.training.arguments import SettingsError, parse_overrides, read_settings
+    from clara.training.run import run
+
+    try:
+        settings = read_settings(config, stage.value, parse_overrides(context.args))
+    except SettingsError as error:
+        raise CommandError(str(error), BAD_USAGE) from error
+    with user_errors():
+        outcome = run(stage.value, settings, resume=resume)
+    if not outcome.is_main_process:
+        return
+    if as_json:
+        print_json({**asdict(outcome), "model": str(outcome.model)})
+        return
+    shown = {k: v for k, v in outcome.metrics.items() if k in ("loss", "eval_loss", "recall@1")}
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    print(f"{outcome.model}: {outcome.steps} steps{', ' if figures else ''}{figures}")
+    for reason, count in sorted(outcome.events.items()):
+        print(f"  {one_line(reason)}: {count}")
+
+
+def plot(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="PNG file; RUN/curves.png by default.", show_default=False),
+    ] = None,
+) -> None:
+    """Draw the curves of a training run."""
+    from clara.training.plot import plot_run
+
+    target = output or run_folder / "curves.png"
+    with user_errors():
+        plot_run(run_folder, target)
+    print(target)

@@ -1,0 +1,211 @@
+"""Training examples, in the fields that the published data sets use."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from clara.data.lines import DataError, Fields, lines, parsed
+
+
+@dataclass(frozen=True)
+class PretrainingExample:
+    """What the generator has to write from the memory of `documents`.
+
+    The record `{"data_type", "question", "answers", "docs"}`. For "qa", all the questions and
+    answers of the documents, in order. For "paraphrase", `answers[0]`, as `questions[0]` asks.
+    """
+
+    task: Literal["qa", "paraphrase"]
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    documents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AnswerExample:
+    """A question to answer from all of `documents`: `{"question", "docs", "answer"}`."""
+
+    question: str
+    documents: tuple[str, ...]
+    answer: str
+
+
+@dataclass(frozen=True)
+class RankingExample:
+    """A question to answer from the best of `documents`.
+
+    The record `{"question", "docs", "pos_index"?, and an answer}`.
+
+    Attributes:
+        positives: positions in `documents` of those that hold the answer; empty if not known.
+    """
+
+    question: str
+    documents: tuple[str, ...]
+    positives: tuple[int, ...]
+    answer: str
+
+
+Example = TypeVar("Example", PretrainingExample, AnswerExample, RankingExample)
+Parse = Callable[[Fields], Example]
+
+
+def pretraining_example(fields: Fields) -> PretrainingExample:
+    """Read a record of compression pretraining.
+
+    Raises:
+        DataError: as all readers here: a field is missing, empty or of another type; says where.
+    """
+    task = fields.text("data_type")
+    if task not in ("qa", "paraphrase"):
+        raise DataError(
+            f"{fields.where}: field 'data_type' must be 'qa' or 'paraphrase', got {task!r}"
+        )
+    answers = fields.texts("answers")
+    if task == "paraphrase":
+        questions = fields.texts("question") if fields.values.get("question") else ()
+        return PretrainingExample("paraphrase", questions, answers, fields.texts("docs"))
+    questions = fields.texts("question")
+    if len(questions) != len(answers):
+        raise DataError(
+            f"{fields.where}: there are {len(questions)} questions and {len(answers)} answers"
+        )
+    return PretrainingExample("qa", questions, answers, fields.texts("docs"))
+
+
+def answer_example(fields: Fields) -> AnswerExample:
+    """Read a record of instruction tuning; the answer is looked up as `answer_of` does."""
+    return AnswerExample(_question(fields), fields.texts("docs"), answer_of(fields))
+
+
+def ranking_example(fields: Fields) -> RankingExample:
+    """Read a record of end-to-end or contrastive training."""
+    documents = fields.texts("docs")
+    positives = fields.positions("pos_index", len(documents))
+    return RankingExample(_question(fields), documents, positives, answer_of(fields))
+
+
+def answer_of(fields: Fields) -> str:
+    """The first there is of "answer", "answers", "gold_answer" and "golden_answers".
+
+    A list gives its first entry.
+
+    Raises:
+        DataError: there is none.
+    """
+    for name in ("answer", "answers", "gold_answer", "golden_answers"):
+        if name not in fields:
+            continue
+        if isinstance(fields.values[name], list):
+            return fields.texts(name)[0]
+        return fields.text(name)
+    raise DataError(f"{fields.where}: field 'answer' is missing")
+
+
+def _question(fields: Fields) -> str:
+    if isinstance(fields.values.get("question"), list):
+        return fields.texts("question")[0]
+    return fields.text("question")
+
+
+class ExampleFile(Sequence[Example], Generic[Example]):
+    """The examples of a file of JSON lines, read where they lie whenever they are asked for.
+
+    Only their places are kept. Lines are parsed when read, so that opening a file of millions is
+    quick; an error names the line.
+
+    Raises:
+        DataError: the file cannot be read or holds no line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], parse: Parse[Example]) -> None:
+        self._path = os.fspath(path)
+        self._parse: Parse[Example] = parse
+        self._numbers, self._offsets = array("q"), array("q")
+        for number, offset, _ in lines(path):
+            self._numbers.append(number)
+            self._offsets.append(offset)
+        if not self._offsets:
+            raise DataError(f"{self._path}: holds no examples")
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    @overload
+    def __getitem__(self, row: int) -> Example: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Example]: ...
+    def __getitem__(self, row: int | slice) -> Example | list[Example]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(len(self))[row]]
+        where = f"{self._path}:{self._numbers[row]}"
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offsets[row])
+                raw = file.readline()
+        except OSError as error:
+            raise DataError(f"{where}: {error.strerror or error}") from error
+        return self._parse(Fields(where, parsed(raw.strip(), where)))
+
+
+class ExampleRows(Sequence[Example], Generic[Example]):
+    """The examples of a table with random access to its rows, such as `datasets.Dataset`."""
+
+    def __init__(self, rows: Any, name: str, parse: Parse[Example]) -> None:
+        self._rows, self._name = rows, name
+        self._parse: Parse[Example] = parse
+        if not len(rows):
+            raise DataError(f"{name}: holds no examples")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, row: int) -> Example: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Example]: ...
+    def __getitem__(self, row: int | slice) -> Example | list[Example]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(len(self))[row]]
+        fields: Mapping[str, Any] = self._rows[range(len(self))[row]]
+        return self._parse(Fields(f"{self._name}: row {row}", fields))
+
+
+def open_examples(source: str, split: str, parse: Parse[Example]) -> Sequence[Example]:
+    """Examples of a file of JSON lines or of a data set.
+
+    Args:
+        source: a file, or a name that `datasets` knows, with "name:configuration" for one of
+            several configurations.
+        split: of the data set; a file has none.
+
+    Raises:
+        DataError: no such file or data set, or nothing in it.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return ExampleFile(path, parse)
+    if path.exists():
+        raise DataError(f"{source}: is not a file of JSON lines")
+    if path.suffix in (".json", ".jsonl") or path.is_absolute() or source.startswith("."):
+        raise DataError(f"{source}: no such file")
+    if find_spec("datasets") is None:
+        raise DataError(
+            f"{source}: no such file; reading a data set of that name needs the package datasets: "
+            "pip install 'clara-rag[train]'"
+        )
+    import datasets
+
+    name, _, configuration = source.partition(":")
+    try:
+        rows = datasets.load_dataset(name, configuration or None, split=split)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{source}: no such file, nor a data set to read: {reason}") from error
+    return ExampleRows(rows, f"{source} ({split})", parse)

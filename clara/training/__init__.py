@@ -1,0 +1,1 @@
+"""Training: the stages, their losses, and the runs that carry them out."""

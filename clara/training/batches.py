@@ -1,0 +1,333 @@
+"""From examples to the packed tensors that a training step reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import accumulate
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from clara.compression import as_documents, prepare_passages
+from clara.config import ClaraConfig, Overflow
+from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
+from clara.encoding import PackedPrompts
+from clara.packing import PackedBatch, compressor_input, pack
+from clara.prompts import Prompt, build_prompt, memory_slots, text_background
+from clara.tokenizer import SafeTokenizer
+from clara.training.prompts import TASK_PROMPT, pretraining_task
+
+
+@dataclass(frozen=True)
+class PackedTexts:
+    """Documents or questions as the compressor reads them, one after the other.
+
+    Attributes:
+        batch: the texts, longest first.
+        order: int64 `[N]`, where in `batch` the texts of the caller lie.
+        text_tokens: tokens of the texts alone, without markers and memory slots.
+    """
+
+    batch: PackedBatch
+    order: Tensor
+    text_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.batch.lengths)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedTexts:
+        order = self.order.to(device, non_blocking=non_blocking)
+        return replace(self, batch=self.batch.to(device, non_blocking), order=order)
+
+    def memory(self, hidden: Tensor) -> Tensor:
+        """`[N, m, H]` in the caller's order, from the final states `[T, H]` of `batch`."""
+        rows = hidden[self.batch.memory_rows].unflatten(0, (-1, self.batch.n_memory))
+        return rows[self.order]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What all stages' batches have.
+
+    Attributes:
+        prompts: prompts with answers; their memory slots are filled by the step.
+        counts: "tokens" (of answers) and what else a term of the loss is averaged over.
+        events: examples left out and texts cut, by reason.
+    """
+
+    prompts: PackedPrompts
+    counts: dict[str, int]
+    events: Counter[str]
+
+    @property
+    def tokens_read(self) -> int:
+        """Positions that go through the backbone."""
+        return sum(self.prompts.batch.lengths)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        return replace(self, prompts=self.prompts.to(device, non_blocking))
+
+
+@dataclass(frozen=True)
+class EmptyBatch:
+    """A batch of which no example is left."""
+
+    events: Counter[str]
+    counts: dict[str, int] = field(default_factory=dict)
+    tokens_read: int = 0
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        return self
+
+
+@dataclass(frozen=True)
+class CompressionBatch(Batch):
+    """Documents, and prompts that are answered from the memory of consecutive ones of them."""
+
+    documents: PackedTexts
+
+    @property
+    def tokens_read(self) -> int:
+        return super().tokens_read + sum(self.documents.batch.lengths)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        moved = super().to(device, non_blocking)
+        return replace(moved, documents=self.documents.to(device, non_blocking))
+
+
+@dataclass(frozen=True)
+class RankingBatch(Batch):
+    """Questions with candidates; prompts have slots for the k best of them.
+
+    Attributes:
+        questions: as the query reasoner reads them.
+        candidates: names of each question's candidates, see `candidate_id`.
+        positives: positions among them of those that hold the answer.
+    """
+
+    questions: PackedTexts
+    candidates: list[list[str]]
+    positives: list[tuple[int, ...]]
+
+    @property
+    def tokens_read(self) -> int:
+        return super().tokens_read + sum(self.questions.batch.lengths)
+
+    def with_candidates(self, candidates: list[list[str]]) -> RankingBatch:
+        """The same questions with other candidates; positives keep their positions."""
+        return replace(self, candidates=candidates)
+
+    @property
+    def offsets(self) -> list[int]:
+        """Where each question's candidates begin when all lie one after the other."""
+        return [0, *accumulate(len(names) for names in self.candidates)]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        moved = super().to(device, non_blocking)
+        return replace(moved, questions=self.questions.to(device, non_blocking))
+
+
+def candidate_id(text: str) -> str:
+    """The name under which a candidate's memory is kept: a digest of its text."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class SkippedExampleError(ValueError):
+    """An example that cannot be trained on; `reason` is what it is counted under."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+Example = TypeVar("Example")
+Made = TypeVar("Made")
+
+
+@dataclass
+class Encoder:
+    """Tokenises texts and prompts within the model's limits.
+
+    Attributes:
+        max_prompt_tokens: budget of a prompt with its answer.
+        overflow: what to do with a document or question over the limit of the configuration.
+        on_unusable: "skip" leaves an example out and counts it, "error" ends the training.
+    """
+
+    tokenizer: SafeTokenizer
+    config: ClaraConfig
+    max_prompt_tokens: int | None
+    overflow: Overflow = "truncate"
+    on_unusable: str = "skip"
+    events: Counter[str] = field(default_factory=Counter)
+
+    def usable(self, make: Callable[[Example], Made], examples: Sequence[Example]) -> list[Made]:
+        """What `make` makes of the examples that it does not refuse."""
+        made = []
+        for example in examples:
+            try:
+                made.append(make(example))
+            except SkippedExampleError as error:
+                if self.on_unusable == "error":
+                    raise
+                self.events[error.reason] += 1
+        return made
+
+    def take_events(self) -> Counter[str]:
+        """What was counted since the last call."""
+        counted, self.events = self.events, Counter()
+        return counted
+
+    def passages(self, texts: Sequence[str], what: str) -> list[list[int]]:
+        """Compressor inputs of texts; a text that is split gives several."""
+        try:
+            found = prepare_passages(
+                self.tokenizer,
+                as_documents(texts),
+                limit=self.config.document_length,
+                overflow=self.overflow,
+            )
+        except ValueError as error:
+            raise SkippedExampleError(f"{what} empty or too long", f"{what}: {error}") from error
+        cut = sum(not passage.complete for passage in found)
+        if cut:
+            self.events[f"{what} truncated"] += cut
+        bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_id
+        return [
+            compressor_input(
+                passage.tokens,
+                bos=bos,
+                eos=eos if passage.complete else None,
+                n_memory=self.config.memory_tokens,
+            )
+            for passage in found
+        ]
+
+    def pack(self, sequences: Sequence[list[int]]) -> PackedTexts:
+        """All sequences in one batch."""
+        m = self.config.memory_tokens
+        total = sum(map(len, sequences))
+        (batch,) = pack(sequences, n_memory=m, batch_tokens=total, device=torch.device("cpu"))
+        order = torch.empty(len(sequences), dtype=torch.long)
+        order[batch.rows] = torch.arange(len(sequences))
+        markers = sum(token < 0 for sequence in sequences for token in sequence)
+        return PackedTexts(batch, order, total - markers)
+
+    def memory_prompt(
+        self, documents: int, question: str, answer: str, *, task: bool = False
+    ) -> Prompt:
+        """A prompt with slots for `documents` memories."""
+        config = self.config
+        slots = memory_slots(documents, config.memory_tokens, config.separator)
+        template = TASK_PROMPT if task else config.prompt
+        return self._checked(build_prompt(self.tokenizer, template, slots, question, answer))
+
+    def text_prompt(self, texts: Sequence[str], question: str, answer: str) -> Prompt:
+        """The prompt of plain retrieval-augmented generation."""
+        background = text_background(texts)
+        prompt = build_prompt(self.tokenizer, self.config.prompt, background, question, answer)
+        return self._checked(prompt)
+
+    def _checked(self, prompt: Prompt) -> Prompt:
+        budget = self.max_prompt_tokens
+        if budget is not None and len(prompt.ids) > budget:
+            raise SkippedExampleError(
+                "prompt over the budget",
+                f"a prompt has {len(prompt.ids)} tokens, max_prompt_tokens is {budget}",
+            )
+        if prompt.answer_start >= len(prompt.ids):
+            raise SkippedExampleError("no answer tokens", "an answer has no tokens")
+        return prompt
+
+
+class CompressionCollator:
+    """Batches of compression pretraining and instruction tuning."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def __call__(
+        self, examples: Sequence[PretrainingExample | AnswerExample]
+    ) -> CompressionBatch | EmptyBatch:
+        made = self._encoder.usable(self._one, examples)
+        events = self._encoder.take_events()
+        if not made:
+            return EmptyBatch(events)
+        prompts = PackedPrompts.of([prompt for prompt, _ in made])
+        documents = self._encoder.pack([each for _, sequences in made for each in sequences])
+        counts = {"tokens": len(prompts.targets), "documents": len(documents)}
+        return CompressionBatch(prompts, counts, events, documents)
+
+    def _one(self, example: PretrainingExample | AnswerExample) -> tuple[Prompt, list[list[int]]]:
+        sequences = self._encoder.passages(example.documents, "document")
+        if isinstance(example, PretrainingExample):
+            question, answer = pretraining_task(example)
+        else:
+            question, answer = example.question, example.answer
+        task = isinstance(example, PretrainingExample)
+        return self._encoder.memory_prompt(len(sequences), question, answer, task=task), sequences
+
+
+class RankingCollator:
+    """Batches of end-to-end and contrastive training.
+
+    Args:
+        top_k: documents in a prompt, where a question has that many candidates.
+        need_positives: leave out questions whose positives are not known.
+    """
+
+    def __init__(self, encoder: Encoder, top_k: int, *, need_positives: bool = False) -> None:
+        self._encoder = encoder
+        self._top_k = top_k
+        self._need_positives = need_positives
+
+    def __call__(self, examples: Sequence[RankingExample]) -> RankingBatch | EmptyBatch:
+        made = self._encoder.usable(self._one, examples)
+        events = self._encoder.take_events()
+        if not made:
+            return EmptyBatch(events)
+        rows, questions, all_prompts = zip(*made)
+        prompts = PackedPrompts.of(all_prompts)
+        return RankingBatch(
+            prompts,
+            {"tokens": len(prompts.targets), "questions": len(rows)},
+            events,
+            self._encoder.pack(questions),
+            [[candidate_id(text) for text in row.documents] for row in rows],
+            [row.positives for row in rows],
+        )
+
+    def _one(self, example: RankingExample) -> tuple[RankingExample, list[int], Prompt]:
+        if self._need_positives and not example.positives:
+            raise SkippedExampleError("no positives", "a question has no pos_index")
+        sequences = self._encoder.passages([example.question], "question")
+        if len(sequences) > 1:
+            raise SkippedExampleError(
+                "question empty or too long", "a question is longer than the document limit"
+            )
+        selected = min(self._top_k, len(example.documents))
+        prompt = self._encoder.memory_prompt(selected, example.question, example.answer)
+        return example, sequences[0], prompt
+
+
+class TextCollator:
+    """Batches of plain-text training: documents stand in the prompt themselves."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def __call__(self, examples: Sequence[AnswerExample]) -> Batch | EmptyBatch:
+        made = self._encoder.usable(self._one, examples)
+        events = self._encoder.take_events()
+        if not made:
+            return EmptyBatch(events)
+        prompts = PackedPrompts.of(made)
+        return Batch(prompts, {"tokens": len(prompts.targets)}, events)
+
+    def _one(self, example: AnswerExample) -> Prompt:
+        return self._encoder.text_prompt(example.documents, example.question, example.answer)

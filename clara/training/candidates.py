@@ -1,0 +1,89 @@
+"""Memory of the candidates of a training set: compressed once, read back at every step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from clara.compression import as_documents
+from clara.config import Overflow
+from clara.data.records import Document
+from clara.index import MemoryIndex
+from clara.model import Clara
+from clara.progress import document_progress
+from clara.training.batches import candidate_id
+
+_AT_ONCE = 512
+"""Documents compressed and committed together; so many are compressed again after a kill."""
+
+
+class CandidateMemory:
+    """The candidates in a `MemoryIndex`, under `candidate_id` of their text.
+
+    Args:
+        model: whose compressor the memory is of. It must stay as it is.
+        path: of the index; made if there is none. One made earlier is used and added to.
+        overflow: "truncate" or "error" for texts over the document limit.
+
+    Raises:
+        ValueError: the index there holds another compressor's memory.
+    """
+
+    def __init__(
+        self, model: Clara, path: str | os.PathLike[str], *, overflow: Overflow = "truncate"
+    ) -> None:
+        self._model = model
+        self._overflow: Overflow = "truncate" if overflow == "chunk" else overflow
+        fingerprint = model.fingerprint
+        if os.path.isdir(path) and os.listdir(path):
+            self.index = MemoryIndex.open(path)
+            if self.index.fingerprint != fingerprint:
+                raise ValueError(
+                    f"{os.fspath(path)}: holds memory of another compressor "
+                    f"({self.index.fingerprint[:12]}, this one is {fingerprint[:12]}); choose "
+                    "another candidate_index"
+                )
+        else:
+            self.index = MemoryIndex.create(
+                path,
+                fingerprint=fingerprint,
+                memory_tokens=model.config.memory_tokens,
+                hidden_size=model.hidden_size,
+                dtype=model.dtype,
+            )
+
+    def add(self, texts: Iterable[str], *, show_progress_bar: bool = True) -> int:
+        """Compress the texts whose memory is missing; returns how many that were."""
+        wanted = {candidate_id(text): text for text in texts}
+        names = list(wanted)
+        known = self.index.contains(names)
+        missing = [name for name, there in zip(names, known, strict=True) if not there]
+        with document_progress(
+            "compress candidates", len(missing), visible=show_progress_bar
+        ) as bar:
+            for start in range(0, len(missing), _AT_ONCE):
+                part = [
+                    Document(id=name, text=wanted[name])
+                    for name in missing[start : start + _AT_ONCE]
+                ]
+                self.index.add(
+                    self._model.compress(
+                        as_documents(part), overflow=self._overflow, on_progress=bar.advance
+                    )
+                )
+        return len(missing)
+
+    def read(self, names: Sequence[str]) -> Tensor:
+        """Memory `[N, m, H]` of candidates, on the model's device; a name may come repeatedly."""
+        different = list(dict.fromkeys(names))
+        memory = self.index.get(different).memory
+        place = {name: row for row, name in enumerate(different)}
+        rows = torch.tensor([place[name] for name in names], dtype=torch.long)
+        return memory[rows].to(self._model.device)
+
+    def search(self, queries: Tensor, k: int) -> list[list[str]]:
+        """Names of the `k` candidates that lie nearest to each query `[B, m, H]`."""
+        return [[hit.id for hit in hits] for hits in self.index.search(queries, k)]

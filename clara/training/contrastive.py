@@ -1,0 +1,76 @@
+"""The contrastive baseline: the query reasoner learns to rank from labelled positives alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clara.adapters import QUERY_REASONER
+from clara.core import ClaraCore
+from clara.training.batches import RankingBatch
+from clara.training.candidates import CandidateMemory
+from clara.training.objectives import Objective, Term
+from clara.training.recall import recall_sums
+from clara_kernels import cosine_scores
+
+
+class ContrastiveObjective(Objective):
+    """InfoNCE over cosines: `−log softmax(s/τ)` of each positive against the negatives.
+
+    A question's other positives do not count as its negatives. The mean over its positives is
+    the loss of a question.
+
+    Args:
+        temperature: τ.
+        in_batch_negatives: the other questions' candidates are negatives too, except those that
+            are among a question's own.
+    """
+
+    adapters = (QUERY_REASONER,)
+
+    def __init__(
+        self,
+        model: ClaraCore,
+        candidates: CandidateMemory,
+        *,
+        temperature: float,
+        in_batch_negatives: bool = False,
+    ) -> None:
+        super().__init__(model)
+        self.terms = {"contrastive": Term("questions")}
+        self._candidates = candidates
+        self._temperature = temperature
+        self._in_batch = in_batch_negatives
+
+    def sums(self, batch: RankingBatch) -> dict[str, Tensor]:
+        hidden = self.model.encode(batch.questions.batch, QUERY_REASONER, memory_only=True)
+        queries = batch.questions.memory(hidden)
+        own = recall_batch = batch
+        if self._in_batch:
+            every = dict.fromkeys(n for names in batch.candidates for n in names)
+            own = batch.with_candidates(
+                [[*names, *(n for n in every if n not in set(names))] for names in batch.candidates]
+            )
+        memory = self._candidates.read([n for names in own.candidates for n in names])
+        offsets = torch.tensor(own.offsets, dtype=torch.int32, device=memory.device)
+        scores = cosine_scores(queries.flatten(1), memory.flatten(1), offsets=offsets)
+        losses = [
+            self._loss(scores[start:end] / self._temperature, positives)
+            for start, end, positives in zip(own.offsets, own.offsets[1:], batch.positives)
+        ]
+        # Recall among a question's own candidates, which come first.
+        first = [
+            scores[start : start + len(names)]
+            for start, names in zip(own.offsets, recall_batch.candidates)
+        ]
+        recall = recall_sums(torch.cat(first).detach(), recall_batch)
+        return {"contrastive": torch.stack(losses).sum(), **recall}
+
+    @staticmethod
+    def _loss(scores: Tensor, positives: tuple[int, ...]) -> Tensor:
+        chosen = list(positives)
+        negative = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
+        negative[chosen] = False
+        against = scores[negative].expand(len(chosen), -1)
+        logits = torch.cat([scores[chosen, None], against], 1)
+        return (logits.logsumexp(1) - logits[:, 0]).mean()

@@ -1,0 +1,114 @@
+"""What a stage trains and the loss it trains with: the part that all stages share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clara.adapters import ADAPTERS
+from clara.core import ClaraCore
+from clara.training.batches import EmptyBatch
+
+# Settings of a backbone that change logits after the output head, which losses here would miss.
+_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of the loss: the sum over a step of what an objective returns, divided by a count.
+
+    Attributes:
+        per: the entry of `Batch.counts` it is averaged over.
+        weight: of the mean in the loss.
+    """
+
+    per: str
+    weight: float = 1.0
+
+
+class Objective(nn.Module, ABC):
+    """A model under training in one stage.
+
+    `forward` returns sums, so that a mean over any number of batches and processes weighs every
+    token the same.
+
+    Attributes:
+        adapters: those that train.
+        trains_memory_tokens: whether our embedding rows train.
+        train_backbone: whether the backbone's own weights train too.
+        terms: of the loss, by the names that `forward` returns.
+        step, progress: steps done, and their share of all; set by the trainer.
+        step_seed: changes with every batch; set by the trainer.
+    """
+
+    adapters: tuple[str, ...] = ()
+    trains_memory_tokens = False
+    terms: dict[str, Term]
+
+    def __init__(self, model: ClaraCore, *, train_backbone: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.train_backbone = train_backbone
+        model.owns_backbone |= train_backbone
+        self.step = 0
+        self.progress = 0.0
+        self.step_seed = 0
+        for name in _LOGIT_SETTINGS:
+            value = getattr(model.backbone.config, name, None)
+            if value not in (None, 1, 1.0):
+                raise ValueError(f"backbones with {name}={value} cannot be trained")
+        if train_backbone and model.config.quantization is not None:
+            raise ValueError("train_backbone needs a backbone that is not quantized")
+        model.adapters.freeze(*self.adapters)
+        model.memory_tokens.requires_grad_(self.trains_memory_tokens)
+        lora = {id(p) for name in ADAPTERS for p in model.adapters.parameters(name).values()}
+        for parameter in model.backbone.parameters():
+            if id(parameter) not in lora and parameter.is_floating_point():
+                parameter.requires_grad_(train_backbone)
+
+    def groups(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
+        """What trains, by name: adapters, "memory_tokens" and "backbone"."""
+        named = {n: list(self.model.adapters.parameters(n).values()) for n in self.adapters}
+        if self.trains_memory_tokens:
+            named["memory_tokens"] = list(self.model.memory_tokens.parameters())
+        if self.train_backbone:
+            known = {id(parameter) for group in named.values() for parameter in group}
+            trained = (p for p in self.model.backbone.parameters() if p.requires_grad)
+            named["backbone"] = [p for p in trained if id(p) not in known]
+        yield from named.items()
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Sums for each of `terms`; for statistics other names, with a number each.
+
+        Args:
+            batch: what the stage's collator made.
+        """
+        if isinstance(batch, EmptyBatch):
+            # Every process takes part in every step, with every parameter.
+            parts = [p.flatten()[:1].sum() * 0 for p in self.parameters() if p.requires_grad]
+            zero = torch.stack([part.float() for part in parts]).sum()
+            return dict.fromkeys(self.terms, zero)
+        return self.sums(batch)
+
+    @abstractmethod
+    def sums(self, batch: Any) -> dict[str, Tensor]:
+        """See `forward`."""
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Called by the trainer, see `ClaraCore.enable_gradient_checkpointing`."""
+        self.model.enable_gradient_checkpointing(
+            **(activation_checkpointing_kwargs or {}), **options
+        )
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The same for transformers before 5.2."""
+        self.model.enable_gradient_checkpointing(**(gradient_checkpointing_kwargs or {}), **options)

@@ -1,0 +1,248 @@
+"""One training run: model, data, objective and trainer of a stage put together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from clara.adapters import ADAPTERS, COMPRESSOR, QUERY_REASONER
+from clara.config import ClaraConfig
+from clara.data.examples import (
+    answer_example,
+    open_examples,
+    pretraining_example,
+    ranking_example,
+)
+from clara.data.lines import Fields
+from clara.model import Clara
+from clara.training.arguments import (
+    ClaraTrainingArguments,
+    RunSettings,
+    SettingsError,
+    training_arguments,
+)
+from clara.training.batches import CompressionCollator, Encoder, RankingCollator, TextCollator
+from clara.training.callbacks import RichProgress, RunLog
+from clara.training.compression import CompressionObjective
+from clara.training.objectives import Objective
+from clara.training.text import TextObjective
+from clara.training.trainer import ClaraTrainer, checkpoints, remove_unfinished
+
+MODEL = "model"
+"""Folder of the trained model in a run's folder."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        model: folder of the trained model.
+        steps: steps done, those before a resume included.
+        metrics: of the last evaluation and of the training, by name.
+        events: examples left out and texts cut since the run was started or resumed.
+        is_main_process: of those that trained together.
+    """
+
+    model: Path
+    steps: int
+    metrics: dict[str, float]
+    events: dict[str, int]
+    is_main_process: bool
+
+
+def run(stage: str, settings: RunSettings, *, resume: bool = False) -> Outcome:
+    """Train one stage.
+
+    Args:
+        stage: "text", "pretrain", "instruct", "end-to-end" or "contrastive".
+        resume: go on from the last checkpoint in the run's folder, if there is one.
+
+    Raises:
+        ValueError: settings, data or model are not usable; a kind of it for each.
+    """
+    arguments = training_arguments(settings)
+    folder = Path(arguments.output_dir)
+    found = checkpoints(folder)
+    if (found or (folder / MODEL).exists()) and not resume:
+        raise SettingsError(f"{folder}: holds a run already; resume it, or choose another folder")
+    parse = _PARSERS[stage]
+    train = open_examples(settings.train_data, settings.train_split, parse)
+    evaluation = None
+    if settings.eval_data:
+        evaluation = open_examples(settings.eval_data, settings.eval_split, parse)
+    elif arguments.eval_strategy != "no":
+        raise SettingsError("eval_strategy needs eval_data")
+    model = _model(settings, arguments)
+    with arguments.main_process_first():
+        remove_unfinished(folder)
+        parts = _STAGES[stage](model, arguments, [train, evaluation])
+    trainer = ClaraTrainer(
+        parts.objective,
+        arguments,
+        parts.collator,
+        train,
+        evaluation,
+        callbacks=_callbacks(arguments),
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, RichProgress):
+                callback.close()
+    trainer.save_run(folder / MODEL)
+    last = {k: v for record in trainer.state.log_history for k, v in record.items()}
+    main = trainer.is_world_process_zero()
+    return Outcome(folder / MODEL, trainer.state.global_step, last, trainer.events, main)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    objective: Objective
+    collator: Callable[[Sequence[Any]], Any]
+
+
+def _callbacks(arguments: ClaraTrainingArguments) -> list[Any]:
+    callbacks: list[Any] = [RunLog(), RichProgress()]
+    if arguments.patience is not None:
+        if not arguments.load_best_model_at_end:
+            raise SettingsError("patience needs load_best_model_at_end")
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=arguments.patience))
+    return callbacks
+
+
+def _model(settings: RunSettings, arguments: ClaraTrainingArguments) -> Clara:
+    device = arguments.device
+    if settings.model:
+        model = Clara.from_pretrained(
+            settings.model, backbone=settings.backbone, device=device, **settings.config
+        )
+    else:
+        config = ClaraConfig().replace(**settings.config)
+        model = Clara.from_backbone(
+            str(settings.backbone), config, device=device, seed=arguments.seed
+        )
+    # Steps are small against bfloat16's precision: what trains is kept in float32.
+    for name in ADAPTERS:
+        for parameter in model.adapters.parameters(name).values():
+            parameter.data = parameter.data.float()
+    if arguments.train_backbone:
+        model.backbone.float()
+    return model
+
+
+def _encoder(model: Clara, arguments: ClaraTrainingArguments) -> Encoder:
+    positions = getattr(model.backbone.config, "max_position_embeddings", None)
+    budgets = [n for n in (arguments.max_prompt_tokens, positions) if n is not None]
+    return Encoder(
+        model.tokenizer,
+        model.config,
+        max_prompt_tokens=min(budgets) if budgets else None,
+        overflow="error" if model.config.overflow == "error" else "truncate",
+        on_unusable=arguments.on_unusable,
+    )
+
+
+def _compression(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
+    objective = CompressionObjective(
+        model,
+        alignment_weight=arguments.alignment_weight,
+        alignment_reduction=arguments.alignment_reduction,
+        train_backbone=arguments.train_backbone,
+    )
+    return _Parts(objective, CompressionCollator(_encoder(model, arguments)))
+
+
+def _text(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
+    objective = TextObjective(model, train_backbone=arguments.train_backbone)
+    return _Parts(objective, TextCollator(_encoder(model, arguments)))
+
+
+def _end_to_end(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
+    from clara.training.end_to_end import EndToEndObjective
+    from clara.training.selection import SelectionSchedule
+
+    objective = EndToEndObjective(
+        model,
+        _candidates(model, arguments, data),
+        top_k=model.config.top_k,
+        schedule=SelectionSchedule(model.config, arguments.selection),
+        negatives=arguments.negatives,
+        negatives_every=arguments.negatives_every,
+        train_query_reasoner=arguments.train_query_reasoner,
+    )
+    return _Parts(objective, RankingCollator(_encoder(model, arguments), model.config.top_k))
+
+
+def _contrastive(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
+    from clara.training.contrastive import ContrastiveObjective
+
+    objective = ContrastiveObjective(
+        model,
+        _candidates(model, arguments, data),
+        temperature=model.config.temperature,
+        in_batch_negatives=arguments.in_batch_negatives,
+    )
+    encoder = _encoder(model, arguments)
+    return _Parts(objective, RankingCollator(encoder, model.config.top_k, need_positives=True))
+
+
+def _candidates(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Any:
+    """The memory of every candidate in the data, and the query reasoner made ready."""
+    from clara.training.candidates import CandidateMemory
+
+    if arguments.train_backbone:
+        raise SettingsError(
+            "train_backbone changes the compressor, which is frozen end to end and in "
+            "contrastive training"
+        )
+    start_query_reasoner(model, arguments.query_reasoner)
+    path = arguments.candidate_index or os.path.join(arguments.output_dir, "candidates")
+    memory = CandidateMemory(model, path, overflow=model.config.overflow)
+    memory.add(text for part in data if part is not None for row in part for text in row.documents)
+    return memory
+
+
+def start_query_reasoner(model: Clara, source: str | None) -> bool:
+    """Copy the compressor's weights to the query reasoner, where it is to start from them.
+
+    Args:
+        source: "compressor", "saved", or None for the compressor if the query reasoner was never
+            trained, which is to say that it changes nothing.
+
+    Returns:
+        Whether they were copied.
+    """
+    reasoner = model.adapters.parameters(QUERY_REASONER)
+    untrained = all(not value.any() for name, value in reasoner.items() if ".lora_B." in name)
+    wanted = source == "compressor" or (source is None and untrained)
+    if wanted:
+        with torch.no_grad():
+            model.adapters.copy(COMPRESSOR, QUERY_REASONER)
+    return wanted
+
+
+_PARSERS: dict[str, Callable[[Fields], Any]] = {
+    "text": answer_example,
+    "pretrain": pretraining_example,
+    "instruct": answer_example,
+    "end-to-end": ranking_example,
+    "contrastive": ranking_example,
+}
+_STAGES: dict[str, Callable[[Clara, ClaraTrainingArguments, Sequence[Any]], _Parts]] = {
+    "text": _text,
+    "pretrain": _compression,
+    "instruct": _compression,
+    "end-to-end": _end_to_end,
+    "contrastive": _contrastive,
+}

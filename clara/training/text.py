@@ -1,0 +1,33 @@
+"""Plain-text training: the same questions with the documents' text in the prompt.
+
+The opponent that memory is compared with, and a warm-up for backbones that do not know a task.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clara.adapters import GENERATOR
+from clara.core import ClaraCore
+from clara.encoding import answer_cross_entropy
+from clara.training.batches import Batch
+from clara.training.objectives import Objective, Term
+
+
+class TextObjective(Objective):
+    """Cross-entropy of answers given texts.
+
+    Trains the backbone itself with `train_backbone`, as it is without any adapter, else the
+    generator.
+    """
+
+    def __init__(self, model: ClaraCore, *, train_backbone: bool = False) -> None:
+        self.adapters = () if train_backbone else (GENERATOR,)
+        super().__init__(model, train_backbone=train_backbone)
+        self._adapter = None if train_backbone else GENERATOR
+        self.terms = {"ce": Term("tokens")}
+
+    def sums(self, batch: Batch) -> dict[str, Tensor]:
+        none = torch.empty(0, self.model.hidden_size, device=self.model.device)
+        return {"ce": answer_cross_entropy(self.model, batch.prompts, none, self._adapter)}

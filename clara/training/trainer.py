@@ -1,0 +1,351 @@
+"""`ClaraTrainer`: transformers' trainer for objectives that return sums over packed batches."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import EvalLoopOutput
+
+from clara.model import Clara
+from clara.training import state
+from clara.training.arguments import ClaraTrainingArguments
+from clara.training.objectives import Objective
+from clara.training.recall import CUTOFFS
+
+_UNFINISHED = ".unfinished-"
+
+
+class TrainingError(ValueError):
+    """Training cannot go on; the message says at which step and why."""
+
+
+class ClaraTrainer(Trainer):
+    """Trains an `Objective`.
+
+    Differs from its base in what a step's loss is averaged over (all of a step's tokens,
+    whatever the accumulation and the number of processes), in what is logged, and in
+    checkpoints: they are model folders that `Clara.from_pretrained` reads, with the state of the
+    run beside them, appear only when complete, and hold no pickle.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        arguments: ClaraTrainingArguments,
+        collator: Callable[[Sequence[Any]], Any],
+        train: Sequence[Any],
+        evaluation: Sequence[Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            model=objective,
+            args=arguments,
+            data_collator=collator,
+            train_dataset=train,
+            eval_dataset=evaluation,
+            **options,
+        )
+        # Losses are already averaged over a whole step: the base must not divide them again.
+        self.model_accepts_loss_kwargs = True
+        self.objective = objective
+        self._groups = dict(objective.groups())
+        self._totals: dict[str, Any] = {}
+        self._events: Counter[str] = Counter()
+        self._norms: dict[str, Tensor] = {}
+        self._finite: Tensor | None = None
+        self._batch = 0
+        self._since = time.perf_counter()
+
+    @property
+    def events(self) -> dict[str, int]:
+        """Examples left out and texts cut, by reason, since training began or was resumed."""
+        return dict(self._events)
+
+    # A step
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], dict[str, float]]:
+        """The batches of a step, and the counts of all processes' batches together."""
+        self._batch = 0
+        batches = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            batches.append(batch)
+        names = sorted({term.per for term in self.objective.terms.values()})
+        local = [float(sum(b.counts.get(name, 0) for b in batches)) for name in names]
+        counts = dict(zip(names, self._sum_over_processes(local), strict=True))
+        for batch in batches:
+            self._events.update(batch.events)
+        if batches and not all(counts.values()):
+            left = ", ".join(f"{reason}: {n}" for reason, n in sorted(self._events.items()))
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: no usable example is left ({left})"
+            )
+        return batches, counts
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs.to(self.args.device)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted."""
+        return 0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Mapping[str, float] | None = None,
+    ) -> Tensor:
+        """This process' part of the step's loss, times the number of processes.
+
+        What is added up over accumulated batches and averaged over processes is then the loss.
+        """
+        if num_items_in_batch is None:
+            raise ValueError("num_items_in_batch must be the counts of the step")
+        objective = self.objective
+        objective.step = self.state.global_step
+        objective.progress = min(self.state.global_step / max(self.state.max_steps, 1), 1.0)
+        objective.step_seed = self._seed()
+        sums = model(inputs)
+        processes = self.accelerator.num_processes
+        parts = [
+            sums[name] * (processes * term.weight / num_items_in_batch[term.per])
+            for name, term in objective.terms.items()
+        ]
+        loss = torch.stack([part.float() for part in parts]).sum()
+        self._count(inputs, sums)
+        finite = loss.detach().isfinite()
+        self._finite = finite if self._finite is None else self._finite & finite
+        return loss
+
+    def _seed(self) -> int:
+        """Differs between steps, batches of a step and processes; the same after resuming."""
+        batch = self.state.global_step * self.args.gradient_accumulation_steps + self._batch
+        self._batch += 1
+        index = batch * self.accelerator.num_processes + self.accelerator.process_index
+        return (self.args.seed << 40) + index
+
+    def _count(self, batch: Any, sums: Mapping[str, Tensor]) -> None:
+        totals = self._totals
+        counts = {"positions": batch.tokens_read, **batch.counts}
+        documents = getattr(batch, "documents", None)
+        if documents is not None:
+            counts["text_tokens"] = documents.text_tokens
+            counts["memory_written"] = len(documents) * documents.batch.n_memory
+        for name, value in {**counts, **sums}.items():
+            value = value.detach() if isinstance(value, Tensor) else value
+            totals[name] = totals.get(name, 0) + value
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        self._require_finite()
+        self._norms = {
+            name: torch.stack([p.grad.norm() for p in group if p.grad is not None]).norm()
+            for name, group in self._groups.items()
+            if any(p.grad is not None for p in group)
+        }
+        return super()._clip_grad_norm(model)
+
+    def _require_finite(self) -> None:
+        finite, self._finite = self._finite, None
+        if finite is not None and not bool(finite):
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: the loss is not finite; the last checkpoint "
+                "is as it was. A lower learning_rate or bf16 in place of fp16 may help"
+            )
+
+    # Logging
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to `logs` what was counted since the last time."""
+        if "loss" in logs:
+            logs = {**logs, **self._counted()}
+        super().log(logs, start_time)
+
+    def _counted(self) -> dict[str, float]:
+        names = sorted(self._totals)
+        values = self._sum_over_processes([float(self._totals[name]) for name in names])
+        totals = defaultdict(float, zip(names, values, strict=True))
+        self._totals.clear()
+        now = time.perf_counter()
+        elapsed, self._since = now - self._since, now
+        logs = _means(totals, self.objective)
+        logs.update({f"grad_norm_{name}": float(norm) for name, norm in self._norms.items()})
+        logs["tokens_per_second"] = totals["positions"] / elapsed
+        if totals["memory_written"]:
+            logs["effective_compression"] = totals["text_tokens"] / totals["memory_written"]
+        logs.update({reason: float(n) for reason, n in self._events.items()})
+        return logs
+
+    def _sum_over_processes(self, values: Sequence[float]) -> list[float]:
+        if self.accelerator.num_processes == 1 or not values:
+            return list(values)
+        local = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        if local.device.type == "mps":
+            local = local.float()
+        summed: list[float] = self.accelerator.reduce(local, reduction="sum").tolist()
+        return summed
+
+    # Evaluation
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Means over all tokens, documents or questions of the evaluation set."""
+        model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
+        model.eval()
+        totals: dict[str, float] = defaultdict(float)
+        examples = 0
+        for batch in dataloader:
+            examples += len(batch.prompts.batch.lengths) if hasattr(batch, "prompts") else 0
+            for name, value in {**batch.counts, **model(batch)}.items():
+                totals[name] += float(value)
+        names = sorted(totals)
+        values = self._sum_over_processes([totals[name] for name in names])
+        means = _means(defaultdict(float, zip(names, values, strict=True)), self.objective)
+        terms = self.objective.terms.items()
+        means["loss"] = sum(term.weight * means.get(name, math.nan) for name, term in terms)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        return EvalLoopOutput(None, None, metrics, examples)
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        step = self.state.global_step
+        final = Path(self.args.output_dir) / f"checkpoint-{step}"
+        unfinished = final.with_name(_UNFINISHED + final.name)
+        main = self.args.should_save
+        if main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self._save_weights(unfinished)
+        state.save_random_state(unfinished, self.accelerator.process_index)
+        self._save_run(unfinished)
+        self.accelerator.wait_for_everyone()
+        if main:
+            self._update_callback_states()
+            best = self.state.best_global_step
+            if best:
+                self.state.best_model_checkpoint = str(final.with_name(f"checkpoint-{best}"))
+            self.state.save_to_json(str(unfinished / "trainer_state.json"))
+            _sync(unfinished)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(unfinished, final)
+            self._remove_old()
+        self.accelerator.wait_for_everyone()
+
+    def _save_weights(self, folder: Path) -> None:
+        model = self.objective.model
+        if self.args.should_save and isinstance(model, Clara):
+            model.save_pretrained(folder)
+
+    def _save_run(self, folder: Path) -> None:
+        if self.args.should_save:
+            scaler = getattr(self.accelerator, "scaler", None)
+            state.save_optimizer(folder, self.optimizer, self.lr_scheduler, scaler)
+
+    def save_run(self, folder: Path) -> None:
+        """Write the trained model, all of it or nothing."""
+        unfinished = folder.with_name(_UNFINISHED + folder.name)
+        if self.args.should_save:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._save_weights(unfinished)
+        if self.args.should_save:
+            _sync(unfinished)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(unfinished, folder)
+        self.accelerator.wait_for_everyone()
+
+    def _update_callback_states(self) -> None:
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+
+    def _remove_old(self) -> None:
+        limit = self.args.save_total_limit
+        if not limit:
+            return
+        kept = self.state.best_model_checkpoint
+        old = [c for c in checkpoints(self.args.output_dir)[:-limit] if str(c) != kept]
+        for checkpoint in old:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        self.objective.model.load_weights(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        self.objective.model.load_weights(Path(str(self.state.best_model_checkpoint)))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            scaler = getattr(self.accelerator, "scaler", None)
+            state.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler, scaler)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Done with the optimizer."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            state.load_random_state(Path(checkpoint), self.accelerator.process_index)
+
+
+def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = {
+        int(match[1]): Path(folder) / match[0]
+        for name in (os.listdir(folder) if os.path.isdir(folder) else [])
+        if (match := re.fullmatch(r"checkpoint-(\d+)", name))
+    }
+    return [found[step] for step in sorted(found)]
+
+
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Remove what a killed run left behind of a checkpoint it was writing."""
+    for path in Path(folder).glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _means(totals: Mapping[str, float], objective: Objective) -> dict[str, float]:
+    means = {
+        name: totals[name] / totals[term.per]
+        for name, term in objective.terms.items()
+        if totals[term.per]
+    }
+    if totals["ranked"]:
+        means.update({f"recall@{k}": totals[f"recall@{k}"] / totals["ranked"] for k in CUTOFFS})
+    return means
+
+
+def _sync(folder: Path) -> None:
+    """Have everything in a folder on disk before it gets its name."""
+    for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
