@@ -215,8 +215,10 @@ class Encoder:
         (batch,) = pack(sequences, n_memory=m, batch_tokens=total, device=torch.device("cpu"))
         order = torch.empty(len(sequences), dtype=torch.long)
         order[batch.rows] = torch.arange(len(sequences))
-        markers = sum(token < 0 for sequence in sequences for token in sequence)
-        return PackedTexts(batch, order, total - markers)
+        # No text has these two as tokens, see `SafeTokenizer`.
+        ends = {self.tokenizer.bos_id, self.tokenizer.eos_id}
+        text = sum(token >= 0 and token not in ends for each in sequences for token in each)
+        return PackedTexts(batch, order, text)
 
     def memory_prompt(
         self, documents: int, question: str, answer: str, *, task: bool = False

@@ -1,0 +1,92 @@
+"""A small model and small data that training is tested with."""
+
+import json
+
+import pytest
+import torch
+
+from clara import Clara, ClaraConfig
+from clara.adapters import ADAPTERS
+
+NAMES = ["Ada", "Ben", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
+TOWNS = ["Ayr", "Bath", "Cork", "Deal", "Ely", "Frome", "Gort", "Hull"]
+
+
+def fact(row):
+    name, town = NAMES[row % 8], TOWNS[(row * 3 + row // 8) % 8]
+    return f"{name} number {row} lives in {town}.", f"Where does {name} number {row} live?", town
+
+
+def pretraining_rows(count=24):
+    rows = []
+    for row in range(count):
+        text, question, town = fact(row)
+        if row % 4 == 3:
+            rows.append(
+                {
+                    "data_type": "paraphrase",
+                    "question": ["Say it in other words."],
+                    "answers": [f"In {town} lives number {row}."],
+                    "docs": [text],
+                }
+            )
+        else:
+            questions = [question, "Which number is it?"][: 1 + row % 2]
+            rows.append(
+                {
+                    "data_type": "qa",
+                    "question": questions,
+                    "answers": [town, str(row)][: len(questions)],
+                    "docs": [text],
+                }
+            )
+    return rows
+
+
+def ranking_rows(count=24):
+    rows = []
+    for row in range(count):
+        _, question, town = fact(row)
+        gold = row % 3
+        others = [fact((row + 5 * i) % 40)[0] for i in range(1, 4 + row % 4)]
+        documents = [*others[:gold], fact(row)[0], *others[gold:]]
+        rows.append({"question": question, "docs": documents, "pos_index": [gold], "answer": town})
+    return rows
+
+
+@pytest.fixture(scope="session")
+def training_data(tmp_path_factory):
+    """Folder with pretrain.jsonl and ranking.jsonl, the latter also for instruction tuning."""
+    folder = tmp_path_factory.mktemp("training-data")
+    for name, rows in (("pretrain", pretraining_rows()), ("ranking", ranking_rows())):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def make_model(tiny_backbone):
+    """A function that makes a small model of its own, adapters drawn at random."""
+
+    def make(family="llama", *, std=0.1, **settings):
+        config = ClaraConfig(
+            **{
+                "compression_rate": 16,
+                "document_length": 64,
+                "lora_rank": 4,
+                "lora_alpha": 8,
+                "lora_dropout": 0.0,
+                "dtype": "float32",
+                "top_k": 2,
+                **settings,
+            }
+        )
+        model = Clara.from_backbone(tiny_backbone(family), config)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name in ADAPTERS:
+                for parameter in model.adapters.parameters(name).values():
+                    parameter.normal_(std=std, generator=generator)
+        return model
+
+    return make

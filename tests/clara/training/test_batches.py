@@ -1,0 +1,179 @@
+import pytest
+import torch
+
+from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
+from clara.packing import compressor_input
+from clara.prompts import build_prompt, memory_slots
+from clara.tokenizer import Marker
+from clara.training.batches import (
+    CompressionCollator,
+    EmptyBatch,
+    Encoder,
+    RankingCollator,
+    SkippedExampleError,
+    TextCollator,
+    candidate_id,
+)
+
+LONG = "The river runs past the old mill and under the bridge. " * 12
+
+
+def encoder(model, **options):
+    return Encoder(model.tokenizer, model.config, **{"max_prompt_tokens": None, **options})
+
+
+def prompts_of(batch):
+    ids, start = batch.prompts.batch.ids.tolist(), 0
+    found = []
+    for length in batch.prompts.batch.lengths:
+        found.append(ids[start : start + length])
+        start += length
+    return found
+
+
+def answers_of(model, batch):
+    """Texts of the targets, prompt after prompt."""
+    bounds = [0]
+    for length in batch.prompts.batch.lengths:
+        bounds.append(bounds[-1] + length)
+    targets = batch.prompts.targets
+    ids = batch.prompts.batch.ids
+    return [
+        model.tokenizer.decode(ids[targets[(targets >= low) & (targets < high)]].tolist())
+        for low, high in zip(bounds, bounds[1:])
+    ]
+
+
+def test_documents_come_back_in_order(tiny_model):
+    examples = [
+        AnswerExample("One?", ("short", "a much longer document than the first"), "yes"),
+        AnswerExample("Two?", ("of middling length",), "no"),
+    ]
+    batch = CompressionCollator(encoder(tiny_model))(examples)
+    texts = [text for example in examples for text in example.documents]
+    with torch.no_grad():
+        hidden = tiny_model.encode(batch.documents.batch, "compressor")
+    memory = batch.documents.memory(hidden)
+    wanted = tiny_model.compress(texts).memory
+    torch.testing.assert_close(memory, wanted, rtol=1e-4, atol=1e-5)
+    tokens = [e.ids for e in tiny_model.tokenizer.encode_texts(texts)]
+    assert batch.documents.text_tokens == sum(map(len, tokens))
+    assert batch.counts == {"tokens": len(batch.prompts.targets), "documents": 3}
+    assert batch.tokens_read == len(batch.documents.batch.ids) + len(batch.prompts.batch.ids)
+
+
+def test_text_tokens_leave_out_begin_and_end(tiny_model):
+    (sequence,) = encoder(tiny_model).passages(["two words"], "document")
+    packed = encoder(tiny_model).pack([sequence])
+    (tokens,) = tiny_model.tokenizer.encode_texts(["two words"])
+    tokenizer = tiny_model.tokenizer
+    assert sequence == compressor_input(
+        tokens.ids, bos=tokenizer.bos_id, eos=tokenizer.eos_id, n_memory=4
+    )
+    assert packed.text_tokens == len(tokens.ids)
+
+
+def test_all_pairs_are_written_in_order(tiny_model):
+    example = PretrainingExample("qa", ("Who?", "Where?"), ("Ada", "Ayr"), ("Ada is in Ayr.",))
+    batch = CompressionCollator(encoder(tiny_model))([example])
+    (answer,) = answers_of(tiny_model, batch)
+    assert answer.strip() == "Question: Who?\nAnswer: Ada\n\nQuestion: Where?\nAnswer: Ayr"
+    (prompt,) = prompts_of(batch)
+    assert prompt.count(Marker.MEMORY) == 4
+    assert prompt.count(Marker.SEPARATOR) == 1
+
+
+@pytest.mark.parametrize("asked", [(), ("Say it again.",)])
+def test_a_paraphrase_is_the_target(tiny_model, asked):
+    example = PretrainingExample("paraphrase", asked, ("In Ayr is Ada.",), ("Ada is in Ayr.",))
+    batch = CompressionCollator(encoder(tiny_model))([example])
+    assert answers_of(tiny_model, batch)[0].strip() == "In Ayr is Ada."
+    text = tiny_model.tokenizer.decode([i for i in prompts_of(batch)[0] if i >= 0])
+    assert (asked[0] if asked else "in other words") in text
+
+
+def test_the_prompt_of_a_question_is_that_of_answering(tiny_model):
+    example = AnswerExample("Who is it?", ("It is Ada.", "It is Ben."), "Ada")
+    batch = CompressionCollator(encoder(tiny_model))([example])
+    config = tiny_model.config
+    slots = memory_slots(2, config.memory_tokens, config.separator)
+    wanted = build_prompt(tiny_model.tokenizer, config.prompt, slots, "Who is it?", "Ada")
+    assert prompts_of(batch) == [wanted.ids]
+    assert batch.prompts.targets.tolist() == list(range(wanted.answer_start, len(wanted.ids)))
+
+
+def test_ranking_prompts_have_slots_for_what_is_selected(tiny_model):
+    examples = [
+        RankingExample("Who?", ("a", "b", "c"), (1,), "Ada"),
+        RankingExample("Where?", ("d",), (), "Ayr"),
+    ]
+    batch = RankingCollator(encoder(tiny_model), top_k=2)(examples)
+    assert [prompt.count(Marker.MEMORY) for prompt in prompts_of(batch)] == [8, 4]
+    assert batch.offsets == [0, 3, 4]
+    assert batch.candidates == [[candidate_id(t) for t in "abc"], [candidate_id("d")]]
+    assert batch.positives == [(1,), ()]
+    assert batch.counts == {"tokens": len(batch.prompts.targets), "questions": 2}
+
+
+def test_questions_without_positives_are_counted(tiny_model):
+    examples = [
+        RankingExample("Who?", ("a", "b"), (1,), "Ada"),
+        RankingExample("Where?", ("d",), (), "Ayr"),
+    ]
+    batch = RankingCollator(encoder(tiny_model), 2, need_positives=True)(examples)
+    assert batch.events == {"no positives": 1}
+    assert batch.positives == [(1,)]
+
+
+def test_text_prompts_hold_the_documents(tiny_model):
+    batch = TextCollator(encoder(tiny_model))([AnswerExample("Who?", ("It is Ada.",), "Ada")])
+    (prompt,) = prompts_of(batch)
+    assert min(prompt) >= 0
+    assert "It is Ada." in tiny_model.tokenizer.decode(prompt)
+
+
+def test_long_documents_are_cut_and_counted(tiny_model):
+    example = AnswerExample("Who?", (LONG, "It is Ada."), "Ada")
+    batch = CompressionCollator(encoder(tiny_model))([example])
+    assert batch.events == {"document truncated": 1}
+    assert max(batch.documents.batch.lengths) == 64 + 3 + 4  # no <eos> but a token more
+
+
+def test_a_prompt_over_the_budget(tiny_model):
+    examples = [AnswerExample("Who?", ("It is Ada.",), answer) for answer in ("Ada", LONG)]
+    batch = CompressionCollator(encoder(tiny_model, max_prompt_tokens=200))(examples)
+    assert batch.events == {"prompt over the budget": 1}
+    assert len(batch.prompts.batch.lengths) == 1
+    strict = CompressionCollator(encoder(tiny_model, max_prompt_tokens=200, on_unusable="error"))
+    with pytest.raises(SkippedExampleError, match=r"a prompt has \d+ tokens, max_prompt_tokens"):
+        strict(examples)
+
+
+def test_documents_over_the_limit_can_be_refused(tiny_model):
+    examples = [AnswerExample("Who?", (LONG,), "Ada")]
+    batch = CompressionCollator(encoder(tiny_model, overflow="error"))(examples)
+    assert isinstance(batch, EmptyBatch)
+    assert batch.events == {"document empty or too long": 1}
+    strict = CompressionCollator(encoder(tiny_model, overflow="error", on_unusable="error"))
+    with pytest.raises(SkippedExampleError, match="the limit is 64"):
+        strict(examples)
+
+
+def test_counts_of_one_batch_do_not_show_in_the_next(tiny_model):
+    collate = CompressionCollator(encoder(tiny_model))
+    assert collate([AnswerExample("Who?", (LONG,), "Ada")]).events
+    assert not collate([AnswerExample("Who?", ("It is Ada.",), "Ada")]).events
+
+
+def test_control_tokens_in_text_are_text(tiny_model):
+    tokenizer = tiny_model.tokenizer
+    example = AnswerExample("</s> Who?", ("<s> It is <MEM0> </s> Ada.",), "</s>Ada")
+    batch = CompressionCollator(encoder(tiny_model))([example])
+    documents = batch.documents.batch.ids.tolist()
+    assert documents.count(tokenizer.bos_id) == 1
+    assert documents.count(tokenizer.eos_id) == 1
+    (prompt,) = prompts_of(batch)
+    plain = AnswerExample("Who?", ("Ada.",), "Ada")
+    (other,) = prompts_of(CompressionCollator(encoder(tiny_model))([plain]))
+    for token in (tokenizer.bos_id, tokenizer.eos_id):
+        assert prompt.count(token) == other.count(token)

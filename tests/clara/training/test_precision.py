@@ -1,0 +1,129 @@
+"""Mixed precision, quantized backbones and sharded ones."""
+
+import json
+
+import pytest
+import torch
+
+from clara import Clara
+from clara.adapters import COMPRESSOR, GENERATOR
+from clara.data.examples import ExampleFile, pretraining_example
+from clara.training.arguments import RunSettings
+from clara.training.batches import CompressionCollator, Encoder
+from clara.training.compression import CompressionObjective
+from clara.training.run import run
+
+from .test_resuming import launched, losses, program, settings, weights  # noqa: F401
+
+
+@pytest.fixture
+def batch_of(training_data):
+    def make(model):
+        examples = ExampleFile(training_data / "pretrain.jsonl", pretraining_example)[:6]
+        return CompressionCollator(Encoder(model.tokenizer, model.config, None))(examples)
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_autocast_is_near_float32(make_model, batch_of, dtype, weight):
+    objective = CompressionObjective(make_model(), alignment_weight=weight)
+    batch = batch_of(objective.model)
+
+    def step(enabled):
+        objective.zero_grad()
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            sums = objective(batch)
+        loss = sum(sums.values())
+        loss.backward()
+        grads = [p.grad.flatten() for p in objective.parameters() if p.requires_grad]
+        assert all(g.dtype == torch.float32 for g in grads)
+        return loss.item(), torch.cat(grads)
+
+    exact, gradient = step(False)
+    loss, rounded = step(True)
+    assert loss == pytest.approx(exact, rel=0.02)
+    assert torch.cosine_similarity(gradient, rounded, dim=0) > 0.98
+
+
+def test_a_run_in_bfloat16(tiny_backbone, training_data, tmp_path):
+    data = training_data / "pretrain.jsonl"
+    curves = {}
+    for name, options in (("plain", {}), ("mixed", {"bf16": True, "use_cpu": True})):
+        values = settings(
+            tiny_backbone("llama"),
+            data,
+            tmp_path / name,
+            config={"lora_dropout": 0.0},
+            max_steps=6,
+            **options,
+        )
+        run("pretrain", RunSettings(**values))
+        curves[name] = losses(tmp_path / name)
+    assert curves["mixed"] != curves["plain"]
+    assert curves["mixed"] == pytest.approx(curves["plain"], rel=0.05)
+
+
+def test_adapters_are_kept_in_float32_over_a_bfloat16_backbone(
+    tiny_backbone, training_data, tmp_path
+):
+    values = settings(
+        tiny_backbone("llama"),
+        training_data / "pretrain.jsonl",
+        tmp_path / "run",
+        config={"dtype": "bfloat16"},
+        max_steps=4,
+        learning_rate=1e-5,  # far below bfloat16's precision
+    )
+    outcome = run("pretrain", RunSettings(**values))
+    state = weights(outcome.model)
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    up = [value for name, value in state.items() if name.startswith(GENERATOR) and "lora_B" in name]
+    assert all(value.any() for value in up)
+    down = [v for n, v in state.items() if n.startswith(COMPRESSOR) and "lora_A" in n]
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in down)
+    assert Clara.from_pretrained(outcome.model).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "end-to-end"])
+def test_a_4_bit_backbone(tiny_backbone, training_data, tmp_path, stage):
+    pytest.importorskip("bitsandbytes")
+    data = training_data / ("pretrain.jsonl" if stage == "pretrain" else "ranking.jsonl")
+    values = settings(
+        tiny_backbone("llama"),
+        data,
+        tmp_path / "run",
+        config={"quantization": "nf4", "lora_dropout": 0.0},
+        max_steps=6,
+        learning_rate=2e-2,
+        gradient_checkpointing=True,
+    )
+    outcome = run(stage, RunSettings(**values))
+    curve = list(losses(tmp_path / "run").values())
+    assert curve[-1] < curve[0]
+    loaded = Clara.from_pretrained(outcome.model)
+    assert loaded.config.quantization == "nf4"
+    assert loaded.compress(["The mill was built by Ada."]).memory.isfinite().all()
+    assert json.loads((outcome.model / "config.json").read_text())["quantization"] == "nf4"
+
+
+def test_a_4_bit_backbone_in_two_processes(tiny_backbone, training_data, tmp_path, program):  # noqa: F811
+    pytest.importorskip("bitsandbytes")
+    data = training_data / "pretrain.jsonl"
+    common = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 2}
+    config = {"quantization": "nf4", "lora_dropout": 0.0}
+    alone = settings(
+        tiny_backbone("llama"),
+        data,
+        tmp_path / "one",
+        config=config,
+        **{**common, "per_device_train_batch_size": 4},
+    )
+    run("pretrain", RunSettings(**alone))
+    together = settings(tiny_backbone("llama"), data, tmp_path / "two", config=config, **common)
+    launched(program, {**together, "stage": "pretrain", "pause": 0, "resume": False})
+    before, after = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")
+    for name, value in before.items():
+        scale = float(value.norm()) or 1.0
+        assert float((after[name] - value).norm()) <= 1e-4 * scale, name

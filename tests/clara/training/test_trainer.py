@@ -1,0 +1,391 @@
+"""Steps, logs and checkpoints of a run."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clara import Clara
+from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.data.examples import ExampleFile, pretraining_example
+from clara.training.arguments import ClaraTrainingArguments, RunSettings, SettingsError
+from clara.training.batches import CompressionCollator, EmptyBatch, Encoder, SkippedExampleError
+from clara.training.callbacks import read_log
+from clara.training.compression import CompressionObjective
+from clara.training.run import run, start_query_reasoner
+from clara.training.trainer import ClaraTrainer, TrainingError, checkpoints
+
+DEFAULTS = {
+    "max_steps": 4,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture
+def settings(tiny_backbone, training_data, tmp_path):
+    """A function that makes settings of a run in `tmp_path / name`."""
+
+    def make(name="run", data="pretrain", model=None, config=None, evaluation=False, **arguments):
+        small = {"compression_rate": 16, "document_length": 64, "lora_rank": 4, "top_k": 2}
+        file = str(training_data / f"{data}.jsonl")
+        return RunSettings(
+            model=None if model is None else str(model),
+            backbone=None if model else str(tiny_backbone("llama")),
+            config={**({} if model else small), **(config or {})},
+            train_data=file,
+            eval_data=file if evaluation else None,
+            train_split="train",
+            eval_split="validation",
+            arguments={**DEFAULTS, "output_dir": str(tmp_path / name), **arguments},
+        )
+
+    return make
+
+
+def weights(folder):
+    """All that a model folder holds, by file and name."""
+    return {
+        f"{file.relative_to(folder)}:{name}": value
+        for file in sorted(Path(folder).rglob("*.safetensors"))
+        if "optimizer" not in file.name and "random" not in file.name
+        for name, value in load_file(file).items()
+    }
+
+
+def assert_same(one, other, *, rtol=0.0, atol=0.0):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=rtol, atol=atol, msg=name)
+
+
+def losses(folder):
+    return [r["loss"] for r in read_log(Path(folder) / "log.jsonl") if "loss" in r]
+
+
+class TestStep:
+    def test_accumulated_batches_weigh_every_token_the_same(self, settings):
+        """Batches of 8, of 4 accumulated twice and of 2 accumulated four times."""
+        found = []
+        for size, accumulated in ((8, 1), (4, 2), (2, 4)):
+            made = settings(
+                f"run-{size}",
+                config={"lora_dropout": 0.0},
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=accumulated,
+                optim="sgd",
+                learning_rate=0.1,
+                max_steps=3,
+            )
+            found.append(
+                (weights(run("pretrain", made).model), losses(made.arguments["output_dir"]))
+            )
+        for other, curve in found[1:]:
+            assert_same(found[0][0], other, rtol=1e-4, atol=1e-6)
+            assert curve == pytest.approx(found[0][1], rel=1e-5)
+
+    def test_the_logged_loss_is_the_mean_over_tokens_and_documents(
+        self, make_model, training_data, tmp_path
+    ):
+        model = make_model()
+        objective = CompressionObjective(model, alignment_weight=0.5)
+        collator = CompressionCollator(Encoder(model.tokenizer, model.config, None))
+        examples = ExampleFile(training_data / "pretrain.jsonl", pretraining_example)[:8]
+        batch = collator(examples)
+        with torch.no_grad():
+            sums = objective.eval()(batch)
+        ce = sums["ce"] / batch.counts["tokens"]
+        mse = sums["mse"] / batch.counts["documents"]
+        arguments = ClaraTrainingArguments(
+            **{**DEFAULTS, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 3},
+            output_dir=str(tmp_path),
+            num_train_epochs=1,
+        )
+        arguments.max_steps = 1
+        trainer = ClaraTrainer(objective, arguments, collator, examples)
+        trainer.train()
+        (record,) = [r for r in trainer.state.log_history if "loss" in r]
+        assert record["loss"] == pytest.approx(float(ce + 0.5 * mse), rel=1e-4)
+        assert record["ce"] == pytest.approx(float(ce), rel=1e-4)
+        assert record["mse"] == pytest.approx(float(mse), rel=1e-4)
+        read = batch.documents.text_tokens / (len(batch.documents) * 4)
+        assert record["effective_compression"] == pytest.approx(read)
+        norms = [record[f"grad_norm_{n}"] for n in (COMPRESSOR, GENERATOR, "memory_tokens")]
+        assert record["grad_norm"] == pytest.approx(math.hypot(*norms), rel=1e-4)
+        assert record["tokens_per_second"] > 0
+
+    def test_evaluation_weighs_every_token_the_same(self, make_model, training_data, tmp_path):
+        model = make_model()
+        objective = CompressionObjective(model)
+        collator = CompressionCollator(Encoder(model.tokenizer, model.config, None))
+        examples = ExampleFile(training_data / "pretrain.jsonl", pretraining_example)
+        results = []
+        for size in (24, 5, 1):
+            arguments = ClaraTrainingArguments(
+                **DEFAULTS, output_dir=str(tmp_path), per_device_eval_batch_size=size
+            )
+            trainer = ClaraTrainer(objective, arguments, collator, examples, examples)
+            results.append(trainer.evaluate())
+        for other in results[1:]:
+            for name in ("eval_loss", "eval_ce", "eval_mse"):
+                assert other[name] == pytest.approx(results[0][name], rel=1e-5)
+        weighed = results[0]["eval_ce"] + 0.1 * results[0]["eval_mse"]
+        assert results[0]["eval_loss"] == pytest.approx(weighed)
+
+    def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_are_touched(
+        self, make_model, training_data, tmp_path
+    ):
+        model = make_model()
+        objective = CompressionObjective(model)
+        collator = CompressionCollator(Encoder(model.tokenizer, model.config, None))
+        examples = ExampleFile(training_data / "pretrain.jsonl", pretraining_example)
+        arguments = ClaraTrainingArguments(**DEFAULTS, output_dir=str(tmp_path))
+        trainer = ClaraTrainer(objective, arguments, collator, examples)
+        sums = objective.sums
+        objective.sums = lambda batch: {
+            name: value * (math.nan if trainer.state.global_step == 2 else 1)
+            for name, value in sums(batch).items()
+        }
+        with pytest.raises(TrainingError, match="step 3: the loss is not finite"):
+            trainer.train()
+        assert all(p.isfinite().all() for p in model.parameters())
+        assert [c.name for c in checkpoints(tmp_path)] == ["checkpoint-2"]
+
+    def test_a_step_without_any_usable_example_ends_the_run(self, settings):
+        made = settings(max_prompt_tokens=10)
+        with pytest.raises(TrainingError, match=r"step 1: .*prompt over the budget: 4"):
+            run("pretrain", made)
+
+    def test_unusable_examples_are_counted(self, settings):
+        made = settings(max_prompt_tokens=110, per_device_train_batch_size=12)
+        outcome = run("pretrain", made)
+        assert set(outcome.events) == {"prompt over the budget"}
+        assert outcome.events["prompt over the budget"] > 0
+        record = read_log(Path(made.arguments["output_dir"]) / "log.jsonl")[3]
+        assert record["prompt over the budget"] > 0
+
+    def test_unusable_examples_can_end_the_run(self, settings):
+        made = settings(max_prompt_tokens=110, on_unusable="error", max_steps=6)
+        with pytest.raises(SkippedExampleError, match="max_prompt_tokens is 110"):
+            run("pretrain", made)
+
+    def test_batches_of_which_nothing_is_left_take_part(self, make_model, training_data, tmp_path):
+        """An empty batch among accumulated ones changes nothing."""
+        examples = ExampleFile(training_data / "pretrain.jsonl", pretraining_example)[:4]
+        found = []
+        for name, empty in (("with", True), ("without", False)):
+            model = make_model()
+            objective = CompressionObjective(model)
+            collate = CompressionCollator(Encoder(model.tokenizer, model.config, None))
+            rows = [*examples, *([None] * 4 if empty else [])]
+            arguments = ClaraTrainingArguments(
+                **{**DEFAULTS, "max_steps": 1, "gradient_accumulation_steps": 1 + empty},
+                output_dir=str(tmp_path / name),
+            )
+            trainer = ClaraTrainer(
+                objective,
+                arguments,
+                lambda part, collate=collate: EmptyBatch({}) if part[0] is None else collate(part),
+                rows,
+            )
+            trainer._get_train_sampler = lambda *_, rows=rows: torch.utils.data.SequentialSampler(
+                rows
+            )
+            trainer.train()
+            found.append({n: p.detach().clone() for n, p in model.named_parameters()})
+        assert_same(*found, rtol=1e-5, atol=1e-7)
+
+
+class TestWhatIsSaved:
+    @pytest.mark.parametrize("stage", ["pretrain", "instruct", "end-to-end", "contrastive", "text"])
+    def test_what_trains_changes_and_nothing_else(self, settings, make_model, tmp_path, stage):
+        """By name, before and after saving and loading."""
+        make_model().save_pretrained(tmp_path / "start")
+        data = "pretrain" if stage == "pretrain" else "ranking"
+        made = settings(data=data, model=tmp_path / "start", config={"temperature": 1.0})
+        outcome = run(stage, made)
+        before, after = weights(tmp_path / "start"), weights(outcome.model)
+        assert before.keys() == after.keys()
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        adapters = {
+            "pretrain": {COMPRESSOR, GENERATOR},
+            "instruct": {COMPRESSOR, GENERATOR},
+            "end-to-end": {QUERY_REASONER, GENERATOR},
+            "contrastive": {QUERY_REASONER},
+            "text": {GENERATOR},
+        }[stage]
+        wanted = {name for name in before if name.split("/")[0] in adapters}
+        if COMPRESSOR in adapters:
+            wanted |= {name for name in before if name.startswith("memory_tokens")}
+        assert changed == wanted
+        loaded = Clara.from_pretrained(outcome.model, dtype="float32")
+        loaded.save_pretrained(tmp_path / "again")
+        assert_same(after, weights(tmp_path / "again"))
+
+    def test_a_second_stage_trains_after_loading_too(self, settings):
+        first = run("pretrain", settings("first"))
+        second = run("instruct", settings("second", data="ranking", model=first.model))
+        before, after = weights(first.model), weights(second.model)
+        changed = {
+            n.split("/")[0].split(":")[0] for n in before if not torch.equal(before[n], after[n])
+        }
+        assert changed == {COMPRESSOR, GENERATOR, "memory_tokens.safetensors"}
+
+    def test_no_pickle_anywhere(self, settings, tmp_path):
+        run("pretrain", settings())
+        kinds = {file.suffix for file in (tmp_path / "run").rglob("*") if file.is_file()}
+        assert kinds <= {".safetensors", ".json", ".jsonl", ".md", ".jinja", ".png"}
+
+    def test_a_checkpoint_is_a_model(self, settings, tmp_path):
+        outcome = run("pretrain", settings())
+        last = checkpoints(tmp_path / "run")[-1]
+        assert last.name == "checkpoint-4"
+        models = [Clara.from_pretrained(folder) for folder in (last, outcome.model)]
+        memories = [model.compress(["The mill was built by Ada."]).memory for model in models]
+        assert torch.equal(*memories)
+
+    def test_old_checkpoints_go_but_the_best_stays(self, settings, tmp_path):
+        made = settings(
+            evaluation=True,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_steps=1,
+            max_steps=6,
+            save_total_limit=2,
+            load_best_model_at_end=True,
+            learning_rate=0.5,  # so high that a later step is not the best
+        )
+        outcome = run("pretrain", made)
+        records = read_log(tmp_path / "run" / "log.jsonl")
+        scores = {r["step"]: r["eval_loss"] for r in records if "eval_loss" in r}
+        best = min(scores, key=scores.__getitem__)
+        names = {c.name for c in checkpoints(tmp_path / "run")}
+        assert names == {f"checkpoint-{step}" for step in (best, 5, 6)}
+        assert_same(weights(tmp_path / "run" / f"checkpoint-{best}"), weights(outcome.model))
+
+    def test_early_stopping(self, settings, tmp_path):
+        made = settings(
+            evaluation=True,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_steps=1,
+            max_steps=30,
+            load_best_model_at_end=True,
+            patience=2,
+            metric_for_best_model="loss",
+            greater_is_better=True,  # so that no step after the first is better
+        )
+        outcome = run("pretrain", made)
+        assert outcome.steps == 3
+        with pytest.raises(SettingsError, match="patience needs load_best_model_at_end"):
+            run("pretrain", settings("other", patience=2))
+
+    def test_a_run_is_not_overwritten(self, settings, tmp_path):
+        run("pretrain", settings())
+        before = weights(tmp_path / "run" / "model")
+        with pytest.raises(SettingsError, match="holds a run already"):
+            run("pretrain", settings())
+        assert_same(before, weights(tmp_path / "run" / "model"))
+
+
+class TestStartOfTheQueryReasoner:
+    @pytest.mark.parametrize(
+        ("source", "trained", "copied"),
+        [
+            (None, False, True),
+            (None, True, False),
+            ("compressor", True, True),
+            ("saved", False, False),
+        ],
+    )
+    def test_where_it_starts(self, make_model, source, trained, copied):
+        model = make_model()
+        if not trained:
+            for name, value in model.adapters.parameters(QUERY_REASONER).items():
+                if ".lora_B." in name:
+                    value.data.zero_()
+        before = {n: v.clone() for n, v in model.adapters.state(QUERY_REASONER).items()}
+        assert start_query_reasoner(model, source) is copied
+        wanted = model.adapters.state(COMPRESSOR) if copied else before
+        assert_same(dict(model.adapters.state(QUERY_REASONER)), dict(wanted))
+
+    def test_end_to_end_starts_from_the_compressor(self, settings):
+        first = run("pretrain", settings("first"))
+        made = settings("second", data="ranking", model=first.model, learning_rate=0.0)
+        second = weights(run("end-to-end", made).model)
+        for name, value in weights(first.model).items():
+            if name.startswith(COMPRESSOR):
+                assert torch.equal(second[name.replace(COMPRESSOR, QUERY_REASONER)], value)
+
+
+class TestCandidates:
+    def test_an_index_of_another_compressor(self, settings, tmp_path):
+        index = str(tmp_path / "index")
+        first = run("pretrain", settings("first"))
+        made = settings("a", data="ranking", model=first.model, candidate_index=index)
+        run("end-to-end", made)
+        other = run("pretrain", settings("other", seed=1))
+        made = settings("b", data="ranking", model=other.model, candidate_index=index)
+        with pytest.raises(ValueError, match="memory of another compressor"):
+            run("end-to-end", made)
+
+    def test_an_index_is_used_again(self, settings, tmp_path, monkeypatch):
+        index = str(tmp_path / "index")
+        first = run("pretrain", settings("first"))
+        run("end-to-end", settings("a", data="ranking", model=first.model, candidate_index=index))
+        monkeypatch.setattr(
+            Clara, "compress", lambda *_, **__: pytest.fail("documents are compressed again")
+        )
+        made = settings("b", data="ranking", model=first.model, candidate_index=index)
+        run("contrastive", made)
+
+    def test_the_backbone_must_stay(self, settings):
+        with pytest.raises(SettingsError, match="changes the compressor"):
+            run("end-to-end", settings(data="ranking", train_backbone=True))
+
+
+class TestBackbone:
+    def test_it_is_saved_with_the_model_and_loaded_back(self, settings, tmp_path):
+        first = run("text", settings("first", data="ranking", train_backbone=True))
+        config = json.loads((first.model / "config.json").read_text())
+        assert config["backbone"] == "backbone"
+        start, own = (
+            Clara.from_backbone(first.model / "backbone"),
+            Clara.from_pretrained(first.model),
+        )
+        assert own.owns_backbone
+        assert not start.owns_backbone
+        assert own.fingerprint == Clara.from_pretrained(first.model).fingerprint
+        moved = tmp_path / "elsewhere"
+        first.model.rename(moved)
+        again = Clara.from_pretrained(moved)
+        assert again.fingerprint == own.fingerprint
+        text = ["The mill was built by Ada."]
+        assert torch.equal(again.compress(text).memory, own.compress(text).memory)
+        second = run("pretrain", settings("second", model=moved, train_backbone=True))
+        before, after = weights(moved), weights(second.model)
+        changed = {
+            n.split("/")[0].split(":")[0] for n in before if not torch.equal(before[n], after[n])
+        }
+        assert changed == {COMPRESSOR, GENERATOR, "memory_tokens.safetensors", "backbone"}
+        # Frozen from now on, and still saved.
+        third = run("end-to-end", settings("third", data="ranking", model=second.model))
+        assert_same(
+            {n: v for n, v in after.items() if n.startswith("backbone")},
+            {n: v for n, v in weights(third.model).items() if n.startswith("backbone")},
+        )
+        assert Clara.from_pretrained(third.model).fingerprint == (
+            Clara.from_pretrained(second.model).fingerprint
+        )
+
+    def test_adapters_alone_leave_it_out(self, settings):
+        outcome = run("pretrain", settings())
+        assert not (outcome.model / "backbone").exists()
+        assert {p.name for p in outcome.model.iterdir() if p.is_dir()} == set(ADAPTERS)
