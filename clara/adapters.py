@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from clara.config import ClaraConfig
 from clara.lora import MergingLinear
+from clara.sharding import fill, whole
 
 COMPRESSOR = "compressor"
 QUERY_REASONER = "query_reasoner"
@@ -53,7 +54,7 @@ class Adapters:
                 inject_adapter_in_model(self._settings, backbone, adapter_name=name)
         self._layers = [m for m in backbone.modules() if isinstance(m, BaseTunerLayer)]
         self._states = [vars(layer) for layer in self._layers]
-        self._parameters = {name: _lora_parameters(backbone, name) for name in ADAPTERS}
+        self.collect(backbone)
         self.lock = threading.RLock()
         self.freeze()
         with self.lock:
@@ -97,6 +98,10 @@ class Adapters:
         """Parameters of one adapter by their name in the backbone, adapter name left out."""
         return self._parameters[name]
 
+    def collect(self, backbone: PreTrainedModel) -> None:
+        """Find the adapters' parameters again, after FSDP has put others in their place."""
+        self._parameters = {name: _lora_parameters(backbone, name) for name in ADAPTERS}
+
     def freeze(self, *trainable: str) -> None:
         """Train the named adapters only; without a name, none."""
         for name in ADAPTERS:
@@ -135,14 +140,17 @@ class Adapters:
                     f"{list(state[key].shape)}, expected {list(parameter.shape)}"
                 )
         for key, parameter in own.items():
-            parameter.copy_(state[key])
+            fill(parameter, state[key])
 
     def save(self, folder: Path) -> None:
         """Write each adapter as a PEFT folder that `peft.PeftModel.from_pretrained` also reads."""
         for name in ADAPTERS:
             target = folder / name
             target.mkdir(parents=True, exist_ok=True)
-            state = {_PREFIX + k: v.contiguous().cpu() for k, v in self.state(name).items()}
+            state = {
+                _PREFIX + key: whole(value).contiguous().cpu()
+                for key, value in self.state(name).items()
+            }
             save_file(state, target / _WEIGHTS, metadata={"format": "pt"})
             self._settings.save_pretrained(str(target))
 

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clara import own_backbone
-from clara.adapters import COMPRESSOR
+from clara.adapters import ADAPTERS, COMPRESSOR
 from clara.backbone import backbone_digest
 from clara.config import MODEL_FIELDS, ClaraConfig
+from clara.sharding import fill, whole
 
 if TYPE_CHECKING:
     from clara.core import ClaraCore
@@ -63,7 +64,10 @@ def save(model: ClaraCore, folder: str | Path) -> None:
         model.backbone_digest = backbone_digest(str(folder / own_backbone.FOLDER))
         config = config.replace(backbone=own_backbone.FOLDER)
     model.adapters.save(folder)
-    rows = {k: v.detach().cpu().contiguous() for k, v in model.memory_tokens.state_dict().items()}
+    rows = {
+        name: whole(value.detach()).cpu().contiguous()
+        for name, value in model.memory_tokens.state_dict().items()
+    }
     save_file(rows, folder / MEMORY_TOKENS, metadata={"format": "pt"})
     model.tokenizer.tokenizer.save_pretrained(folder)
     local = model.owns_backbone or Path(str(config.backbone)).is_absolute()
@@ -76,6 +80,18 @@ def save(model: ClaraCore, folder: str | Path) -> None:
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     config.save(folder / CONFIG)
+
+
+def take_part(model: ClaraCore) -> None:
+    """What the other processes do while one saves a model that is spread over all of them."""
+    if model.owns_backbone:
+        for value in own_backbone.plain_state(model.backbone).values():
+            whole(value)
+    for name in ADAPTERS:
+        for value in model.adapters.state(name).values():
+            whole(value)
+    for value in model.memory_tokens.state_dict().values():
+        whole(value)
 
 
 def locate(name_or_path: str | Path) -> Path:
@@ -136,7 +152,8 @@ def load_weights(model: ClaraCore, folder: Path) -> None:
             raise ValueError(
                 f"{file}: {name} is {list(rows[name].shape)}, expected {list(value.shape)}"
             )
-    model.memory_tokens.load_state_dict(rows)
+    for name, value in own.items():
+        fill(value, rows[name])
     if model.owns_backbone:
         own_backbone.load(model, folder / own_backbone.FOLDER)
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from clara.sharding import fill, whole
+
 if TYPE_CHECKING:
     from clara.core import ClaraCore
 
@@ -30,14 +32,14 @@ def save(model: ClaraCore, folder: Path) -> None:
     backbone = model.backbone
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(backbone.config)
-    plain.load_state_dict(plain_state(backbone), assign=True)
+    state = {name: whole(value) for name, value in plain_state(backbone).items()}
+    plain.load_state_dict(state, assign=True)
     plain.tie_weights()
     plain.generation_config = backbone.generation_config
     plain.save_pretrained(folder)
     model.tokenizer.tokenizer.save_pretrained(folder)
 
 
-@torch.no_grad()
 def load(model: ClaraCore, folder: Path) -> None:
     """Fill the backbone with weights that `save` wrote.
 
@@ -52,4 +54,4 @@ def load(model: ClaraCore, folder: Path) -> None:
     if saved.keys() != own.keys() or any(own[name].shape != saved[name].shape for name in own):
         raise ValueError(f"{folder}: holds another backbone")
     for name, value in own.items():
-        value.copy_(saved[name])
+        fill(value, saved[name])

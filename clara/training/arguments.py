@@ -62,6 +62,8 @@ class ClaraTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self.remove_unused_columns = False
         self.dataloader_pin_memory = False  # batches are not made of tensors alone
+        # An objective uses all that it trains.
+        self.ddp_find_unused_parameters = bool(vars(self)["ddp_find_unused_parameters"])
         # A loss that is not finite ends the training; it must not be left out of the log.
         self.logging_nan_inf_filter = False
         for name, choices in (

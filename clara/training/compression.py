@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from clara.adapters import COMPRESSOR, GENERATOR
-from clara.core import ClaraCore
 from clara.encoding import answer_cross_entropy
+from clara.model import Clara
 from clara.training.batches import CompressionBatch
 from clara.training.objectives import Objective, Term
 from clara_kernels import memory_alignment_loss
@@ -29,7 +29,7 @@ class CompressionObjective(Objective):
 
     def __init__(
         self,
-        model: ClaraCore,
+        model: Clara,
         *,
         alignment_weight: float = 0.1,
         alignment_reduction: str = "mean",

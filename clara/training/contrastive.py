@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clara.adapters import QUERY_REASONER
-from clara.core import ClaraCore
+from clara.model import Clara
 from clara.training.batches import RankingBatch
 from clara.training.candidates import CandidateMemory
 from clara.training.objectives import Objective, Term
@@ -30,7 +30,7 @@ class ContrastiveObjective(Objective):
 
     def __init__(
         self,
-        model: ClaraCore,
+        model: Clara,
         candidates: CandidateMemory,
         *,
         temperature: float,

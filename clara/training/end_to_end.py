@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from clara.adapters import GENERATOR, QUERY_REASONER
-from clara.core import ClaraCore
 from clara.encoding import answer_cross_entropy
+from clara.model import Clara
 from clara.training.batches import RankingBatch
 from clara.training.candidates import CandidateMemory
 from clara.training.objectives import Objective, Term
@@ -36,7 +36,7 @@ class EndToEndObjective(Objective):
 
     def __init__(
         self,
-        model: ClaraCore,
+        model: Clara,
         candidates: CandidateMemory,
         *,
         top_k: int,

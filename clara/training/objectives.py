@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clara.adapters import ADAPTERS
-from clara.core import ClaraCore
+from clara.model import Clara
 from clara.training.batches import EmptyBatch
 
 # Settings of a backbone that change logits after the output head, which losses here would miss.
@@ -50,7 +50,7 @@ class Objective(nn.Module, ABC):
     trains_memory_tokens = False
     terms: dict[str, Term]
 
-    def __init__(self, model: ClaraCore, *, train_backbone: bool = False) -> None:
+    def __init__(self, model: Clara, *, train_backbone: bool = False) -> None:
         super().__init__()
         self.model = model
         self.train_backbone = train_backbone

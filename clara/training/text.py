@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from clara.adapters import GENERATOR
-from clara.core import ClaraCore
 from clara.encoding import answer_cross_entropy
+from clara.model import Clara
 from clara.training.batches import Batch
 from clara.training.objectives import Objective, Term
 
@@ -22,7 +22,7 @@ class TextObjective(Objective):
     generator.
     """
 
-    def __init__(self, model: ClaraCore, *, train_backbone: bool = False) -> None:
+    def __init__(self, model: Clara, *, train_backbone: bool = False) -> None:
         self.adapters = () if train_backbone else (GENERATOR,)
         super().__init__(model, train_backbone=train_backbone)
         self._adapter = None if train_backbone else GENERATOR

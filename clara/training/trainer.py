@@ -18,7 +18,8 @@ from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
-from clara.model import Clara
+from clara.checkpoint import take_part
+from clara.sharding import whole
 from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.objectives import Objective
@@ -60,7 +61,6 @@ class ClaraTrainer(Trainer):
         # Losses are already averaged over a whole step: the base must not divide them again.
         self.model_accepts_loss_kwargs = True
         self.objective = objective
-        self._groups = dict(objective.groups())
         self._totals: dict[str, Any] = {}
         self._events: Counter[str] = Counter()
         self._norms: dict[str, Tensor] = {}
@@ -154,11 +154,10 @@ class ClaraTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         self._require_finite()
-        self._norms = {
-            name: torch.stack([p.grad.norm() for p in group if p.grad is not None]).norm()
-            for name, group in self._groups.items()
-            if any(p.grad is not None for p in group)
-        }
+        for name, group in self.objective.groups():
+            norms = [whole(p.grad.norm()) for p in group if p.grad is not None]
+            if norms:
+                self._norms[name] = torch.stack(norms).norm()
         return super()._clip_grad_norm(model)
 
     def _require_finite(self) -> None:
@@ -231,6 +230,20 @@ class ClaraTrainer(Trainer):
 
     # Checkpoints
 
+    @property
+    def _shards(self) -> bool:
+        """The optimizer's state is spread over processes, and saved as FSDP or DeepSpeed does."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _prepare_for_training(self, *arguments: Any) -> Any:
+        prepared = super()._prepare_for_training(*arguments)
+        self._collect()
+        return prepared
+
+    def _collect(self) -> None:
+        if self.is_fsdp_enabled:
+            self.objective.model.adapters.collect(self.objective.model.backbone)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         step = self.state.global_step
         final = Path(self.args.output_dir) / f"checkpoint-{step}"
@@ -258,11 +271,16 @@ class ClaraTrainer(Trainer):
 
     def _save_weights(self, folder: Path) -> None:
         model = self.objective.model
-        if self.args.should_save and isinstance(model, Clara):
+        if self.args.should_save:
             model.save_pretrained(folder)
+        elif self.is_fsdp_enabled:
+            take_part(model)
 
     def _save_run(self, folder: Path) -> None:
-        if self.args.should_save:
+        if self._shards:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+        elif self.args.should_save:
             scaler = getattr(self.accelerator, "scaler", None)
             state.save_optimizer(folder, self.optimizer, self.lr_scheduler, scaler)
 
@@ -296,18 +314,22 @@ class ClaraTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
+        self._collect()
         self.objective.model.load_weights(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         self.objective.model.load_weights(Path(str(self.state.best_model_checkpoint)))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
+        if self._shards:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
             scaler = getattr(self.accelerator, "scaler", None)
             state.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler, scaler)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """Done with the optimizer."""
+        if self._shards:
+            super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

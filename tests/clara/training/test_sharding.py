@@ -1,0 +1,120 @@
+"""A model whose parameters FSDP2 has spread over two processes."""
+
+import os
+import subprocess
+import sys
+
+import torch
+
+from clara import Clara
+from clara.adapters import COMPRESSOR, GENERATOR
+from clara.data.examples import ExampleFile, pretraining_example
+from clara.training.batches import CompressionCollator, Encoder
+from clara.training.compression import CompressionObjective
+
+from .test_trainer import weights
+
+PROGRAM = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from clara import Clara, checkpoint
+from clara.data.examples import ExampleFile, pretraining_example
+from clara.sharding import whole
+from clara.training.batches import CompressionCollator, Encoder
+from clara.training.compression import CompressionObjective
+
+torch.set_num_threads(1)
+model_folder, data, output, train_backbone = sys.argv[1:]
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+model = Clara.from_pretrained(model_folder)
+objective = CompressionObjective(model, train_backbone=train_backbone == "True")
+objective.activation_checkpointing_enable()
+mesh = init_device_mesh("cpu", (2,))
+for layer in model.backbone.base_model.layers:
+    fully_shard(layer, mesh=mesh)
+fully_shard(objective, mesh=mesh)
+model.adapters.collect(model.backbone)
+trained = [p for _, group in objective.groups() for p in group]
+assert all(hasattr(p, "full_tensor") for p in trained)
+optimizer = torch.optim.SGD(trained, lr=0.1)
+collate = CompressionCollator(Encoder(model.tokenizer, model.config, None))
+examples = ExampleFile(data, pretraining_example)
+objective.train()
+for step in range(2):
+    batch = collate([examples[8 * step + 2 * i + rank] for i in range(4)])
+    counts = torch.tensor([batch.counts["tokens"], batch.counts["documents"]])
+    dist.all_reduce(counts)
+    sums = objective(batch)
+    loss = 2 * (sums["ce"] / counts[0] + 0.1 * sums["mse"] / counts[1])
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+model.save_pretrained(output) if rank == 0 else checkpoint.take_part(model)
+dist.barrier()
+before = {n: whole(v).clone() for n, v in model.adapters.state("generator").items()}
+for value in model.adapters.parameters("generator").values():
+    value.data.zero_()
+from pathlib import Path
+model.load_weights(Path(output))
+after = {n: whole(v) for n, v in model.adapters.state("generator").items()}
+assert all(torch.equal(before[n], after[n]) for n in before)
+dist.destroy_process_group()
+"""
+
+
+def trained_alone(folder, data, output, *, train_backbone):
+    model = Clara.from_pretrained(folder)
+    objective = CompressionObjective(model, train_backbone=train_backbone)
+    trained = [p for _, group in objective.groups() for p in group]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    collate = CompressionCollator(Encoder(model.tokenizer, model.config, None))
+    examples = ExampleFile(data, pretraining_example)
+    objective.train()
+    for step in range(2):
+        batch = collate(examples[8 * step : 8 * step + 8])
+        sums = objective(batch)
+        loss = sums["ce"] / batch.counts["tokens"] + 0.1 * sums["mse"] / batch.counts["documents"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(output)
+
+
+def check(make_model, training_data, tmp_path, train_backbone):
+    make_model().save_pretrained(tmp_path / "start")
+    data = training_data / "pretrain.jsonl"
+    trained_alone(tmp_path / "start", data, tmp_path / "one", train_backbone=train_backbone)
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+    launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", tmp_path / "program.py"]
+    arguments = [tmp_path / "start", data, tmp_path / "two", train_backbone]
+    done = subprocess.run(
+        [sys.executable, *map(str, launcher), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    start, one, two = (weights(tmp_path / name) for name in ("start", "one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    changed = {name for name, v in two.items() if name not in start or not v.equal(start[name])}
+    return {name.split("/")[0].split(":")[0] for name in changed}
+
+
+def test_adapters(make_model, training_data, tmp_path):
+    changed = check(make_model, training_data, tmp_path, train_backbone=False)
+    assert changed == {COMPRESSOR, GENERATOR, "memory_tokens.safetensors"}
+
+
+def test_the_backbone_too(make_model, training_data, tmp_path):
+    changed = check(make_model, training_data, tmp_path, train_backbone=True)
+    assert changed == {COMPRESSOR, GENERATOR, "memory_tokens.safetensors", "backbone"}
+    assert Clara.from_pretrained(tmp_path / "two").owns_backbone
