@@ -577,6 +577,15 @@ def test_operators_refuse_what_they_could_not_read():
             torch.ops.clara.cosine_rerank(queries, corpus, wrong, None, offsets, 1)
     with pytest.raises(ValueError, match=r"mask must be torch.bool \[3\] on cpu"):
         search(queries, corpus, norms, norms, 1)
+    listed = torch.arange(2)
+    for rows, wrong, message in (
+        (listed, offsets, "offsets must end at 2, the rows of rows, got 3"),
+        (None, torch.tensor([0, 4, 3], dtype=torch.int32), "must not decrease"),
+        (None, offsets[1:], "offsets must"),
+        (listed.int(), torch.tensor([0, 1, 2], dtype=torch.int32), "rows must be int64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            torch.ops.clara.cosine_rerank(queries, corpus, None, rows, wrong, 1)
 
 
 if build_info()["compiled"]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..build import native
+from ..checks import require_offsets, require_same_device, require_shape
 
 MOST_FOUND = 2048
 _TYPE_NAMES = {
@@ -67,8 +68,7 @@ def _cpu_cosine_rerank(
     queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
     scores, indices = _results(queries, k)
     inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
-    rows = _contiguous(rows)
-    offsets = offsets.contiguous()
+    rows, offsets = _candidates(rows, offsets, queries, corpus)
     native.cosine_rerank(
         _rows(queries),
         _rows(corpus),
@@ -146,8 +146,7 @@ def _cuda_cosine_rerank(
     if inverse_norms is None:
         inverse_norms = _cuda_inverse_norms(corpus)
     inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
-    rows = _contiguous(rows)
-    offsets = offsets.contiguous()
+    rows, offsets = _candidates(rows, offsets, queries, corpus)
     sizes = _rows(queries), _rows(corpus)
     device, stream = _device_and_stream(queries)
     candidates = corpus.shape[0] if rows is None else rows.shape[0]
@@ -205,8 +204,20 @@ def _of_rows(name: str, values: Tensor | None, dtype: torch.dtype, corpus: Tenso
     return values.contiguous()
 
 
-def _contiguous(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.contiguous()
+def _candidates(
+    rows: Tensor | None, offsets: Tensor, queries: Tensor, corpus: Tensor
+) -> tuple[Tensor | None, Tensor]:
+    """`rows` and `offsets`, adjacent in memory, after the checks that keep reads within them."""
+    listed = corpus if rows is None else rows
+    require_offsets("offsets", offsets, listed.shape[0], "corpus" if rows is None else "rows")
+    count = queries.shape[0]
+    require_shape("offsets", offsets, "[{}]", offsets.numel() == count + 1, count + 1)
+    require_same_device("offsets", offsets, "queries", queries)
+    if rows is not None and (rows.dtype != torch.int64 or rows.device != queries.device):
+        raise ValueError(
+            f"rows must be int64 on {queries.device}, got {rows.dtype} on {rows.device}"
+        )
+    return None if rows is None else rows.contiguous(), offsets.contiguous()
 
 
 def _address(values: Tensor | None) -> int:
