@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import clara
-from clara.cli import corpus, demonstration, diagnosis, models, questions, training
+from clara.cli import corpus, demonstration, diagnosis, models, questions, synthesis, training
 from clara.cli.errors import Group
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown
     training.train
 )
 app.command("plot")(training.plot)
+app.command("synthesize")(synthesis.synthesize)
 app.command("info")(models.info)
 app.command("doctor")(diagnosis.doctor)
 app.command("demo")(demonstration.demo)

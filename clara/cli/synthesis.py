@@ -1,0 +1,123 @@
+"""`clara synthesize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clara.cli.errors import BAD_USAGE, CommandError
+from clara.cli.options import Json
+from clara.cli.output import console, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from clara.data.synthesis.generators import Generator, Sampling
+
+
+def synthesize(
+    corpus: Annotated[Path, typer.Option("--corpus", help="Documents, a file of JSON lines.")],
+    output: Annotated[Path, typer.Option("--output", help="File of training records to write.")],
+    generator: Annotated[
+        str,
+        typer.Option("--generator", help="openai:MODEL for a server, local:FOLDER_OR_ID for here."),
+    ],
+    base_url: Annotated[
+        str | None,
+        typer.Option("--base-url", help="Of the server.", envvar="OPENAI_BASE_URL"),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Requests at once.")] = 16,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(min=0.1, help="Most requests sent.", show_default=False)
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, max=100, help="Of a failed request.")] = 5,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 120.0,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the replies.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 2048,
+    max_rounds: Annotated[int, typer.Option(min=1, max=100, help="Of coverage.")] = 10,
+    max_attempts: Annotated[int, typer.Option(min=1, max=100, help="At a paraphrase.")] = 10,
+    prompts: Annotated[
+        Path | None, typer.Option(help="YAML file with prompts of your own.", show_default=False)
+    ] = None,
+    price_input: Annotated[
+        float | None, typer.Option(min=0, help="Of a million tokens read.", show_default=False)
+    ] = None,
+    price_output: Annotated[
+        float | None, typer.Option(min=0, help="Of a million written.", show_default=False)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use the first so many.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of paraphrasing tasks.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Have a language model write training data for compression pretraining.
+
+    A run that was interrupted goes on where it was: replies are kept in OUTPUT.journal.
+    """
+    quiet_libraries()
+    from itertools import islice
+
+    from clara.data.records import read_documents
+    from clara.data.synthesis.document import Limits
+    from clara.data.synthesis.generators import Sampling
+    from clara.data.synthesis.prompts import SynthesisPrompts
+    from clara.data.synthesis.run import SynthesisSettings
+    from clara.data.synthesis.run import synthesize as run
+    from clara.progress import document_progress
+
+    wording = SynthesisPrompts() if prompts is None else SynthesisPrompts.load(prompts)
+    settings = SynthesisSettings(
+        wording, Limits(max_rounds, max_attempts), seed, price_input, price_output
+    )
+    documents = list(islice(read_documents(corpus), limit))
+    if not output.resolve().parent.is_dir():
+        raise CommandError(f"{output.parent}: no such folder")
+    sampling = Sampling(temperature, max_tokens, timeout, retries, requests_per_minute)
+    model = _generator(generator, base_url, sampling, concurrency)
+    with document_progress("synthesize", len(documents)) as bar:
+        report = run(documents, output, model, settings, on_progress=lambda: bar.advance(1))
+    if as_json:
+        print_json(report)
+    else:
+        _print(report, output)
+
+
+def _generator(name: str, base_url: str | None, sampling: Sampling, concurrency: int) -> Generator:
+    kind, colon, model = name.partition(":")
+    if not colon or not model or kind not in ("openai", "local"):
+        raise CommandError(
+            f"--generator must be openai:MODEL or local:FOLDER_OR_ID, got {name!r}", BAD_USAGE
+        )
+    if kind == "openai":
+        from clara.data.synthesis.generators import OpenAIGenerator
+
+        return OpenAIGenerator(model, base_url, sampling, concurrency)
+    from clara.data.synthesis.local import LocalGenerator
+
+    return LocalGenerator(model, sampling, concurrency)
+
+
+def _print(report: dict[str, Any], output: Path) -> None:
+    from rich.table import Table
+
+    pairs = sum(report["pairs"].values())
+    print(
+        f"{output}: {report['finished']} of {report['documents']} documents, {pairs} pairs, "
+        f"{report['calls']} replies ({report['reused_replies']} reused)"
+    )
+    table = Table("", "", show_header=False)
+    for title, name in (
+        ("pairs per document", "pairs_per_document"),
+        ("rejected", "rejected"),
+        ("left out", "left_out"),
+        ("rounds of coverage", "coverage_rounds"),
+        ("attempts at a paraphrase", "paraphrase_attempts"),
+        ("tokens", "tokens"),
+        ("tokens of this run", "paid_tokens"),
+        ("cost", "cost"),
+    ):
+        shown = ", ".join(f"{key}: {value}" for key, value in report.get(name, {}).items())
+        if shown:
+            table.add_row(title, shown)
+    console().print(table)

@@ -1,0 +1,1 @@
+"""Training data for compression pretraining, asked of a language model (SCP)."""

@@ -1,0 +1,77 @@
+"""What a run of synthesis did and cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Statistics:
+    """Counts of a run; replies from the journal count as if they had been given now.
+
+    Attributes:
+        documents: read.
+        finished: whose pairs and paraphrase were accepted.
+        left_out: documents by reason.
+        pairs: accepted, by kind.
+        rejected: pairs and questions by reason.
+        rounds: documents by rounds of coverage.
+        attempts: documents by attempts at a paraphrase.
+        calls: replies used, and of those `reused` from the journal and `repaired` by asking again.
+        retries: requests sent again.
+        prompt_tokens, completion_tokens: of all replies used, and paid for in this run.
+    """
+
+    documents: int = 0
+    finished: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    pairs: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    rounds: Counter[int] = field(default_factory=Counter)
+    attempts: Counter[int] = field(default_factory=Counter)
+    calls: int = 0
+    reused: int = 0
+    repaired: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    paid_prompt_tokens: int = 0
+    paid_completion_tokens: int = 0
+
+    def report(self, price_input: float | None, price_output: float | None) -> dict[str, Any]:
+        """As JSON.
+
+        Args:
+            price_input, price_output: of a million tokens, for the cost of what this run paid for
+                and of all replies together.
+        """
+        finished = max(self.finished, 1)
+        report: dict[str, Any] = {
+            "documents": self.documents,
+            "finished": self.finished,
+            "left_out": dict(sorted(self.left_out.items())),
+            "pairs": dict(sorted(self.pairs.items())),
+            "pairs_per_document": {
+                kind: round(count / finished, 3) for kind, count in sorted(self.pairs.items())
+            },
+            "rejected": dict(sorted(self.rejected.items())),
+            "coverage_rounds": {str(n): c for n, c in sorted(self.rounds.items())},
+            "paraphrase_attempts": {str(n): c for n, c in sorted(self.attempts.items())},
+            "calls": self.calls,
+            "reused_replies": self.reused,
+            "repaired_replies": self.repaired,
+            "retries": self.retries,
+            "tokens": {"prompt": self.prompt_tokens, "completion": self.completion_tokens},
+            "paid_tokens": {
+                "prompt": self.paid_prompt_tokens,
+                "completion": self.paid_completion_tokens,
+            },
+        }
+        if price_input is not None or price_output is not None:
+            read, written = price_input or 0.0, price_output or 0.0
+            every = self.prompt_tokens * read + self.completion_tokens * written
+            paid = self.paid_prompt_tokens * read + self.paid_completion_tokens * written
+            report["cost"] = {"run": paid / 1e6, "all": every / 1e6}
+        return report

@@ -1,0 +1,90 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from clara.data import write_jsonl
+from clara.data.records import Document
+
+pytest.importorskip("openai")
+
+_PATH = Path(__file__).parents[1] / "data" / "synthesis" / "server.py"
+_SPEC = importlib.util.spec_from_file_location("synthesis_server", _PATH)
+server_module = importlib.util.module_from_spec(_SPEC)
+sys.modules["synthesis_server"] = server_module
+_SPEC.loader.exec_module(server_module)
+
+
+@pytest.fixture
+def server():
+    made = server_module.Server()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    file = tmp_path / "docs.jsonl"
+    write_jsonl(file, [Document(f"d{i}", f"The x of y{i} is z{i}.") for i in range(4)])
+    return file
+
+
+@pytest.fixture
+def arguments(server, corpus, tmp_path):
+    return [
+        *("synthesize", "--corpus", str(corpus), "--output", str(tmp_path / "out.jsonl")),
+        *("--generator", "openai:m", "--base-url", server.url, "--retries", "0"),
+    ]
+
+
+def test_records_and_report(clara, arguments, tmp_path):
+    done = clara(*arguments, "--limit", "3", "--price-input", "1", "--price-output", "2")
+    assert "3 of 3 documents, 3 pairs" in done.stdout
+    assert "pairs per document" in done.stdout
+    assert "cost" in done.stdout
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 6
+    report = json.loads(clara(*arguments, "--limit", "3", "--json").stdout)
+    assert report["reused_replies"] == report["calls"]
+    assert "cost" not in report
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--generator", "local:/no/such"], "cannot load generator '/no/such'"),
+        (["--corpus", "missing.jsonl"], "missing.jsonl: No such file"),
+        (["--output", "/no/such/out.jsonl"], "/no/such: no such folder"),
+        (["--prompts", "missing.yaml"], "missing.yaml: No such file"),
+    ],
+)
+def test_bad_input(refused, arguments, changed, message):
+    assert message in refused(*arguments, *changed)
+
+
+@pytest.mark.parametrize("name", ["gpt", "openai:", "OpenAI:gpt", ":gpt"])
+def test_generators_that_are_none(refused, arguments, name):
+    line = refused(*arguments, "--generator", name, code=2)
+    assert f"--generator must be openai:MODEL or local:FOLDER_OR_ID, got {name!r}" in line
+
+
+@pytest.mark.parametrize("option", ["--max-rounds", "--requests-per-minute", "--concurrency"])
+def test_options_out_of_range(process, arguments, option):
+    done = process(*arguments, option, "0")
+    assert done.returncode == 2
+    assert option in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_server_that_refuses(refused, arguments, server):
+    body = json.dumps({"error": {"message": "bad key\nsecond line"}}).encode()
+    server.behave = lambda *_: (401, {}, body)
+    assert "401: " in refused(*arguments)
+
+
+def test_without_the_package(refused, arguments, monkeypatch):
+    import clara.data.synthesis.generators as generators
+
+    monkeypatch.setattr(generators, "find_spec", lambda name: None)
+    assert "needs the package openai" in refused(*arguments)

@@ -1,0 +1,173 @@
+"""Prompts, replies and the generator in this process."""
+
+import asyncio
+import json
+
+import pytest
+import torch
+
+from clara.data import DataError
+from clara.data.records import Document
+from clara.data.synthesis import replies
+from clara.data.synthesis.document import Limits
+from clara.data.synthesis.generators import RequestFailedError, Sampling
+from clara.data.synthesis.local import LocalGenerator
+from clara.data.synthesis.prompts import PARAPHRASE_TASKS, SynthesisPrompts, paraphrase_task
+from clara.data.synthesis.run import SynthesisSettings, synthesize
+
+from .server import answered
+
+
+class TestPrompts:
+    def test_values_are_json(self):
+        text = 'He said "no".\n{document} \u2028'
+        system, user = SynthesisPrompts().messages("simple_questions", document=text)
+        assert system["role"] == "system"
+        decoder = json.JSONDecoder()
+        start = user["content"].index("Document: ") + len("Document: ")
+        assert decoder.raw_decode(user["content"], start)[0] == text
+        assert '{"questions": ["...", "..."]}' in user["content"]
+
+    def test_a_file_replaces_what_it_names(self, tmp_path):
+        file = tmp_path / "prompts.yaml"
+        file.write_text("judge: '{document} {question} {answer} right?'\n", encoding="utf-8")
+        prompts = SynthesisPrompts.load(file)
+        assert prompts.judge.endswith("right?")
+        assert prompts.answer == SynthesisPrompts().answer
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("juge: x", "unknown prompt 'juge'; prompts are system,"),
+            ("judge: '{document} {question}'", r"'judge' lacks placeholder \{answer\}"),
+            ("system: 'be {nice}'", r"'system' has the unknown placeholder \{nice\}"),
+            ("repair: 'bad {'", "prompt 'repair': "),
+            ("judge: 3", "'judge' must be a text, got 3"),
+            ("[]", "must be a mapping"),
+            ("judge: [", "not YAML"),
+            ("judge: !!python/object/apply:os.system ['true']", "not YAML"),
+        ],
+    )
+    def test_files_that_are_none(self, tmp_path, text, message):
+        file = tmp_path / "prompts.yaml"
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=rf"prompts\.yaml: .*{message}"):
+            SynthesisPrompts.load(file)
+
+    def test_no_file(self, tmp_path):
+        with pytest.raises(DataError, match="No such file"):
+            SynthesisPrompts.load(tmp_path / "none.yaml")
+
+    def test_tasks_of_paraphrases(self):
+        tasks = [paraphrase_task(str(i), 0) for i in range(400)]
+        assert set(tasks) == set(PARAPHRASE_TASKS)
+        assert len(PARAPHRASE_TASKS) == 12
+        assert tasks == [paraphrase_task(str(i), 0) for i in range(400)]
+        assert tasks != [paraphrase_task(str(i), 1) for i in range(400)]
+
+
+class TestReplies:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"questions": ["a", "b"]}',
+            '```json\n{"questions": [" a ", "b"], "more": 1}\n```',
+            'first {"x": 1} then {"questions": ["a", "b"]}',
+            '{"questions": ["a\x00", "b\ud800"]}',
+            "{ { " + '{"questions": ["a", "b"]}',
+        ],
+    )
+    def test_objects_are_found(self, text):
+        assert replies.parse_reply(text, replies.Questions).questions == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        ("text", "kind", "message"),
+        [
+            ("", replies.Questions, "no JSON object"),
+            ("[1]", replies.Questions, "no JSON object"),
+            ('{"questions": "a"}', replies.Questions, "questions: "),
+            ('{"questions": [1]}', replies.Questions, r"questions.0: "),
+            ('{"correct": "true"}', replies.Verdict, "correct: "),
+            ('{"correct": 1}', replies.Verdict, "correct: "),
+            ("{}", replies.Coverage, "missing: Field required"),
+            ('{"questions": ["a"', replies.Questions, "delimiter|Unterminated|Expecting"),
+            ("{" * 100_000, replies.Questions, "Expecting"),
+            ('{"a":' * 100_000, replies.Questions, "recursion|Expecting|no JSON"),
+        ],
+    )
+    def test_what_is_none(self, text, kind, message):
+        with pytest.raises(replies.UnreadableReplyError, match=message):
+            replies.parse_reply(text, kind)
+
+
+class TestLocalGenerator:
+    @pytest.fixture
+    def make(self, tiny_backbone):
+        def go(concurrency=4, **sampling):
+            settings = Sampling(**{"temperature": 0.0, "max_tokens": 8, **sampling})
+            return LocalGenerator(str(tiny_backbone("llama")), settings, concurrency, "cpu")
+
+        return go
+
+    def test_batches_give_what_single_requests_give(self, make):
+        asked = [
+            [{"role": "system", "content": "s"}, {"role": "user", "content": "x " * n}]
+            for n in (1, 9, 4, 2, 7)
+        ]
+
+        async def all_of(generator):
+            return await asyncio.gather(*(generator.complete(each) for each in asked))
+
+        one = asyncio.run(all_of(make(1)))
+        many = asyncio.run(all_of(make(4)))
+        assert one == many
+        assert len({reply.prompt_tokens for reply in one}) == 5
+        assert all(0 < reply.completion_tokens <= 8 for reply in one)
+
+    def test_replies_that_are_no_json(self, make, tmp_path):
+        settings = SynthesisSettings(SynthesisPrompts(), Limits())
+        documents = [Document("a", "The x of y is z.")]
+        report = synthesize(documents, tmp_path / "out.jsonl", make(), settings)
+        assert report["left_out"] == {"questions: unreadable reply": 1}
+        assert report["tokens"]["completion"] > 0
+
+    def test_replies_that_are(self, make, tmp_path, monkeypatch):
+        """The whole loop, with the model's words put into its mouth."""
+        generator = make(max_tokens=2000)
+        tokenizer, batches = generator._tokenizer, []
+        spelled = generator._spelled
+
+        def speak(input_ids, attention_mask, generation_config):
+            batches.append(len(input_ids))
+            said = [
+                tokenizer(json.dumps(answered(each))).input_ids for each in asked[-len(input_ids) :]
+            ]
+            longest = max(map(len, said))
+            padded = [ids + [tokenizer.eos_token_id] * (longest - len(ids)) for ids in said]
+            rows = zip(input_ids.tolist(), padded, strict=True)
+            return torch.tensor([[*row, *more] for row, more in rows])
+
+        asked = []
+        monkeypatch.setattr(
+            generator, "_spelled", lambda m: asked.append(m[1]["content"]) or spelled(m)
+        )
+        monkeypatch.setattr(generator._model, "generate", speak)
+        documents = [Document(str(i), f"The x of y{i} is z{i}.") for i in range(3)]
+        settings = SynthesisSettings(SynthesisPrompts(), Limits())
+        report = synthesize(documents, tmp_path / "out.jsonl", generator, settings)
+        assert report["finished"] == 3
+        assert report["pairs"] == {"simple": 3}
+        assert max(batches) == 3
+
+    def test_a_request_over_the_window(self, make):
+        generator = make()
+
+        async def ask():
+            return await generator.complete([{"role": "user", "content": "word " * 3000}] * 2)
+
+        with pytest.raises(RequestFailedError, match="the model reads 2048"):
+            asyncio.run(ask())
+
+    def test_no_such_model(self, tmp_path):
+        with pytest.raises(DataError, match="cannot load generator"):
+            LocalGenerator(str(tmp_path / "none"), Sampling(), 1, "cpu")
