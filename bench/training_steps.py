@@ -1,0 +1,157 @@
+"""One training step in our way and in the reference's, over the same examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from baselines.reference_training import ReferenceTraining
+from torch import nn
+from workload import documents, load_model
+
+from clara import Clara
+from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.data.examples import PretrainingExample, RankingExample
+from clara.training.batches import CompressionCollator, Encoder, RankingCollator
+from clara.training.candidates import CandidateMemory
+from clara.training.compression import CompressionObjective
+from clara.training.end_to_end import EndToEndObjective
+from clara.training.selection import SelectionSchedule
+
+ALIGNMENT = 0.1
+LEARNING_RATE = 1e-4
+
+
+class Steps:
+    """Two models with the same weights and a step of each; `batch` is what both read.
+
+    Attributes:
+        ours, theirs: called for a step, return its loss.
+    """
+
+    def __init__(self, objective: nn.Module, reference: ReferenceTraining, batch: Any) -> None:
+        self.objective, self.reference, self.batch = objective, reference, batch
+        self._optimizers = [_optimizer(objective), _optimizer(reference)]
+
+    def our_loss(self) -> torch.Tensor:
+        sums = self.objective(self.batch)
+        terms = self.objective.terms.items()
+        parts = [t.weight * sums[name] / self.batch.counts[t.per] for name, t in terms]
+        return torch.stack(parts).sum()
+
+    def their_loss(self) -> torch.Tensor:
+        raise NotImplementedError
+
+    def ours(self) -> float:
+        return _step(self.our_loss, self._optimizers[0])
+
+    def theirs(self) -> float:
+        return _step(self.their_loss, self._optimizers[1])
+
+
+class PretrainingSteps(Steps):
+    """Documents of the published lengths with all their questions and answers."""
+
+    def __init__(self, model: Clara, examples: Sequence[PretrainingExample]) -> None:
+        encoder = Encoder(model.tokenizer, model.config, None)
+        reference = ReferenceTraining(model, (COMPRESSOR, GENERATOR), trains_rows=True)
+        objective = CompressionObjective(model, alignment_weight=ALIGNMENT).train()
+        super().__init__(objective, reference.train(), CompressionCollator(encoder)(examples))
+
+    def their_loss(self) -> torch.Tensor:
+        return self.reference.pretraining_loss(self.batch, ALIGNMENT)
+
+
+class EndToEndSteps(Steps):
+    """Questions with as many candidates each, whose memory we read back and they make anew."""
+
+    def __init__(self, model: Clara, examples: Sequence[RankingExample], top_k: int) -> None:
+        encoder = Encoder(model.tokenizer, model.config, None)
+        reference = ReferenceTraining(model, (QUERY_REASONER, GENERATOR), trains_rows=False)
+        self._folder = TemporaryDirectory()
+        memory = CandidateMemory(model, Path(self._folder.name) / "candidates")
+        texts = [text for example in examples for text in example.documents]
+        memory.add(texts)
+        schedule = SelectionSchedule(model.config)
+        objective = EndToEndObjective(model, memory, top_k=top_k, schedule=schedule).train()
+        batch = RankingCollator(encoder, top_k)(examples)
+        super().__init__(objective, reference.train(), batch)
+        self._top_k, self._temperature = top_k, model.config.temperature
+        passages = [encoder.passages([text], "document")[0] for text in texts]
+        self._documents = encoder.pack(passages).batch
+
+    def their_loss(self) -> torch.Tensor:
+        return self.reference.end_to_end_loss(
+            self.batch, self._documents, self._top_k, self._temperature
+        )
+
+
+def pretraining_examples(model: Clara, count: int) -> list[PretrainingExample]:
+    """One question and answer for every dozen words, as many as published passages have."""
+    return [_asked(text) for text in documents(count, model.tokenizer.tokenizer)]
+
+
+def ranking_examples(model: Clara, questions: int, candidates: int) -> list[RankingExample]:
+    texts = documents(questions * candidates, model.tokenizer.tokenizer)
+    return [
+        RankingExample(
+            "Which of the two is longer, and by how much, measured along the coast?",
+            tuple(texts[row * candidates : (row + 1) * candidates]),
+            (0,),
+            "the first, by about 400 km",
+        )
+        for row in range(questions)
+    ]
+
+
+def _asked(text: str) -> PretrainingExample:
+    words = text.split()
+    parts = [words[start : start + 12] for start in range(0, max(len(words) - 5, 1), 12)]
+    return PretrainingExample(
+        "qa",
+        tuple(f"What does the document say of {' '.join(part[:5])}?" for part in parts),
+        tuple(" ".join(part[5:8]) or "nothing" for part in parts),
+        (text,),
+    )
+
+
+def model_to_train(backbone: Path, rate: int) -> Clara:
+    """Without dropout, whose draws the two ways could not have in common."""
+    model = load_model(backbone, rate)
+    for module in model.backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.config = model.config.replace(lora_dropout=0.0)
+    return model
+
+
+def prepare_step(
+    backbone: Path, rate: int, threads: int, count: int, ours: bool
+) -> Callable[[], object]:
+    """For `timing.peak_memory`: a pretraining step, the other way's model put aside."""
+    torch.set_num_threads(threads)
+    model = model_to_train(backbone, rate)
+    steps = PretrainingSteps(model, pretraining_examples(model, count))
+    step = steps.ours if ours else steps.theirs
+    if ours:
+        del steps.reference
+    kept = steps.objective if ours else steps.reference
+    for parameter in kept.parameters():
+        parameter.sum()
+    return step
+
+
+def _optimizer(module: nn.Module) -> torch.optim.Optimizer:
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=LEARNING_RATE)
+
+
+def _step(loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> float:
+    optimizer.zero_grad()
+    value = loss()
+    value.backward()
+    optimizer.step()
+    return value.item()
