@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import TrainingArguments
 
@@ -43,6 +44,8 @@ class ClaraTrainingArguments(TrainingArguments):
             reasoner, at every so many steps.
         in_batch_negatives: of the contrastive stage.
         patience: evaluations without improvement after which training stops; None never.
+        total_batch_size: examples of a step, over all processes; sets
+            `gradient_accumulation_steps`.
     """
 
     max_prompt_tokens: int | None = None
@@ -58,6 +61,7 @@ class ClaraTrainingArguments(TrainingArguments):
     negatives_every: int = 0
     in_batch_negatives: bool = False
     patience: int | None = None
+    total_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         self.remove_unused_columns = False
@@ -74,14 +78,28 @@ class ClaraTrainingArguments(TrainingArguments):
             if getattr(self, name) not in choices:
                 known = ", ".join("null" if c is None else c for c in choices)
                 raise SettingsError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
-        for name in ("max_prompt_tokens", "patience"):
+        for name in ("max_prompt_tokens", "patience", "total_batch_size"):
             _check_whole(name, getattr(self, name), 1, optional=True)
         for name in ("negatives", "negatives_every"):
             _check_whole(name, getattr(self, name), 0)
         weight = self.alignment_weight
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
             raise SettingsError(f"alignment_weight must be a number of at least 0, got {weight!r}")
+        if vars(self)["gradient_checkpointing"] and hasattr(self, "activation_checkpointing"):
+            # The name from transformers 5.2 on, which warns of the other.
+            self.activation_checkpointing, self.gradient_checkpointing = True, None
         super().__post_init__()
+        if self.total_batch_size is not None:
+            self._accumulate(self.total_batch_size)
+
+    def _accumulate(self, total: int) -> None:
+        together = self.per_device_train_batch_size * max(self.world_size, 1)
+        if total % together:
+            raise SettingsError(
+                f"total_batch_size {total} is no multiple of {together}, "
+                f"per_device_train_batch_size on {max(self.world_size, 1)} processes"
+            )
+        self.gradient_accumulation_steps = total // together
 
 
 @dataclass(frozen=True)
@@ -208,10 +226,27 @@ def training_arguments(settings: RunSettings) -> ClaraTrainingArguments:
         SettingsError: one of them has no usable value.
     """
     given = {name: _number(value) for name, value in settings.arguments.items()}
+    chosen = given.keys() & {"bf16", "fp16", "use_cpu"}
+    if not chosen and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        given["bf16"] = True
+    _check_kinds(given)
     try:
         return ClaraTrainingArguments(**given)
     except (TypeError, ValueError, ImportError) as error:
         raise SettingsError(" ".join(str(error).split())) from error
+
+
+def _check_kinds(given: Mapping[str, Any]) -> None:
+    """Refuse a word where a number or a truth value is meant: transformers looks at them late."""
+    for known in dataclasses.fields(ClaraTrainingArguments):
+        value, default = given.get(known.name), known.default
+        if value is None or isinstance(default, str) or known.name not in given:
+            continue
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise SettingsError(f"{known.name} must be true or false, got {value!r}")
+        elif isinstance(default, int | float) and isinstance(value, str | bool | list | dict):
+            raise SettingsError(f"{known.name} must be a number, got {value!r}")
 
 
 def _number(value: Any) -> Any:

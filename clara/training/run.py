@@ -12,7 +12,9 @@ import torch
 from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from clara import own_backbone
 from clara.adapters import ADAPTERS, COMPRESSOR, QUERY_REASONER
+from clara.checkpoint import locate, read_config
 from clara.config import ClaraConfig
 from clara.data.examples import (
     answer_example,
@@ -124,8 +126,13 @@ def _callbacks(arguments: ClaraTrainingArguments) -> list[Any]:
 def _model(settings: RunSettings, arguments: ClaraTrainingArguments) -> Clara:
     device = arguments.device
     if settings.model:
+        # A recipe names the backbone for all stages: one that was trained comes with its model.
+        own = read_config(locate(settings.model), {}).backbone == own_backbone.FOLDER
         model = Clara.from_pretrained(
-            settings.model, backbone=settings.backbone, device=device, **settings.config
+            settings.model,
+            backbone=None if own else settings.backbone,
+            device=device,
+            **settings.config,
         )
     else:
         config = ClaraConfig().replace(**settings.config)
