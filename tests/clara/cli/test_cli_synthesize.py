@@ -1,5 +1,8 @@
 import importlib.util
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,3 +91,25 @@ def test_without_the_package(refused, arguments, monkeypatch):
 
     monkeypatch.setattr(generators, "find_spec", lambda name: None)
     assert "needs the package openai" in refused(*arguments)
+
+
+GUIDE = (Path(__file__).parents[3] / "docs" / "synthesis.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("commands", re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL))
+def test_the_guide(commands, server, corpus, environment):
+    """The guide's commands, with this server in place of the ones it names."""
+    (wording,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    (corpus.parent / "prompts.yaml").write_text(wording, encoding="utf-8")
+    script = re.sub(r"http://\S+", server.url, commands.replace("$ ", ""))
+    scripts = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=corpus.parent,
+        env={**environment, "PATH": scripts},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 documents" in done.stdout
