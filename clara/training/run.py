@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from clara import own_backbone
@@ -60,12 +60,19 @@ class Outcome:
     is_main_process: bool
 
 
-def run(stage: str, settings: RunSettings, *, resume: bool = False) -> Outcome:
+def run(
+    stage: str,
+    settings: RunSettings,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Outcome:
     """Train one stage.
 
     Args:
         stage: "text", "pretrain", "instruct", "end-to-end" or "contrastive".
         resume: go on from the last checkpoint in the run's folder, if there is one.
+        callbacks: of the trainer, besides ours. They are given the `Objective` as their `model`.
 
     Raises:
         ValueError: settings, data or model are not usable; a kind of it for each.
@@ -92,7 +99,7 @@ def run(stage: str, settings: RunSettings, *, resume: bool = False) -> Outcome:
         parts.collator,
         train,
         evaluation,
-        callbacks=_callbacks(arguments),
+        callbacks=[*_callbacks(arguments), *callbacks],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)

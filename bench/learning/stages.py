@@ -1,0 +1,179 @@
+"""The stages of the task, what each is told, and how what was learnt is measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from clara import Clara
+from clara.training.arguments import RunSettings
+from clara.training.run import run
+
+from . import task
+
+BATCH = 64
+STEPS = {"text": 600, "pretrain": 1500, "instruct": 3000, "end-to-end": 1500}
+LEARNING_RATES = {"text": 1e-3, "pretrain": 1e-3, "instruct": 1e-3, "end-to-end": 1e-3}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "no-mse": {"alignment_weight": 0.0},
+    "frozen-query-reasoner": {"train_query_reasoner": False},
+    "no-pretraining": {"stages": ("text", "end-to-end")},
+}
+"""Each changes one setting."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares of the held-out questions.
+
+    Attributes:
+        text: answered exactly from the right sheet's text, by the bare backbone.
+        memory: answered exactly from the right sheet's memory.
+        recall: whose sheet is ranked first.
+        answers: answered exactly from the memory that was ranked first.
+    """
+
+    text: float
+    memory: float
+    recall: float
+    answers: float
+
+
+def score(model: Clara, questions: list[dict[str, Any]]) -> Score:
+    """By greedy generation, of which only the words are compared."""
+    asked = [row["question"] for row in questions]
+    wanted = [row["answer"] for row in questions]
+    right = [row["docs"][row["pos_index"][0]] for row in questions]
+    texts = [text for row in questions for text in row["docs"]]
+    memory = model.compress(texts, batch_tokens=8192).memory.unflatten(0, (len(questions), -1))
+    rows = torch.arange(len(questions))
+    gold = torch.tensor([row["pos_index"][0] for row in questions])
+    best = model.rank(asked, memory, top_k=1).indices[:, 0]
+    settings = {"max_new_tokens": 3, "batch_size": 256}
+    from_text = model.answer_from_text(asked, [[text] for text in right], **settings)
+    from_gold = model.generate(asked, memory[rows, gold][:, None], **settings)
+    from_best = model.generate(asked, memory[rows, best][:, None], **settings)
+    return Score(
+        *(_share(_exact(found, wanted)) for found in (from_text, from_gold)),
+        _share([bool(same) for same in best == gold]),
+        _share(_exact(from_best, wanted)),
+    )
+
+
+def _exact(found: list[str], wanted: list[str]) -> list[bool]:
+    return [one.split() == other.split() for one, other in zip(found, wanted, strict=True)]
+
+
+def _share(hits: list[bool]) -> float:
+    return sum(hits) / len(hits)
+
+
+@dataclass
+class Curve(TrainerCallback):
+    """Scores at every so many steps, in a file as they come."""
+
+    file: Path
+    stage: str
+    every: int
+    report: Callable[[dict[str, Any]], None]
+    questions: list[dict[str, Any]]
+    began: float = field(default_factory=time.perf_counter)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.every and state.global_step < state.max_steps:
+            return
+        begun = time.perf_counter()
+        found = score(kwargs["model"].model, self.questions)
+        self.began += time.perf_counter() - begun  # measuring is no training
+        record = {
+            "stage": self.stage,
+            "step": state.global_step,
+            "minutes": round((time.perf_counter() - self.began) / 60, 2),
+            **vars(found),
+        }
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.report(record)
+
+
+def settings_of(
+    stage: str, folder: Path, model: Path | None, steps: int, seed: int, changes: Mapping[str, Any]
+) -> RunSettings:
+    """What a run of `clara train` is told, too."""
+    trains_backbone = stage != "end-to-end"
+    arguments = {
+        "output_dir": str(folder / stage),
+        "per_device_train_batch_size": BATCH,
+        "max_steps": steps,
+        "learning_rate": LEARNING_RATES[stage],
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": min(200, steps // 4),
+        "adam_beta2": 0.98,
+        "logging_steps": 50,
+        "save_steps": 500,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "seed": seed,
+        "use_cpu": True,
+        "train_backbone": trains_backbone,
+    }
+    known = {name: value for name, value in changes.items() if name != "stages"}
+    plain = {} if model else {k: v for k, v in vars(task.config()).items() if k != "backbone"}
+    if stage == "end-to-end":
+        arguments["selection"] = [{"temperature": 0.1, "temperature_end": 0.02}]
+    return RunSettings(
+        model=None if model is None else str(model),
+        backbone=None if model else str(folder / "backbone"),
+        config=plain,
+        train_data=str(folder / "data" / f"{stage}.jsonl"),
+        eval_data=None,
+        train_split="train",
+        eval_split="validation",
+        arguments={**arguments, **known},
+    )
+
+
+def train(
+    folder: Path,
+    *,
+    ablation: str = "none",
+    steps: Mapping[str, int] | None = None,
+    seed: int = 0,
+    every: int = 250,
+    questions: int = task.HELD_OUT,
+    resume: bool = False,
+    report: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> list[dict[str, Any]]:
+    """Run the stages one after the other; returns the curve.
+
+    Args:
+        folder: of backbone, data and runs. With `resume`, stages that are finished there are left
+            alone and one that was killed goes on.
+        steps: of each stage, in place of `STEPS`.
+    """
+    changes = ABLATIONS[ablation]
+    counts = {**STEPS, **(steps or {})}
+    stages = changes.get("stages", tuple(STEPS))
+    curve = folder / "curve.jsonl"
+    if not (folder / "data").exists():
+        (folder / "data").mkdir(parents=True)
+        task.write_backbone(folder / "backbone", seed=seed)
+        task.write_data(folder / "data", {s: BATCH * counts[s] for s in stages}, seed)
+    model: Path | None = None
+    asked = task.held_out(questions)
+    for stage in stages:
+        done = folder / stage / "model"
+        if not (resume and done.exists()):
+            settings = settings_of(stage, folder, model, counts[stage], seed, changes)
+            watch = Curve(curve, stage, every, report, asked)
+            run(stage, settings, resume=resume, callbacks=[watch])
+        model = done
+    return [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
