@@ -11,7 +11,7 @@ pip := CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' $(bin)/python -m pip install --con
 sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 formatted := $(shell find csrc tests/sanitize tests/csrc -name '*.?pp' -o -name '*.cu*' -type f)
 
-.PHONY: demo test lint sanitize bench aot gpu-check docs clean
+.PHONY: demo test lint sanitize bench bench-learning aot gpu-check docs clean
 
 demo: .venv/.demo
 	$(bin)/clara demo
@@ -39,6 +39,10 @@ sanitize: .venv/.dev
 
 bench: .venv/.dev
 	$(bin)/pytest bench
+
+# Half an hour on two cores: a small model learns a task through all stages.
+bench-learning: .venv/.dev
+	$(bin)/python bench/bench_learning.py
 
 # Compiles every kernel in every configuration; the table stays as it is where one spills.
 aot: .venv/.dev

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,9 +10,11 @@ import typer
 
 from clara.cli.errors import BAD_USAGE, CommandError
 from clara.cli.options import Json
-from clara.cli.output import console, print_json, quiet_libraries
+from clara.cli.output import console, one_line, print_json, quiet_libraries
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from clara.data.synthesis.generators import Generator, Sampling
 
 
@@ -26,24 +29,29 @@ def synthesize(
         str | None,
         typer.Option("--base-url", help="Of the server.", envvar="OPENAI_BASE_URL"),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Requests at once.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests at once.")] = 16,
     requests_per_minute: Annotated[
-        float | None, typer.Option(min=0.1, help="Most requests sent.", show_default=False)
+        float | None, typer.Option(min=0.1, max=1e6, help="Most requests sent.", show_default=False)
     ] = None,
     retries: Annotated[int, typer.Option(min=0, max=100, help="Of a failed request.")] = 5,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request.")] = 120.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86400, help="Seconds for a request.")
+    ] = 120.0,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the replies.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 2048,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Most tokens of a reply.")
+    ] = 2048,
     max_rounds: Annotated[int, typer.Option(min=1, max=100, help="Of coverage.")] = 10,
     max_attempts: Annotated[int, typer.Option(min=1, max=100, help="At a paraphrase.")] = 10,
     prompts: Annotated[
         Path | None, typer.Option(help="YAML file with prompts of your own.", show_default=False)
     ] = None,
     price_input: Annotated[
-        float | None, typer.Option(min=0, help="Of a million tokens read.", show_default=False)
+        float | None,
+        typer.Option(min=0, max=1e6, help="Of a million tokens read.", show_default=False),
     ] = None,
     price_output: Annotated[
-        float | None, typer.Option(min=0, help="Of a million written.", show_default=False)
+        float | None, typer.Option(min=0, max=1e6, help="Of a million written.", show_default=False)
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use the first so many.", show_default=False)
@@ -70,13 +78,20 @@ def synthesize(
     settings = SynthesisSettings(
         wording, Limits(max_rounds, max_attempts), seed, price_input, price_output
     )
-    documents = list(islice(read_documents(corpus), limit))
     if not output.resolve().parent.is_dir():
         raise CommandError(f"{output.parent}: no such folder")
+    if output.exists() and any(output.samefile(f) for f in (corpus, prompts) if f and f.exists()):
+        raise CommandError(f"--output must be a file of its own, got {output}", BAD_USAGE)
+    documents = list(islice(read_documents(corpus), limit))
     sampling = Sampling(temperature, max_tokens, timeout, retries, requests_per_minute)
     model = _generator(generator, base_url, sampling, concurrency)
-    with document_progress("synthesize", len(documents)) as bar:
-        report = run(documents, output, model, settings, on_progress=lambda: bar.advance(1))
+    try:
+        with document_progress("synthesize", len(documents)) as bar:
+            report = run(documents, output, model, settings, on_progress=lambda: bar.advance(1))
+    except KeyboardInterrupt:
+        kept = one_line(f"{output}.journal: holds the replies so far; the same command goes on")
+        print(f"interrupted: {kept}", file=sys.stderr)
+        raise
     if as_json:
         print_json(report)
     else:
@@ -90,7 +105,7 @@ def _generator(name: str, base_url: str | None, sampling: Sampling, concurrency:
             f"--generator must be openai:MODEL or local:FOLDER_OR_ID, got {name!r}", BAD_USAGE
         )
     if kind == "openai":
-        from clara.data.synthesis.generators import OpenAIGenerator
+        from clara.data.synthesis.server import OpenAIGenerator
 
         return OpenAIGenerator(model, base_url, sampling, concurrency)
     from clara.data.synthesis.local import LocalGenerator
@@ -99,25 +114,43 @@ def _generator(name: str, base_url: str | None, sampling: Sampling, concurrency:
 
 
 def _print(report: dict[str, Any], output: Path) -> None:
+    """One line, and a table below it on a terminal."""
+    pairs = ", ".join(f"{count} {kind} pairs" for kind, count in report["pairs"].items())
+    print(
+        one_line(
+            f"{output}: {report['finished']} of {report['documents']} documents, "
+            f"{pairs or 'no pairs'}, {report['calls']} replies ({report['reused_replies']} reused, "
+            f"the journal held {report['journal_replies']})"
+        )
+    )
+    if sys.stdout.isatty():
+        console().print(_table(report))
+
+
+def _table(report: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    pairs = sum(report["pairs"].values())
-    print(
-        f"{output}: {report['finished']} of {report['documents']} documents, {pairs} pairs, "
-        f"{report['calls']} replies ({report['reused_replies']} reused)"
-    )
-    table = Table("", "", show_header=False)
+    table = Table(show_header=False)
     for title, name in (
         ("pairs per document", "pairs_per_document"),
         ("rejected", "rejected"),
         ("left out", "left_out"),
+        ("failed requests", "failed_requests"),
         ("rounds of coverage", "coverage_rounds"),
         ("attempts at a paraphrase", "paraphrase_attempts"),
         ("tokens", "tokens"),
         ("tokens of this run", "paid_tokens"),
         ("cost", "cost"),
     ):
-        shown = ", ".join(f"{key}: {value}" for key, value in report.get(name, {}).items())
+        shown = ", ".join(_shown(*item) for item in report.get(name, {}).items())
         if shown:
-            table.add_row(title, shown)
-    console().print(table)
+            table.add_row(title, one_line(shown))
+    for name in ("retries", "repaired_replies"):
+        table.add_row(name.replace("_", " "), str(report[name]))
+    return table
+
+
+def _shown(name: str, value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"{name}: {value}"
+    return ", ".join(f"{key} times: {count}" for key, count in value.items())

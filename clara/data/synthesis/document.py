@@ -59,7 +59,7 @@ class Material:
 @dataclass(frozen=True)
 class Limits:
     """Attributes:
-    rounds: most rounds of coverage.
+    rounds: most rounds of questions about what is not covered yet.
     attempts: most attempts at a paraphrase.
     """
 
@@ -98,9 +98,12 @@ class DocumentLoop:
             await self._accept("simple", await self._questions_of("simple_questions"))
             joined = await self._questions_of("complex_questions", questions=self._questions)
             await self._accept("complex", joined)
-            await self._cover()
         except CallFailedError as error:
             raise LeftOutError(f"questions: {error.reason}") from error
+        try:
+            await self._cover()
+        except CallFailedError as error:
+            raise LeftOutError(f"coverage: {error.reason}") from error
         if not self._pairs:
             raise LeftOutError("no pair was accepted")
         paraphrase = await self._paraphrase()
@@ -157,16 +160,21 @@ class DocumentLoop:
         return Pair(kind, question, reply.answer)
 
     async def _cover(self) -> None:
-        """Ask about what no pair covers, until nothing is missing."""
-        for number in range(self._limits.rounds):
+        """Ask about what no pair covers, until nothing is missing.
+
+        A document of which something is missing after the last round is left out.
+        """
+        for number in range(self._limits.rounds + 1):
             pairs = [{"question": p.question, "answer": p.answer} for p in self._pairs]
             reply = await self._ask(
                 "coverage", replies.Coverage, attempt=number, document=self._text, pairs=pairs
             )
-            missing = [fact for fact in reply.missing if fact]
+            missing = [fact for fact in reply.missing if fact][:MOST_QUESTIONS]
             if not missing:
                 self._counted.rounds[number] += 1
                 return
+            if number == self._limits.rounds:
+                break
             values = {"questions": self._questions, "missing": missing}
             new = await self._questions_of("supplementary_questions", attempt=number, **values)
             await self._accept("simple", new)
@@ -181,8 +189,8 @@ class DocumentLoop:
                 reply = await self._ask(
                     "paraphrase", replies.Paraphrase, attempt=number, document=self._text
                 )
-                if not reply.paraphrase or reply.paraphrase == self._text.strip():
-                    reasons.add("not preserved")
+                if not reply.paraphrase or reply.paraphrase.split() == self._text.split():
+                    reasons.add("not a paraphrase")
                     continue
                 check = await self._ask(
                     "check_paraphrase",
@@ -199,5 +207,5 @@ class DocumentLoop:
                 return reply.paraphrase
             reasons.add("not preserved")
         self._counted.attempts[self._limits.attempts] += 1
-        only = reasons.pop() if len(reasons) == 1 else "not preserved"
+        only = reasons.pop() if len(reasons) == 1 else "various reasons"
         raise LeftOutError(f"paraphrase: {only} in all attempts")

@@ -13,6 +13,11 @@ from clara.data.lines import DataError
 from clara.data.synthesis.generators import Completion
 from clara.data.synthesis.prompts import Message
 
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS replies (key BLOB PRIMARY KEY, text TEXT NOT NULL, "
+    "prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, digest BLOB NOT NULL)"
+)
+
 
 class Journal:
     """Replies by what was asked, in an SQLite file that one process at a time has open.
@@ -20,39 +25,59 @@ class Journal:
     A reply is committed before it is used: a run that is killed and started again asks only for
     what had not arrived.
 
+    Attributes:
+        held: replies that were in it when it was opened.
+
     Raises:
-        DataError: another process has it open, or it is not such a file.
+        DataError: another process has it open, it cannot be written, or it is not such a file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
-        self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
         with self._errors():
-            self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.execute("BEGIN EXCLUSIVE")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS replies ("
-                "key BLOB PRIMARY KEY, text TEXT NOT NULL, "
-                "prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL)"
-            )
-            self._connection.execute("COMMIT")
+            self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+        try:
+            with self._errors():
+                self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=FULL")
+                self._connection.execute("BEGIN EXCLUSIVE")
+                self._connection.execute(_TABLE)
+                (self.held,) = self._connection.execute("SELECT count(*) FROM replies").fetchone()
+                self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.close()
+            raise
 
     def get(self, key: bytes) -> Completion | None:
+        """The reply to what was asked, if it was given.
+
+        Raises:
+            DataError: the file cannot be read, or it is damaged.
+        """
         with self._errors():
             row = self._connection.execute(
-                "SELECT text, prompt_tokens, completion_tokens FROM replies WHERE key = ?", (key,)
+                "SELECT text, prompt_tokens, completion_tokens, digest FROM replies WHERE key = ?",
+                (key,),
             ).fetchone()
-        return None if row is None else Completion(*row)
+        if row is None:
+            return None
+        # SQLite has no checksums: a flipped bit would come back as a word of the generator's.
+        if row[3] != _digest(key, *row[:3]):
+            raise DataError(f"{self._path}: is damaged: a reply is not what was written")
+        return Completion(*row[:3])
 
     def put(self, key: bytes, reply: Completion) -> None:
-        # Halves of surrogate pairs, which no reply of use has, are no text for SQLite.
-        text = reply.text.encode(errors="replace").decode()
+        """Keep a reply; it is on disk when this returns.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        values = (reply.text, reply.prompt_tokens, reply.completion_tokens)
         with self._errors():
             self._connection.execute(
-                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)",
-                (key, text, reply.prompt_tokens, reply.completion_tokens),
+                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)",
+                (key, *values, _digest(key, *values)),
             )
 
     def close(self) -> None:
@@ -72,5 +97,9 @@ class Journal:
 
 def request_key(generator: str, messages: Sequence[Message], attempt: int) -> bytes:
     """A digest of all that a reply depends on."""
-    asked = json.dumps([generator, list(messages), attempt], ensure_ascii=True)
-    return hashlib.blake2b(asked.encode(), digest_size=20).digest()
+    return _digest(generator, list(messages), attempt)
+
+
+def _digest(*values: object) -> bytes:
+    spelled = json.dumps(values, default=repr)
+    return hashlib.blake2b(spelled.encode(), digest_size=20).digest()

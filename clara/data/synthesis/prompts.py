@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,10 @@ import yaml
 from clara.data.lines import DataError
 
 Message = dict[str, str]
+
+LONGEST_REPEATED = 20_000  # characters of a reply that is sent back
+# Where a control token may begin: <s>, </s>, <|end|>, <｜User｜>, [INST], [/INST].
+_CONTROL = re.compile(r"<(?=[/|｜]|[^\W\d])|\[(?=/?[A-Z_]+\])")
 
 # Placeholders that each prompt must have.
 _PLACEHOLDERS: dict[str, frozenset[str]] = {
@@ -36,6 +41,8 @@ _PLACEHOLDERS: dict[str, frozenset[str]] = {
 class SynthesisPrompts:
     """Templates with `{placeholders}`; what is put in is JSON, so that a text cannot end itself.
 
+    In it `<` and `[` are written as JSON's escapes where a control token may begin: a server
+    that looks for `<|im_end|>` or `[INST]` in what it is sent finds none of a document's.
     Literal braces are doubled. `system` goes before every request.
 
     Raises:
@@ -102,14 +109,18 @@ class SynthesisPrompts:
             if not isinstance(template, str) or not template.strip():
                 raise ValueError(f"prompt {field.name!r} must be a text, got {template!r}")
             try:
-                found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+                template.encode()
+                parts = list(Formatter().parse(template))
             except ValueError as error:
                 raise ValueError(f"prompt {field.name!r}: {error}") from error
+            found = {name for _, name, _, _ in parts if name is not None}
             wanted = _PLACEHOLDERS[field.name]
             if found != wanted:
                 wrong = sorted(found ^ wanted)[0]
                 what = "lacks" if wrong in wanted else "has the unknown"
                 raise ValueError(f"prompt {field.name!r} {what} placeholder {{{wrong}}}")
+            if any(layout or conversion for _, _, layout, conversion in parts):
+                raise ValueError(f"prompt {field.name!r}: placeholders are names alone: {{name}}")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SynthesisPrompts:
@@ -139,14 +150,17 @@ class SynthesisPrompts:
     def messages(self, prompt: str, **values: Any) -> list[Message]:
         """The request of a prompt, each value in JSON."""
         text = getattr(self, prompt).format(**{k: _json(v) for k, v in values.items()})
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": text}]
+        return [
+            {"role": "system", "content": self.system.format()},
+            {"role": "user", "content": text},
+        ]
 
     def repair_messages(self, messages: list[Message], reply: str, error: str) -> list[Message]:
         """The same request again, with the reply that was not understood."""
         asked = self.repair.format(error=_json(error))
         return [
             *messages,
-            {"role": "assistant", "content": reply},
+            {"role": "assistant", "content": _CONTROL.sub(r"\g<0> ", reply[:LONGEST_REPEATED])},
             {"role": "user", "content": asked},
         ]
 
@@ -175,4 +189,6 @@ def paraphrase_task(document_id: str, seed: int) -> str:
 
 
 def _json(value: str | Mapping[str, Any] | list[Any]) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    # Both stand in strings, or `[` before a quotation mark or a brace: never before letters.
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

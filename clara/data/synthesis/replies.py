@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
 
-_UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+MOST_OBJECTS = 50  # looked at in one reply
+
+# Control characters but tab and newline, and halves of surrogate pairs.
+_UNREADABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 Text = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
@@ -61,24 +66,44 @@ class UnreadableReplyError(ValueError):
 
 
 def parse_reply(text: str, kind: type[Kind]) -> Kind:
-    """Read a reply; prose and code fences around the object are passed over.
+    """Read a reply; thoughts, prose and code fences around the object are passed over.
 
     Raises:
-        UnreadableReplyError: no object in it, or not of this kind; says what is wrong.
+        UnreadableReplyError: no object in it, none of this kind, or several that differ; says
+            what is wrong.
     """
     problem = "there is no JSON object in it"
-    decoder = json.JSONDecoder(strict=False)
-    for match in list(re.finditer(r"\{", text))[:20]:
-        try:
-            value, _ = decoder.raw_decode(text, match.start())
-        except (ValueError, RecursionError) as error:
-            if problem.startswith("there is no"):
-                problem = " ".join(str(error).split())
+    found: list[Kind] = []
+    for value, flaw in _objects(_THOUGHTS.sub("", text)):
+        if value is None:
+            problem = flaw if problem.startswith("there is no") else problem
             continue
         try:
-            return kind.model_validate(value)
+            found.append(kind.model_validate(value))
         except ValidationError as error:
-            first = error.errors()[0]
+            first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
             problem = f"{place}: {first['msg']}" if place else first["msg"]
-    raise UnreadableReplyError(problem)
+    if not found:
+        raise UnreadableReplyError(problem)
+    # A reply may quote an object before it gives its own: which one is meant is not for us to say.
+    if any(each != found[0] for each in found):
+        raise UnreadableReplyError("there are several objects in it, and they differ")
+    return found[0]
+
+
+def _objects(text: str) -> Iterator[tuple[Any, str]]:
+    """The objects that stand in a text, not those inside others; or None and what is wrong."""
+    decoder = json.JSONDecoder(strict=False)
+    start = text.find("{")
+    for _ in range(MOST_OBJECTS):
+        if start < 0:
+            return
+        end = start + 1
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError) as error:
+            yield None, " ".join(str(error).split())
+        else:
+            yield value, ""
+        start = text.find("{", end)

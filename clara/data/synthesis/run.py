@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clara.data.lines import DataError
 from clara.data.records import Document, write_jsonl
 from clara.data.synthesis import replies
 from clara.data.synthesis.document import (
@@ -26,6 +28,7 @@ from clara.data.synthesis.statistics import Statistics
 
 JOURNAL = ".journal"
 REPORT = ".report.json"
+MOST_FAILED = 100  # requests one after another, before a server is taken for broken
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def synthesize(
     """Write training records of documents to `output`, in their order, and a report beside it.
 
     Replies are kept in `output + ".journal"` as they arrive. The output appears when all documents
-    are done; started again after a kill, a run asks only for what is not in the journal.
+    are done; started again after a kill, a run asks only for what is not in the journal. Requests
+    that failed are not kept: they are sent again.
 
     Args:
         on_progress: called after every document.
@@ -63,12 +67,16 @@ def synthesize(
         The report, see `Statistics.report`.
 
     Raises:
-        DataError: the generator refuses, or a file cannot be written or read.
+        DataError: the generator refuses or fails all the time, or a file cannot be written or
+            read.
     """
     target = os.path.realpath(output)
+    for path in (target, target + REPORT):
+        if os.path.isdir(path):
+            raise DataError(f"{path}: is a folder")
     journal = Journal(target + JOURNAL)
     try:
-        counted = Statistics(documents=len(documents))
+        counted = Statistics(documents=len(documents), held=journal.held)
         run = _Run(generator, journal, settings, counted)
         found = asyncio.run(run.all(documents, on_progress))
         counted.retries = generator.retries
@@ -80,11 +88,20 @@ def synthesize(
         )
         write_jsonl(target, records)
         report = counted.report(settings.price_input, settings.price_output)
-        text = json.dumps(report, indent=2) + "\n"
-        Path(target + REPORT).write_text(text, encoding="utf-8")
+        _write(Path(target + REPORT), json.dumps(report, indent=2) + "\n")
         return report
     finally:
         journal.close()
+
+
+def _write(path: Path, text: str) -> None:
+    """The file holds all of the text or what it held before."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class _Run:
@@ -99,6 +116,8 @@ class _Run:
         self._journal = journal
         self._settings = settings
         self._counted = counted
+        self._under_way: dict[bytes, asyncio.Task[Completion]] = {}
+        self._failed = 0  # requests without a reply since the last reply
 
     async def all(
         self, documents: Sequence[Document], on_progress: Callable[[], None]
@@ -119,10 +138,11 @@ class _Run:
         try:
             await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
+            left = [*tasks, *self._under_way.values()]
+            for task in left:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self._generator.close()
+            await asyncio.gather(*left, return_exceptions=True)
         return found
 
     async def _one(self, document: Document) -> Material | None:
@@ -155,16 +175,20 @@ class _Run:
         return read
 
     async def _complete(self, messages: Sequence[Message], attempt: int) -> Completion:
+        """A reply, from the journal if it is there."""
         key = request_key(f"{self._generator.name}#{self._settings.seed}", messages, attempt)
         counted = self._counted
         reply = self._journal.get(key)
+        paid = False
         if reply is None:
-            async with self._slots:
-                try:
-                    reply = await self._generator.complete(messages)
-                except RequestFailedError as error:
-                    raise CallFailedError(error.reason) from error
-            self._journal.put(key, reply)
+            task = self._under_way.get(key)
+            if task is None:
+                task = self._under_way[key] = asyncio.create_task(self._request(key, messages))
+                task.add_done_callback(lambda done: self._over(key, done))
+                paid = True
+            # Shielded: documents of the same text ask the same, and wait for one reply.
+            reply = await asyncio.shield(task)
+        if paid:
             counted.paid_prompt_tokens += reply.prompt_tokens
             counted.paid_completion_tokens += reply.completion_tokens
         else:
@@ -172,6 +196,34 @@ class _Run:
         counted.calls += 1
         counted.prompt_tokens += reply.prompt_tokens
         counted.completion_tokens += reply.completion_tokens
+        return reply
+
+    def _over(self, key: bytes, task: asyncio.Task[Completion]) -> None:
+        del self._under_way[key]
+        if not task.cancelled():
+            task.exception()  # nobody is told of an error that nobody waits for any more
+
+    async def _request(self, key: bytes, messages: Sequence[Message]) -> Completion:
+        """A reply of the generator, in the journal when this returns."""
+        counted = self._counted
+        async with self._slots:
+            try:
+                reply = await self._generator.complete(messages)
+            except RequestFailedError as error:
+                counted.messages.setdefault(error.reason, str(error))
+                self._failed += 1
+                if error.malformed and counted.calls == 0:
+                    raise DataError(str(error)) from error
+                if self._failed >= MOST_FAILED:
+                    raise DataError(
+                        f"{self._failed} requests in a row had no reply, the last for: "
+                        f"{error.reason}: {error}"
+                    ) from error
+                raise CallFailedError(error.reason) from error
+        self._failed = 0
+        # Halves of surrogate pairs have no place in a file, nor in a request that repeats them.
+        reply = replace(reply, text=reply.text.encode(errors="replace").decode())
+        self._journal.put(key, reply)
         return reply
 
 

@@ -17,8 +17,10 @@ class Statistics:
         left_out: documents by reason.
         pairs: accepted, by kind.
         rejected: pairs and questions by reason.
-        rounds: documents by rounds of coverage.
+        rounds: documents by rounds of coverage that found something missing.
         attempts: documents by attempts at a paraphrase.
+        held: replies that the journal held.
+        messages: what was said of the first request without a reply, by reason.
         calls: replies used, and of those `reused` from the journal and `repaired` by asking again.
         retries: requests sent again.
         prompt_tokens, completion_tokens: of all replies used, and paid for in this run.
@@ -31,6 +33,8 @@ class Statistics:
     rejected: Counter[str] = field(default_factory=Counter)
     rounds: Counter[int] = field(default_factory=Counter)
     attempts: Counter[int] = field(default_factory=Counter)
+    messages: dict[str, str] = field(default_factory=dict)
+    held: int = 0
     calls: int = 0
     reused: int = 0
     repaired: int = 0
@@ -57,9 +61,11 @@ class Statistics:
                 kind: round(count / finished, 3) for kind, count in sorted(self.pairs.items())
             },
             "rejected": dict(sorted(self.rejected.items())),
-            "coverage_rounds": {str(n): c for n, c in sorted(self.rounds.items())},
-            "paraphrase_attempts": {str(n): c for n, c in sorted(self.attempts.items())},
+            "coverage_rounds": _spread(self.rounds),
+            "paraphrase_attempts": _spread(self.attempts),
+            "failed_requests": dict(sorted(self.messages.items())),
             "calls": self.calls,
+            "journal_replies": self.held,
             "reused_replies": self.reused,
             "repaired_replies": self.repaired,
             "retries": self.retries,
@@ -75,3 +81,12 @@ class Statistics:
             paid = self.paid_prompt_tokens * read + self.paid_completion_tokens * written
             report["cost"] = {"run": paid / 1e6, "all": every / 1e6}
         return report
+
+
+def _spread(counts: Counter[int]) -> dict[str, Any]:
+    """Mean and histogram."""
+    total = sum(number * count for number, count in counts.items())
+    return {
+        "mean": round(total / max(sum(counts.values()), 1), 3),
+        "histogram": {str(number): count for number, count in sorted(counts.items())},
+    }

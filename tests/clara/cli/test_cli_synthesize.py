@@ -2,9 +2,12 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,9 +47,10 @@ def arguments(server, corpus, tmp_path):
 
 def test_records_and_report(clara, arguments, tmp_path):
     done = clara(*arguments, "--limit", "3", "--price-input", "1", "--price-output", "2")
-    assert "3 of 3 documents, 3 pairs" in done.stdout
-    assert "pairs per document" in done.stdout
-    assert "cost" in done.stdout
+    (line,) = done.stdout.splitlines()  # the table is for terminals
+    assert "3 of 3 documents, 3 simple pairs" in line
+    assert "0 reused, the journal held 0)" in line
+    assert json.loads((tmp_path / "out.jsonl.report.json").read_text())["cost"]["run"] > 0
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 6
     report = json.loads(clara(*arguments, "--limit", "3", "--json").stdout)
     assert report["reused_replies"] == report["calls"]
@@ -80,6 +84,46 @@ def test_options_out_of_range(process, arguments, option):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_table_on_a_terminal(clara, arguments, monkeypatch):
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr("clara.cli.synthesis.sys", SimpleNamespace(stdout=terminal))
+    printed = clara(*arguments, "--price-input", "1").stdout
+    assert all(each in printed for each in ("pairs per document", "mean: 1.0", "cost", "retries"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--price-input", "inf"), ("--timeout", "nan"), ("--max-tokens", "1e9")]
+)
+def test_numbers_that_are_none(process, arguments, option, value):
+    done = process(*arguments, option, value)
+    assert done.returncode == 2
+    assert option in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_corpus_is_not_overwritten(refused, arguments, corpus):
+    before = corpus.read_bytes()
+    line = refused(*arguments, "--output", str(corpus), code=2)
+    assert "--output must be a file of its own" in line
+    assert corpus.read_bytes() == before
+
+
+def test_interrupt_is_one_line(start, arguments, server, tmp_path):
+    server.delay = 0.2
+    running = start(*arguments)
+    while len(server.requests) < 6:
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    printed, errors = running.communicate(timeout=30)
+    assert (running.returncode, printed) == (130, "")
+    assert errors == (
+        f"interrupted: {tmp_path}/out.jsonl.journal: holds the replies so far; "
+        "the same command goes on\n"
+    )
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_a_server_that_refuses(refused, arguments, server):
     body = json.dumps({"error": {"message": "bad key\nsecond line"}}).encode()
     server.behave = lambda *_: (401, {}, body)
@@ -87,7 +131,7 @@ def test_a_server_that_refuses(refused, arguments, server):
 
 
 def test_without_the_package(refused, arguments, monkeypatch):
-    import clara.data.synthesis.generators as generators
+    import clara.data.synthesis.server as generators
 
     monkeypatch.setattr(generators, "find_spec", lambda name: None)
     assert "needs the package openai" in refused(*arguments)

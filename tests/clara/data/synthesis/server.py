@@ -69,6 +69,11 @@ def step(text):
     return "simple"
 
 
+class Quiet(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """A client that is gone is no news; the traceback would be taken for the command's."""
+
+
 class Server:
     """Attributes:
     behave: called with the request's step, user text and number among equal ones; returns None
@@ -95,9 +100,9 @@ class Server:
             def log_message(self, *arguments):
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = Quiet(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self):

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import time
 
 import pytest
 import torch
@@ -45,6 +47,10 @@ class TestPrompts:
             ("judge: 3", "'judge' must be a text, got 3"),
             ("[]", "must be a mapping"),
             ("judge: [", "not YAML"),
+            ("paraphrase: '{document:>9}'", "placeholders are names alone"),
+            ("paraphrase: '{document!r}'", "placeholders are names alone"),
+            ("paraphrase: '{document.text}'", "lacks placeholder|unknown placeholder"),
+            ('system: "\\ud800"', "surrogates not allowed"),
             ("judge: !!python/object/apply:os.system ['true']", "not YAML"),
         ],
     )
@@ -53,6 +59,18 @@ class TestPrompts:
         file.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=rf"prompts\.yaml: .*{message}"):
             SynthesisPrompts.load(file)
+
+    def test_control_tokens_of_a_document_are_escaped(self):
+        text = "a</s><|im_end|>[INST]<｜User｜><s> a < b, [1], [x], [AB c], <3"
+        _, user = SynthesisPrompts().messages("paraphrase", document=text)
+        shown = user["content"].split("Document: ")[1].split("\n")[0]
+        assert json.loads(shown) == text
+        assert not re.search(r"</s>|<\||\[INST|<｜|<s>", shown)
+        assert shown.endswith(' a < b, [1], [x], [AB c], <3"')
+
+    def test_doubled_braces_are_single(self):
+        system, _ = SynthesisPrompts(system='{{"a": 1}}').messages("paraphrase", document="")
+        assert system["content"] == '{"a": 1}'
 
     def test_no_file(self, tmp_path):
         with pytest.raises(DataError, match="No such file"):
@@ -73,6 +91,8 @@ class TestReplies:
             '{"questions": ["a", "b"]}',
             '```json\n{"questions": [" a ", "b"], "more": 1}\n```',
             'first {"x": 1} then {"questions": ["a", "b"]}',
+            '{"questions": ["a", "b"]} once more: {"questions": ["a", "b"]}',
+            '<think>perhaps {"questions": ["c"]}</think>{"questions": ["a", "b"]}',
             '{"questions": ["a\x00", "b\ud800"]}',
             "{ { " + '{"questions": ["a", "b"]}',
         ],
@@ -91,6 +111,8 @@ class TestReplies:
             ('{"correct": 1}', replies.Verdict, "correct: "),
             ("{}", replies.Coverage, "missing: Field required"),
             ('{"questions": ["a"', replies.Questions, "delimiter|Unterminated|Expecting"),
+            ('{"correct": true}, no: {"correct": false}', replies.Verdict, "several objects"),
+            ('{"text": {"correct": true}}', replies.Verdict, "correct: Field required"),
             ("{" * 100_000, replies.Questions, "Expecting"),
             ('{"a":' * 100_000, replies.Questions, "recursion|Expecting|no JSON"),
         ],
@@ -133,24 +155,21 @@ class TestLocalGenerator:
 
     def test_replies_that_are(self, make, tmp_path, monkeypatch):
         """The whole loop, with the model's words put into its mouth."""
-        generator = make(max_tokens=2000)
-        tokenizer, batches = generator._tokenizer, []
-        spelled = generator._spelled
+        generator = make(max_tokens=1500)
+        tokenizer, batches = generator._tokenizer.tokenizer, []
 
-        def speak(input_ids, attention_mask, generation_config):
+        def speak(input_ids, attention_mask, generation_config, **_):
             batches.append(len(input_ids))
-            said = [
-                tokenizer(json.dumps(answered(each))).input_ids for each in asked[-len(input_ids) :]
+            asked = [
+                tokenizer.decode(ids[seen == 1], skip_special_tokens=True)
+                for ids, seen in zip(input_ids, attention_mask)
             ]
-            longest = max(map(len, said))
+            said = [tokenizer(json.dumps(answered(text))).input_ids for text in asked]
+            longest = max(map(len, said)) + 1
             padded = [ids + [tokenizer.eos_token_id] * (longest - len(ids)) for ids in said]
             rows = zip(input_ids.tolist(), padded, strict=True)
             return torch.tensor([[*row, *more] for row, more in rows])
 
-        asked = []
-        monkeypatch.setattr(
-            generator, "_spelled", lambda m: asked.append(m[1]["content"]) or spelled(m)
-        )
         monkeypatch.setattr(generator._model, "generate", speak)
         documents = [Document(str(i), f"The x of y{i} is z{i}.") for i in range(3)]
         settings = SynthesisSettings(SynthesisPrompts(), Limits())
@@ -159,14 +178,62 @@ class TestLocalGenerator:
         assert report["pairs"] == {"simple": 3}
         assert max(batches) == 3
 
-    def test_a_request_over_the_window(self, make):
+    def test_a_request_over_the_window_fails_alone(self, make):
         generator = make()
+        short = [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}]
+        long = [short[0], {"role": "user", "content": "word " * 3000}]
 
         async def ask():
-            return await generator.complete([{"role": "user", "content": "word " * 3000}] * 2)
+            asked = (generator.complete(each) for each in (short, long, short))
+            return await asyncio.gather(*asked, return_exceptions=True)
 
-        with pytest.raises(RequestFailedError, match="the model reads 2048"):
-            asyncio.run(ask())
+        one, failed, other = asyncio.run(ask())
+        assert one == other
+        assert isinstance(failed, RequestFailedError)
+        assert failed.reason == "longer than the model reads"
+        assert "the model reads 2048" in str(failed)
+
+    def test_text_is_no_control_token(self, make):
+        generator = make()
+        tokenizer = generator._tokenizer.tokenizer
+        for template in (tokenizer.chat_template, None):
+            tokenizer.chat_template = template
+            turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}]
+            plain = generator._encoded(turns)
+            turns[1]["content"] = "".join(tokenizer.all_special_tokens)
+            hostile = generator._encoded(turns)
+            special = set(tokenizer.all_special_ids)
+            assert [i for i in hostile if i in special] == [i for i in plain if i in special]
+
+    def test_templates(self, make):
+        generator = make()
+        tokenizer = generator._tokenizer.tokenizer
+        turns = [{"role": "system", "content": "sys"}, {"role": "user", "content": "ask"}]
+        tokenizer.chat_template = (
+            "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}"
+            "{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}[go]"
+        )
+        assert tokenizer.decode(generator._encoded(turns)) == "[user]sys\n\nask[go]"
+        tokenizer.chat_template = "{{ bos_token }}"
+        with pytest.raises(DataError, match="does not write the texts"):
+            generator._encoded(turns)
+
+    def test_closing_stops_generation(self, make):
+        generator = make(max_tokens=2000)
+        generator._ends = []
+        turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}]
+
+        async def ask():
+            asked = [asyncio.create_task(generator.complete(turns)) for _ in range(9)]
+            await asyncio.sleep(0.1)
+            begin = time.monotonic()
+            await generator.close()
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            return time.monotonic() - begin
+
+        assert asyncio.run(ask()) < 1
 
     def test_no_such_model(self, tmp_path):
         with pytest.raises(DataError, match="cannot load generator"):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ from clara.data import DataError, write_jsonl
 from clara.data.examples import ExampleFile, pretraining_example
 from clara.data.records import Document
 from clara.data.synthesis.document import Limits
-from clara.data.synthesis.generators import OpenAIGenerator, Sampling
+from clara.data.synthesis.generators import Sampling
 from clara.data.synthesis.prompts import PARAPHRASE_TASKS, SynthesisPrompts
 from clara.data.synthesis.run import SynthesisSettings, synthesize
+from clara.data.synthesis.server import OpenAIGenerator
 
 from .server import completion
 
@@ -79,8 +81,8 @@ class TestOutput:
         assert report["documents"] == report["finished"] == 12
         assert report["pairs"] == {"complex": 9, "simple": 30}
         assert report["pairs_per_document"] == {"complex": 0.75, "simple": 2.5}
-        assert report["coverage_rounds"] == {"0": 6, "1": 6}
-        assert report["paraphrase_attempts"] == {"1": 12}
+        assert report["coverage_rounds"] == {"mean": 0.5, "histogram": {"0": 6, "1": 6}}
+        assert report["paraphrase_attempts"] == {"mean": 1.0, "histogram": {"1": 12}}
         assert report["calls"] == len(server.requests)
         assert report["tokens"] == {
             "prompt": 100 * len(server.requests),
@@ -136,9 +138,10 @@ class TestRejections:
         report, records = run(only=documents[:2], limits=(10, 10))
         assert records == []
         assert report["left_out"] == {"facts are missing after all rounds": 2}
-        assert report["coverage_rounds"] == {"10": 2}
+        assert report["coverage_rounds"] == {"mean": 10.0, "histogram": {"10": 2}}
         steps = Counter(step for _, step, _, _, _ in server.requests)
-        assert steps["coverage"] == 20
+        assert steps["coverage"] == 22  # the last looks at what the tenth round added
+        assert steps["supplementary"] == 20
         assert steps["paraphrase"] == 0
 
     def test_a_paraphrase_that_fails(self, run, server, documents):
@@ -149,13 +152,13 @@ class TestRejections:
         report, records = run(only=documents[:2], limits=(10, 4))
         assert {r["document_id"] for r in records} == {"d0"}
         assert report["left_out"] == {"paraphrase: not preserved in all attempts": 1}
-        assert report["paraphrase_attempts"] == {"3": 1, "4": 1}
+        assert report["paraphrase_attempts"] == {"mean": 3.5, "histogram": {"3": 1, "4": 1}}
 
     def test_a_paraphrase_that_is_the_document(self, run, server, documents):
         same = json.dumps({"paraphrase": documents[0].text})
         server.behave = lambda step, text, count: same if step == "paraphrase" else None
         report, _ = run(only=documents[:1], limits=(1, 2))
-        assert report["left_out"] == {"paraphrase: not preserved in all attempts": 1}
+        assert report["left_out"] == {"paraphrase: not a paraphrase in all attempts": 1}
 
     def test_a_document_without_any_question(self, run, server, documents):
         server.behave = lambda step, text, count: (
@@ -278,8 +281,98 @@ class TestFailures:
         server.behave = lambda step, text, count: (400, {}, body) if "Arvia1" in text else None
         report, records = run(only=documents[:3])
         assert {r["document_id"] for r in records} == {"d0", "d2"}
-        assert report["left_out"] == {"questions: status 400": 1}
+        assert report["left_out"] == {"questions: longer than the model reads": 1}
+        assert "context length is 8" in report["failed_requests"]["longer than the model reads"]
         assert report["retries"] == 0
+
+    def test_a_request_that_no_server_would_take(self, run, server, documents):
+        body = json.dumps({"error": {"message": "unknown setting temperature"}}).encode()
+        server.behave = lambda step, text, count: (400, {}, body)
+        with pytest.raises(DataError, match=r"400: .*unknown setting"):
+            run(only=documents[:3])
+
+    def test_a_bad_request_among_good_ones(self, run, server, documents):
+        body = json.dumps({"error": {"message": "odd"}}).encode()
+        server.behave = lambda step, text, count: (
+            (400, {}, body) if step == "complex" and "Arvia1" in text else None
+        )
+        report, records = run(only=documents[:3])
+        assert {r["document_id"] for r in records} == {"d0", "d2"}
+        assert report["left_out"] == {"questions: status 400": 1}
+
+    def test_the_limit_under_its_newer_name(self, run, server, documents, monkeypatch):
+        body = json.dumps({"error": {"message": "use 'max_completion_tokens' instead"}}).encode()
+        server.behave = lambda *_: (
+            (400, {}, body) if "max_tokens" in server.requests[-1][4] else None
+        )
+        report, _ = run(only=documents[:1], concurrency=1)
+        assert report["finished"] == 1
+        assert ["max_tokens" in asked for *_, asked in server.requests].count(True) == 1
+
+    def test_no_quota(self, run, server, documents):
+        error = {"error": {"message": "no quota left", "code": "insufficient_quota"}}
+        server.behave = lambda *_: (429, {}, json.dumps(error).encode())
+        with pytest.raises(DataError, match="no quota left"):
+            run(only=documents[:3], concurrency=1)
+        assert len(server.requests) == 1
+
+    def test_retry_after(self, run, server, documents):
+        later = (429, {"Retry-After": "0.6"}, b"{}")
+        server.behave = lambda step, text, count: (
+            later if step == "judge" and count == 0 and "Arvia0" in text else None
+        )
+        run(only=documents[:1], concurrency=8, retries=1)
+        judged = [moment for moment, step, *_ in server.requests if step == "judge"]
+        assert judged[1] - judged[0] >= 0.6
+
+    def test_a_server_that_asks_for_too_long(self, run, server, documents):
+        server.behave = lambda *_: (429, {"Retry-After": "86400"}, b"{}")
+        with pytest.raises(DataError, match="left alone for 86400 s"):
+            run(only=documents[:2])
+
+    def test_nobody_listens(self, tmp_path, documents):
+        sampling = Sampling(retries=0)
+        generator = OpenAIGenerator("m", "http://127.0.0.1:9/v1", sampling, 1)
+        settings = SynthesisSettings(SynthesisPrompts(), Limits())
+        with pytest.raises(DataError, match="cannot be reached"):
+            synthesize(documents, tmp_path / "out.jsonl", generator, settings)
+
+    def test_a_server_that_fails_all_the_time(self, run, server):
+        server.behave = lambda *_: (500, {}, b"{}")
+        many = [Document(str(i), f"The x of y{i} is z.") for i in range(150)]
+        with pytest.raises(DataError, match=r"100 requests in a row had no reply.*status 500"):
+            run(only=many, retries=0, concurrency=8)
+        assert len(server.requests) < 120
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"not json",
+            b"[]",
+            b"null",
+            b'{"choices": [{}]}',
+            b'{"choices": [{"message": {"content": ["a"]}}]}',
+        ],
+    )
+    def test_answers_of_other_shapes(self, run, server, documents, body):
+        server.behave = lambda *_: (200, {}, body)
+        report, _ = run(only=documents[:1])
+        assert report["left_out"] == {"questions: unreadable answer of the server": 1}
+
+    @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://a/v1", "http://", "http://[/v1"])
+    def test_addresses_that_are_none(self, url):
+        with pytest.raises(DataError, match="base_url"):
+            OpenAIGenerator("m", url, Sampling(), 1)
+
+    def test_keys(self, run, server, documents, monkeypatch):
+        monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
+        with pytest.raises(DataError, match="OPENAI_API_KEY"):
+            run(only=documents[:1])
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+        body = json.dumps({"error": {"message": "bad key sk-secret"}}).encode()
+        server.behave = lambda *_: (401, {}, body)
+        with pytest.raises(DataError, match="bad key …"):
+            run(only=documents[:1])
 
     @pytest.mark.parametrize("status", [401, 403, 404])
     def test_what_no_other_request_would_do_better_ends_the_run(
@@ -326,8 +419,20 @@ class TestHostileDocuments:
     )
     def test_a_document_is_only_a_value(self, run, server, text):
         _, records = run(only=[Document(id="d", text=text)])
+        assert not any("</s>" in asked or "<|im" in asked for _, _, asked, *_ in server.requests)
         assert by_kind(records, "d")["simple"]["question"] == ["What is the x of y?"]
         assert by_kind(records, "d")["simple"]["docs"] == [text]
+
+
+class TestEqualTexts:
+    def test_are_asked_about_once(self, run, server, documents):
+        text = documents[3].text
+        report, records = run(only=[Document(name, text) for name in "abc"], concurrency=8)
+        assert max(server.seen.values()) == 1
+        assert report["calls"] == 3 * len(server.requests)
+        assert report["paid_tokens"]["prompt"] * 3 == report["tokens"]["prompt"]
+        found = [by_kind(records, name)["simple"]["answers"] for name in "abc"]
+        assert found[0] == found[1] == found[2]
 
 
 class TestResuming:
@@ -387,6 +492,31 @@ class TestResuming:
             run()
         journal.close()
         run()
+
+    def test_a_lone_surrogate_in_a_reply(self, run, server, documents):
+        server.behave = lambda step, text, count: "no \ud800" if step == "simple" else None
+        first, records = run(only=documents[:1])
+        assert first["repaired_replies"] == 1
+        before = len(server.requests)
+        assert run(only=documents[:1])[1] == records
+        assert len(server.requests) == before
+
+    def test_a_reply_that_was_changed_on_disk(self, run, documents, tmp_path):
+        run(only=documents[:1])
+        connection = sqlite3.connect(tmp_path / "out.jsonl.journal")
+        connection.execute("UPDATE replies SET text = replace(text, 'Brenn0', 'Brenn1')")
+        connection.commit()
+        connection.close()
+        with pytest.raises(DataError, match=r"out\.jsonl\.journal: is damaged"):
+            run(only=documents[:1])
+
+    def test_outputs_that_cannot_be(self, run, server, documents, tmp_path):
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(DataError, match="folder: is a folder"):
+            run("folder", documents[:1])
+        with pytest.raises(DataError, match=r"journal: unable to open"):
+            run("none/out.jsonl", documents[:1])
+        assert not server.requests
 
     def test_a_journal_that_is_none(self, run, tmp_path):
         file = tmp_path / "out.jsonl.journal"
