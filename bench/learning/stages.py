@@ -19,7 +19,7 @@ from clara.training.run import run
 from . import task
 
 BATCH = 64
-STEPS = {"text": 600, "pretrain": 1500, "instruct": 3000, "end-to-end": 1500}
+STEPS = {"text": 1500, "pretrain": 1500, "instruct": 3000, "end-to-end": 1500}
 LEARNING_RATES = {"text": 1e-3, "pretrain": 1e-3, "instruct": 1e-3, "end-to-end": 1e-3}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "none": {},

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 from clara.compression import as_documents
 from clara.config import Overflow
 from clara.data.records import Document
+from clara.documents import CompressedDocuments
 from clara.index import MemoryIndex
 from clara.model import Clara
 from clara.progress import document_progress
@@ -76,13 +76,11 @@ class CandidateMemory:
                 )
         return len(missing)
 
-    def read(self, names: Sequence[str]) -> Tensor:
-        """Memory `[N, m, H]` of candidates, on the model's device; a name may come repeatedly."""
+    def read(self, names: Sequence[str]) -> CompressedDocuments:
+        """Candidates by name, on the CPU; a name may come repeatedly."""
         different = list(dict.fromkeys(names))
-        memory = self.index.get(different).memory
         place = {name: row for row, name in enumerate(different)}
-        rows = torch.tensor([place[name] for name in names], dtype=torch.long)
-        return memory[rows].to(self._model.device)
+        return self.index.get(different)[[place[name] for name in names]]
 
     def search(self, queries: Tensor, k: int) -> list[list[str]]:
         """Names of the `k` candidates that lie nearest to each query `[B, m, H]`."""

@@ -10,7 +10,7 @@ from clara.model import Clara
 from clara.training.batches import RankingBatch
 from clara.training.candidates import CandidateMemory
 from clara.training.objectives import Objective, Term
-from clara.training.recall import recall_sums
+from clara.training.statistics import compression_sums, recall_sums
 from clara_kernels import cosine_scores
 
 
@@ -51,7 +51,8 @@ class ContrastiveObjective(Objective):
             own = batch.with_candidates(
                 [[*names, *(n for n in every if n not in set(names))] for names in batch.candidates]
             )
-        memory = self._candidates.read([n for names in own.candidates for n in names])
+        candidates = self._candidates.read([n for names in own.candidates for n in names])
+        memory = candidates.memory.to(self.model.device)
         offsets = torch.tensor(own.offsets, dtype=torch.int32, device=memory.device)
         scores = cosine_scores(queries.flatten(1), memory.flatten(1), offsets=offsets)
         losses = [
@@ -63,8 +64,9 @@ class ContrastiveObjective(Objective):
             scores[start : start + len(names)]
             for start, names in zip(own.offsets, recall_batch.candidates)
         ]
-        recall = recall_sums(torch.cat(first).detach(), recall_batch)
-        return {"contrastive": torch.stack(losses).sum(), **recall}
+        statistics = recall_sums(torch.cat(first).detach(), recall_batch)
+        statistics |= compression_sums(candidates)
+        return {"contrastive": torch.stack(losses).sum(), **statistics}
 
     @staticmethod
     def _loss(scores: Tensor, positives: tuple[int, ...]) -> Tensor:

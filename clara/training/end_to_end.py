@@ -11,8 +11,8 @@ from clara.model import Clara
 from clara.training.batches import RankingBatch
 from clara.training.candidates import CandidateMemory
 from clara.training.objectives import Objective, Term
-from clara.training.recall import recall_sums
 from clara.training.selection import SelectionSchedule
+from clara.training.statistics import compression_sums, recall_sums
 from clara_kernels import rank_and_select
 
 
@@ -60,7 +60,8 @@ class EndToEndObjective(Objective):
         queries = batch.questions.memory(hidden)
         if self.training and self._negatives and self._every and self.step % self._every == 0:
             batch = self._with_negatives(batch, queries.detach())
-        memory = self._candidates.read([n for names in batch.candidates for n in names])
+        candidates = self._candidates.read([n for names in batch.candidates for n in names])
+        memory = candidates.memory.to(self.model.device)
         offsets = torch.tensor(batch.offsets, dtype=torch.int32, device=memory.device)
         selection = self._schedule.at(self.progress)
         noise = selection.noise if self.training else None
@@ -79,7 +80,8 @@ class EndToEndObjective(Objective):
         used = [min(self._top_k, len(names)) for names in batch.candidates]
         slots = torch.cat([selected[row, :count].flatten(0, 1) for row, count in enumerate(used)])
         loss = answer_cross_entropy(self.model, batch.prompts, slots)
-        return {"ce": loss, **recall_sums(scores.detach(), batch)}
+        statistics = recall_sums(scores.detach(), batch) | compression_sums(candidates)
+        return {"ce": loss, **statistics}
 
     def _with_negatives(self, batch: RankingBatch, queries: Tensor) -> RankingBatch:
         """The batch with what the index holds nearest to each question as further candidates.

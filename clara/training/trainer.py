@@ -23,7 +23,7 @@ from clara.sharding import whole
 from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.objectives import Objective
-from clara.training.recall import CUTOFFS
+from clara.training.statistics import CUTOFFS
 
 _UNFINISHED = ".unfinished-"
 

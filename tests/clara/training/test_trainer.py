@@ -336,6 +336,14 @@ class TestCandidates:
         with pytest.raises(ValueError, match="memory of another compressor"):
             run("end-to-end", made)
 
+    def test_what_is_logged(self, settings, tmp_path):
+        first = run("pretrain", settings("first"))
+        run("end-to-end", settings("second", data="ranking", model=first.model))
+        record = read_log(tmp_path / "second" / "log.jsonl")[0]
+        assert 0 <= record["recall@1"] <= record["recall@3"] <= record["recall@5"] <= 1
+        assert record["effective_compression"] > 1
+        assert record["loss"] == pytest.approx(record["ce"])
+
     def test_an_index_is_used_again(self, settings, tmp_path, monkeypatch):
         index = str(tmp_path / "index")
         first = run("pretrain", settings("first"))

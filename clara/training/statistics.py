@@ -1,13 +1,22 @@
-"""How often the documents that hold the answer are ranked first, where they are known."""
+"""What is logged of candidates: how they are ranked, and how far they are compressed."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from clara.documents import CompressedDocuments
 from clara.training.batches import RankingBatch
 
 CUTOFFS = (1, 3, 5)
+
+
+def compression_sums(candidates: CompressedDocuments) -> dict[str, Tensor]:
+    """What the effective compression of candidates is made of."""
+    memory = candidates.memory
+    written = memory.shape[0] * memory.shape[1]
+    sums = {"text_tokens": sum(candidates.token_counts), "memory_written": written}
+    return {name: torch.tensor(float(value)) for name, value in sums.items()}
 
 
 def recall_sums(scores: Tensor, batch: RankingBatch) -> dict[str, Tensor]:
