@@ -11,8 +11,9 @@ anything but the sheet. A fifth of the names is never trained on: the sheets of 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ SECOND = [f"b{i}" for i in range(16)]
 KEYS = [f"k{i}" for i in range(16)]
 VALUES = [f"v{i}" for i in range(32)]
 FACTS = 4
+CORPUS = 4096  # sheets that questions are trained on end to end
 CANDIDATES = 8
 HELD_OUT = 512  # questions
 WRITE = "write"
@@ -59,11 +61,11 @@ class Sheet:
 
     @property
     def text(self) -> str:
-        return f"{self.name} {self.rewritten(range(FACTS))}"
+        return self.rewritten(range(FACTS))
 
-    def rewritten(self, order: Any) -> str:
-        """The facts in another order."""
-        return " ".join(" ".join(self.facts[place]) for place in order)
+    def rewritten(self, order: Iterable[int]) -> str:
+        """The name, and the facts in another order."""
+        return " ".join([self.name, *(" ".join(self.facts[place]) for place in order)])
 
     def question(self, fact: int) -> tuple[str, str]:
         key, value = self.facts[fact]
@@ -128,7 +130,8 @@ def write_data(folder: Path, counts: dict[str, int], seed: int) -> None:
 def held_out(count: int = HELD_OUT, seed: int = 12_345) -> list[dict[str, Any]]:
     """Questions with candidates, all of sheets with names that were never trained on."""
     source = random.Random(seed)
-    return [_question_record(source, held_out=True) for _ in range(count)]
+    draw = partial(Sheet.draw, source, held_out=True)
+    return [_question_record(source, draw) for _ in range(count)]
 
 
 def _text_records(source: random.Random) -> Iterator[dict[str, Any]]:
@@ -144,7 +147,7 @@ def _pretraining_records(source: random.Random) -> Iterator[dict[str, Any]]:
         yield {
             "data_type": "paraphrase",
             "question": [WRITE],
-            "answers": [sheet.rewritten(range(FACTS))],
+            "answers": [sheet.text],
             "docs": [sheet.text],
         }
 
@@ -157,22 +160,24 @@ def _instruction_records(source: random.Random) -> Iterator[dict[str, Any]]:
 def _answer_record(source: random.Random, *, rewriting: float, shuffled: bool) -> dict[str, Any]:
     sheet = Sheet.draw(source, held_out=False)
     if source.random() < rewriting:
-        order = source.sample(range(FACTS), FACTS) if shuffled else range(FACTS)
+        order = source.sample(range(FACTS), FACTS) if shuffled else list(range(FACTS))
         return {"question": WRITE, "docs": [sheet.text], "answer": sheet.rewritten(order)}
     question, answer = sheet.question(source.randrange(FACTS))
     return {"question": question, "docs": [sheet.text], "answer": answer}
 
 
 def _end_to_end_records(source: random.Random) -> Iterator[dict[str, Any]]:
+    """About a corpus of `CORPUS` sheets, which are compressed once."""
+    corpus = [Sheet.draw(source, held_out=False) for _ in range(CORPUS)]
     while True:
-        yield _question_record(source, held_out=False)
+        yield _question_record(source, partial(source.choice, corpus))
 
 
-def _question_record(source: random.Random, *, held_out: bool) -> dict[str, Any]:
+def _question_record(source: random.Random, draw: Callable[[], Sheet]) -> dict[str, Any]:
     """A question with sheets of different names, one of them the one asked about."""
     sheets: dict[str, Sheet] = {}
     while len(sheets) < CANDIDATES:
-        sheet = Sheet.draw(source, held_out=held_out)
+        sheet = draw()
         sheets.setdefault(sheet.name, sheet)
     gold = source.randrange(CANDIDATES)
     question, answer = list(sheets.values())[gold].question(source.randrange(FACTS))

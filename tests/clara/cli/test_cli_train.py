@@ -1,4 +1,6 @@
 import json
+import os
+import pty
 import signal
 import time
 
@@ -129,6 +131,27 @@ def test_an_interrupt_leaves_the_last_checkpoint(start, clara, settings, tmp_pat
     assert errors == ""
     last = max(int(p.name.split("-")[1]) for p in (tmp_path / "run").glob("checkpoint-*"))
     clara("train", "pretrain", "--config", file, "--resume", "--max-steps", str(last + 2))
+
+
+def test_a_terminal_gets_a_bar(start, settings):
+    ours, theirs = pty.openpty()
+    running = start("train", "pretrain", "--config", settings(max_steps=40), stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            block = os.read(ours, 1 << 16)
+        except OSError:  # what Linux says at the end of a pseudo-terminal
+            break
+        if not block:
+            break
+        shown += block
+    os.close(ours)
+    running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert b"40/40" in shown
+    assert b"loss" in shown
+    assert b"tokens_per_second" in shown
 
 
 def test_a_plot_of_nothing(refused, tmp_path):
