@@ -162,7 +162,9 @@ class ClaraTrainer(Trainer):
 
     def _require_finite(self) -> None:
         finite, self._finite = self._finite, None
-        if finite is not None and not bool(finite):
+        # All processes have to stop where one does.
+        (missed,) = self._sum_over_processes([0.0 if finite is None else float(~finite)])
+        if missed:
             raise TrainingError(
                 f"step {self.state.global_step + 1}: the loss is not finite; the last checkpoint "
                 "is as it was. A lower learning_rate or bf16 in place of fp16 may help"
