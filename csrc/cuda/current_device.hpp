@@ -17,14 +17,18 @@ class CurrentDevice {
 public:
     explicit CurrentDevice(int device) {
         check(cudaGetDevice(&previous_));
-        check(cudaSetDevice(device));
+        changed_ = previous_ != device;
+        if (changed_) check(cudaSetDevice(device));
     }
-    ~CurrentDevice() { cudaSetDevice(previous_); }
+    ~CurrentDevice() {
+        if (changed_) cudaSetDevice(previous_);  // which makes a context on a device that has none
+    }
     CurrentDevice(const CurrentDevice&) = delete;
     CurrentDevice& operator=(const CurrentDevice&) = delete;
 
 private:
     int previous_ = 0;
+    bool changed_ = false;
 };
 
 inline int device_attribute(cudaDeviceAttr attribute) {

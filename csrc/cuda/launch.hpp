@@ -8,15 +8,24 @@ namespace clara {
 
 constexpr size_t kSharedWithoutAsking = 48 << 10;
 
+/// Lets `kernel` use as much dynamic shared memory as the device gives to one block. Never less:
+/// other threads of the process may be launching it with more than is needed here.
+template <class... Parameters>
+void allow_shared(void (*kernel)(Parameters...), size_t needed) {
+    if (needed <= kSharedWithoutAsking) return;
+    const auto* function = reinterpret_cast<const void*>(kernel);
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, function));
+    const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) -
+                     static_cast<int>(attributes.sharedSizeBytes);
+    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+}
+
 /// Runs `kernel` on `stream`. All launches go through here.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared,
             cudaStream_t stream, Arguments... arguments) {
-    if (shared > kSharedWithoutAsking) {
-        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shared)));
-    }
+    allow_shared(kernel, shared);
 #ifdef CLARA_CUDA_EMULATED
     static_cast<void>(stream);
     emulator::run(grid, threads, shared, [=] { kernel(arguments...); });
@@ -34,11 +43,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t s
 template <class... Parameters>
 int blocks_per_multiprocessor(void (*kernel)(Parameters...), int threads, size_t shared) {
     int blocks = 0;
-    if (shared > kSharedWithoutAsking) {
-        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shared)));
-    }
+    allow_shared(kernel, shared);
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared));
     return blocks > 0 ? blocks : 1;
 }

@@ -8,6 +8,9 @@ namespace clara {
 namespace {
 
 constexpr int kSegmentColumns = 65536;  // of codes, whose int32 sums hold no more
+// Of halves. A tensor core cuts off what a product has below the last bit of the sum it is added
+// to: the longer the sum, the more is lost, and always towards zero.
+constexpr int kSegmentSlices = 128;
 
 /// Lines of queries are `kLines` = 128 in 4 warps' 2 x 2 parts of the tile; 2 kTiles blocks of 8
 /// rows.
@@ -22,7 +25,8 @@ struct MmaTile {
     using TheLists = TileLists<kQueries, kRows>;
 
     Sum sums[4][kRowTiles][4];  // [16 lines, 8 rows] each, as mma.sync has them
-    float* totals;              // of codes with more than a segment: [64, threads], shared
+    float* totals;  // of more than a segment, [sums of a thread, threads]: of codes in shared
+                    // memory, of halves where keys wait when a tile is done
 
     __device__ void clear() {
         CLARA_UNROLL
@@ -86,6 +90,30 @@ struct MmaTile {
         }
     }
 
+    /// Ends a segment of halves: adds their sums to the totals, of which there are none before the
+    /// first.
+    __device__ void flush(bool first) {
+        if constexpr (!kCodes) {
+            CLARA_UNROLL
+            for (int i = 0; i < 16 * kRowTiles; ++i) {
+                float& sum = sums[i / (4 * kRowTiles)][i / 4 % kRowTiles][i % 4];
+                float& total = totals[i * kTileThreads + threadIdx.x];
+                total = first ? sum : total + sum;
+                sum = 0;
+            }
+        }
+    }
+
+    __device__ void add_totals() {
+        if constexpr (!kCodes) {
+            CLARA_UNROLL
+            for (int i = 0; i < 16 * kRowTiles; ++i) {
+                sums[i / (4 * kRowTiles)][i / 4 % kRowTiles][i % 4] +=
+                    totals[i * kTileThreads + threadIdx.x];
+            }
+        }
+    }
+
     __device__ void clear_totals() {
         if constexpr (kCodes) {
             for (int i = 0; i < 8 * kRowTiles; ++i) totals[i * kTileThreads + threadIdx.x] = 0;
@@ -133,12 +161,16 @@ __global__ void __launch_bounds__(kTileThreads, kRowTiles == 8 ? 2 : 3)
                        (Tile::kCodes ? 1 : a.prepared.planes);
     const int tiles = static_cast<int>(div_up(a.corpus.count, Tile::kRows));
     const bool segmented = Tile::kCodes && a.prepared.columns > kSegmentColumns;
+    const bool cut = !Tile::kCodes && slices > kSegmentSlices;
 
     uint8_t* rest = shared + kStages * Loader::kBytes;
     Tile tile;
     tile.totals = segmented ? reinterpret_cast<float*>(rest) : nullptr;
     if (segmented) rest += 8 * kRowTiles * kTileThreads * sizeof(float);
     typename Tile::TheLists lists(a, rest, query_tile, blockIdx.x, list);
+    static_assert(sizeof(Key) * Tile::kQueries * Tile::kRows >=
+                  sizeof(float) * 16 * kRowTiles * kTileThreads);
+    if (cut) tile.totals = reinterpret_cast<float*>(lists.waiting);
     lists.start();
 
     Loader loader(a, shared, int64_t{query_tile} * Tile::kQueries, list);
@@ -160,8 +192,15 @@ __global__ void __launch_bounds__(kTileThreads, kRowTiles == 8 ? 2 : 3)
                 tile.combine();
                 tile.clear();
             }
+            if (cut && (slice + 1) % kSegmentSlices == 0) {
+                tile.flush(slice + 1 == kSegmentSlices);
+            }
         }
         tile.combine();
+        if (cut) {
+            tile.add_totals();
+            __syncthreads();  // before keys take the totals' place
+        }
         lists.end_tile(tile.compare(lists, at));
     }
     cp_async_wait<0>();

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
 import torch
-from test_scoring import DTYPES, QUERY_DTYPES, assert_matches, corpus_of, numpy_cosines
+from search_oracle import DTYPES, QUERY_DTYPES, assert_matches, corpus_of, numpy_cosines
 
 from clara_kernels import build_info, cosine_rerank, cosine_topk
 from clara_kernels.scoring import compiled
@@ -33,6 +34,43 @@ def test_the_kernels_serve():
     for name in compiled.OPERATORS:
         assert compiled.cuda_implementation(name) is not None
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"clara::{name}", "CUDA")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("query_dtype", QUERY_DTYPES, ids=str)
+@pytest.mark.parametrize("d", [8192, 32_768, 262_144])
+def test_long_rows_that_are_nearly_the_query(dtype, query_dtype, d):
+    """All products are positive: what tensor cores cut off adds up."""
+    queries = torch.randn(9, d).to(query_dtype)
+    corpus = (queries.float() + 1e-3 * torch.randn(9, d)).to(dtype)
+    scores, rows = search(queries, corpus, 3)
+    exact = np.take_along_axis(numpy_cosines(queries, corpus), rows.numpy(), 1)
+    assert exact[:, 0].min() > 0.99
+    assert np.abs(scores.numpy() - exact).max() <= (d / 512 + 528) * 2.0**-24
+
+
+@dtypes
+def test_threads_that_search_with_different_lists(dtype):
+    """What one thread asks of the device for its kernel takes nothing from another's."""
+    queries, corpus = on_gpu(torch.randn(64, 576), corpus_of(5000, 576, dtype))
+    wanted = {k: cosine_topk(queries, corpus, k) for k in (10, 60)}
+    failed = []
+
+    def repeat(k):
+        try:
+            for _ in range(200):
+                scores, rows = cosine_topk(queries, corpus, k)
+                assert torch.equal(rows, wanted[k][1])
+                assert torch.equal(scores, wanted[k][0])
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=repeat, args=(k,)) for k in (10, 60, 10, 60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
 
 
 @dtypes

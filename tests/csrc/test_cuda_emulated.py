@@ -109,6 +109,21 @@ def test_codes_do_not_overflow(cuda):
         np.testing.assert_array_equal(rows, [[0, 1]] * count)
 
 
+@pytest.mark.parametrize("corpus_type", ["float16", "bfloat16"])
+@pytest.mark.parametrize("query_type", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("columns", [4096, 8192, 32_768])
+def test_long_rows_that_are_nearly_the_query(cuda, query_type, corpus_type, columns):
+    """Tensor cores cut off what does not fit beside a sum: nothing evens that out where all
+    products are positive."""
+    queries = random_rows(71, 9, columns, query_type)
+    near = np.concatenate([queries.values + 1e-3 * random_rows(72, 9, columns).values] * 2)
+    corpus = Matrix(near, corpus_type)
+    scores, rows = cuda.topk(queries, corpus, 18)
+    exact = np.take_along_axis(cosines(queries, corpus), rows, 1)
+    assert np.abs(exact[:, 0]).min() > 0.99
+    assert np.abs(scores - exact).max() <= (columns / 512 + 528) * 2.0**-24
+
+
 @pytest.mark.parametrize("corpus_type", CORPUS_TYPES)
 @pytest.mark.parametrize("count", [2, 9])
 def test_layout_changes_no_bit(cuda, corpus_type, count):

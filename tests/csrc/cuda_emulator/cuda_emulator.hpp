@@ -184,6 +184,7 @@ enum cudaDeviceAttr {
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 struct cudaFuncAttributes {
+    size_t sharedSizeBytes;
     int binaryVersion, ptxVersion;
 };
 

@@ -96,6 +96,11 @@ void multiply(const char* kind, void (*gather_all)(emulator::Meeting&), Sum (&c)
             emulator::fail("an int32 sum overflows");
         }
         c[i] = static_cast<Sum>(sum);
+        // As a tensor core does: what does not fit is cut off.
+        if (!std::is_integral<Sum>::value &&
+            std::fabs(static_cast<double>(c[i])) > std::fabs(sum)) {
+            c[i] = static_cast<Sum>(std::nextafter(static_cast<float>(c[i]), 0.0F));
+        }
     }
 }
 
