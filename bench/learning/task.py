@@ -118,7 +118,6 @@ def write_data(folder: Path, counts: dict[str, int], seed: int) -> None:
     """Training files of the stages in `counts`, in the fields that `clara train` reads."""
     makers = {
         "text": _text_records,
-        "pretrain": _pretraining_records,
         "instruct": _instruction_records,
         "end-to-end": _end_to_end_records,
     }
@@ -137,29 +136,18 @@ def held_out(count: int = HELD_OUT, seed: int = 12_345) -> list[dict[str, Any]]:
 def _text_records(source: random.Random) -> Iterator[dict[str, Any]]:
     """Half of them sheets to rewrite in another order, which teaches to look keys up."""
     while True:
-        yield _answer_record(source, rewriting=0.5, shuffled=True)
-
-
-def _pretraining_records(source: random.Random) -> Iterator[dict[str, Any]]:
-    """Sheets to write from their memory."""
-    while True:
-        sheet = Sheet.draw(source, held_out=False)
-        yield {
-            "data_type": "paraphrase",
-            "question": [WRITE],
-            "answers": [sheet.text],
-            "docs": [sheet.text],
-        }
+        yield _answer_record(source, shuffled=True)
 
 
 def _instruction_records(source: random.Random) -> Iterator[dict[str, Any]]:
+    """Half of them sheets to write as they are, so that memory carries all of a sheet."""
     while True:
-        yield _answer_record(source, rewriting=0.2, shuffled=False)
+        yield _answer_record(source, shuffled=False)
 
 
-def _answer_record(source: random.Random, *, rewriting: float, shuffled: bool) -> dict[str, Any]:
+def _answer_record(source: random.Random, *, shuffled: bool) -> dict[str, Any]:
     sheet = Sheet.draw(source, held_out=False)
-    if source.random() < rewriting:
+    if source.random() < 0.5:
         order = source.sample(range(FACTS), FACTS) if shuffled else list(range(FACTS))
         return {"question": WRITE, "docs": [sheet.text], "answer": sheet.rewritten(order)}
     question, answer = sheet.question(source.randrange(FACTS))

@@ -12,7 +12,7 @@ from learning import task
 from learning.stages import ABLATIONS, STEPS, score, settings_of, train
 
 from clara import Clara
-from clara.data.examples import ExampleFile, answer_example, pretraining_example, ranking_example
+from clara.data.examples import ExampleFile, answer_example, ranking_example
 
 SMALL = dict.fromkeys(STEPS, 2)
 
@@ -70,7 +70,6 @@ class TestTask:
         task.write_data(tmp_path, dict.fromkeys(STEPS, 50), seed=0)
         for name, parse in (
             ("text", answer_example),
-            ("pretrain", pretraining_example),
             ("instruct", answer_example),
             ("end-to-end", ranking_example),
         ):
@@ -109,8 +108,8 @@ class TestStages:
     def test_an_ablation_changes_one_setting(self):
         for name, changes in ABLATIONS.items():
             assert len(changes) == (name != "none")
-        plain = settings_of("pretrain", Path("f"), None, 10, 0, {})
-        changed = settings_of("pretrain", Path("f"), None, 10, 0, ABLATIONS["no-mse"])
+        plain = settings_of("instruct", Path("f"), None, 10, 0, {})
+        changed = settings_of("instruct", Path("f"), None, 10, 0, ABLATIONS["no-mse"])
         assert {k for k, v in changed.arguments.items() if plain.arguments.get(k) != v} == {
             "alignment_weight"
         }
