@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from torch import Tensor
 
-from clara.compression import as_documents
 from clara.config import Overflow
 from clara.data.records import Document
 from clara.documents import CompressedDocuments
@@ -57,24 +57,29 @@ class CandidateMemory:
 
     def add(self, texts: Iterable[str], *, show_progress_bar: bool = True) -> int:
         """Compress the texts whose memory is missing; returns how many that were."""
-        wanted = {candidate_id(text): text for text in texts}
-        names = list(wanted)
-        known = self.index.contains(names)
-        missing = [name for name, there in zip(names, known, strict=True) if not there]
-        with document_progress(
-            "compress candidates", len(missing), visible=show_progress_bar
-        ) as bar:
-            for start in range(0, len(missing), _AT_ONCE):
-                part = [
-                    Document(id=name, text=wanted[name])
-                    for name in missing[start : start + _AT_ONCE]
-                ]
+        added = 0
+        with document_progress("compress candidates", None, visible=show_progress_bar) as bar:
+            for part in self._missing(texts):
                 self.index.add(
-                    self._model.compress(
-                        as_documents(part), overflow=self._overflow, on_progress=bar.advance
-                    )
+                    self._model.compress(part, overflow=self._overflow, on_progress=bar.advance)
                 )
-        return len(missing)
+                added += len(part)
+        return added
+
+    def _missing(self, texts: Iterable[str]) -> Iterator[list[Document]]:
+        """Documents that are not in the index, some at a time: texts may be too many to keep."""
+        different = ((name, text) for text in texts if (name := candidate_id(text)) not in seen)
+        seen: set[str] = set()
+        while part := dict(islice(different, _AT_ONCE)):
+            seen.update(part)
+            there = self.index.contains(list(part))
+            missing = [
+                Document(id=name, text=text)
+                for (name, text), known in zip(part.items(), there, strict=True)
+                if not known
+            ]
+            if missing:
+                yield missing
 
     def read(self, names: Sequence[str]) -> CompressedDocuments:
         """Candidates by name, on the CPU; a name may come repeatedly."""

@@ -82,6 +82,8 @@ def run(
     found = checkpoints(folder)
     if (found or (folder / MODEL).exists()) and not resume:
         raise SettingsError(f"{folder}: holds a run already; resume it, or choose another folder")
+    if (folder / MODEL).exists() and not found:
+        raise SettingsError(f"{folder}: is finished, and holds no checkpoint to go on from")
     parse = _PARSERS[stage]
     train = open_examples(settings.train_data, settings.train_split, parse)
     evaluation = None

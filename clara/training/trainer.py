@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -60,6 +60,7 @@ class ClaraTrainer(Trainer):
         )
         # Losses are already averaged over a whole step: the base must not divide them again.
         self.model_accepts_loss_kwargs = True
+        self.add_callback(_BeforeStep(self))
         self.objective = objective
         self._totals: dict[str, Any] = {}
         self._events: Counter[str] = Counter()
@@ -153,14 +154,20 @@ class ClaraTrainer(Trainer):
             totals[name] = totals.get(name, 0) + value
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        self._require_finite()
+        scaler = getattr(self.accelerator, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
         for name, group in self.objective.groups():
             norms = [whole(p.grad.norm()) for p in group if p.grad is not None]
             if norms:
-                self._norms[name] = torch.stack(norms).norm()
+                self._norms[name] = torch.stack(norms).norm() / scale
         return super()._clip_grad_norm(model)
 
-    def _require_finite(self) -> None:
+    def require_finite(self) -> None:
+        """Called before the weights are touched.
+
+        Raises:
+            TrainingError: a loss of the step is not finite, in whichever process.
+        """
         finite, self._finite = self._finite, None
         # All processes have to stop where one does.
         (missed,) = self._sum_over_processes([0.0 if finite is None else float(~finite)])
@@ -220,7 +227,8 @@ class ClaraTrainer(Trainer):
         examples = 0
         for batch in dataloader:
             examples += len(batch.prompts.batch.lengths) if hasattr(batch, "prompts") else 0
-            for name, value in {**batch.counts, **model(batch)}.items():
+            sums = model(self._prepare_inputs(batch))
+            for name, value in {**batch.counts, **sums}.items():
                 totals[name] += float(value)
         names = sorted(totals)
         values = self._sum_over_processes([totals[name] for name in names])
@@ -336,6 +344,16 @@ class ClaraTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             state.load_random_state(Path(checkpoint), self.accelerator.process_index)
+
+
+class _BeforeStep(TrainerCallback):
+    """Has the trainer look at the step's loss, whether gradients are clipped or not."""
+
+    def __init__(self, trainer: ClaraTrainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, *arguments: Any, **kwargs: Any) -> None:
+        self._trainer.require_finite()
 
 
 def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:

@@ -139,14 +139,17 @@ class TestStep:
         weighed = results[0]["eval_ce"] + 0.1 * results[0]["eval_mse"]
         assert results[0]["eval_loss"] == pytest.approx(weighed)
 
+    @pytest.mark.parametrize("clipped", [1.0, 0.0])
     def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_are_touched(
-        self, make_model, training_data, tmp_path
+        self, make_model, training_data, tmp_path, clipped
     ):
         model = make_model()
         objective = CompressionObjective(model)
         collator = CompressionCollator(Encoder(model.tokenizer, model.config, None))
         examples = ExampleFile(training_data / "pretrain.jsonl", pretraining_example)
-        arguments = ClaraTrainingArguments(**DEFAULTS, output_dir=str(tmp_path))
+        arguments = ClaraTrainingArguments(
+            **DEFAULTS, output_dir=str(tmp_path), max_grad_norm=clipped
+        )
         trainer = ClaraTrainer(objective, arguments, collator, examples)
         sums = objective.sums
         objective.sums = lambda batch: {
