@@ -68,8 +68,8 @@ class CandidateMemory:
 
     def _missing(self, texts: Iterable[str]) -> Iterator[list[Document]]:
         """Documents that are not in the index, some at a time: texts may be too many to keep."""
-        different = ((name, text) for text in texts if (name := candidate_id(text)) not in seen)
         seen: set[str] = set()
+        different = ((name, text) for text in texts if (name := candidate_id(text)) not in seen)
         while part := dict(islice(different, _AT_ONCE)):
             seen.update(part)
             there = self.index.contains(list(part))
