@@ -61,11 +61,11 @@ class Sheet:
 
     @property
     def text(self) -> str:
-        return self.rewritten(range(FACTS))
+        return f"{self.name} {self.listed(range(FACTS))}"
 
-    def rewritten(self, order: Iterable[int]) -> str:
-        """The name, and the facts in another order."""
-        return " ".join([self.name, *(" ".join(self.facts[place]) for place in order)])
+    def listed(self, order: Iterable[int]) -> str:
+        """The facts alone, in any order."""
+        return " ".join(" ".join(self.facts[place]) for place in order)
 
     def question(self, fact: int) -> tuple[str, str]:
         key, value = self.facts[fact]
@@ -134,22 +134,24 @@ def held_out(count: int = HELD_OUT, seed: int = 12_345) -> list[dict[str, Any]]:
 
 
 def _text_records(source: random.Random) -> Iterator[dict[str, Any]]:
-    """Half of them sheets to rewrite in another order, which teaches to look keys up."""
+    """Half of them facts to list in another order, which teaches to look keys up."""
     while True:
-        yield _answer_record(source, shuffled=True)
+        sheet = Sheet.draw(source, held_out=False)
+        listed = sheet.listed(source.sample(range(FACTS), FACTS))
+        yield _answer_record(source, sheet, listed)
 
 
 def _instruction_records(source: random.Random) -> Iterator[dict[str, Any]]:
     """Half of them sheets to write as they are, so that memory carries all of a sheet."""
     while True:
-        yield _answer_record(source, shuffled=False)
+        sheet = Sheet.draw(source, held_out=False)
+        yield _answer_record(source, sheet, sheet.text)
 
 
-def _answer_record(source: random.Random, *, shuffled: bool) -> dict[str, Any]:
-    sheet = Sheet.draw(source, held_out=False)
+def _answer_record(source: random.Random, sheet: Sheet, written: str) -> dict[str, Any]:
+    """Something to write, or a question, of a sheet."""
     if source.random() < 0.5:
-        order = source.sample(range(FACTS), FACTS) if shuffled else list(range(FACTS))
-        return {"question": WRITE, "docs": [sheet.text], "answer": sheet.rewritten(order)}
+        return {"question": WRITE, "docs": [sheet.text], "answer": written}
     question, answer = sheet.question(source.randrange(FACTS))
     return {"question": question, "docs": [sheet.text], "answer": answer}
 

@@ -30,7 +30,7 @@ class TestTask:
         sheet = task.Sheet("a3 b7", (("k1", "v2"), ("k3", "v4"), ("k5", "v6"), ("k7", "v8")))
         assert sheet.text == "a3 b7 k1 v2 k3 v4 k5 v6 k7 v8"
         assert sheet.question(2) == ("a3 b7 k5", "v6")
-        assert sheet.rewritten([3, 0, 1, 2]) == "a3 b7 k7 v8 k1 v2 k3 v4 k5 v6"
+        assert sheet.listed([3, 0, 1, 2]) == "k7 v8 k1 v2 k3 v4 k5 v6"
 
     def test_names_that_are_held_out_are_never_trained_on(self, tmp_path):
         task.write_data(tmp_path, dict.fromkeys(STEPS, 200), seed=0)
