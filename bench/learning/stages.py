@@ -115,7 +115,8 @@ def settings_of(
         "per_device_train_batch_size": BATCH,
         "max_steps": steps,
         "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "cosine",
+        # Memory learns to bind values to keys all at once, and nobody knows when.
+        "lr_scheduler_type": "constant_with_warmup" if stage == "instruct" else "cosine",
         "warmup_steps": min(200, steps // 4),
         "adam_beta2": 0.98,
         "logging_steps": 50,
