@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
@@ -43,6 +43,7 @@ class RankingExample:
     The record `{"question", "docs", "pos_index"?, and an answer}`.
 
     Attributes:
+        answer: "" where none is needed.
         positives: positions in `documents` of those that hold the answer; empty if not known.
     """
 
@@ -85,10 +86,15 @@ def answer_example(fields: Fields) -> AnswerExample:
 
 
 def ranking_example(fields: Fields) -> RankingExample:
-    """Read a record of end-to-end or contrastive training."""
+    """Read a record of end-to-end training."""
+    return replace(contrastive_example(fields), answer=answer_of(fields))
+
+
+def contrastive_example(fields: Fields) -> RankingExample:
+    """Read a record of contrastive training, which needs no answer."""
     documents = fields.texts("docs")
     positives = fields.positions("pos_index", len(documents))
-    return RankingExample(_question(fields), documents, positives, answer_of(fields))
+    return RankingExample(_question(fields), documents, positives, "")
 
 
 def answer_of(fields: Fields) -> str:

@@ -11,13 +11,25 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import TrainingArguments
+from transformers import IntervalStrategy, TrainingArguments
 
 from clara.config import ClaraConfig
 
 STAGES = ("text", "pretrain", "instruct", "end-to-end", "contrastive")
 
 _MODEL_SETTINGS = {f.name for f in dataclasses.fields(ClaraConfig)} - {"backbone"}
+
+_WHOLE = (int, int | None, "int", "int | None")
+
+# What transformers' trainer does with models of its own, and what would do nothing here.
+_WITHOUT_EFFECT = (
+    "auto_find_batch_size",
+    "include_num_input_tokens_seen",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "push_to_hub",
+    "use_liger_kernel",
+)
 
 
 class SettingsError(ValueError):
@@ -74,14 +86,20 @@ class ClaraTrainingArguments(TrainingArguments):
             ("on_unusable", ("skip", "error")),
             ("alignment_reduction", ("mean", "sum")),
             ("query_reasoner", (None, "compressor", "saved")),
+            ("train_sampling_strategy", ("random", "sequential")),
         ):
-            if getattr(self, name) not in choices:
+            if getattr(self, name, choices[0]) not in choices:
                 known = ", ".join("null" if c is None else c for c in choices)
                 raise SettingsError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
         for name in ("max_prompt_tokens", "patience", "total_batch_size"):
             _check_whole(name, getattr(self, name), 1, optional=True)
         for name in ("negatives", "negatives_every"):
             _check_whole(name, getattr(self, name), 0)
+        if bool(self.negatives) != bool(self.negatives_every):
+            raise SettingsError("negatives and negatives_every need each other")
+        for name in _WITHOUT_EFFECT:
+            if vars(self)[name] not in (None, False, "no"):
+                raise SettingsError(f"{name} is not supported")
         weight = self.alignment_weight
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
             raise SettingsError(f"alignment_weight must be a number of at least 0, got {weight!r}")
@@ -89,6 +107,20 @@ class ClaraTrainingArguments(TrainingArguments):
             # The name from transformers 5.2 on, which warns of the other.
             self.activation_checkpointing, self.gradient_checkpointing = True, None
         super().__post_init__()
+        # One process, one GPU: torchrun starts a process for each.
+        self._n_gpu = min(self.n_gpu, 1)
+        if self.patience is not None and not self.load_best_model_at_end:
+            raise SettingsError("patience needs load_best_model_at_end")
+        strategies = {self.save_strategy, self.eval_strategy}
+        if (
+            self.load_best_model_at_end
+            and strategies == {IntervalStrategy.STEPS}
+            and self.save_steps != self.eval_steps
+        ):
+            raise SettingsError(
+                f"load_best_model_at_end needs save_steps ({self.save_steps}) to be eval_steps "
+                f"({self.eval_steps}): the best may be a model that was not saved"
+            )
         if self.total_batch_size is not None:
             self._accumulate(self.total_batch_size)
 
@@ -226,18 +258,25 @@ def training_arguments(settings: RunSettings) -> ClaraTrainingArguments:
         SettingsError: one of them has no usable value.
     """
     given = {name: _number(value) for name, value in settings.arguments.items()}
+    if given.get("gradient_accumulation_steps", 0) is None:
+        del given["gradient_accumulation_steps"]
+    if "gradient_accumulation_steps" in given and given.get("total_batch_size") is not None:
+        raise SettingsError(
+            "total_batch_size and gradient_accumulation_steps are both given; set one to null"
+        )
     chosen = given.keys() & {"bf16", "fp16", "use_cpu"}
     if not chosen and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         given["bf16"] = True
-    _check_kinds(given)
+    given = _checked(given)
     try:
         return ClaraTrainingArguments(**given)
     except (TypeError, ValueError, ImportError) as error:
         raise SettingsError(" ".join(str(error).split())) from error
 
 
-def _check_kinds(given: Mapping[str, Any]) -> None:
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse a word where a number or a truth value is meant: transformers looks at them late."""
+    checked = dict(given)
     for known in dataclasses.fields(ClaraTrainingArguments):
         value, default = given.get(known.name), known.default
         if value is None or isinstance(default, str) or known.name not in given:
@@ -247,6 +286,11 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
                 raise SettingsError(f"{known.name} must be true or false, got {value!r}")
         elif isinstance(default, int | float) and isinstance(value, str | bool | list | dict):
             raise SettingsError(f"{known.name} must be a number, got {value!r}")
+        elif known.type in _WHOLE and isinstance(value, float):
+            if not value.is_integer():
+                raise SettingsError(f"{known.name} must be a whole number, got {value!r}")
+            checked[known.name] = int(value)  # 1e3
+    return checked
 
 
 def _number(value: Any) -> Any:

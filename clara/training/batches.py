@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import accumulate
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,9 +18,22 @@ from clara.config import ClaraConfig, Overflow
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
 from clara.encoding import PackedPrompts
 from clara.packing import PackedBatch, compressor_input, pack
-from clara.prompts import Prompt, build_prompt, memory_slots, text_background
-from clara.tokenizer import SafeTokenizer
+from clara.prompts import Prompt, PromptTemplate, build_prompt, memory_slots, text_background
+from clara.tokenizer import Piece, SafeTokenizer
 from clara.training.prompts import TASK_PROMPT, pretraining_task
+
+EVENTS = (
+    "candidate empty or too long",
+    "candidate truncated",
+    "document empty or too long",
+    "document truncated",
+    "no answer tokens",
+    "no positives",
+    "prompt over the budget",
+    "question empty or too long",
+    "question truncated",
+)
+"""What is counted of examples left out and texts cut."""
 
 
 @dataclass(frozen=True)
@@ -55,38 +68,47 @@ class Batch:
     """What all stages' batches have.
 
     Attributes:
-        prompts: prompts with answers; their memory slots are filled by the step.
-        counts: "tokens" (of answers) and what else a term of the loss is averaged over.
-        events: examples left out and texts cut, by reason.
+        counts: what a term of the loss is averaged over: "tokens" (of answers), "documents",
+            "questions".
+        events: examples left out and texts cut, by reason, of `EVENTS`.
     """
 
-    prompts: PackedPrompts
     counts: dict[str, int]
     events: Counter[str]
 
     @property
     def tokens_read(self) -> int:
         """Positions that go through the backbone."""
-        return sum(self.prompts.batch.lengths)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        return replace(self, prompts=self.prompts.to(device, non_blocking))
-
-
-@dataclass(frozen=True)
-class EmptyBatch:
-    """A batch of which no example is left."""
-
-    events: Counter[str]
-    counts: dict[str, int] = field(default_factory=dict)
-    tokens_read: int = 0
+        return 0
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         return self
 
 
 @dataclass(frozen=True)
-class CompressionBatch(Batch):
+class PromptBatch(Batch):
+    """Prompts with answers; their memory slots are filled by the step."""
+
+    prompts: PackedPrompts
+
+    @property
+    def tokens_read(self) -> int:
+        return super().tokens_read + sum(self.prompts.batch.lengths)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        moved = super().to(device, non_blocking)
+        return replace(moved, prompts=self.prompts.to(device, non_blocking))
+
+
+class EmptyBatch(Batch):
+    """A batch of which no example is left; see `Objective.stand_in`."""
+
+    def __init__(self, events: Counter[str]) -> None:
+        super().__init__({}, events)
+
+
+@dataclass(frozen=True)
+class CompressionBatch(PromptBatch):
     """Documents, and prompts that are answered from the memory of consecutive ones of them."""
 
     documents: PackedTexts
@@ -102,21 +124,24 @@ class CompressionBatch(Batch):
 
 @dataclass(frozen=True)
 class RankingBatch(Batch):
-    """Questions with candidates; prompts have slots for the k best of them.
+    """Questions with candidates.
 
     Attributes:
         questions: as the query reasoner reads them.
+        prompts: with slots for the k best candidates; None where nothing is generated.
         candidates: names of each question's candidates, see `candidate_id`.
         positives: positions among them of those that hold the answer.
     """
 
     questions: PackedTexts
+    prompts: PackedPrompts | None
     candidates: list[list[str]]
     positives: list[tuple[int, ...]]
 
     @property
     def tokens_read(self) -> int:
-        return super().tokens_read + sum(self.questions.batch.lengths)
+        answered = 0 if self.prompts is None else sum(self.prompts.batch.lengths)
+        return answered + sum(self.questions.batch.lengths)
 
     def with_candidates(self, candidates: list[list[str]]) -> RankingBatch:
         """The same questions with other candidates; positives keep their positions."""
@@ -128,8 +153,8 @@ class RankingBatch(Batch):
         return [0, *accumulate(len(names) for names in self.candidates)]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        moved = super().to(device, non_blocking)
-        return replace(moved, questions=self.questions.to(device, non_blocking))
+        prompts = None if self.prompts is None else self.prompts.to(device, non_blocking)
+        return replace(self, questions=self.questions.to(device, non_blocking), prompts=prompts)
 
 
 def candidate_id(text: str) -> str:
@@ -141,8 +166,11 @@ class SkippedExampleError(ValueError):
     """An example that cannot be trained on; `reason` is what it is counted under."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(reason, message)  # so that a loader's process can pass it on
         self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 Example = TypeVar("Example")
@@ -227,15 +255,18 @@ class Encoder:
         config = self.config
         slots = memory_slots(documents, config.memory_tokens, config.separator)
         template = TASK_PROMPT if task else config.prompt
-        return self._checked(build_prompt(self.tokenizer, template, slots, question, answer))
+        return self._prompt(template, slots, question, answer)
 
     def text_prompt(self, texts: Sequence[str], question: str, answer: str) -> Prompt:
         """The prompt of plain retrieval-augmented generation."""
-        background = text_background(texts)
-        prompt = build_prompt(self.tokenizer, self.config.prompt, background, question, answer)
-        return self._checked(prompt)
+        return self._prompt(self.config.prompt, text_background(texts), question, answer)
 
-    def _checked(self, prompt: Prompt) -> Prompt:
+    def _prompt(
+        self, template: PromptTemplate, background: Sequence[Piece], question: str, answer: str
+    ) -> Prompt:
+        if not answer.strip():
+            raise SkippedExampleError("no answer tokens", "an answer is empty")
+        prompt = build_prompt(self.tokenizer, template, background, question, answer)
         budget = self.max_prompt_tokens
         if budget is not None and len(prompt.ids) > budget:
             raise SkippedExampleError(
@@ -263,15 +294,17 @@ class CompressionCollator:
         prompts = PackedPrompts.of([prompt for prompt, _ in made])
         documents = self._encoder.pack([each for _, sequences in made for each in sequences])
         counts = {"tokens": len(prompts.targets), "documents": len(documents)}
-        return CompressionBatch(prompts, counts, events, documents)
+        return CompressionBatch(counts, events, prompts, documents)
 
     def _one(self, example: PretrainingExample | AnswerExample) -> tuple[Prompt, list[list[int]]]:
         sequences = self._encoder.passages(example.documents, "document")
+        task = isinstance(example, PretrainingExample)
         if isinstance(example, PretrainingExample):
+            if not all(answer.strip() for answer in example.answers):
+                raise SkippedExampleError("no answer tokens", "an answer is empty")
             question, answer = pretraining_task(example)
         else:
             question, answer = example.question, example.answer
-        task = isinstance(example, PretrainingExample)
         return self._encoder.memory_prompt(len(sequences), question, answer, task=task), sequences
 
 
@@ -279,13 +312,23 @@ class RankingCollator:
     """Batches of end-to-end and contrastive training.
 
     Args:
-        top_k: documents in a prompt, where a question has that many candidates.
+        top_k: documents in a prompt, where a question has that many candidates; None makes no
+            prompts.
+        unusable: names of candidates that have no memory; their questions are left out.
         need_positives: leave out questions whose positives are not known.
     """
 
-    def __init__(self, encoder: Encoder, top_k: int, *, need_positives: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        top_k: int | None,
+        *,
+        unusable: Container[str] = (),
+        need_positives: bool = False,
+    ) -> None:
         self._encoder = encoder
         self._top_k = top_k
+        self._unusable = unusable
         self._need_positives = need_positives
 
     def __call__(self, examples: Sequence[RankingExample]) -> RankingBatch | EmptyBatch:
@@ -293,28 +336,45 @@ class RankingCollator:
         events = self._encoder.take_events()
         if not made:
             return EmptyBatch(events)
-        rows, questions, all_prompts = zip(*made)
-        prompts = PackedPrompts.of(all_prompts)
+        counts = {"questions": len(made)}
+        prompts = None
+        if self._top_k is not None:
+            prompts = PackedPrompts.of([each.prompt for each in made if each.prompt is not None])
+            counts["tokens"] = len(prompts.targets)
         return RankingBatch(
-            prompts,
-            {"tokens": len(prompts.targets), "questions": len(rows)},
+            counts,
             events,
-            self._encoder.pack(questions),
-            [[candidate_id(text) for text in row.documents] for row in rows],
-            [row.positives for row in rows],
+            self._encoder.pack([each.question for each in made]),
+            prompts,
+            [each.candidates for each in made],
+            [each.positives for each in made],
         )
 
-    def _one(self, example: RankingExample) -> tuple[RankingExample, list[int], Prompt]:
+    def _one(self, example: RankingExample) -> _Question:
         if self._need_positives and not example.positives:
             raise SkippedExampleError("no positives", "a question has no pos_index")
+        candidates = [candidate_id(text) for text in example.documents]
+        if any(name in self._unusable for name in candidates):
+            raise SkippedExampleError(
+                "candidate empty or too long", "a question has a candidate without memory"
+            )
         sequences = self._encoder.passages([example.question], "question")
         if len(sequences) > 1:
             raise SkippedExampleError(
                 "question empty or too long", "a question is longer than the document limit"
             )
-        selected = min(self._top_k, len(example.documents))
-        prompt = self._encoder.memory_prompt(selected, example.question, example.answer)
-        return example, sequences[0], prompt
+        prompt = None
+        if self._top_k is not None:
+            selected = min(self._top_k, len(candidates))
+            prompt = self._encoder.memory_prompt(selected, example.question, example.answer)
+        return _Question(sequences[0], prompt, candidates, example.positives)
+
+
+class _Question(NamedTuple):
+    question: list[int]
+    prompt: Prompt | None
+    candidates: list[str]
+    positives: tuple[int, ...]
 
 
 class TextCollator:
@@ -323,13 +383,13 @@ class TextCollator:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    def __call__(self, examples: Sequence[AnswerExample]) -> Batch | EmptyBatch:
+    def __call__(self, examples: Sequence[AnswerExample]) -> PromptBatch | EmptyBatch:
         made = self._encoder.usable(self._one, examples)
         events = self._encoder.take_events()
         if not made:
             return EmptyBatch(events)
         prompts = PackedPrompts.of(made)
-        return Batch(prompts, {"tokens": len(prompts.targets)}, events)
+        return PromptBatch({"tokens": len(prompts.targets)}, events, prompts)
 
     def _one(self, example: AnswerExample) -> Prompt:
         return self._encoder.text_prompt(example.documents, example.question, example.answer)

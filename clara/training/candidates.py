@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from torch import Tensor
 
+from clara.compression import prepare_passages
 from clara.config import Overflow
+from clara.data.examples import RankingExample
 from clara.data.records import Document
 from clara.documents import CompressedDocuments
 from clara.index import MemoryIndex
 from clara.model import Clara
 from clara.progress import document_progress
-from clara.training.batches import candidate_id
+from clara.training.batches import Encoder, RankingBatch, RankingCollator, candidate_id
 
 _AT_ONCE = 512
 """Documents compressed and committed together; so many are compressed again after a kill."""
@@ -28,6 +30,10 @@ class CandidateMemory:
         path: of the index; made if there is none. One made earlier is used and added to.
         overflow: "truncate" or "error" for texts over the document limit.
 
+    Attributes:
+        unusable: names of texts that have no memory: they are empty, or too long with "error".
+        truncated: how many texts were cut by `add`.
+
     Raises:
         ValueError: the index there holds another compressor's memory.
     """
@@ -37,6 +43,8 @@ class CandidateMemory:
     ) -> None:
         self._model = model
         self._overflow: Overflow = "truncate" if overflow == "chunk" else overflow
+        self.unusable: set[str] = set()
+        self.truncated = 0
         fingerprint = model.fingerprint
         if os.path.isdir(path) and os.listdir(path):
             self.index = MemoryIndex.open(path)
@@ -60,11 +68,34 @@ class CandidateMemory:
         added = 0
         with document_progress("compress candidates", None, visible=show_progress_bar) as bar:
             for part in self._missing(texts):
-                self.index.add(
-                    self._model.compress(part, overflow=self._overflow, on_progress=bar.advance)
-                )
-                added += len(part)
+                documents = self._usable(part)
+                if documents:
+                    self._compress(documents, bar.advance)
+                added += len(documents)
         return added
+
+    def _compress(self, documents: list[Document], on_progress: Callable[[int], None]) -> None:
+        made = self._model.compress(documents, overflow=self._overflow, on_progress=on_progress)
+        self.index.add(made)
+        read = zip(documents, made.texts, strict=True)
+        self.truncated += sum(document.text != text for document, text in read)
+
+    def _usable(self, documents: list[Document]) -> list[Document]:
+        """Those that can be compressed; the others are noted."""
+        usable = []
+        for document in documents:
+            try:
+                prepare_passages(
+                    self._model.tokenizer,
+                    [document],
+                    limit=self._model.config.document_length,
+                    overflow=self._overflow,
+                )
+            except ValueError:
+                self.unusable.add(document.id)
+            else:
+                usable.append(document)
+        return usable
 
     def _missing(self, texts: Iterable[str]) -> Iterator[list[Document]]:
         """Documents that are not in the index, some at a time: texts may be too many to keep."""
@@ -87,6 +118,20 @@ class CandidateMemory:
         place = {name: row for row, name in enumerate(different)}
         return self.index.get(different)[[place[name] for name in names]]
 
+    def any_name(self) -> str:
+        """The name of a candidate, whichever."""
+        return self.index.ids()[0]
+
     def search(self, queries: Tensor, k: int) -> list[list[str]]:
         """Names of the `k` candidates that lie nearest to each query `[B, m, H]`."""
         return [[hit.id for hit in hits] for hits in self.index.search(queries, k)]
+
+
+def ranking_stand_in(
+    encoder: Encoder, candidates: CandidateMemory, top_k: int | None
+) -> RankingBatch:
+    """A question with one candidate, see `Objective.stand_in`."""
+    example = RankingExample("Who?", ("Ada.",), (0,), "Ada")
+    batch = RankingCollator(encoder, top_k)([example])
+    assert isinstance(batch, RankingBatch)
+    return batch.with_candidates([[candidates.any_name()]])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from clara.adapters import COMPRESSOR, GENERATOR
+from clara.data.examples import AnswerExample
 from clara.encoding import answer_cross_entropy
 from clara.model import Clara
-from clara.training.batches import CompressionBatch
+from clara.training.batches import CompressionBatch, CompressionCollator
 from clara.training.objectives import Objective, Term
 from clara_kernels import memory_alignment_loss
 
@@ -53,3 +54,9 @@ class CompressionObjective(Objective):
             )
             sums["mse"] = mean * len(batch.documents)
         return sums
+
+    def stand_in(self) -> CompressionBatch:
+        example = AnswerExample("Who?", ("Ada.",), "Ada")
+        batch = CompressionCollator(self._plain_encoder)([example])
+        assert isinstance(batch, CompressionBatch)
+        return batch

@@ -8,7 +8,7 @@ from torch import Tensor
 from clara.adapters import QUERY_REASONER
 from clara.model import Clara
 from clara.training.batches import RankingBatch
-from clara.training.candidates import CandidateMemory
+from clara.training.candidates import CandidateMemory, ranking_stand_in
 from clara.training.objectives import Objective, Term
 from clara.training.statistics import compression_sums, recall_sums
 from clara_kernels import cosine_scores
@@ -67,6 +67,9 @@ class ContrastiveObjective(Objective):
         statistics = recall_sums(torch.cat(first).detach(), recall_batch)
         statistics |= compression_sums(candidates)
         return {"contrastive": torch.stack(losses).sum(), **statistics}
+
+    def stand_in(self) -> RankingBatch:
+        return ranking_stand_in(self._plain_encoder, self._candidates, top_k=None)
 
     @staticmethod
     def _loss(scores: Tensor, positives: tuple[int, ...]) -> Tensor:

@@ -9,7 +9,7 @@ from clara.adapters import GENERATOR, QUERY_REASONER
 from clara.encoding import answer_cross_entropy
 from clara.model import Clara
 from clara.training.batches import RankingBatch
-from clara.training.candidates import CandidateMemory
+from clara.training.candidates import CandidateMemory, ranking_stand_in
 from clara.training.objectives import Objective, Term
 from clara.training.selection import SelectionSchedule
 from clara.training.statistics import compression_sums, recall_sums
@@ -79,9 +79,13 @@ class EndToEndObjective(Objective):
         # A question with fewer candidates than slots has a prompt with fewer slots.
         used = [min(self._top_k, len(names)) for names in batch.candidates]
         slots = torch.cat([selected[row, :count].flatten(0, 1) for row, count in enumerate(used)])
+        assert batch.prompts is not None, "the collator makes prompts"
         loss = answer_cross_entropy(self.model, batch.prompts, slots)
         statistics = recall_sums(scores.detach(), batch) | compression_sums(candidates)
         return {"ce": loss, **statistics}
+
+    def stand_in(self) -> RankingBatch:
+        return ranking_stand_in(self._plain_encoder, self._candidates, top_k=1)
 
     def _with_negatives(self, batch: RankingBatch, queries: Tensor) -> RankingBatch:
         """The batch with what the index holds nearest to each question as further candidates.

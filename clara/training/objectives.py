@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from clara.adapters import ADAPTERS
 from clara.model import Clara
-from clara.training.batches import EmptyBatch
+from clara.training.batches import Batch, EmptyBatch, Encoder
 
 # Settings of a backbone that change logits after the output head, which losses here would miss.
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -58,6 +57,7 @@ class Objective(nn.Module, ABC):
         self.step = 0
         self.progress = 0.0
         self.step_seed = 0
+        self._stand_in: Batch | None = None
         for name in _LOGIT_SETTINGS:
             value = getattr(model.backbone.config, name, None)
             if value not in (None, 1, 1.0):
@@ -89,15 +89,24 @@ class Objective(nn.Module, ABC):
             batch: what the stage's collator made.
         """
         if isinstance(batch, EmptyBatch):
-            # Every process takes part in every step, with every parameter.
-            parts = [p.flatten()[:1].sum() * 0 for p in self.parameters() if p.requires_grad]
-            zero = torch.stack([part.float() for part in parts]).sum()
-            return dict.fromkeys(self.terms, zero)
+            # Every process takes part in every step: the others wait for its parts of the weights.
+            if self._stand_in is None:
+                self._stand_in = self.stand_in()
+            sums = self.sums(self._stand_in.to(self.model.device))
+            return {name: sums[name] * 0 for name in self.terms}
         return self.sums(batch)
 
     @abstractmethod
     def sums(self, batch: Any) -> dict[str, Tensor]:
         """See `forward`."""
+
+    @abstractmethod
+    def stand_in(self) -> Batch:
+        """A small batch that is computed, and not counted, where no example is left."""
+
+    @property
+    def _plain_encoder(self) -> Encoder:
+        return Encoder(self.model.tokenizer, self.model.config, None)
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any

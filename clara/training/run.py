@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from clara import own_backbone
@@ -18,6 +18,7 @@ from clara.checkpoint import locate, read_config
 from clara.config import ClaraConfig
 from clara.data.examples import (
     answer_example,
+    contrastive_example,
     open_examples,
     pretraining_example,
     ranking_example,
@@ -31,11 +32,14 @@ from clara.training.arguments import (
     training_arguments,
 )
 from clara.training.batches import CompressionCollator, Encoder, RankingCollator, TextCollator
-from clara.training.callbacks import RichProgress, RunLog
+from clara.training.callbacks import EarlyStopping, RichProgress, RunLog
 from clara.training.compression import CompressionObjective
 from clara.training.objectives import Objective
 from clara.training.text import TextObjective
 from clara.training.trainer import ClaraTrainer, checkpoints, remove_unfinished
+
+if TYPE_CHECKING:
+    from clara.training.candidates import CandidateMemory
 
 MODEL = "model"
 """Folder of the trained model in a run's folder."""
@@ -101,6 +105,7 @@ def run(
         parts.collator,
         train,
         evaluation,
+        parts.events,
         callbacks=[*_callbacks(arguments), *callbacks],
     )
     trainer.remove_callback(ProgressCallback)
@@ -121,14 +126,13 @@ def run(
 class _Parts:
     objective: Objective
     collator: Callable[[Sequence[Any]], Any]
+    events: Mapping[str, int] = field(default_factory=dict)
 
 
 def _callbacks(arguments: ClaraTrainingArguments) -> list[Any]:
     callbacks: list[Any] = [RunLog(), RichProgress()]
     if arguments.patience is not None:
-        if not arguments.load_best_model_at_end:
-            raise SettingsError("patience needs load_best_model_at_end")
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=arguments.patience))
+        callbacks.append(EarlyStopping(early_stopping_patience=arguments.patience))
     return callbacks
 
 
@@ -154,6 +158,8 @@ def _model(settings: RunSettings, arguments: ClaraTrainingArguments) -> Clara:
             parameter.data = parameter.data.float()
     if arguments.train_backbone:
         model.backbone.float()
+    if settings.model:
+        model.load_weights(locate(settings.model))  # not as they were rounded to `dtype`
     return model
 
 
@@ -188,32 +194,41 @@ def _end_to_end(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[
     from clara.training.end_to_end import EndToEndObjective
     from clara.training.selection import SelectionSchedule
 
+    schedule = SelectionSchedule(model.config, arguments.selection)
+    candidates = _candidates(model, arguments, data)
     objective = EndToEndObjective(
         model,
-        _candidates(model, arguments, data),
+        candidates,
         top_k=model.config.top_k,
-        schedule=SelectionSchedule(model.config, arguments.selection),
+        schedule=schedule,
         negatives=arguments.negatives,
         negatives_every=arguments.negatives_every,
         train_query_reasoner=arguments.train_query_reasoner,
     )
-    return _Parts(objective, RankingCollator(_encoder(model, arguments), model.config.top_k))
+    encoder = _encoder(model, arguments)
+    collator = RankingCollator(encoder, model.config.top_k, unusable=candidates.unusable)
+    return _Parts(objective, collator, {"candidate truncated": candidates.truncated})
 
 
 def _contrastive(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
     from clara.training.contrastive import ContrastiveObjective
 
+    candidates = _candidates(model, arguments, data)
     objective = ContrastiveObjective(
         model,
-        _candidates(model, arguments, data),
+        candidates,
         temperature=model.config.temperature,
         in_batch_negatives=arguments.in_batch_negatives,
     )
-    encoder = _encoder(model, arguments)
-    return _Parts(objective, RankingCollator(encoder, model.config.top_k, need_positives=True))
+    collator = RankingCollator(
+        _encoder(model, arguments), None, unusable=candidates.unusable, need_positives=True
+    )
+    return _Parts(objective, collator, {"candidate truncated": candidates.truncated})
 
 
-def _candidates(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Any:
+def _candidates(
+    model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]
+) -> CandidateMemory:
     """The memory of every candidate in the data, and the query reasoner made ready."""
     from clara.training.candidates import CandidateMemory
 
@@ -226,6 +241,8 @@ def _candidates(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[
     path = arguments.candidate_index or os.path.join(arguments.output_dir, "candidates")
     memory = CandidateMemory(model, path, overflow=model.config.overflow)
     memory.add(text for part in data if part is not None for row in part for text in row.documents)
+    if memory.unusable and (arguments.on_unusable == "error" or not len(memory.index)):
+        raise ValueError(f"candidates that are empty or too long: {len(memory.unusable)}")
     return memory
 
 
@@ -253,7 +270,7 @@ _PARSERS: dict[str, Callable[[Fields], Any]] = {
     "pretrain": pretraining_example,
     "instruct": answer_example,
     "end-to-end": ranking_example,
-    "contrastive": ranking_example,
+    "contrastive": contrastive_example,
 }
 _STAGES: dict[str, Callable[[Clara, ClaraTrainingArguments, Sequence[Any]], _Parts]] = {
     "text": _text,

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from clara.adapters import GENERATOR
+from clara.data.examples import AnswerExample
 from clara.encoding import answer_cross_entropy
 from clara.model import Clara
-from clara.training.batches import Batch
+from clara.training.batches import PromptBatch, TextCollator
 from clara.training.objectives import Objective, Term
 
 
@@ -28,6 +29,11 @@ class TextObjective(Objective):
         self._adapter = None if train_backbone else GENERATOR
         self.terms = {"ce": Term("tokens")}
 
-    def sums(self, batch: Batch) -> dict[str, Tensor]:
+    def sums(self, batch: PromptBatch) -> dict[str, Tensor]:
         none = torch.empty(0, self.model.hidden_size, device=self.model.device)
         return {"ce": answer_cross_entropy(self.model, batch.prompts, none, self._adapter)}
+
+    def stand_in(self) -> PromptBatch:
+        batch = TextCollator(self._plain_encoder)([AnswerExample("Who?", ("Ada.",), "Ada")])
+        assert isinstance(batch, PromptBatch)
+        return batch

@@ -10,10 +10,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
@@ -22,10 +23,18 @@ from clara.checkpoint import take_part
 from clara.sharding import whole
 from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
+from clara.training.batches import EVENTS, EmptyBatch
 from clara.training.objectives import Objective
 from clara.training.statistics import CUTOFFS
 
 _UNFINISHED = ".unfinished-"
+_COUNTED = (
+    "positions",
+    "text_tokens",
+    "memory_written",
+    "ranked",
+    *(f"recall@{k}" for k in CUTOFFS),
+)
 
 
 class TrainingError(ValueError):
@@ -48,6 +57,7 @@ class ClaraTrainer(Trainer):
         collator: Callable[[Sequence[Any]], Any],
         train: Sequence[Any],
         evaluation: Sequence[Any] | None = None,
+        events: Mapping[str, int] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -63,7 +73,7 @@ class ClaraTrainer(Trainer):
         self.add_callback(_BeforeStep(self))
         self.objective = objective
         self._totals: dict[str, Any] = {}
-        self._events: Counter[str] = Counter()
+        self._events: Counter[str] = Counter(events or {})
         self._norms: dict[str, Tensor] = {}
         self._finite: Tensor | None = None
         self._batch = 0
@@ -71,8 +81,12 @@ class ClaraTrainer(Trainer):
 
     @property
     def events(self) -> dict[str, int]:
-        """Examples left out and texts cut, by reason, since training began or was resumed."""
-        return dict(self._events)
+        """Examples left out and texts cut, by reason, since training began or was resumed.
+
+        Those of all processes, each of which has to ask.
+        """
+        counted = self._sum_over_processes([float(self._events[name]) for name in EVENTS])
+        return {name: int(count) for name, count in zip(EVENTS, counted, strict=True) if count}
 
     # A step
 
@@ -81,7 +95,9 @@ class ClaraTrainer(Trainer):
     ) -> tuple[list[Any], dict[str, float]]:
         """The batches of a step, and the counts of all processes' batches together."""
         self._batch = 0
-        batches = []
+        batches: list[Any] = []
+        if self.control.should_training_stop:
+            return batches, {}
         for _ in range(num_batches):
             batch = next(epoch_iterator, None)
             if batch is None:
@@ -93,7 +109,7 @@ class ClaraTrainer(Trainer):
         for batch in batches:
             self._events.update(batch.events)
         if batches and not all(counts.values()):
-            left = ", ".join(f"{reason}: {n}" for reason, n in sorted(self._events.items()))
+            left = ", ".join(f"{reason}: {n}" for reason, n in self.events.items())
             raise TrainingError(
                 f"step {self.state.global_step + 1}: no usable example is left ({left})"
             )
@@ -140,7 +156,7 @@ class ClaraTrainer(Trainer):
         batch = self.state.global_step * self.args.gradient_accumulation_steps + self._batch
         self._batch += 1
         index = batch * self.accelerator.num_processes + self.accelerator.process_index
-        return (self.args.seed << 40) + index
+        return ((self.args.seed << 40) + index) % 2**63
 
     def _count(self, batch: Any, sums: Mapping[str, Tensor]) -> None:
         totals = self._totals
@@ -186,9 +202,7 @@ class ClaraTrainer(Trainer):
         super().log(logs, start_time)
 
     def _counted(self) -> dict[str, float]:
-        names = sorted(self._totals)
-        values = self._sum_over_processes([float(self._totals[name]) for name in names])
-        totals = defaultdict(float, zip(names, values, strict=True))
+        totals = self._reduced(self._totals)
         self._totals.clear()
         now = time.perf_counter()
         elapsed, self._since = now - self._since, now
@@ -197,8 +211,15 @@ class ClaraTrainer(Trainer):
         logs["tokens_per_second"] = totals["positions"] / elapsed
         if totals["memory_written"]:
             logs["effective_compression"] = totals["text_tokens"] / totals["memory_written"]
-        logs.update({reason: float(n) for reason, n in self._events.items()})
+        logs.update({reason: float(n) for reason, n in self.events.items()})
         return logs
+
+    def _reduced(self, totals: Mapping[str, Any]) -> dict[str, float]:
+        """Sums over processes of what is counted, which a process may have nothing of."""
+        terms = self.objective.terms
+        names = sorted({*_COUNTED, *terms, *(term.per for term in terms.values())})
+        values = self._sum_over_processes([float(totals.get(name, 0.0)) for name in names])
+        return dict(zip(names, values, strict=True))
 
     def _sum_over_processes(self, values: Sequence[float]) -> list[float]:
         if self.accelerator.num_processes == 1 or not values:
@@ -211,10 +232,21 @@ class ClaraTrainer(Trainer):
 
     # Evaluation
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Every process' share of the examples, none of them twice."""
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        share = range(self.args.process_index, len(data), self.args.world_size)
+        return DataLoader(
+            Subset(data, share),
+            batch_size=self.args.eval_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+
     @torch.no_grad()
     def evaluation_loop(
         self,
-        dataloader: Any,
+        dataloader: DataLoader[Any],
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
@@ -224,19 +256,29 @@ class ClaraTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
         model.eval()
         totals: dict[str, float] = defaultdict(float)
-        examples = 0
-        for batch in dataloader:
-            examples += len(batch.prompts.batch.lengths) if hasattr(batch, "prompts") else 0
+        events: Counter[str] = Counter()
+        for batch in self._as_many_everywhere(dataloader):
+            events.update(batch.events)
             sums = model(self._prepare_inputs(batch))
             for name, value in {**batch.counts, **sums}.items():
                 totals[name] += float(value)
-        names = sorted(totals)
-        values = self._sum_over_processes([totals[name] for name in names])
-        means = _means(defaultdict(float, zip(names, values, strict=True)), self.objective)
+        means = _means(self._reduced(totals), self.objective)
         terms = self.objective.terms.items()
         means["loss"] = sum(term.weight * means.get(name, math.nan) for name, term in terms)
+        left = self._sum_over_processes([float(events[name]) for name in EVENTS])
+        means |= {name: count for name, count in zip(EVENTS, left, strict=True) if count}
+        (examples,) = self._sum_over_processes([float(len(cast("Any", dataloader.dataset)))])
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
-        return EvalLoopOutput(None, None, metrics, examples)
+        return EvalLoopOutput(None, None, metrics, int(examples))
+
+    def _as_many_everywhere(self, dataloader: DataLoader[Any]) -> Iterator[Any]:
+        """Batches, and empty ones where another process has one more: weights may be spread."""
+        yield from dataloader
+        counts = [0.0] * self.args.world_size
+        counts[self.args.process_index] = float(len(dataloader))
+        most = max(self._sum_over_processes(counts))
+        for _ in range(int(most) - len(dataloader)):
+            yield EmptyBatch(Counter())
 
     # Checkpoints
 
@@ -255,8 +297,10 @@ class ClaraTrainer(Trainer):
             self.objective.model.adapters.collect(self.objective.model.backbone)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        step = self.state.global_step
-        final = Path(self.args.output_dir) / f"checkpoint-{step}"
+        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        best = final.with_name(f"checkpoint-{self.state.best_global_step}")
+        if best == final or best.is_dir():
+            self.state.best_model_checkpoint = str(best)
         unfinished = final.with_name(_UNFINISHED + final.name)
         main = self.args.should_save
         if main:
@@ -269,9 +313,6 @@ class ClaraTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if main:
             self._update_callback_states()
-            best = self.state.best_global_step
-            if best:
-                self.state.best_model_checkpoint = str(final.with_name(f"checkpoint-{best}"))
             self.state.save_to_json(str(unfinished / "trainer_state.json"))
             _sync(unfinished)
             shutil.rmtree(final, ignore_errors=True)
@@ -347,10 +388,17 @@ class ClaraTrainer(Trainer):
 
 
 class _BeforeStep(TrainerCallback):
-    """Has the trainer look at the step's loss, whether gradients are clipped or not."""
+    """Has the trainer look at the step's loss, whether gradients are clipped or not.
+
+    And ends a run that is resumed after its last step, where the base would do one more.
+    """
 
     def __init__(self, trainer: ClaraTrainer) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_training_stop = True
 
     def on_pre_optimizer_step(self, *arguments: Any, **kwargs: Any) -> None:
         self._trainer.require_finite()

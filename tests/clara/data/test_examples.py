@@ -10,6 +10,7 @@ from clara.data.examples import (
     PretrainingExample,
     RankingExample,
     answer_example,
+    contrastive_example,
     open_examples,
     pretraining_example,
     ranking_example,
@@ -79,6 +80,7 @@ def test_where_the_answer_is_looked_up(changes, answer):
 
 
 def test_positives():
+    assert read(contrastive_example, answer=...) == RankingExample("Who?", ("a", "b"), (1,), "")
     assert read(ranking_example, pos_index=...).positives == ()
     assert read(ranking_example, pos_index=None).positives == ()
     assert read(ranking_example, pos_index=[1, 0, 1]).positives == (1, 0)

@@ -135,6 +135,27 @@ class TestArguments:
             ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
             ({"max_steps": [3]}, "max_steps must be a number"),
             ({"train_backbone": 1}, "train_backbone must be true or false, got 1"),
+            ({"max_steps": 2.5}, "max_steps must be a whole number, got 2.5"),
+            ({"negatives": 2}, "negatives and negatives_every need each other"),
+            ({"negatives_every": 2}, "negatives and negatives_every need each other"),
+            ({"patience": 2}, "patience needs load_best_model_at_end"),
+            ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
+            ({"neftune_noise_alpha": 5}, "neftune_noise_alpha is not supported"),
+            ({"train_sampling_strategy": "group_by_length"}, "must be one of random, sequential"),
+            ({"push_to_hub": True}, "push_to_hub is not supported"),
+            (
+                {"total_batch_size": 8, "gradient_accumulation_steps": 4},
+                "total_batch_size and gradient_accumulation_steps are both given; set one to null",
+            ),
+            (
+                {
+                    "load_best_model_at_end": True,
+                    "eval_strategy": "steps",
+                    "eval_steps": 1,
+                    "save_steps": 2,
+                },
+                r"load_best_model_at_end needs save_steps \(2\) to be eval_steps \(1\)",
+            ),
         ],
     )
     def test_values_that_are_none(self, write, tmp_path, values, message):
@@ -154,6 +175,29 @@ class TestArguments:
             output_dir=str(tmp_path), per_device_train_batch_size=8, total_batch_size=128
         )
         assert arguments.gradient_accumulation_steps == 16
+
+    def test_one_of_two_settings_of_the_batch_can_be_null(self, write, tmp_path):
+        given = {"total_batch_size": 8, "per_device_train_batch_size": 2}
+        file = write({**BASE, **given, "output_dir": str(tmp_path)})
+        for overrides, wanted in (
+            ({"gradient_accumulation_steps": None}, 4),
+            ({"gradient_accumulation_steps": 3, "total_batch_size": None}, 3),
+        ):
+            arguments = training_arguments(read_settings(file, "pretrain", overrides))
+            assert arguments.gradient_accumulation_steps == wanted
+
+    def test_whole_numbers_written_as_powers_of_ten(self, write, tmp_path):
+        file = write(f"backbone: b\ntrain_data: d\noutput_dir: {tmp_path}\nmax_steps: 1e3\n")
+        arguments = training_arguments(read_settings(file, "pretrain", {"seed": 1e1}))
+        assert (arguments.max_steps, arguments.seed) == (1000, 10)
+        assert type(arguments.max_steps) is int
+
+    def test_one_process_uses_one_gpu(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(ClaraTrainingArguments, "n_gpu", 4)
+        arguments = ClaraTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2)
+        monkeypatch.undo()
+        assert arguments.n_gpu == 1
+        assert arguments.train_batch_size == 2
 
     def test_gradient_checkpointing_warns_of_nothing(self, tmp_path, recwarn):
         arguments = ClaraTrainingArguments(output_dir=str(tmp_path), gradient_checkpointing=True)

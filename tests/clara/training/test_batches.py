@@ -1,3 +1,7 @@
+import pickle
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -5,7 +9,9 @@ from clara.data.examples import AnswerExample, PretrainingExample, RankingExampl
 from clara.packing import compressor_input
 from clara.prompts import build_prompt, memory_slots
 from clara.tokenizer import Marker
+from clara.training import batches
 from clara.training.batches import (
+    EVENTS,
     CompressionCollator,
     EmptyBatch,
     Encoder,
@@ -123,6 +129,58 @@ def test_questions_without_positives_are_counted(tiny_model):
     batch = RankingCollator(encoder(tiny_model), 2, need_positives=True)(examples)
     assert batch.events == {"no positives": 1}
     assert batch.positives == [(1,)]
+
+
+def test_without_prompts_a_long_answer_is_no_reason_to_leave_a_question_out(tiny_model):
+    examples = [RankingExample("Who?", ("a", "b"), (1,), LONG)]
+    with_prompts = RankingCollator(encoder(tiny_model, max_prompt_tokens=100), 2)(examples)
+    assert with_prompts.events == {"prompt over the budget": 1}
+    batch = RankingCollator(encoder(tiny_model, max_prompt_tokens=100), None)(examples)
+    assert not batch.events
+    assert batch.counts == {"questions": 1}
+    assert batch.tokens_read == sum(batch.questions.batch.lengths)
+
+
+def test_questions_with_a_candidate_that_has_no_memory_are_counted(tiny_model):
+    examples = [
+        RankingExample("Who?", ("a", " "), (0,), "Ada"),
+        RankingExample("Where?", ("d",), (), "Ayr"),
+    ]
+    batch = RankingCollator(encoder(tiny_model), 2, unusable={candidate_id(" ")})(examples)
+    assert batch.events == {"candidate empty or too long": 1}
+    assert batch.candidates == [[candidate_id("d")]]
+
+
+def test_an_empty_answer_is_not_trained_on(tiny_model):
+    collators = (
+        (CompressionCollator(encoder(tiny_model)), AnswerExample("Who?", ("a",), " ")),
+        (
+            CompressionCollator(encoder(tiny_model)),
+            PretrainingExample("qa", ("Who?", "Where?"), ("", "Ayr"), ("a",)),
+        ),
+        (
+            CompressionCollator(encoder(tiny_model)),
+            PretrainingExample("paraphrase", (), ("",), ("a",)),
+        ),
+        (RankingCollator(encoder(tiny_model), 2), RankingExample("Who?", ("a",), (0,), "")),
+        (TextCollator(encoder(tiny_model)), AnswerExample("Who?", ("a",), "")),
+    )
+    for collate, example in collators:
+        assert collate([example]).events == {"no answer tokens": 1}
+
+
+def test_all_reasons_are_known(tiny_model):
+    """What is not in `EVENTS` would not be added up over processes."""
+    source = Path(batches.__file__).read_text(encoding="utf-8")
+    reasons = set(re.findall(r'SkippedExampleError\(\s*"([^"]+)"', source))
+    for ending in ("empty or too long", "truncated"):
+        reasons |= {f"{what} {ending}" for what in ("document", "question")}
+    assert reasons | {"candidate truncated"} == set(EVENTS)
+
+
+def test_a_refused_example_can_be_passed_on_by_a_loaders_process():
+    error = pickle.loads(pickle.dumps(SkippedExampleError("no positives", "a question has none")))
+    assert (error.reason, str(error)) == ("no positives", "a question has none")
 
 
 def test_text_prompts_hold_the_documents(tiny_model):

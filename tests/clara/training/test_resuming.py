@@ -159,21 +159,64 @@ def test_a_damaged_checkpoint_is_named(tiny_backbone, training_data, tmp_path, d
 def test_two_processes_are_one(tiny_backbone, training_data, tmp_path, program, stage, options):
     """The same global batch gives the same weights, whoever computes it."""
     data = training_data / ("pretrain.jsonl" if stage == "pretrain" else "ranking.jsonl")
-    common = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 4, **options}
-    config = {"lora_dropout": 0.0, "temperature": 0.5}
-    alone = settings(
+    alone_and_together(tiny_backbone("llama"), data, tmp_path, program, stage, **options)
+
+
+def test_a_process_without_usable_examples_takes_part(
+    tiny_backbone, training_data, tmp_path, program
+):
+    """Every second example is over the budget, so that one process never has any other."""
+    rows = [json.loads(row) for row in (training_data / "pretrain.jsonl").open(encoding="utf-8")]
+    for row in rows[1::2]:
+        row["answers"][0] = "a long answer " * 50
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    odd = tmp_path / "evaluation.jsonl"
+    odd.write_text("".join(json.dumps(row) + "\n" for row in rows[:7]), encoding="utf-8")
+    alone_and_together(
         tiny_backbone("llama"),
         data,
-        tmp_path / "one",
-        config=config,
-        **{**common, "per_device_train_batch_size": 4},
+        tmp_path,
+        program,
+        "pretrain",
+        evaluation=odd,
+        eval_strategy="steps",
+        eval_steps=2,
+        train_sampling_strategy="sequential",
+        max_prompt_tokens=200,
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=1,
+        gradient_accumulation_steps=1,
     )
-    run(stage, RunSettings(**alone))
-    together = settings(tiny_backbone("llama"), data, tmp_path / "two", config=config, **common)
-    launched(program, {**together, "stage": stage, "pause": 0, "resume": False})
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("one", "two")]
+    counted = [[r["prompt over the budget"] for r in log if "loss" in r] for log in logs]
+    assert counted == [[1, 2, 3, 4]] * 2
+    scores = [[r["eval_ce"] for r in log if "eval_ce" in r] for log in logs]
+    assert len(scores[0]) == 2
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)  # of 7 examples, none of them twice
+    assert [r["eval_prompt over the budget"] for r in logs[1] if "eval_ce" in r] == [3, 3]
+
+
+def alone_and_together(backbone, data, folder, program, stage, evaluation=None, **options):
+    """Compare a run of one process with one of two that has the same global batch."""
+    common = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 4, **options}
+    size = 2 * common.get("per_device_train_batch_size", 2)
+    made = [
+        settings(
+            backbone, data, folder / name, config={"lora_dropout": 0.0, "temperature": 0.5}, **given
+        )
+        for name, given in (
+            ("one", {**common, "per_device_train_batch_size": size}),
+            ("two", common),
+        )
+    ]
+    for each in made:
+        each["eval_data"] = evaluation and str(evaluation)
+    run(stage, RunSettings(**made[0]))
+    launched(program, {**made[1], "stage": stage, "pause": 0, "resume": False})
+    one, two = losses(folder / "one"), losses(folder / "two")
     assert two == pytest.approx(one, rel=1e-5)
-    before, after = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")
+    before, after = weights(folder / "one" / "model"), weights(folder / "two" / "model")
     assert before.keys() == after.keys()
     for name, value in before.items():
         scale = float(value.norm()) or 1.0

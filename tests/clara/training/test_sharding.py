@@ -16,6 +16,7 @@ from .test_trainer import weights
 
 PROGRAM = """
 import sys
+from collections import Counter
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -23,7 +24,7 @@ from torch.distributed.fsdp import fully_shard
 from clara import Clara, checkpoint
 from clara.data.examples import ExampleFile, pretraining_example
 from clara.sharding import whole
-from clara.training.batches import CompressionCollator, Encoder
+from clara.training.batches import CompressionCollator, EmptyBatch, Encoder
 from clara.training.compression import CompressionObjective
 
 torch.set_num_threads(1)
@@ -44,9 +45,12 @@ optimizer = torch.optim.SGD(trained, lr=0.1)
 collate = CompressionCollator(Encoder(model.tokenizer, model.config, None))
 examples = ExampleFile(data, pretraining_example)
 objective.train()
-for step in range(2):
-    batch = collate([examples[8 * step + 2 * i + rank] for i in range(4)])
-    counts = torch.tensor([batch.counts["tokens"], batch.counts["documents"]])
+for step in range(3):
+    if step < 2:
+        batch = collate([examples[8 * step + 2 * i + rank] for i in range(4)])
+    else:  # nothing is left for the second process
+        batch = EmptyBatch(Counter()) if rank else collate([examples[i] for i in range(8)])
+    counts = torch.tensor([batch.counts.get(name, 0) for name in ("tokens", "documents")])
     dist.all_reduce(counts)
     sums = objective(batch)
     loss = 2 * (sums["ce"] / counts[0] + 0.1 * sums["mse"] / counts[1])
@@ -74,8 +78,8 @@ def trained_alone(folder, data, output, *, train_backbone):
     collate = CompressionCollator(Encoder(model.tokenizer, model.config, None))
     examples = ExampleFile(data, pretraining_example)
     objective.train()
-    for step in range(2):
-        batch = collate(examples[8 * step : 8 * step + 8])
+    for first in (0, 8, 0):
+        batch = collate(examples[first : first + 8])
         sums = objective(batch)
         loss = sums["ce"] / batch.counts["tokens"] + 0.1 * sums["mse"] / batch.counts["documents"]
         loss.backward()

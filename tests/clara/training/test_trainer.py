@@ -1,7 +1,9 @@
 """Steps, logs and checkpoints of a run."""
 
+import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from clara.training.callbacks import read_log
 from clara.training.compression import CompressionObjective
 from clara.training.run import run, start_query_reasoner
 from clara.training.trainer import ClaraTrainer, TrainingError, checkpoints
+
+from .conftest import ranking_rows
 
 DEFAULTS = {
     "max_steps": 4,
@@ -174,6 +178,17 @@ class TestStep:
         record = read_log(Path(made.arguments["output_dir"]) / "log.jsonl")[3]
         assert record["prompt over the budget"] > 0
 
+    def test_unusable_examples_of_an_evaluation_are_counted(self, settings):
+        made = settings(
+            max_prompt_tokens=110,
+            evaluation=True,
+            eval_strategy="steps",
+            eval_steps=4,
+            per_device_train_batch_size=12,
+        )
+        metrics = run("pretrain", made).metrics
+        assert metrics["eval_prompt over the budget"] > 0
+
     def test_unusable_examples_can_end_the_run(self, settings):
         made = settings(max_prompt_tokens=110, on_unusable="error", max_steps=6)
         with pytest.raises(SkippedExampleError, match="max_prompt_tokens is 110"):
@@ -232,6 +247,14 @@ class TestWhatIsSaved:
         loaded.save_pretrained(tmp_path / "again")
         assert_same(after, weights(tmp_path / "again"))
 
+    def test_a_stage_starts_from_the_weights_as_they_were_saved(self, settings):
+        """The backbone's bfloat16 does not round the adapters between stages."""
+        first = run("pretrain", settings("first", config={"dtype": "bfloat16"}))
+        saved = weights(first.model)
+        assert any(not torch.equal(v, v.bfloat16().float()) for v in saved.values())
+        made = settings("second", model=first.model, learning_rate=0.0, max_steps=1)
+        assert_same(saved, weights(run("pretrain", made).model))
+
     def test_a_second_stage_trains_after_loading_too(self, settings):
         first = run("pretrain", settings("first"))
         second = run("instruct", settings("second", data="ranking", model=first.model))
@@ -287,8 +310,37 @@ class TestWhatIsSaved:
         )
         outcome = run("pretrain", made)
         assert outcome.steps == 3
-        with pytest.raises(SettingsError, match="patience needs load_best_model_at_end"):
-            run("pretrain", settings("other", patience=2))
+        # It is over, and stays so.
+        assert run("pretrain", made, resume=True).steps == 3
+        more = dataclasses.replace(made, arguments={**made.arguments, "patience": 3})
+        assert run("pretrain", more, resume=True).steps == 4
+
+    def test_early_stopping_counts_on_after_a_kill(self, settings, tmp_path):
+        made = settings(
+            evaluation=True,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_steps=1,
+            max_steps=30,
+            load_best_model_at_end=True,
+            patience=4,
+            metric_for_best_model="loss",
+            greater_is_better=True,
+        )
+        short = dataclasses.replace(made, arguments={**made.arguments, "max_steps": 3})
+        assert run("pretrain", short).steps == 3
+        assert run("pretrain", made, resume=True).steps == 5
+
+    def test_a_finished_run_that_is_resumed_does_no_more_steps(self, settings, tmp_path):
+        """In the middle of an epoch; also where the kill came before the model was written."""
+        made = settings(max_steps=3, save_steps=3, lr_scheduler_type="constant")
+        outcome = run("pretrain", made)
+        before = weights(outcome.model)
+        shutil.rmtree(outcome.model)
+        again = run("pretrain", made, resume=True)
+        assert again.steps == 3
+        assert_same(before, weights(again.model))
+        assert [c.name for c in checkpoints(tmp_path / "run")] == ["checkpoint-3"]
 
     def test_a_run_is_not_overwritten(self, settings, tmp_path):
         run("pretrain", settings())
@@ -356,6 +408,35 @@ class TestCandidates:
         )
         made = settings("b", data="ranking", model=first.model, candidate_index=index)
         run("contrastive", made)
+
+    def test_a_candidate_without_text_leaves_its_questions_out(self, settings, tmp_path):
+        rows = ranking_rows(8)
+        rows[2]["docs"][1] = "  "
+        rows[5]["docs"] = [""] * 3
+        rows[6]["docs"].append("The river runs past the old mill. " * 40)
+        data = tmp_path / "rows.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        for stage in ("end-to-end", "contrastive"):
+            made = settings(stage, max_steps=1, per_device_train_batch_size=8)
+            made = dataclasses.replace(made, train_data=str(data))
+            wanted = {"candidate empty or too long": 2, "candidate truncated": 1}
+            assert run(stage, made).events == wanted
+        strict = settings("strict", on_unusable="error")
+        with pytest.raises(ValueError, match="candidates that are empty or too long: 2"):
+            run("end-to-end", dataclasses.replace(strict, train_data=str(data)))
+
+    def test_a_schedule_that_is_none_is_found_before_candidates_are_compressed(
+        self, settings, monkeypatch
+    ):
+        monkeypatch.setattr(Clara, "compress", lambda *_, **__: pytest.fail("compressed"))
+        made = settings(data="ranking", selection=[{"temperatur": 1.0}])
+        with pytest.raises(ValueError, match="selection: a phase has fields"):
+            run("end-to-end", made)
+
+    def test_noise_with_a_large_seed(self, settings):
+        made = settings(data="ranking", seed=2_147_483_000, max_steps=1)
+        made = dataclasses.replace(made, config={**made.config, "noise": "gumbel"})
+        assert run("end-to-end", made).steps == 1
 
     def test_the_backbone_must_stay(self, settings):
         with pytest.raises(SettingsError, match="changes the compressor"):
