@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 import clara
-from clara.cli import corpus, demonstration, diagnosis, models, questions, synthesis, training
+from clara.cli import (
+    benchmarks,
+    corpus,
+    demonstration,
+    diagnosis,
+    models,
+    questions,
+    synthesis,
+    training,
+)
 from clara.cli.errors import Group
 
 app = typer.Typer(
@@ -60,6 +69,7 @@ app.command("synthesize")(synthesis.synthesize)
 app.command("info")(models.info)
 app.command("doctor")(diagnosis.doctor)
 app.command("demo")(demonstration.demo)
+app.add_typer(benchmarks.bench)
 
 
 def main() -> None:

@@ -1,0 +1,292 @@
+#!/usr/bin/env python
+"""Figures in Markdown pages, copied from committed results and never typed.
+
+    python bench/quote.py README.md docs/*.md           # write the blocks anew
+    python bench/quote.py --check README.md docs/*.md   # fail if one differs from its file
+
+A block begins with `<!-- figures: bench/results/SOME/cpu.json TABLE -->` on a line of its own and
+ends with `<!-- end of figures -->`; what is between is a table of `TABLES` and where it is from.
+Blocks in fenced code are left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from clara.benchmarks.results import USUAL, Measurement, Results, ratios, read_results, usual
+from clara.benchmarks.tables import Table, amount, at, escaped, promise_table, short
+from clara.cli.output import one_line
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMITTED = PurePosixPath("bench/results")
+
+_BEGIN = re.compile(r"<!-- figures: (\S+) (\S+) -->")
+_LIKE_BEGIN = "<!-- figures:"
+_END = "<!-- end of figures -->"
+_VERSIONS = ("python", "torch", "cuda", "triton", "transformers", "peft", "clara")
+_NEEDED = ("device", "threads", "torch", "date", "commit", "command")
+_REFERENCE = "reference way"
+_ANSWERED_FROM = ("text", "memory", "memory, generator merged")
+
+
+class QuoteError(ValueError):
+    """A block that cannot be written; the message says where and why."""
+
+
+def answers(results: Results) -> Table:
+    """Time to the first token and of the whole answer, and how many times as fast as text."""
+    cases = "time to first token", "whole answer"
+    found = {case: usual(results.of("question", case)) for case in cases}
+    settings = dict.fromkeys(_setting(each) for case in cases for each in found[case])
+    rows = []
+    for setting in settings:
+        for way in _ANSWERED_FROM:
+            cells = [cell for case in cases for cell in _beside_text(found[case], setting, way)]
+            if any(cells):
+                rows.append((setting, way, *cells))
+    head = ("compression", "answered from", "first token", "times as fast as text")
+    return Table("", (*head, "whole answer", "times as fast as text"), rows)
+
+
+def _setting(found: Measurement) -> str:
+    return at(found, but=USUAL)
+
+
+def _beside_text(measured: Iterable[Measurement], setting: str, way: str) -> tuple[str, str]:
+    by_name = {each.implementation: each for each in measured if _setting(each) == setting}
+    if way not in by_name:
+        return "", ""
+    own, text = by_name[way], by_name.get("text")
+    times = _times(ratios(own, text)) if text is not None and text is not own else ""
+    return _seconds(own), times
+
+
+def compress(results: Results) -> Table:
+    """Documents and tokens per second, and how many times as fast as the reference way."""
+    rows = []
+    ours, theirs = _pairs(results, "compress", "throughput")
+    for own, other in zip(ours, theirs, strict=True):
+        speeds = [own.per_second(quantity) for quantity in ("documents", "tokens")]
+        cells = ["" if speed is None else short(speed) for speed in speeds]
+        times = _times(ratios(own, other)) if other is not None else ""
+        rows.append((at(own), *cells, times))
+    head = ("compression", "documents per second", "tokens per second")
+    return Table("", (*head, f"times as fast as the {_REFERENCE}"), rows, figures=1)
+
+
+def training(results: Results) -> Table:
+    """Seconds of steps, and how many times as fast as the reference way."""
+    rows = []
+    for case in dict.fromkeys(each.case for each in results.of("training")):
+        for own, other in zip(*_pairs(results, "training", case), strict=True):
+            if own.unit != "s":
+                continue
+            theirs, times = (
+                ("", "")
+                if other is None
+                else (
+                    _seconds(other),
+                    _times(ratios(own, other)),
+                )
+            )
+            rows.append((case, at(own), _seconds(own), theirs, times))
+    return Table("", ("step", "at", "ours", _REFERENCE, "times as fast"), rows)
+
+
+def memory(results: Results) -> Table:
+    """Bytes at the peak, and as a share of the reference way's."""
+    rows = []
+    measured = [each for each in results.measurements if each.unit == "bytes" and each.samples]
+    for each in measured:
+        names = each.suite, each.case, at(each), each.implementation
+        other = next((m for m in measured if m.key == (*each.case_key, _REFERENCE)), None)
+        share = ""
+        if other is not None and other is not each and other.median:
+            share = f"{each.median / other.median:.2f}"
+        rows.append((*names, amount(each.median, "bytes"), share))
+    head = ("suite", "what", "at", "implementation", "peak", f"of the {_REFERENCE}'s")
+    return Table("", head, rows, figures=4)
+
+
+def promises(results: Results) -> Table:
+    return promise_table(results.promises)
+
+
+TABLES: dict[str, Callable[[Results], Table]] = {
+    "answers": answers,
+    "compress": compress,
+    "memory": memory,
+    "training": training,
+    "promises": promises,
+}
+
+
+def _pairs(
+    results: Results, suite: str, case: str
+) -> tuple[list[Measurement], list[Measurement | None]]:
+    """Ours, and the reference way of the same case and parameters where there is one."""
+    measured = results.of(suite, case)
+    ours = [each for each in measured if each.implementation == "ours"]
+    others = {each.case_key: each for each in measured if each.implementation == _REFERENCE}
+    return ours, [others.get(each.case_key) for each in ours]
+
+
+def _seconds(found: Measurement) -> str:
+    """Median, in brackets the 20th and 80th percentile."""
+    low, high = (amount(found.percentile(share), "s") for share in (0.2, 0.8))
+    span = f" ({low} to {high})" if len(found.samples) > 1 else ""
+    return f"{amount(found.median, 's')}{span}"
+
+
+def _times(found: Sequence[float]) -> str:
+    """Of the rounds' ratios the median, in brackets the 20th and 80th percentile."""
+    if not found:
+        return ""
+    of_rounds = Measurement("", "", "", samples=list(found))
+    low, high = (f"{of_rounds.percentile(share):.2f}" for share in (0.2, 0.8))
+    span = f" ({low} to {high})" if len(found) > 1 else ""
+    return f"{statistics.median(found):.2f}{span}"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines `begin` to `end` of a page, counted from 0; the content is between them."""
+
+    begin: int
+    end: int
+    file: str
+    table: str
+
+
+def blocks(lines: Sequence[str], page: str) -> list[Block]:
+    """All blocks of a page.
+
+    Raises:
+        QuoteError: a block does not end, ends twice, or begins in a way that is not understood.
+    """
+    found: list[Block] = []
+    opened: tuple[int, str, str] | None = None
+    fence = ""
+    for number, line in enumerate(lines):
+        text = line.strip()
+        if opened is None and (mark := re.match(r"`{3,}|~{3,}", text)):
+            if not fence:
+                fence = mark.group()
+            elif text.startswith(fence) and not text.strip(fence[0]):
+                fence = ""
+            continue
+        if fence:
+            continue
+        if text.startswith(_LIKE_BEGIN):
+            match = _BEGIN.fullmatch(text)
+            if opened is not None:
+                raise QuoteError(f"{page}:{opened[0] + 1}: the block has no '{_END}'")
+            if match is None:
+                raise QuoteError(f"{page}:{number + 1}: must be '{_LIKE_BEGIN} FILE TABLE -->'")
+            opened = number, match.group(1), match.group(2)
+        elif text == _END:
+            if opened is None:
+                raise QuoteError(f"{page}:{number + 1}: no block ends here")
+            found.append(Block(opened[0], number, *opened[1:]))
+            opened = None
+    if opened is not None:
+        raise QuoteError(f"{page}:{opened[0] + 1}: the block has no '{_END}'")
+    return found
+
+
+def quoted(file: str, table: str, root: Path) -> str:
+    """What a block holds.
+
+    Raises:
+        ValueError: there is no such table, file, or nothing for the table in it.
+    """
+    if table not in TABLES:
+        raise QuoteError(f"no table {table!r}; there are {', '.join(TABLES)}")
+    path = PurePosixPath(file)
+    if COMMITTED not in path.parents or ".." in path.parts:
+        raise QuoteError(f"{file}: figures come from a file in {COMMITTED}")
+    results = read_results(root / path)
+    made = TABLES[table](results)
+    if not made.rows:
+        raise QuoteError(f"{file}: holds nothing for the table {table!r}")
+    return f"\n{made.markdown(level=0)}\n{_source(file, results)}\n\n"
+
+
+def _source(file: str, results: Results) -> str:
+    """Where figures are from, in one line."""
+    known = results.environment
+    for name in _NEEDED:
+        if not known.get(name):
+            raise QuoteError(f"{file}: its environment does not say {name!r}")
+    versions = [f"{name} {known[name]}" for name in _VERSIONS if known.get(name)]
+    command = one_line(str(known["command"])).replace("`", "'")
+    parts = [f"{known['device']}, {known['threads']} threads", ", ".join(versions)]
+    parts.append(f"{known['date']}, commit {known['commit']}")
+    return f"{escaped('; '.join(parts))}; `{command}`"
+
+
+def rewritten(text: str, page: str, root: Path = ROOT) -> tuple[str, list[Block]]:
+    """The page with all blocks written anew, and those whose content was another.
+
+    Raises:
+        QuoteError: a block cannot be written.
+    """
+    lines = text.splitlines(keepends=True)
+    changed: list[Block] = []
+    for block in reversed(blocks(lines, page)):
+        try:
+            content = quoted(block.file, block.table, root).splitlines(keepends=True)
+        except ValueError as error:
+            shown = str(error).replace(f"{root}{os.sep}", "")
+            raise QuoteError(f"{page}:{block.begin + 1}: {shown}") from error
+        ending = "\r\n" if lines[block.begin].endswith("\r\n") else "\n"
+        content = [line.replace("\n", ending) for line in content]
+        if lines[block.begin + 1 : block.end] != content:
+            changed.insert(0, block)
+            lines[block.begin + 1 : block.end] = content
+    return "".join(lines), changed
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(description="Copy figures from results into pages.")
+    parser.add_argument("pages", nargs="+", type=Path, help="Markdown files")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if a block differs from its file"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        written = [_write(page, root, options.check) for page in options.pages]
+    except (OSError, ValueError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"error: {one_line(str(reason))}", file=sys.stderr)
+        return 1
+    for write in written:
+        write()
+    return 0
+
+
+def _write(page: Path, root: Path, check: bool) -> Callable[[], object]:
+    """Writes the page if it has to be; nothing is written before all pages are known."""
+    try:
+        before = page.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise QuoteError(f"{page}: is not UTF-8") from error
+    text, changed = rewritten(before, str(page), root)
+    if not changed:
+        return lambda: None
+    if check:
+        first = changed[0]
+        raise QuoteError(f"{page}:{first.begin + 1}: differs from {first.file} {first.table}")
+    return partial(page.write_bytes, text.encode("utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

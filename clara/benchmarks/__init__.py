@@ -1,0 +1,1 @@
+"""Results of benchmarks, and the report that `clara bench report` makes of them."""

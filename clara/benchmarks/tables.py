@@ -1,0 +1,246 @@
+"""Tables of a run of benchmarks, in Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clara.benchmarks.growth import Curve
+from clara.benchmarks.results import Measurement, PromiseOutcome, Results, ratios
+from clara.cli.output import one_line
+
+_AMOUNTS = ("documents", "queries", "questions", "tokens", "examples")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+Cell = str | int | float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a heading; what is in it may come from anywhere.
+
+    Attributes:
+        figures: the first column of numbers, which are aligned on the right.
+        marks: of each row: "good", "bad" or "".
+        note: a sentence below the heading.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    figures: int = 2
+    marks: Sequence[str] = ()
+    note: str = ""
+
+    def markdown(self, level: int = 2) -> str:
+        """With its heading; without one at level 0."""
+        rule = ["---" if place < self.figures else "---:" for place in range(len(self.head))]
+        lines = [list(map(escaped, self.head)), rule, *(map(escaped, row) for row in self.rows)]
+        body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+        if not level:
+            return body
+        note = f"{escaped(self.note)}\n\n" if self.note else ""
+        return f"{'#' * level} {escaped(self.title)}\n\n{note}{body}"
+
+    def marked(self) -> list[tuple[str, list[str]]]:
+        """Rows with their marks, all safe to print."""
+        marks = self.marks or [""] * len(self.rows)
+        return [(mark, list(map(one_line, row))) for mark, row in zip(marks, self.rows)]
+
+
+def escaped(text: str) -> str:
+    """Text on one line that Markdown shows as it is."""
+    return _MARKDOWN.sub(r"\\\1", one_line(text).translate(_ENTITIES))
+
+
+def suite_tables(results: Results) -> list[Table]:
+    """A table for each suite, a row for each measurement."""
+    suites = dict.fromkeys(each.suite for each in results.measurements)
+    return [_suite_table(results, suite) for suite in suites]
+
+
+def _suite_table(results: Results, suite: str) -> Table:
+    measured = [each for each in results.measurements if each.suite == suite]
+    first: dict[tuple[Any, ...], Measurement] = {}
+    for each in measured:
+        if each.samples:
+            first.setdefault(each.case_key, each)
+    shares = [limit_share(each, results.ceilings) for each in measured]
+    head = ["case", "at", "implementation", "median", "20th to 80th percentile", "by the first"]
+    head += ["rate", *(["of the limit"] if any(shares) else [])]
+    rows = []
+    for each, share in zip(measured, shares):
+        row = _row(each, first.get(each.case_key))
+        rows.append((*row, f"{share:.0%}" if share else "")[: len(head)])
+    return Table(suite, tuple(head), rows, figures=3)
+
+
+def _row(found: Measurement, first: Measurement | None) -> tuple[str, ...]:
+    names = found.case, at(found), found.implementation
+    if found.withheld:
+        return *names, "none", found.withheld, "", ""
+    low, high = (amount(found.percentile(share), found.unit) for share in (0.2, 0.8))
+    rates = [f"{short(r)} {q}/s" for q in _AMOUNTS if (r := found.per_second(q)) is not None]
+    for quantity, unit in (("bytes", "GB/s"), ("flops", "GFLOP/s")):
+        if rate := found.per_second(quantity):
+            rates.append(f"{short(rate / 1e9)} {unit}")
+    times = ratios(first, found) if first is not None and first is not found else []
+    beside = f"{statistics.median(times):.2f}" if times else ""
+    span = f"{low} to {high}" if len(found.samples) > 1 else ""
+    return *names, amount(found.median, found.unit), span, beside, "; ".join(rates)
+
+
+def limit_share(found: Measurement, ceilings: dict[str, float]) -> float | None:
+    """Of the faster of the two ceilings that a call's bytes and flops allow; None if unknown."""
+    pairs = ("bytes", "bandwidth"), ("flops", "matrix_rate")
+    if found.suite != "operators" or not found.samples or not found.median or found.unit != "s":
+        return None
+    least = [found.quantities.get(what, 0) / ceilings[c] for what, c in pairs if ceilings.get(c)]
+    return max(least, default=0.0) / found.median or None
+
+
+def growth_table(curves: Iterable[Curve]) -> Table:
+    rows = [
+        (
+            curve.name,
+            f"{short(curve.sizes[0])} to {short(curve.sizes[-1])} {curve.of}",
+            f"{amount(curve.points[0].median, curve.unit)} to "
+            f"{amount(curve.points[-1].median, curve.unit)}",
+            f"{curve.law.exponent:.2f}",
+            f"{curve.end.exponent:.2f}" if curve.end else "",
+            f"{curve.law.spread:.2f}",
+        )
+        for curve in curves
+    ]
+    head = ("what", "sizes", "cost", "exponent", "of the last two", "farthest point")
+    note = (
+        "The exponent of a power law through all points, and through the last two; 1 is linear. "
+        "Last, the largest factor by which a point lies off the law through all."
+    )
+    return Table("How cost grows", head, rows, note=note)
+
+
+def promise_table(
+    promises: Sequence[PromiseOutcome], earlier: Sequence[PromiseOutcome] | None = None
+) -> Table:
+    """Every promise; with those of an earlier run, what they were there."""
+    before = {each.what: each for each in earlier or ()}
+    marks = {"kept": "good", "missed": "bad"}
+    rows = []
+    for each in promises:
+        row = [each.what, bounds(each), short(each.measured), each.outcome]
+        if earlier is not None:
+            old = before.get(each.what)
+            row.append(f"{short(old.measured)}, {old.outcome}" if old else "")
+        rows.append(tuple(row))
+    head = ["promise", "promised", "measured", "outcome"]
+    head += [] if earlier is None else ["in the earlier run"]
+    found = [marks.get(each.outcome, "") for each in promises]
+    note = (
+        "Not reachable here: a limit that was measured in the same run is lower than the promise."
+    )
+    return Table("Promises", tuple(head), rows, figures=1, marks=found, note=note)
+
+
+def bounds(promise: PromiseOutcome) -> str:
+    """What was promised, in words."""
+    named = ("at least", promise.at_least), ("at most", promise.at_most)
+    return ", ".join(f"{name} {short(bound)}" for name, bound in named if bound is not None)
+
+
+def measurement_rows(results: Results) -> list[list[Cell]]:
+    """All measurements with their quantities, under a head."""
+    quantities = sorted({name for each in results.measurements for name in each.quantities})
+    parameters = sorted({name for each in results.measurements for name in each.parameters})
+    head = ["suite", "case", "implementation", *parameters, "unit", "median", "p20", "p80"]
+    per_call = [f"{name} per call" for name in quantities]
+    rows: list[list[Cell]] = [[*head, "samples", *per_call, "withheld"]]
+    for each in results.measurements:
+        own = [each.parameters.get(name, "") for name in parameters]
+        amounts = [each.quantities.get(name, "") for name in quantities]
+        names = [each.suite, each.case, each.implementation, *own, each.unit]
+        figures = _figures(each) if each.samples else [""] * 3
+        rows.append([*names, *figures, len(each.samples), *amounts, each.withheld])
+    return rows
+
+
+def _figures(found: Measurement) -> list[float]:
+    return [found.median, found.percentile(0.2), found.percentile(0.8)]
+
+
+def growth_rows(curves: Iterable[Curve]) -> list[list[Cell]]:
+    """Fitted laws under a head."""
+    rows: list[list[Cell]] = [
+        ["what", "of", "unit", "smallest", "largest", "exponent", "exponent_of_last_two", "spread"]
+    ]
+    for curve in curves:
+        end: Cell = curve.end.exponent if curve.end else ""
+        names = curve.name, curve.of, curve.unit
+        figures = curve.sizes[0], curve.sizes[-1], curve.law.exponent, end, curve.law.spread
+        rows.append([*names, *figures])
+    return rows
+
+
+def promise_rows(promises: Iterable[PromiseOutcome]) -> list[list[Cell]]:
+    """Promises under a head."""
+    rows: list[list[Cell]] = [["promise", "at_least", "at_most", "measured", "outcome"]]
+    for each in promises:
+        least, most = ("" if bound is None else bound for bound in (each.at_least, each.at_most))
+        rows.append([each.what, least, most, each.measured, each.outcome])
+    return rows
+
+
+def csv_text(rows: Iterable[Iterable[Cell]]) -> str:
+    """Lines of a CSV file. A text that a spreadsheet would take for a formula begins with '."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for row in rows:
+        writer.writerow([_harmless(cell) if isinstance(cell, str) else cell for cell in row])
+    return buffer.getvalue()
+
+
+def _harmless(text: str) -> str:
+    line = one_line(text)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
+
+
+def at(found: Measurement, but: Iterable[str] = ()) -> str:
+    """The parameters of a measurement, such as "16x, k 5", without some."""
+    kept = {name: value for name, value in found.parameters.items() if name not in but}
+    parts = {name: f"{name} {short(value)}" for name, value in kept.items()}
+    if isinstance(kept.get("rate"), int | float):
+        parts["rate"] = f"{short(kept['rate'])}x"
+    return ", ".join(parts.values())
+
+
+def amount(value: float, unit: str) -> str:
+    """Seconds or bytes in a unit that fits."""
+    if unit == "bytes":
+        return _scaled(value, ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes")))
+    return _scaled(value, ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")))
+
+
+def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
+    size, name = next((unit for unit in units if value >= unit[0]), units[-1])
+    scaled = value / size
+    exact = size == 1 and name == "bytes"
+    return f"{short(scaled) if exact or scaled >= 100 else _three_digits(scaled)} {name}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:#.3g}".rstrip(".") if value >= 0.01 else short(value)
+
+
+def short(value: Cell) -> str:
+    """A number in three digits or, from 100 on, without decimals; text as it is."""
+    if isinstance(value, str):
+        return value
+    if abs(value) >= 1e15 or 0 < abs(value) < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
