@@ -34,8 +34,8 @@ from measure import (
 )
 from operators import LIMITS
 from operators.case import Case, Run, Setting, Target, Unavailable
+from operators.checking import comparable, difference_of, first_line
 from results import COMMITTED, Results, default_path, environment, l2_bytes, table
-from torch import Tensor
 
 _MOST_SETS = 256
 _CASE_SECONDS = 0.5
@@ -150,7 +150,7 @@ def measure(case: Case, setting: Setting, ceilings: dict[str, float]) -> dict[st
     except Unavailable as missing:
         found["status"] = f"missing: {missing}"
     except Exception as error:
-        found["status"] = f"error: {_first_line(error)}"
+        found["status"] = f"error: {first_line(error)}"
     if setting.device.type == "cuda":
         torch.cuda.empty_cache()
     return found
@@ -166,12 +166,12 @@ def _measure_in(
     inputs = [case.inputs(seed) for seed in range(sets)]
     runs: dict[str, list[Run]] = {"ours": [case.ours(each) for each in inputs]}
     with torch.no_grad():
-        ours = _comparable(runs["ours"][0])
+        ours = comparable(runs["ours"][0])
         for name, prepare in case.baselines.items():
             with _failure_noted(found["baselines"], name), torch.enable_grad():
                 prepared = [prepare(each) for each in inputs]
-                theirs = _comparable(prepared[0])
-                difference = _difference(ours, theirs)
+                theirs = comparable(prepared[0])
+                difference = difference_of(ours, theirs)
                 found["baselines"][name]["difference"] = difference
                 if difference is None or difference <= case.tolerance:
                     runs[name] = prepared
@@ -194,7 +194,7 @@ def _measure_in(
             try:
                 calls[name], per_call[name] = [capture(calls[name], stream)], sets
             except RuntimeError as error:
-                side["not_captured"] = _first_line(error)
+                side["not_captured"] = first_line(error)
     timed = samples(calls, case.timing, device, 0 if setting.tiny else _CASE_SECONDS)
     found["sets"] = sets
     for name, seconds in timed.items():
@@ -244,31 +244,7 @@ def _failure_noted(sides: dict[str, dict[str, Any]], name: str) -> Iterator[None
     except Unavailable as missing:
         sides[name]["missing"] = str(missing)
     except Exception as error:
-        sides[name]["error"] = _first_line(error)
-
-
-def _comparable(run: Run) -> tuple[Tensor, ...] | None:
-    result = run.result(run.call())
-    return None if result is None else tuple(each.detach().clone() for each in result)
-
-
-def _difference(ours: tuple[Tensor, ...] | None, theirs: tuple[Tensor, ...] | None) -> float | None:
-    """Largest ‖ours - theirs‖ / ‖theirs‖ of the tensors; None where there is nothing to compare.
-
-    Integers have to be equal. NaN counts as infinitely far.
-    """
-    if ours is None or theirs is None:
-        return None
-    largest = 0.0
-    for one, other in zip(ours, theirs, strict=True):
-        if not one.is_floating_point():
-            largest = max(largest, 0.0 if torch.equal(one, other) else math.inf)
-            continue
-        norm = torch.linalg.vector_norm(other.float()).item()
-        apart = torch.linalg.vector_norm(one.float() - other.float()).item()
-        relative = apart / norm if norm else apart
-        largest = max(largest, math.inf if math.isnan(relative) else relative)
-    return largest
+        sides[name]["error"] = first_line(error)
 
 
 def _measured(
@@ -287,11 +263,6 @@ def _measured(
     if target.quantity == "extra memory" and ours.get("extra_bytes") is not None:
         return ours["extra_bytes"] / case.candidate_bytes
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}"[:300]
 
 
 def _line(found: dict[str, Any]) -> str:

@@ -147,9 +147,9 @@ def copy_bandwidth(device: torch.device, size: int) -> float:
     return 2 * size / _median(lambda: target.copy_(source), device)
 
 
-def matrix_rate(device: torch.device, size: int) -> float:
-    """FLOP/s of a square bfloat16 product of random matrices."""
-    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in "ab")
+def matrix_rate(device: torch.device, size: int, dtype: torch.dtype = torch.bfloat16) -> float:
+    """FLOP/s of a square product of random matrices."""
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in "ab")
     out = torch.empty_like(left)
     return 2 * size**3 / _median(lambda: torch.mm(left, right, out=out), device)
 

@@ -1,4 +1,4 @@
-"""What packed causal attention is compared with: PyTorch's own kernels."""
+"""What packed causal attention is compared with: PyTorch's own kernels, and flash-attn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -82,6 +83,64 @@ class VarlenAttention:
 @cache
 def varlen_attention() -> VarlenAttention:
     return VarlenAttention()
+
+
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets_q: Tensor,
+    offsets_k: Tensor,
+    longest_q: int,
+    longest_k: int,
+) -> Tensor:
+    """That of the package flash-attn, causal; the last query sees the last key."""
+    from flash_attn import flash_attn_varlen_func
+
+    return flash_attn_varlen_func(q, k, v, offsets_q, offsets_k, longest_q, longest_k, causal=True)
+
+
+class FlexAttention:
+    """`flex_attention`, compiled, of packed documents; it skips blocks that nothing is seen of.
+
+    Args:
+        q_rows, k_rows: int `[2, T]`, the document of each row and its place there.
+    """
+
+    def __init__(self, q_rows: Tensor, k_rows: Tensor, compiled: Any) -> None:
+        (q_document, q_place), (k_document, k_place) = (
+            (each[0].contiguous(), each[1].contiguous()) for each in (q_rows, k_rows)
+        )
+
+        def seen(batch: Any, head: Any, i: Any, j: Any) -> Any:
+            return (q_document[i] == k_document[j]) & (k_place[j] <= q_place[i])
+
+        sizes = q_rows.shape[1], k_rows.shape[1]
+        self._mask = create_block_mask(seen, None, None, *sizes, device=str(q_rows.device))
+        self._function = compiled
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`[T, heads, head_dim]`, grouped heads as they are."""
+        batch = (each.transpose(0, 1)[None] for each in (q, k, v))
+        out = self._function(*batch, block_mask=self._mask, enable_gqa=True)
+        return out[0].transpose(0, 1)
+
+
+def written_out_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """Scores, softmax and sums of `[N, heads, rows, head_dim]`.
+
+    Args:
+        seen: bool `[N, 1, rows, keys]`, at least a key for each row.
+    """
+    groups = q.shape[1] // k.shape[1]
+    k, v = (each.repeat_interleave(groups, dim=1) for each in (k, v))
+    scores = (q @ k.mT) * q.shape[-1] ** -0.5
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """The same by `scaled_dot_product_attention`."""
+    return scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
 
 
 def padded_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

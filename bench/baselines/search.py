@@ -26,6 +26,14 @@ def torch_int8_topk(
     return found.values, found.indices
 
 
+def torch_codes_topk(
+    queries: Tensor, rows: Tensor, inverse_norms: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The same of int8 codes and float32 queries: codes become float32 in each call."""
+    found = ((queries @ rows.float().T) * inverse_norms).topk(k)
+    return found.values, found.indices
+
+
 @cache
 def faiss(threads: int = THREADS) -> Any:
     """The module, or None where it is not installed."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from baselines.cosine import normalise_and_bmm
+
 
 def straight_through_loop(
     scores: Tensor, memory: Tensor, k: int, temperature: float, mask: str = "reference"
@@ -38,3 +40,11 @@ def straight_through_loop(
         taken = taken + hard
     selected = torch.einsum("bkn,bnd->bkd", torch.stack(choices, dim=1), candidates)
     return selected.to(memory.dtype).unflatten(2, memory.shape[2:]), indices
+
+
+def rank_and_select_loop(
+    query: Tensor, memory: Tensor, k: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Query `[B, ...]` and candidates `[B, N, ...]`: cosines in float32, then the loop."""
+    scores = normalise_and_bmm(query.flatten(1).float(), memory.flatten(2).float())
+    return straight_through_loop(scores, memory, k, temperature, "exact")

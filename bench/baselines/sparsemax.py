@@ -1,4 +1,7 @@
-"""Sparsemax as it is usually written: sort the row, find the support, subtract the threshold."""
+"""Sparsemax as it is usually written: sort the row, find the support, subtract the threshold.
+
+And what others publish of it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,20 @@ from torch import Tensor
 def sorted_sparsemax(x: Tensor) -> Tensor:
     """Sparsemax of the last dimension, differentiable."""
     return _SortedSparsemax.apply(x)
+
+
+def entmax_sparsemax(x: Tensor) -> Tensor:
+    """That of the package entmax: a sort."""
+    from entmax import sparsemax
+
+    return sparsemax(x, dim=-1)
+
+
+def liger_sparsemax(x: Tensor) -> Tensor:
+    """That of Liger-Kernel: a sort by PyTorch and a Triton kernel."""
+    from liger_kernel.ops.sparsemax import LigerSparsemaxFunction
+
+    return LigerSparsemaxFunction.apply(x, -1)
 
 
 class _SortedSparsemax(torch.autograd.Function):

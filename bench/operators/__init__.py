@@ -16,3 +16,14 @@ SCORING_LIMITS = {
     "cosine_topk_few": 110,
     "cosine_topk_many": 110,
 }
+
+# Those of `pytest bench/`, at a compression rate.
+AT_RATE = (
+    "memory_attention",
+    "memory_alignment_loss",
+    "cosine_scores",
+    "select_topk",
+    "rank_and_select",
+    "quantization",
+    "cosine_topk",
+)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import torch
+from baselines.compiled import compiled
+from lengths import LONGEST
 from torch import Tensor
 
 Inputs = Any  # what a case's `inputs` returns
@@ -61,6 +63,9 @@ class Case:
             calls, "latency" for the host's time from a call to its end on the device.
         tolerance: norm of the difference by the norm, between ours and a baseline.
         candidate_bytes: what extra memory is compared with; 0 does not measure it.
+        operations: additions, multiplications, divisions, comparisons and roundings, whatever does
+            them; 0 where they are `flops`.
+        reference: the operator's specification; None: the operator's own, of `wide` inputs.
     """
 
     operator: str
@@ -75,22 +80,69 @@ class Case:
     targets: tuple[Target, ...] = ()
     candidate_bytes: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
+    operations: int = 0
+    reference: Prepare | None = None
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.operator}, {self.name}"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where cases run. `tiny` shrinks all sizes, for a dry run."""
+    """Where cases run, and how large they are: for a GPU unless told otherwise.
+
+    Attributes:
+        tiny: all sizes shrunk, for a dry run.
+        small: sizes for a CPU, on which a call takes milliseconds.
+        backend: of torch.compile.
+    """
 
     device: torch.device
     tiny: bool
+    small: bool = False
+    backend: str = "inductor"
 
     @property
     def dtype(self) -> torch.dtype:
-        """bfloat16, or float32 where only numbers are compared."""
-        return torch.float32 if self.tiny else torch.bfloat16
+        """bfloat16, or float32 on CPU, and where only numbers are compared."""
+        return torch.float32 if self.tiny or self.small else torch.bfloat16
 
-    def size(self, full: int, tiny: int) -> int:
-        return tiny if self.tiny else full
+    @property
+    def tolerance(self) -> float:
+        """What may lie between two ways to compute the same in `dtype`."""
+        return 1e-4 if self.dtype == torch.float32 else 2e-2
+
+    def size(self, full: int, tiny: int, small: int | None = None) -> int:
+        """
+        Raises:
+            ValueError: the setting is small, and no size is given for that.
+        """
+        if self.tiny:
+            return tiny
+        if not self.small:
+            return full
+        if small is None:
+            raise ValueError("this has no small size, only a full and a tiny one")
+        return small
+
+    @property
+    def hidden(self) -> int:
+        """H of the cases that depend on a compression rate; small, that of SmolLM2-135M."""
+        return self.size(2048, 64, 576)
+
+    def compiled(
+        self, function: Callable[..., Any], dynamic: bool | None = None
+    ) -> Callable[..., Any]:
+        """`function`, one of a module, by torch.compile.
+
+        Args:
+            dynamic: compile it once for all shapes; None: on a CPU, where compiling it for each
+                would take minutes, but on a GPU for each, as suits it best.
+        """
+        if dynamic is None:
+            dynamic = self.device.type == "cpu"
+        return compiled(function, dynamic, self.backend)
 
     def randn(self, seed: int, *shapes: tuple[int, ...], dtype: torch.dtype | None = None) -> Any:
         """Normal random tensors; one alone is returned as it is."""
@@ -100,6 +152,11 @@ class Setting:
             for shape in shapes
         ]
         return tensors[0] if len(tensors) == 1 else tensors
+
+
+def memory_tokens(rate: int) -> int:
+    """m of a document of the longest length at a compression rate."""
+    return LONGEST // rate
 
 
 def operator(name: str) -> Callable[..., Any]:
@@ -127,6 +184,23 @@ def gradients(
     with torch.enable_grad():
         output = forward(*leaves)
     return lambda: torch.autograd.grad(output, leaves, grad, retain_graph=True)
+
+
+def mapped(inputs: Inputs, function: Callable[[Tensor], Any]) -> Inputs:
+    """Inputs, a tensor or a tuple or dataclass of some, with `function` of each tensor."""
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, tuple):
+        return tuple(mapped(each, function) for each in inputs)
+    if is_dataclass(inputs):
+        own = {each.name: getattr(inputs, each.name) for each in fields(inputs)}
+        return replace(inputs, **{name: mapped(value, function) for name, value in own.items()})
+    return inputs
+
+
+def wide(inputs: Inputs) -> Inputs:
+    """Floating-point tensors in float64."""
+    return mapped(inputs, lambda x: x.double() if x.is_floating_point() else x)
 
 
 def size_of(*tensors: Tensor) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from baselines.cosine import empty_scores, normalise_and_bmm
 
-from .case import Case, Prepare, Run, Setting, Target, gradients, operator
+from .case import Case, Prepare, Run, Setting, Target, gradients, memory_tokens, operator
 
 BANDWIDTH = Target("B >= 64: 85% of copy bandwidth", "bandwidth", at_least=0.85)
 BMM = Target("B >= 64: 4 times normalise and bmm", "ratio", "normalise and bmm", 4.0)
@@ -46,6 +47,31 @@ def cases(setting: Setting) -> Iterator[Case]:
             bytes=documents + 2 * queries + batch * candidates * 8,
             timing="graph",
             tolerance=5e-2,  # bfloat16 throughout, on their side
+        )
+
+
+def at_rate(setting: Setting, rate: int) -> Iterator[Case]:
+    """The cases of `pytest bench/`."""
+    batch, candidates = setting.size(64, 3, 32), setting.size(20, 6, 20)
+    width = memory_tokens(rate) * setting.hidden
+    documents, queries = batch * candidates * width, batch * width
+    for backward in (False, True):
+        prepare = _backward if backward else _prepare
+        # Backward documents are read, queries read and their gradients written.
+        values = documents + queries * (2 if backward else 1)
+        yield Case(
+            operator="cosine_scores",
+            name="backward to the queries" if backward else "forward",
+            inputs=_inputs(setting, batch, candidates, width),
+            ours=prepare(_ours),
+            baselines={
+                "eager": prepare(normalise_and_bmm),
+                "torch.compile": prepare(setting.compiled(normalise_and_bmm)),
+            },
+            bytes=values * setting.dtype.itemsize + batch * candidates * (8 if backward else 4),
+            # Two inner products forward; backward a weighted sum, along the query taken away.
+            operations=2 * documents + 4 * queries if backward else 4 * documents + 2 * queries,
+            tolerance=setting.tolerance if setting.dtype == torch.float32 else 5e-2,
         )
 
 

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
-from baselines.attention import pad, padded_attention, unpad, varlen_attention
+from baselines.attention import (
+    FlexAttention,
+    flash_attention,
+    masked_attention,
+    pad,
+    padded_attention,
+    unpad,
+    varlen_attention,
+    written_out_attention,
+)
 from lengths import LONGEST, document_lengths
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
-from .case import Case, Prepare, Run, Setting, Target, Unavailable, gradients, operator
+from .case import (
+    Case,
+    Prepare,
+    Run,
+    Setting,
+    Target,
+    Unavailable,
+    gradients,
+    memory_tokens,
+    operator,
+)
 
 RATES = (4, 16, 128)
 FULL_FORWARD = Target("full rows, forward: as fast as varlen_attn", "ratio", "varlen", 1.0)
@@ -67,6 +87,37 @@ def cases(setting: Setting) -> Iterator[Case]:
                 yield _case(setting, shape, at, FULL_BACKWARD, backward=True)
 
 
+def at_rate(setting: Setting, rate: int) -> Iterator[Case]:
+    """The cases of `pytest bench/`, of the paper's lengths."""
+    tokens = tuple(document_lengths(setting.size(128, 3, 16)))
+    heads = setting.size(32, 4, 9), setting.size(8, 2, 3)
+    shape = Shape(tokens, memory_tokens(rate), *heads, setting.size(128, 32, 64))
+    compiled = setting.compiled(written_out_attention)
+    # For all shapes at once PyTorch 2.13 makes C++ of it that does not compile.
+    flex = setting.compiled(flex_attention, dynamic=False)
+    for memory_only in (False, True):
+        for backward in (False, True):
+            what = (shape, memory_only, backward)
+            direction = "backward" if backward else "forward"
+            whole = _case(setting, shape, "", None, backward=backward, memory_only=memory_only)
+            yield replace(
+                whole,
+                name=f"memory rows, {direction}" if memory_only else direction,
+                baselines={
+                    "eager": _gridded(written_out_attention, *what),
+                    "torch.compile": _gridded(compiled, *what),
+                    "padded sdpa": _gridded(masked_attention, *what)
+                    if memory_only
+                    else _padded(shape, backward),
+                    "FlexAttention": _flex(flex, *what),
+                    "varlen_attn": _varlen(*what),
+                    "flash-attn": _flash(*what),
+                },
+                tolerance=setting.tolerance,
+                details={},
+            )
+
+
 def _documents(setting: Setting, rows: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Documents of equal lengths, and of all lengths between, of about `rows` tokens in all."""
     lengths = (10, 30) if setting.tiny else (64, 512, 2048)
@@ -96,7 +147,7 @@ def _case(
         q, k, v, grad = setting.randn(seed, q_shape, kv_shape, kv_shape, q_shape)
         return Inputs(q, k, v, grad, device_offsets)
 
-    if memory_only:
+    if memory_only:  # a row sees its document's tokens and the memory rows up to itself
         pairs = sum(
             shape.memory * n - shape.memory * (shape.memory - 1) // 2 for n in shape.lengths
         )
@@ -146,20 +197,82 @@ def _varlen(shape: Shape, memory_only: bool, backward: bool) -> Prepare:
         if inputs.q.device.type != "cuda":
             raise Unavailable("varlen_attn needs a GPU")
         attention = varlen_attention()
-        offsets = inputs.offsets
-        longest = max(shape.lengths)
-        offsets_q, longest_q = offsets, longest
-        if memory_only:
-            steps = torch.arange(len(shape.tokens) + 1, device=offsets.device) * shape.memory
-            offsets_q, longest_q = steps.int(), shape.memory
+        bounds = _bounds(inputs.offsets, shape, memory_only)
         # Repeated heads, where they have to be, are not timed.
         k, v = (attention.keys(each, shape.heads) for each in (inputs.k, inputs.v))
 
         def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attention(q, k, v, offsets_q, offsets, longest_q, longest)
+            return attention(q, k, v, *bounds)
 
         run = _run(forward, (inputs.q, k, v), inputs.grad, backward)
         return replace(run, result=lambda found: _grouped(found, shape))
+
+    return prepare
+
+
+def _bounds(offsets: Tensor, shape: Shape, memory_only: bool) -> tuple[Tensor, Tensor, int, int]:
+    """Offsets of queries and keys, and the longest of each."""
+    longest = max(shape.lengths)
+    if not memory_only:
+        return offsets, offsets, longest, longest
+    steps = torch.arange(len(shape.tokens) + 1, device=offsets.device) * shape.memory
+    return steps.int(), offsets, shape.memory, longest
+
+
+def _flash(shape: Shape, memory_only: bool, backward: bool) -> Prepare:
+    def prepare(inputs: Inputs) -> Run:
+        if inputs.q.device.type != "cuda":
+            raise Unavailable("flash-attn needs a GPU")
+        bounds = _bounds(inputs.offsets, shape, memory_only)
+        arguments = (inputs.q, inputs.k, inputs.v)
+        return _run(lambda *x: flash_attention(*x, *bounds), arguments, inputs.grad, backward)
+
+    return prepare
+
+
+def _flex(
+    compiled: Callable[..., Tensor], shape: Shape, memory_only: bool, backward: bool
+) -> Prepare:
+    def prepare(inputs: Inputs) -> Run:
+        if inputs.q.device.type != "cuda" and backward:
+            raise Unavailable("FlexAttention has no backward pass on CPU")
+        if inputs.q.device.type != "cuda" and memory_only:
+            raise Unavailable("on CPU FlexAttention is compiled for all rows only")
+        k_rows = torch.tensor(
+            [(i, row) for i, length in enumerate(shape.lengths) for row in range(length)],
+            device=inputs.q.device,
+        ).T.contiguous()
+        q_rows = k_rows
+        if memory_only:
+            lengths = torch.tensor(shape.lengths, device=k_rows.device)
+            q_rows = k_rows[:, k_rows[1] >= (lengths - shape.memory)[k_rows[0]]].contiguous()
+        attention = FlexAttention(q_rows, k_rows, compiled)
+        return _run(attention, (inputs.q, inputs.k, inputs.v), inputs.grad, backward)
+
+    return prepare
+
+
+def _gridded(
+    attention: Callable[..., Tensor], shape: Shape, memory_only: bool, backward: bool
+) -> Prepare:
+    """Attention of grids with a mask, padded to the longest document; padding is not timed."""
+
+    def prepare(inputs: Inputs) -> Run:
+        longest = max(shape.lengths)
+        q_lengths = [shape.memory] * len(shape.tokens) if memory_only else shape.lengths
+        q, grad = (pad(each, q_lengths, max(q_lengths)) for each in (inputs.q, inputs.grad))
+        k, v = (pad(each, shape.lengths, longest) for each in (inputs.k, inputs.v))
+        rows, keys = (torch.arange(each.shape[2], device=q.device) for each in (q, k))
+        shift = torch.tensor(shape.lengths) - torch.tensor(q_lengths)
+        # Rows of padding see what is before them, too.
+        seen = (keys <= shift.to(q.device)[:, None, None] + rows[:, None])[:, None]
+
+        def result(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            first, *others = found if isinstance(found, tuple) else (found,)
+            return unpad(first, q_lengths), *(unpad(each, shape.lengths) for each in others)
+
+        run = _run(lambda *x: attention(*x, seen), (q, k, v), grad, backward)
+        return replace(run, result=result)
 
     return prepare
 

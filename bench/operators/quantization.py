@@ -14,7 +14,9 @@ from baselines.quantization import (
 )
 from torch import Tensor
 
-from .case import Case, Run, Setting, operator
+from clara_kernels.quantization import reference
+
+from .case import Case, Run, Setting, memory_tokens, operator
 
 
 def cases(setting: Setting) -> Iterator[Case]:
@@ -46,6 +48,48 @@ def cases(setting: Setting) -> Iterator[Case]:
                 baselines={"plain torch": _rest(dequantize)},
                 **common,
             )
+
+
+def at_rate(setting: Setting, rate: int) -> Iterator[Case]:
+    """The cases of `pytest bench/`: the memory of some documents."""
+    documents, hidden = setting.size(2048, 4, 256), setting.hidden
+    shape = rows, width = documents * memory_tokens(rate), hidden
+    for bits, quantize, dequantize in (
+        (8, quantize_rows, dequantize_rows),
+        (4, quantize_groups, dequantize_groups),
+    ):
+        scales = rows if bits == 8 else rows * width // 64
+        common: dict[str, Any] = {
+            "inputs": partial(_inputs, setting, shape, bits),
+            "bytes": rows * width * setting.dtype.itemsize + rows * width * bits // 8 + 4 * scales,
+            "tolerance": 1e-6,  # of scales; codes have to be the same
+        }
+        yield Case(
+            operator="quantize_memory",
+            name=f"{bits} bits",
+            ours=_first(partial(_quantize, bits)),
+            baselines={
+                "eager": _first(quantize),
+                "torch.compile": _first(setting.compiled(quantize)),
+            },
+            reference=_first(partial(reference.quantize, bits=bits)),
+            operations=4 * rows * width,  # magnitude, largest, division, rounding
+            **common,
+        )
+        yield Case(
+            operator="dequantize_memory",
+            name=f"{bits} bits",
+            ours=_rest(_dequantize),
+            baselines={
+                "eager": _rest(dequantize),
+                "torch.compile": _rest(setting.compiled(dequantize)),
+            },
+            reference=_rest(
+                lambda codes, scales, dtype: reference.dequantize(codes, scales, width, dtype)
+            ),
+            operations=rows * width,
+            **common,
+        )
 
 
 def _inputs(setting: Setting, shape: tuple[int, int], bits: int, seed: int) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from baselines.search import torch_int8_topk, torch_topk
+from baselines.search import FaissSearch, faiss, torch_codes_topk, torch_int8_topk, torch_topk
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .case import Case, Run, Setting, Target, Unavailable, operator
+from clara_kernels.scoring import reference
+
+from .case import Case, Prepare, Run, Setting, Target, Unavailable, operator
 
 K = 10
 WORKSPACE_BYTES = 64 << 20
@@ -61,7 +63,7 @@ def search_case(
         name=f"{str(dtype).removeprefix('torch.')}, B={batch}, N={count}, D={width}",
         inputs=lambda seed: _inputs(setting, seed, sizes, dtype),
         ours=_ours,
-        baselines={BASELINE: _int8_baseline if dtype == torch.int8 else _baseline}
+        baselines={BASELINE: _int8_baseline if dtype == torch.int8 else _baseline(torch_topk)}
         if has_baseline
         else {},
         bytes=count * (width * item + 4) + batch * (width * query_item + K * 12),
@@ -70,6 +72,29 @@ def search_case(
         tolerance=TOLERANCES[dtype],
         targets=(*targets, WORKSPACE),
         candidate_bytes=WORKSPACE_BYTES,
+    )
+
+
+def rate_case(setting: Setting, sizes: tuple[int, int, int], dtype: torch.dtype) -> Case:
+    """A search of `pytest bench/`: beside PyTorch, eager and compiled, and FAISS."""
+    whole, codes = search_case(setting, "cosine_topk", sizes, dtype, ()), dtype == torch.int8
+    search = torch_codes_topk if codes else torch_topk
+    prepare = _codes_baseline if codes else _baseline
+    baselines: dict[str, Prepare] = {
+        "eager": prepare(search),
+        "torch.compile": prepare(setting.compiled(search)),
+    }
+    if not codes:  # FAISS' codes are others, of a quantizer that it trains
+        baselines["FAISS"] = _faiss
+    return replace(
+        whole,
+        name="int8 rows" if codes else "unquantized rows",
+        baselines=baselines,
+        reference=_reference,
+        tolerance=1e-4 if codes else whole.tolerance,
+        candidate_bytes=0,
+        targets=(),
+        timing="events",
     )
 
 
@@ -93,9 +118,37 @@ def _ours(inputs: Inputs) -> Run:
     )
 
 
-def _baseline(inputs: Inputs) -> Run:
-    queries = normalize(inputs.queries, dim=1)
-    return _checked(inputs, lambda: torch_topk(queries, inputs.unit_rows, K))
+def _baseline(search: Callable[..., tuple[Tensor, Tensor]]) -> Prepare:
+    def prepare(inputs: Inputs) -> Run:
+        queries = normalize(inputs.queries, dim=1)
+        return _checked(inputs, lambda: search(queries, inputs.unit_rows, K))
+
+    return prepare
+
+
+def _codes_baseline(search: Callable[..., tuple[Tensor, Tensor]]) -> Prepare:
+    def prepare(inputs: Inputs) -> Run:
+        queries = normalize(inputs.queries, dim=1)
+        inverse_norms = operator("Corpus")(inputs.rows).inverse_norms
+        return _checked(inputs, lambda: search(queries, inputs.rows, inverse_norms, K))
+
+    return prepare
+
+
+def _faiss(inputs: Inputs) -> Run:
+    if inputs.rows.is_cuda:
+        raise Unavailable("FAISS is compared with on the CPU")
+    if faiss(torch.get_num_threads()) is None:
+        raise Unavailable("FAISS is not installed")
+    index, queries = FaissSearch(inputs.unit_rows), normalize(inputs.queries, dim=1)
+    return _checked(inputs, lambda: index(queries, K))
+
+
+def _reference(inputs: Inputs) -> Run:
+    return Run(
+        lambda: reference.cosine_topk(inputs.queries, inputs.rows, None, None, K),
+        result=lambda found: (found[0], inputs.cosines(found[1])),
+    )
 
 
 def _int8_baseline(inputs: Inputs) -> Run:

@@ -9,7 +9,7 @@ import torch
 from baselines.selection import straight_through_loop
 from torch import Tensor
 
-from .case import Case, Prepare, Run, Setting, Target, operator
+from .case import Case, Prepare, Run, Setting, Target, gradients, memory_tokens, operator
 
 TEMPERATURE = 0.02
 EAGER = Target("5 times the eager loop", "ratio", "loop", 5.0)
@@ -43,6 +43,52 @@ def cases(setting: Setting) -> Iterator[Case]:
                 targets=(target, MEMORY) if eager else (target,),
                 candidate_bytes=candidate_bytes if eager else 0,
             )
+
+
+def at_rate(setting: Setting, rate: int) -> Iterator[Case]:
+    """The cases of `pytest bench/`, the mask exact."""
+    batch, count, k = setting.size(64, 3, 32), setting.size(20, 6, 20), setting.size(5, 3, 5)
+    m, hidden = memory_tokens(rate), setting.hidden
+    width, item = m * hidden, setting.dtype.itemsize
+
+    def inputs(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        memory, grad = setting.randn(seed, (batch, count, m, hidden), (batch, k, m, hidden))
+        scores = setting.randn(seed + 1, (batch, count), dtype=torch.float32)
+        return scores * 0.05, memory, grad
+
+    ways = {
+        "eager": straight_through_loop,
+        "torch.compile": setting.compiled(straight_through_loop),
+    }
+    for backward in (False, True):
+        # Forward k candidates are read and written; backward all are multiplied with k gradients.
+        rows = count + k if backward else 2 * k
+        yield Case(
+            operator="select_topk",
+            name="backward to the scores" if backward else "forward",
+            inputs=inputs,
+            ours=_alone(_ours, k, backward),
+            baselines={name: _alone(way, k, backward) for name, way in ways.items()},
+            bytes=batch * (rows * width * item + count * 4),
+            operations=2 * batch * k * count * width if backward else 0,
+            tolerance=setting.tolerance,
+        )
+
+
+def _alone(function: Callable[..., Any], k: int, backward: bool) -> Prepare:
+    """One direction."""
+
+    def prepare(inputs: tuple[Tensor, Tensor, Tensor]) -> Run:
+        scores, memory, grad = inputs
+
+        def forward(scores: Tensor) -> tuple[Tensor, Tensor]:
+            return function(scores, memory, k, TEMPERATURE, "exact")
+
+        if backward:
+            return Run(gradients(lambda scores: forward(scores)[0], (scores,), grad))
+        return Run(lambda: forward(scores))
+
+    return prepare
 
 
 def _ours(scores: Tensor, memory: Tensor, k: int, temperature: float, mask: str) -> Any:

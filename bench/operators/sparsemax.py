@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from baselines.sparsemax import sorted_sparsemax
+from baselines.sparsemax import entmax_sparsemax, liger_sparsemax, sorted_sparsemax
 from torch import Tensor
 
 from .case import Case, Prepare, Run, Setting, Target, gradients, operator
@@ -35,6 +35,37 @@ def cases(setting: Setting) -> Iterator[Case]:
                     timing="graph",
                     targets=(BANDWIDTH,) if backward else (BANDWIDTH, SORT),
                 )
+
+
+def without_memory(setting: Setting) -> Iterator[Case]:
+    """The cases of `pytest bench/`: no compression rate changes them."""
+    elements = setting.size(1 << 26, 1 << 10, 1 << 20)
+    ways = {
+        "eager": sorted_sparsemax,
+        "torch.compile": setting.compiled(sorted_sparsemax),
+        "entmax": entmax_sparsemax,
+        "Liger": liger_sparsemax,
+    }
+    for columns in (setting.size(1024, 64, 1024), setting.size(32768, 256, 16384)):
+        shape = (elements // columns, columns)
+        for backward in (False, True):
+            baselines = {
+                name: _prepare(lambda function=function: function, backward)
+                for name, function in ways.items()
+            }
+            yield Case(
+                operator="sparsemax",
+                name="backward" if backward else "forward",
+                inputs=lambda seed, shape=shape: setting.randn(seed, shape, shape),
+                ours=_prepare(lambda: operator("sparsemax"), backward),
+                baselines=baselines,
+                bytes=elements * setting.dtype.itemsize * (3 if backward else 2),
+                # Largest value, two sums and a count, a difference and a comparison; backward a
+                # sum and a difference.
+                operations=elements * (2 if backward else 6),
+                tolerance=setting.tolerance,
+                details={"columns": columns},
+            )
 
 
 def _prepare(find: Callable[[], Callable[[Tensor], Tensor]], backward: bool) -> Prepare:
