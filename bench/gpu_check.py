@@ -5,6 +5,8 @@
 - kernels: tests that need a GPU, compute-sanitizer on small calls of every operator where that
   tool exists, and the operators' benchmarks, whose results go to bench/results/GPU/kernels.json
 - scoring: the same of exact search, whose results go to bench/results/GPU/scoring.json
+- end-to-end: answers and compression with SmolLM2-135M's and Mistral-7B's shapes, whose results go
+  to bench/results/GPU/end-to-end.json
 - model: the other tests, and the benchmarks of the model
 
 For a machine with a GPU that may have little else: no network, no virtual environment. It takes
@@ -19,6 +21,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,8 +46,10 @@ OPTIONAL = (
     "pydantic",
 )
 
-# What parts leave in the output folder, a table of promises each.
-RESULTS = ("kernels.json", "scoring.json")
+END_TO_END = "end-to-end.json"
+
+# What parts leave in the output folder, to be shown at the end.
+RESULTS = ("kernels.json", "scoring.json", END_TO_END)
 
 # Test files of exact search begin like this.
 SCORING_TESTS = (
@@ -224,6 +229,17 @@ def sanitizer(tool: str, command: Sequence[str], limit: float, log: str) -> list
     return [Step(tool, log, command, limit, environment=uncached)]
 
 
+def end_to_end(out: Path) -> list[Step]:
+    """A small backbone first, which shows soon what does not work; random where it is not here."""
+    command = [*benchmark("bench_end_to_end.py", out / END_TO_END), "--backbone"]
+    small, large = [*command, "smollm2-135m"], [*command, "random:mistral-7b", "--add"]
+    log = "end-to-end.log"
+    return [
+        Step("SmolLM2-135M end to end", log, small, 150, tell_limit=True),
+        Step("Mistral-7B end to end", log, large, 320, tell_limit=True),
+    ]
+
+
 def model(out: Path) -> list[Step]:
     """The tests that are not of the operators' kernels, and the model's benchmarks."""
     # test_packaging builds the wheel again, and imports all of it.
@@ -237,7 +253,7 @@ def model(out: Path) -> list[Step]:
     ]
 
 
-PARTS = {"kernels": kernels, "scoring": scoring, "model": model}
+PARTS = {"kernels": kernels, "scoring": scoring, "end-to-end": end_to_end, "model": model}
 
 
 def pytest_command(*arguments: str) -> list[str]:
@@ -286,10 +302,36 @@ def run(step: Step, limit: float, paths: Sequence[str], out: Path) -> bool:
 
 
 def print_results(path: Path) -> None:
+    content = json.loads(path.read_text())
+    if path.name == END_TO_END:
+        print(*end_to_end_lines(content), sep="\n")
+        return
     sys.path.insert(0, str(BENCH))
     from results import table
 
-    print(table(json.loads(path.read_text())))
+    print(table(content))
+
+
+def end_to_end_lines(content: dict[str, Any]) -> list[str]:
+    """A line for each case, medians by implementation; then the weights, then the promises."""
+    cases: dict[str, list[str]] = {}
+    for each in content["measurements"]:
+        where = each["parameters"]
+        case = f"{where['backbone']}, {where['rate']}x, {each['case']}"
+        if each["withheld"]:
+            figure = f"withheld, {each['withheld']}"
+        else:
+            median, size = statistics.median(each["samples"]), each["unit"] == "bytes"
+            figure = f"{median / 2**20:.0f} MiB" if size else f"{median * 1e3:.1f} ms"
+            documents = each["quantities"].get("documents")
+            figure += f" ({documents / median:.0f} documents/s)" if documents else ""
+        cases.setdefault(case, []).append(f"{each['implementation']} {figure}")
+    lines = [f"{case}: {'; '.join(figures)}" for case, figures in cases.items()]
+    lines += content["environment"].get("backbones", [])
+    for each in content["promises"]:
+        promised = f"promised at least {each['at_least']:g}"
+        lines.append(f"{each['what']}: {each['measured']:.2f} ({promised}), {each['outcome']}")
+    return lines
 
 
 class SkipMissingPackages:

@@ -14,15 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from backbones import left_padded, plain_from_files
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from clara import Clara
 from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.backbone import resolve_backbone
 from clara.packing import PackedBatch
 from clara.tokenizer import Marker
 
@@ -35,17 +35,23 @@ class ReferenceTraining(nn.Module):
     Args:
         trained: adapters that train.
         trains_rows: whether the rows of memory tokens and markers train.
+        backbone: without adapters, on the model's device; None loads it from its files.
     """
 
-    def __init__(self, model: Clara, trained: Sequence[str], *, trains_rows: bool) -> None:
+    def __init__(
+        self,
+        model: Clara,
+        trained: Sequence[str],
+        *,
+        trains_rows: bool,
+        backbone: PreTrainedModel | None = None,
+    ) -> None:
         super().__init__()
         config = model.config
         self.slots = config.memory_tokens
         self.limit = config.document_length + 3 + config.memory_tokens
         self.pad = model.tokenizer.eos_id
-        self.backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            resolve_backbone(str(config.backbone)), dtype=model.dtype, attn_implementation="sdpa"
-        )
+        self.backbone = plain_from_files(model) if backbone is None else backbone
         self.words = self.backbone.get_input_embeddings().num_embeddings
         own = model.memory_tokens
         rows = torch.cat([own.slot_rows(1), own.encode, own.separator]).detach()
@@ -186,12 +192,7 @@ class ReferenceTraining(nn.Module):
         return found
 
     def _padded(self, sequences: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:
-        ids = torch.full((len(sequences), width), self.pad)
-        mask = torch.zeros(len(sequences), width, dtype=torch.long)
-        for row, sequence in enumerate(sequences):
-            ids[row, width - len(sequence) :] = torch.tensor(sequence)
-            mask[row, width - len(sequence) :] = 1
-        return ids, mask
+        return left_padded(sequences, width, self.pad, self.rows.device)
 
     def _embedded(self, ids: Tensor) -> Tensor:
         vocabulary = self.backbone.get_input_embeddings()(ids.clamp(0, self.words - 1))

@@ -8,12 +8,14 @@ position. In all else it is no slower than it has to be.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
+from backbones import plain_from_files
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel
 
 from clara import Clara
 from clara.adapters import COMPRESSOR
@@ -25,20 +27,30 @@ class ReferenceWay:
 
     The vocabulary is grown by the memory tokens and markers, whose rows are put into the input
     embeddings, so that a document is a string with special tokens like any other.
+
+    Args:
+        backbone: without adapters, on the model's device; None loads it from its files.
     """
 
-    def __init__(self, model: Clara, *, batch_size: int = 8) -> None:
+    def __init__(
+        self, model: Clara, *, batch_size: int = 8, backbone: PreTrainedModel | None = None
+    ) -> None:
         config = model.config
-        source = resolve_backbone(str(config.backbone))
         self.batch_size = batch_size
         self.length = config.document_length + 3 + config.memory_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-        self.backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, dtype=model.dtype, attn_implementation="sdpa"
-        )
+        if backbone is None:
+            source = resolve_backbone(str(config.backbone))
+            self.tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+            self.backbone = plain_from_files(model)
+        else:
+            self.tokenizer = copy.deepcopy(model.tokenizer.tokenizer)
+            self.tokenizer.padding_side = "left"
+            self.backbone = backbone
+            rows = backbone.get_input_embeddings()
+            rows.weight = nn.Parameter(rows.weight.clone(), False)  # others may share them
         self._grow_vocabulary(model)
         self._attach_compressor(model)
-        self.backbone.requires_grad_(False).eval().to(model.device)
+        self.backbone.requires_grad_(False).eval()
 
     def _grow_vocabulary(self, model: Clara) -> None:
         slots = [f"<MEM{i}>" for i in range(model.config.memory_tokens)]

@@ -1,4 +1,4 @@
-"""Searches for `timing.peak_memory`, whose process imports them."""
+"""Searches for `peak.peak_memory`, whose process imports them."""
 
 from __future__ import annotations
 

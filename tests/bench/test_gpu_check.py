@@ -30,7 +30,10 @@ def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
 
 def test_unknown_part(capsys):
     assert gpu_check.main(["scores"]) == 2
-    assert "PART must be one of kernels, scoring, model, got 'scores'" in capsys.readouterr().err
+    assert (
+        "PART must be one of kernels, scoring, end-to-end, model, got 'scores'"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_failing_step_does_not_stop_the_next(machine, monkeypatch, capsys):
@@ -97,7 +100,8 @@ def test_the_extension_is_built_for_this_gpu_alone(machine, monkeypatch):
     assert names == [
         *("build", "describe", "gpu tests", "small calls", "memcheck", "kernel benchmarks"),
         *("racecheck", "search tests", "small searches", "memcheck", "search benchmarks"),
-        *("racecheck", "tests", "model benchmarks"),
+        *("racecheck", "SmolLM2-135M end to end", "Mistral-7B end to end"),
+        *("tests", "model benchmarks"),
     ]
     memcheck = ran[4]
     assert memcheck.command[:3] == ["/cuda/bin/compute-sanitizer", "--tool", "memcheck"]
@@ -147,6 +151,49 @@ pathlib.Path(sys.argv[1]).write_text({json.dumps(content)!r})
     assert gpu_check.main(["scoring"]) == 0
     assert "search was measured" in capsys.readouterr().out
     assert (machine / "scoring.json").exists()
+
+
+def test_both_backbones_are_measured_end_to_end_into_one_file(tmp_path):
+    steps = gpu_check.PARTS["end-to-end"](tmp_path)
+    names = [step.command[step.command.index("--backbone") + 1] for step in steps]
+    assert names == ["smollm2-135m", "random:mistral-7b"]
+    for each in steps:
+        assert each.tell_limit
+        assert each.command[each.command.index("--copy") + 1] == str(tmp_path / "end-to-end.json")
+    assert ["--add" in step.command for step in steps] == [False, True]
+    assert sum(step.limit for step in steps) < gpu_check.PART_SECONDS
+
+
+def test_what_is_shown_of_answers_end_to_end(tmp_path, capsys):
+    where = {"rate": 16, "backbone": "random:toy"}
+    common = {"parameters": where, "unit": "s", "quantities": {}, "withheld": "", "samples": []}
+    measured = [
+        {"case": "first", "implementation": "memory", "samples": [0.1, 0.3, 0.2]},
+        {"case": "first", "implementation": "text", "withheld": "differs"},
+        {"case": "peak", "implementation": "text", "unit": "bytes", "samples": [3 * 2**20]},
+        {
+            "case": "throughput",
+            "implementation": "ours",
+            "samples": [2.0],
+            "quantities": {"documents": 10},
+        },
+    ]
+    promise = {"what": "fast", "measured": 5.5, "at_least": 5.0, "outcome": "kept"}
+    content = {
+        "measurements": [common | each for each in measured],
+        "environment": {"backbones": ["random:toy: random weights"]},
+        "promises": [promise],
+    }
+    file = tmp_path / "end-to-end.json"
+    file.write_text(json.dumps(content))
+    gpu_check.print_results(file)
+    assert capsys.readouterr().out.splitlines() == [
+        "random:toy, 16x, first: memory 200.0 ms; text withheld, differs",
+        "random:toy, 16x, peak: text 3 MiB",
+        "random:toy, 16x, throughput: ours 2000.0 ms (5 documents/s)",
+        "random:toy: random weights",
+        "fast: 5.50 (promised at least 5), kept",
+    ]
 
 
 def test_steps_name_files_that_exist(tmp_path):
