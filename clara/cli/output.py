@@ -55,7 +55,7 @@ def quiet_libraries() -> None:
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    for name in ("huggingface_hub", "torch"):
+    for name in ("bitsandbytes", "huggingface_hub", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

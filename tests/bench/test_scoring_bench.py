@@ -10,10 +10,10 @@ import torch
 from baselines.search import FaissSearch, faiss, torch_int8_topk, torch_topk
 from operators import SCORING_LIMITS
 from operators.case import Setting
+from promises import Promise, Report
 from scoring.data import QUERIES, furthest_apart, gaussian, groups, recall, word_documents
-from scoring.promises import Promise, Report
-from scoring.turns import Turns, median_ratio
 from torch.nn.functional import normalize
+from turns import Turns, median_ratio
 
 import clara_kernels
 from clara_kernels import Corpus, cosine_topk, quantize_memory

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from training_steps import (
+    CompressionSteps,
     EndToEndSteps,
-    PretrainingSteps,
     model_to_train,
     pretraining_examples,
     ranking_examples,
@@ -53,7 +53,7 @@ def compare_gradients(steps, adapters, rows):
 
 
 def test_pretraining(model):
-    steps = PretrainingSteps(model, pretraining_examples(model, 3))
+    steps = CompressionSteps(model, pretraining_examples(model, 3))
     compare_gradients(steps, (COMPRESSOR, GENERATOR), rows=True)
 
 
@@ -63,7 +63,7 @@ def test_end_to_end(model):
 
 
 def test_steps_go_the_same_way(model):
-    steps = PretrainingSteps(model, pretraining_examples(model, 2))
+    steps = CompressionSteps(model, pretraining_examples(model, 2))
     losses = [(steps.ours(), steps.theirs()) for _ in range(4)]
     for ours, theirs in losses:
         assert ours == pytest.approx(theirs, rel=1e-4)

@@ -41,20 +41,18 @@ def settings(backbone, tmp_path):
     return write
 
 
-def test_a_run(process, settings, tmp_path):
+def test_a_run(process, clara, settings, tmp_path):
     file = settings()
     done = process("train", "pretrain", "--config", file)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert f"{tmp_path / 'run' / 'model'}: 3 steps, loss" in done.stdout
     Clara.from_pretrained(tmp_path / "run" / "model")
-    done = process(
-        *("train", "pretrain", "--config", file, "--max-steps", "5", "--resume", "--json")
-    )
+    done = clara(*("train", "pretrain", "--config", file, "--max-steps", "5", "--resume", "--json"))
     result = json.loads(done.stdout)
     assert result["steps"] == 5
     assert result["model"] == str(tmp_path / "run" / "model")
-    done = process("plot", str(tmp_path / "run"))
+    done = clara("plot", str(tmp_path / "run"))
     assert done.stdout.strip() == str(tmp_path / "run" / "curves.png")
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
 

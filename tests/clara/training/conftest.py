@@ -64,29 +64,34 @@ def training_data(tmp_path_factory):
     return folder
 
 
+def random_model(backbone, *, std=0.1, **settings):
+    """A small model, adapters drawn at random."""
+    config = ClaraConfig(
+        **{
+            "compression_rate": 16,
+            "document_length": 64,
+            "lora_rank": 4,
+            "lora_alpha": 8,
+            "lora_dropout": 0.0,
+            "dtype": "float32",
+            "top_k": 2,
+            **settings,
+        }
+    )
+    model = Clara.from_backbone(backbone, config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name in ADAPTERS:
+            for parameter in model.adapters.parameters(name).values():
+                parameter.normal_(std=std, generator=generator)
+    return model
+
+
 @pytest.fixture
 def make_model(tiny_backbone):
     """A function that makes a small model of its own, adapters drawn at random."""
 
-    def make(family="llama", *, std=0.1, **settings):
-        config = ClaraConfig(
-            **{
-                "compression_rate": 16,
-                "document_length": 64,
-                "lora_rank": 4,
-                "lora_alpha": 8,
-                "lora_dropout": 0.0,
-                "dtype": "float32",
-                "top_k": 2,
-                **settings,
-            }
-        )
-        model = Clara.from_backbone(tiny_backbone(family), config)
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for name in ADAPTERS:
-                for parameter in model.adapters.parameters(name).values():
-                    parameter.normal_(std=std, generator=generator)
-        return model
+    def make(family="llama", **settings):
+        return random_model(tiny_backbone(family), **settings)
 
     return make

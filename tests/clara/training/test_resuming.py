@@ -17,7 +17,7 @@ from clara.training.callbacks import read_log
 from clara.training.run import run
 from clara.training.trainer import checkpoints
 
-# Runs a stage with settings given as JSON; sleeps in every step so that it can be killed.
+# Runs stages with settings given as JSON; sleeps in every step so that it can be killed.
 PROGRAM = """
 import json, sys, time
 import torch
@@ -25,14 +25,14 @@ torch.set_num_threads(1)
 from clara.training.arguments import RunSettings
 from clara.training.run import run
 from clara.training.objectives import Objective
-values = json.loads(sys.argv[1])
-pause, resume, stage = values.pop("pause"), values.pop("resume"), values.pop("stage")
+pause, runs = json.loads(sys.argv[1])
 forward = Objective.forward
 def slow(self, batch):
     time.sleep(pause)
     return forward(self, batch)
 Objective.forward = slow
-run(stage, RunSettings(**values), resume=resume)
+for stage, values in runs:
+    run(stage, RunSettings(**values))
 """
 
 
@@ -61,8 +61,11 @@ def settings(backbone, data, folder, *, config=None, model=None, **arguments):
     }
 
 
-def command(program, values, *launcher):
-    return [sys.executable, *launcher, str(program), json.dumps(values)]
+def command(folder, runs, *launcher, pause=0.0):
+    """Arguments of a Python that runs `runs`, each a stage and its settings."""
+    program = folder / "program.py"
+    program.write_text(PROGRAM, encoding="utf-8")
+    return [sys.executable, *launcher, str(program), json.dumps([pause, runs])]
 
 
 def weights(folder):
@@ -78,17 +81,8 @@ def losses(folder):
     return {r["step"]: r["loss"] for r in read_log(Path(folder) / "log.jsonl") if "loss" in r}
 
 
-@pytest.fixture
-def program(tmp_path):
-    file = tmp_path / "program.py"
-    file.write_text(PROGRAM, encoding="utf-8")
-    return file
-
-
 @pytest.mark.parametrize("stage", ["pretrain", "end-to-end"])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(
-    tiny_backbone, training_data, tmp_path, program, stage
-):
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_backbone, training_data, tmp_path, stage):
     """Dropout, data order, schedule, optimizer and noise are where they were."""
     data = training_data / ("pretrain.jsonl" if stage == "pretrain" else "ranking.jsonl")
     extra = {}
@@ -98,7 +92,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     run(stage, RunSettings(**whole))
     killed = settings(tiny_backbone("llama"), data, tmp_path / "killed", **extra)
     process = subprocess.Popen(
-        command(program, {**killed, "stage": stage, "pause": 0.2, "resume": False}),
+        command(tmp_path, [(stage, killed)], pause=0.2),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -147,73 +141,74 @@ def test_a_damaged_checkpoint_is_named(tiny_backbone, training_data, tmp_path, d
         run("pretrain", RunSettings(**values), resume=True)
 
 
-@pytest.mark.parametrize(
-    ("stage", "options"),
-    [
-        ("pretrain", {}),
-        ("pretrain", {"gradient_checkpointing": True}),
-        ("end-to-end", {}),
-        ("contrastive", {}),
-    ],
-)
-def test_two_processes_are_one(tiny_backbone, training_data, tmp_path, program, stage, options):
-    """The same global batch gives the same weights, whoever computes it."""
-    data = training_data / ("pretrain.jsonl" if stage == "pretrain" else "ranking.jsonl")
-    alone_and_together(tiny_backbone("llama"), data, tmp_path, program, stage, **options)
+RUNS = {  # stage, settings
+    "pretrain": ("pretrain", {}),
+    "checkpointing": ("pretrain", {"gradient_checkpointing": True}),
+    "end-to-end": ("end-to-end", {}),
+    "contrastive": ("contrastive", {}),
+    "unusable": (
+        "pretrain",
+        {
+            "eval_strategy": "steps",
+            "eval_steps": 2,
+            "train_sampling_strategy": "sequential",
+            "max_prompt_tokens": 200,
+            "per_device_train_batch_size": 1,
+            "per_device_eval_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+        },
+    ),
+}
 
 
-def test_a_process_without_usable_examples_takes_part(
-    tiny_backbone, training_data, tmp_path, program
-):
-    """Every second example is over the budget, so that one process never has any other."""
+@pytest.fixture(scope="module")
+def unusable_data(training_data, tmp_path_factory):
+    """Files for training and evaluation, of which every second example is over the budget."""
+    folder = tmp_path_factory.mktemp("unusable")
     rows = [json.loads(row) for row in (training_data / "pretrain.jsonl").open(encoding="utf-8")]
     for row in rows[1::2]:
         row["answers"][0] = "a long answer " * 50
-    data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    odd = tmp_path / "evaluation.jsonl"
-    odd.write_text("".join(json.dumps(row) + "\n" for row in rows[:7]), encoding="utf-8")
-    alone_and_together(
-        tiny_backbone("llama"),
-        data,
-        tmp_path,
-        program,
-        "pretrain",
-        evaluation=odd,
-        eval_strategy="steps",
-        eval_steps=2,
-        train_sampling_strategy="sequential",
-        max_prompt_tokens=200,
-        per_device_train_batch_size=1,
-        per_device_eval_batch_size=1,
-        gradient_accumulation_steps=1,
-    )
-    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("one", "two")]
-    counted = [[r["prompt over the budget"] for r in log if "loss" in r] for log in logs]
-    assert counted == [[1, 2, 3, 4]] * 2
-    scores = [[r["eval_ce"] for r in log if "eval_ce" in r] for log in logs]
-    assert len(scores[0]) == 2
-    assert scores[0] == pytest.approx(scores[1], rel=1e-5)  # of 7 examples, none of them twice
-    assert [r["eval_prompt over the budget"] for r in logs[1] if "eval_ce" in r] == [3, 3]
+    files = folder / "rows.jsonl", folder / "evaluation.jsonl"
+    for file, part in zip(files, (rows, rows[:7])):
+        file.write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    return files
 
 
-def alone_and_together(backbone, data, folder, program, stage, evaluation=None, **options):
-    """Compare a run of one process with one of two that has the same global batch."""
-    common = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 4, **options}
-    size = 2 * common.get("per_device_train_batch_size", 2)
-    made = [
-        settings(
-            backbone, data, folder / name, config={"lora_dropout": 0.0, "temperature": 0.5}, **given
-        )
-        for name, given in (
-            ("one", {**common, "per_device_train_batch_size": size}),
-            ("two", common),
-        )
-    ]
-    for each in made:
-        each["eval_data"] = evaluation and str(evaluation)
-    run(stage, RunSettings(**made[0]))
-    launched(program, {**made[1], "stage": stage, "pause": 0, "resume": False})
+@pytest.fixture(scope="module")
+def together(tiny_backbone, training_data, unusable_data, tmp_path_factory):
+    """Folder with RUNS of one process and of two that have the same global batch.
+
+    The two are started once for all: each run takes seconds, and so does each start.
+    """
+    folder, pairs = tmp_path_factory.mktemp("together"), []
+    for name, (stage, options) in RUNS.items():
+        data, evaluation = training_data / "ranking.jsonl", None
+        if stage == "pretrain":
+            data = training_data / "pretrain.jsonl"
+        if name == "unusable":
+            data, evaluation = map(str, unusable_data)
+        common = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 4, **options}
+        size = 2 * common.get("per_device_train_batch_size", 2)
+        config = {"lora_dropout": 0.0, "temperature": 0.5}
+        pair = [
+            settings(tiny_backbone("llama"), data, folder / name / each, config=config, **given)
+            for each, given in (
+                ("one", {**common, "per_device_train_batch_size": size}),
+                ("two", {**common, "use_cpu": True}),
+            )
+        ]
+        for each in pair:
+            each["eval_data"] = evaluation
+        run(stage, RunSettings(**pair[0]))
+        pairs.append((stage, pair[1]))
+    launched(folder, pairs)
+    return folder
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_are_one(together, name):
+    """The same global batch gives the same weights, whoever computes it."""
+    folder = together / name
     one, two = losses(folder / "one"), losses(folder / "two")
     assert two == pytest.approx(one, rel=1e-5)
     before, after = weights(folder / "one" / "model"), weights(folder / "two" / "model")
@@ -223,14 +218,24 @@ def alone_and_together(backbone, data, folder, program, stage, evaluation=None, 
         assert float((after[name] - value).norm()) <= 1e-5 * scale, name
 
 
-def launched(program, values):
+def test_a_process_without_usable_examples_takes_part(together):
+    """Every second example is over the budget, so that one process never has any other."""
+    logs = [read_log(together / "unusable" / name / "log.jsonl") for name in ("one", "two")]
+    counted = [[r["prompt over the budget"] for r in log if "loss" in r] for log in logs]
+    assert counted == [[1, 2, 3, 4]] * 2
+    scores = [[r["eval_ce"] for r in log if "eval_ce" in r] for log in logs]
+    assert len(scores[0]) == 2
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)  # of 7 examples, none of them twice
+    assert [r["eval_prompt over the budget"] for r in logs[1] if "eval_ce" in r] == [3, 3]
+
+
+def launched(folder, runs):
     """Run with two processes over gloo."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
     launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    values["arguments"]["use_cpu"] = True
     done = subprocess.run(
-        command(program, values, *launcher),
+        command(folder, runs, *launcher),
         capture_output=True,
         text=True,
         timeout=300,

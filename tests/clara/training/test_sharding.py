@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from clara import Clara
@@ -12,11 +13,13 @@ from clara.data.examples import ExampleFile, pretraining_example
 from clara.training.batches import CompressionCollator, Encoder
 from clara.training.compression import CompressionObjective
 
+from .conftest import random_model
 from .test_trainer import weights
 
 PROGRAM = """
 import sys
 from collections import Counter
+from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -28,44 +31,45 @@ from clara.training.batches import CompressionCollator, EmptyBatch, Encoder
 from clara.training.compression import CompressionObjective
 
 torch.set_num_threads(1)
-model_folder, data, output, train_backbone = sys.argv[1:]
+model_folder, data, *outputs = sys.argv[1:]
 dist.init_process_group("gloo")
 rank = dist.get_rank()
-model = Clara.from_pretrained(model_folder)
-objective = CompressionObjective(model, train_backbone=train_backbone == "True")
-objective.activation_checkpointing_enable()
 mesh = init_device_mesh("cpu", (2,))
-for layer in model.backbone.base_model.layers:
-    fully_shard(layer, mesh=mesh)
-fully_shard(objective, mesh=mesh)
-model.adapters.collect(model.backbone)
-trained = [p for _, group in objective.groups() for p in group]
-assert all(hasattr(p, "full_tensor") for p in trained)
-optimizer = torch.optim.SGD(trained, lr=0.1)
-collate = CompressionCollator(Encoder(model.tokenizer, model.config, None))
-examples = ExampleFile(data, pretraining_example)
-objective.train()
-for step in range(3):
-    if step < 2:
-        batch = collate([examples[8 * step + 2 * i + rank] for i in range(4)])
-    else:  # nothing is left for the second process
-        batch = EmptyBatch(Counter()) if rank else collate([examples[i] for i in range(8)])
-    counts = torch.tensor([batch.counts.get(name, 0) for name in ("tokens", "documents")])
-    dist.all_reduce(counts)
-    sums = objective(batch)
-    loss = 2 * (sums["ce"] / counts[0] + 0.1 * sums["mse"] / counts[1])
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-model.save_pretrained(output) if rank == 0 else checkpoint.take_part(model)
-dist.barrier()
-before = {n: whole(v).clone() for n, v in model.adapters.state("generator").items()}
-for value in model.adapters.parameters("generator").values():
-    value.data.zero_()
-from pathlib import Path
-model.load_weights(Path(output))
-after = {n: whole(v) for n, v in model.adapters.state("generator").items()}
-assert all(torch.equal(before[n], after[n]) for n in before)
+for output, train_backbone in zip(outputs, (False, True), strict=True):
+    model = Clara.from_pretrained(model_folder)
+    objective = CompressionObjective(model, train_backbone=train_backbone)
+    objective.activation_checkpointing_enable()
+    for layer in model.backbone.base_model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(objective, mesh=mesh)
+    model.adapters.collect(model.backbone)
+    trained = [p for _, group in objective.groups() for p in group]
+    assert all(hasattr(p, "full_tensor") for p in trained)
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    collate = CompressionCollator(Encoder(model.tokenizer, model.config, None))
+    examples = ExampleFile(data, pretraining_example)
+    objective.train()
+    for step in range(3):
+        if step < 2:
+            batch = collate([examples[8 * step + 2 * i + rank] for i in range(4)])
+        else:  # nothing is left for the second process
+            batch = EmptyBatch(Counter()) if rank else collate([examples[i] for i in range(8)])
+        counts = torch.tensor([batch.counts.get(name, 0) for name in ("tokens", "documents")])
+        dist.all_reduce(counts)
+        sums = objective(batch)
+        loss = 2 * (sums["ce"] / counts[0] + 0.1 * sums["mse"] / counts[1])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(output) if rank == 0 else checkpoint.take_part(model)
+    dist.barrier()
+    before = {n: whole(v).clone() for n, v in model.adapters.state("generator").items()}
+    for value in model.adapters.parameters("generator").values():
+        value.data.zero_()
+    model.load_weights(Path(output))
+    after = {n: whole(v) for n, v in model.adapters.state("generator").items()}
+    assert all(torch.equal(before[n], after[n]) for n in before)
+    dist.barrier()
 dist.destroy_process_group()
 """
 
@@ -88,14 +92,18 @@ def trained_alone(folder, data, output, *, train_backbone):
     model.save_pretrained(output)
 
 
-def check(make_model, training_data, tmp_path, train_backbone):
-    make_model().save_pretrained(tmp_path / "start")
-    data = training_data / "pretrain.jsonl"
-    trained_alone(tmp_path / "start", data, tmp_path / "one", train_backbone=train_backbone)
-    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+@pytest.fixture(scope="module")
+def trained(tiny_backbone, training_data, tmp_path_factory):
+    """Folder with the model `start` and what two processes made of it, `adapters` and `backbone`.
+
+    They are started once for both.
+    """
+    folder, data = tmp_path_factory.mktemp("sharding"), training_data / "pretrain.jsonl"
+    random_model(tiny_backbone("llama")).save_pretrained(folder / "start")
+    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
-    launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", tmp_path / "program.py"]
-    arguments = [tmp_path / "start", data, tmp_path / "two", train_backbone]
+    launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", folder / "program.py"]
+    arguments = [folder / "start", data, folder / "adapters", folder / "backbone"]
     done = subprocess.run(
         [sys.executable, *map(str, launcher), *map(str, arguments)],
         capture_output=True,
@@ -105,20 +113,26 @@ def check(make_model, training_data, tmp_path, train_backbone):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    start, one, two = (weights(tmp_path / name) for name in ("start", "one", "two"))
+    return folder
+
+
+def check(folder, data, alone, name):
+    """Compare with one process; what has changed."""
+    trained_alone(folder / "start", data, alone, train_backbone=name == "backbone")
+    start, one, two = (weights(each) for each in (folder / "start", alone, folder / name))
     assert one.keys() == two.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=name)
-    changed = {name for name, v in two.items() if name not in start or not v.equal(start[name])}
-    return {name.split("/")[0].split(":")[0] for name in changed}
+    for parameter, value in one.items():
+        torch.testing.assert_close(two[parameter], value, rtol=1e-4, atol=1e-6, msg=parameter)
+    changed = {key for key, v in two.items() if key not in start or not v.equal(start[key])}
+    return {key.split("/")[0].split(":")[0] for key in changed}
 
 
-def test_adapters(make_model, training_data, tmp_path):
-    changed = check(make_model, training_data, tmp_path, train_backbone=False)
+def test_adapters(trained, training_data, tmp_path):
+    changed = check(trained, training_data / "pretrain.jsonl", tmp_path / "one", "adapters")
     assert changed == {COMPRESSOR, GENERATOR, "memory_tokens.safetensors"}
 
 
-def test_the_backbone_too(make_model, training_data, tmp_path):
-    changed = check(make_model, training_data, tmp_path, train_backbone=True)
+def test_the_backbone_too(trained, training_data, tmp_path):
+    changed = check(trained, training_data / "pretrain.jsonl", tmp_path / "one", "backbone")
     assert changed == {COMPRESSOR, GENERATOR, "memory_tokens.safetensors", "backbone"}
-    assert Clara.from_pretrained(tmp_path / "two").owns_backbone
+    assert Clara.from_pretrained(trained / "backbone").owns_backbone
