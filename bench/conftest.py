@@ -1,12 +1,16 @@
-"""Options, environment and summary of the benchmarks."""
+"""Options, environment, results and summary of the benchmarks."""
 
 from __future__ import annotations
 
+import datetime
+import os
 import platform
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +20,46 @@ import torch
 import transformers
 
 import clara
+from clara import Clara
 from clara.backbone import convert_gguf
 from clara.data.factbook import FactbookError, smollm2_file
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # baselines, timing, workload
 
+from promises import Promise  # noqa: E402
+from recording import Recorder  # noqa: E402
+from workload import load_model, write_tiny  # noqa: E402
+
 THREADS = 2
-LINES = pytest.StashKey[list[str]]()
+LINES = pytest.StashKey[dict[str, list[str]]]()
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: documents in a case, rounds of it, rounds of a comparison."""
+    """How much is measured.
 
+    Attributes:
+        documents: in a case of compression.
+        rounds: of a case.
+        rates: of compression.
+        judged: whether promises are.
+    """
+
+    name: str
     documents: int
     rounds: int
-    compared_rounds: int
+    rates: tuple[int, ...] = (4, 16, 128)
+    judged: bool = False
 
 
 SIZES = {
-    "smoke": Size(documents=8, rounds=1, compared_rounds=2),
-    "small": Size(documents=32, rounds=5, compared_rounds=9),
+    size.name: size
+    for size in (
+        Size("smoke", documents=4, rounds=1),
+        Size("small", documents=16, rounds=5, judged=True),
+        Size("full", documents=256, rounds=9, rates=(4, 16, 32, 64, 128)),
+    )
 }
 
 
@@ -47,16 +69,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--size", choices=SIZES, default="small", help="how much to measure (default: %(default)s)"
     )
     group.addoption("--device", help="where to compute (default: a GPU if there is one)")
+    group.addoption(
+        "--results", type=Path, metavar="FILE", help="JSON file for `clara bench report`"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[LINES] = []
+    config.stash[LINES] = {}
+    for path in HERE.glob("test_*.py"):
+        config.addinivalue_line("markers", f"{_suite(path)}: benchmarks in {path.name}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m compress` chooses test_compress.py."""
+    for item in items:
+        if item.path.parent == HERE:
+            item.add_marker(_suite(item.path))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "rate" in metafunc.fixturenames:
+        rates = _size(metafunc.config).rates
+        metafunc.parametrize("rate", rates, ids=[f"{rate}x" for rate in rates], scope="module")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if config.stash[LINES]:
-        terminalreporter.section("compression")
-        for line in config.stash[LINES]:
+    for suite, lines in config.stash[LINES].items():
+        terminalreporter.section(suite)
+        for line in lines:
             terminalreporter.write_line(line)
 
 
@@ -70,7 +110,7 @@ def threads() -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def size(pytestconfig: pytest.Config) -> Size:
-    return SIZES[pytestconfig.getoption("size")]
+    return _size(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -79,14 +119,14 @@ def device(pytestconfig: pytest.Config) -> torch.device:
     return torch.device(chosen or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-@pytest.fixture(scope="session")
-def summary(pytestconfig: pytest.Config) -> list[str]:
+@pytest.fixture(scope="module")
+def summary(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> list[str]:
     """Lines to print when all is done, whether or not a benchmark failed."""
-    return pytestconfig.stash[LINES]
+    return pytestconfig.stash[LINES].setdefault(_suite(request.path), [])
 
 
 @pytest.fixture(scope="session")
-def backbone() -> Path:
+def smollm2() -> Path:
     """SmolLM2-135M, converted once."""
     try:
         return convert_gguf(smollm2_file())
@@ -95,18 +135,86 @@ def backbone() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three layers of 128 dimensions with SmolLM2's tokenizer."""
+    folder = tmp_path_factory.mktemp("backbones") / "three-layers-of-128"
+    write_tiny(folder, smollm2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(size: Size, request: pytest.FixtureRequest) -> Path:
+    """SmolLM2-135M; at size smoke, which is there to see that all works, a tiny one."""
+    name = "tiny" if size.name == "smoke" else "smollm2"
+    chosen: Path = request.getfixturevalue(name)
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def models(backbone: Path, device: torch.device) -> Callable[[int], Clara]:
+    """Models by compression rate, each loaded once."""
+    return cache(partial(load_model, backbone, device=device))
+
+
+@pytest.fixture(scope="session")
+def recorder(
+    pytestconfig: pytest.Config,
+    environment: dict[str, Any],
+    device: torch.device,
+    size: Size,
+    threads: int,
+) -> Recorder:
+    """Where measurements go; the file is written after each."""
+    command = shlex.join(["pytest", *pytestconfig.invocation_params.args])
+    details = {**environment, "size": size.name, "command": command}
+    recorder = Recorder(pytestconfig.getoption("results"), details)
+    recorder.measure_ceilings(device)
+    return recorder
+
+
+@pytest.fixture
+def promise(recorder: Recorder, size: Size, summary: list[str]) -> Callable[..., None]:
+    """Compare a figure with what is promised of it: `promise(what, figure, at_least=…)`.
+
+    One that is missed fails the benchmark. At sizes that are not judged nothing happens.
+    """
+
+    def check(what: str, measured: float, **bounds: Any) -> None:
+        if not size.judged:
+            return
+        found = Promise(what, measured, **bounds)
+        recorder.promise(found)
+        summary.append(str(found))
+        assert not found.missed, str(found)
+
+    return check
+
+
+@pytest.fixture(scope="session")
 def environment(device: torch.device, threads: int) -> dict[str, Any]:
     """What a result depends on besides the code measured."""
+    cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "threads": threads,
+        "processors": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
         "clara": clara.__version__,
         "commit": _commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
+
+
+def _size(config: pytest.Config) -> Size:
+    return SIZES[config.getoption("size")]
+
+
+def _suite(path: Path) -> str:
+    return path.stem.removeprefix("test_")
 
 
 def _processor() -> str:

@@ -1,66 +1,29 @@
-"""Times and peak memory of two ways to do the same thing."""
+"""Peak memory of a way to do something, and how much there is."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import multiprocessing
-import statistics
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 _PROCESS = Path("/proc/self")
 
 
-@dataclass
-class Comparison:
-    """Seconds of two ways, round by round, and what they returned last."""
-
-    ours: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
-    our_result: Any = None
-    their_result: Any = None
-
-    @property
-    def ratios(self) -> list[float]:
-        """How many times as long theirs took, in each round."""
-        return [theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True)]
-
-    @property
-    def ratio(self) -> float:
-        return statistics.median(self.ratios)
-
-
-def compare(
-    benchmark: Any, ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int
-) -> Comparison:
-    """Time two functions in turns, theirs, ours, theirs, ours, …
-
-    What slows the machine down for a while then slows down both, and leaves the ratio of a round
-    nearly alone. `benchmark`, the fixture of pytest-benchmark, reports ours.
-    """
-    comparison = Comparison()
-
-    def run_theirs() -> None:
-        comparison.their_result = _timed(theirs, comparison.theirs)
-
-    def run_ours() -> None:
-        comparison.our_result = _timed(ours, comparison.ours)
-
-    benchmark.pedantic(run_ours, setup=run_theirs, rounds=rounds)
-    return comparison
-
-
-def _timed(function: Callable[[], Any], seconds: list[float]) -> Any:
-    gc.collect()
-    begin = time.perf_counter()
-    result = function()
-    seconds.append(time.perf_counter() - begin)
-    return result
+def available_memory(device: torch.device) -> int:
+    """Bytes that can be taken without taking them from others."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 8 << 30
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> int:

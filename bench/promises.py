@@ -36,6 +36,12 @@ class Promise:
     def missed(self) -> bool:
         return self.reachable and not self.kept
 
+    @property
+    def outcome(self) -> str:
+        if self.kept:
+            return "kept"
+        return "missed" if self.reachable else "not reachable here"
+
     def __str__(self) -> str:
         bound = f"at most {self.at_most:g}" if self.at_least is None else f"{self.at_least:g}"
         outcome = "" if self.kept else ", MISSED"
@@ -63,7 +69,7 @@ class Report:
         if judged:
             lines += map(str, self.promises)
         else:
-            lines.append("Promises are judged at full size only.")
+            lines.append("Promises are not judged at this size.")
         return lines
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 from baselines.search import FaissSearch, faiss, torch_topk
+from peak import peak_memory
+from promises import Promise, Report
 from scoring.data import furthest_apart, gaussian, groups, recall, word_documents
 from scoring.memory import prepare_ours, prepare_torch
-from scoring.promises import Promise, Report
-from scoring.turns import Turns, median_ratio
-from timing import peak_memory
 from torch import Tensor
 from torch.nn.functional import normalize
+from turns import Turns, median_ratio
 
 from clara_kernels import Corpus, build_info, cosine_topk, quantize_memory
 
@@ -100,22 +100,22 @@ class Printed:
 
 
 @pytest.fixture(scope="session")
-def full(pytestconfig) -> bool:
-    return pytestconfig.getoption("size") != "smoke"
+def full(size) -> bool:
+    return size.judged
 
 
 @pytest.fixture(scope="session")
-def machine(pytestconfig) -> Callable[[], Tensor]:
+def machine(size) -> Callable[[], Tensor]:
     """A square product in float32; its seconds give the matrix rate."""
-    width = MATRIX[pytestconfig.getoption("size")]
+    width = MATRIX["smoke" if size.name == "smoke" else "small"]
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(width, width, generator=generator) for _ in "ab")
     return partial(torch.mm, left, right, out=torch.empty(width, width))
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["short rows", "long rows"])
-def data(request, pytestconfig, threads) -> Data:
-    count, width = SHAPES[pytestconfig.getoption("size")][request.param]
+def data(request, size, threads) -> Data:
+    count, width = SHAPES["smoke" if size.name == "smoke" else "small"][request.param]
     rows, queries = gaussian(count, width)
     halves = {name: rows.to(dtype) for name, dtype in HALVES.items()}
     found = Data(rows, queries, {"float32": Corpus(rows)})
@@ -168,15 +168,15 @@ def int8_bound(queries: Tensor) -> float:
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_search(benchmark, data, machine, size, report, environment, batch):
+def test_search(benchmark, data, machine, size, report, recorder, environment, batch):
     queries = data.queries[:batch]
     reads = readers(data.rows, queries[0])
     calls = {"matrix product": machine, **reads}
     calls |= {name: partial(cosine_topk, queries, corpus, K) for name, corpus in data.ours.items()}
     calls |= {name: partial(peer, queries) for name, peer in data.peers.items()}
     Turns(calls).round(calls)  # warm
-    rounds = size.compared_rounds if batch < 256 else size.compared_rounds // 2 + 1
-    turns = Turns(calls).benchmark(benchmark, "float32", rounds)
+    turns = Turns(calls).benchmark(benchmark, "float32", size.rounds if batch < 256 else 3)
+    record(recorder, turns, data, batch)
     limits = Limits(turns, data, reads, machine, batch)
     title = f"{data.name}, milliseconds"
     for name in data.ours:
@@ -184,6 +184,18 @@ def test_search(benchmark, data, machine, size, report, environment, batch):
         report.promises += promises(turns, limits.of(name), name, data, batch)
     report.notes.append(f"{data.name}, B = {batch}: {limits.reader} {limits.rates}")
     benchmark.extra_info.update(environment, seconds=turns.seconds, shape=data.shape)
+
+
+def record(recorder, turns: Turns, data: Data, batch: int) -> None:
+    """A case for each dtype: ours, then its peers."""
+    count, width = data.shape
+    for dtype, corpus in data.ours.items():
+        names = {"ours": dtype, "torch": f"{dtype}, torch", "FAISS": f"{dtype}, FAISS"}
+        seconds = {who: turns.seconds[name] for who, name in names.items() if name in turns}
+        where = {"documents": count, "columns": width, "queries": batch, "dtype": dtype}
+        moved = corpus.rows.nbytes
+        amounts = {"queries": batch, "bytes": moved, "flops": 2 * batch * count * width}
+        recorder.seconds("scoring", "search", seconds, where, amounts)
 
 
 class Limits:
@@ -300,7 +312,7 @@ def test_time_grows_with_rows(data, size, report, batch):
     count = data.shape[0]
     parts = {f"{share}": data.ours["float32"][: count // share] for share in (4, 2, 1)}
     calls = {share: partial(cosine_topk, data.queries[:batch], c, K) for share, c in parts.items()}
-    turns = Turns(calls).run(size.compared_rounds)
+    turns = Turns(calls).run(size.rounds)
     times = ", ".join(f"{turns.median(each) * 1e3:.1f}" for each in calls)
     report.notes.append(f"{data.name}, B = {batch}: {times} ms for N/4, N/2, N rows")
     if batch > 1:  # a quarter may lie in a cache that all rows do not, which reading shows
@@ -323,7 +335,7 @@ def test_time_falls_with_threads(data, machine, size, report, threads):
     calls = {f"search {n}": partial(with_threads, n, search) for n in counts}
     calls |= {f"product {n}": partial(with_threads, n, machine) for n in counts}
     Turns(calls).round(calls)
-    turns = Turns(calls).run(size.compared_rounds)
+    turns = Turns(calls).run(size.rounds)
     for count in counts[1:]:
         faster = turns.ratio("search 1", f"search {count}")
         product = turns.ratio("product 1", f"product {count}")
@@ -335,7 +347,9 @@ def test_time_falls_with_threads(data, machine, size, report, threads):
         report.promises.append(Promise(what, faster / product, at_least=OF_THREADS))
 
 
-def test_promises(report, full):
+def test_promises(report, full, recorder):
     """Last: of all that ran before."""
+    for promise in report.promises if full else ():
+        recorder.promise(promise)
     missed = [str(promise) for promise in report.promises if full and promise.missed]
     assert not missed, "\n".join(["missed:", *missed])

@@ -14,7 +14,7 @@ from workload import documents, load_model
 
 from clara import Clara
 from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.data.examples import PretrainingExample, RankingExample
+from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
 from clara.training.batches import CompressionCollator, Encoder, RankingCollator
 from clara.training.candidates import CandidateMemory
 from clara.training.compression import CompressionObjective
@@ -52,10 +52,12 @@ class Steps:
         return _step(self.their_loss, self._optimizers[1])
 
 
-class PretrainingSteps(Steps):
-    """Documents of the published lengths with all their questions and answers."""
+class CompressionSteps(Steps):
+    """Compression pretraining or instruction tuning, by the kind of examples."""
 
-    def __init__(self, model: Clara, examples: Sequence[PretrainingExample]) -> None:
+    def __init__(
+        self, model: Clara, examples: Sequence[PretrainingExample] | Sequence[AnswerExample]
+    ) -> None:
         encoder = Encoder(model.tokenizer, model.config, None)
         reference = ReferenceTraining(model, (COMPRESSOR, GENERATOR), trains_rows=True)
         objective = CompressionObjective(model, alignment_weight=ALIGNMENT).train()
@@ -90,8 +92,19 @@ class EndToEndSteps(Steps):
 
 
 def pretraining_examples(model: Clara, count: int) -> list[PretrainingExample]:
-    """One question and answer for every dozen words, as many as published passages have."""
+    """Documents of the published lengths, with a question and answer for every dozen words.
+
+    That is as many as published passages have.
+    """
     return [_asked(text) for text in documents(count, model.tokenizer.tokenizer)]
+
+
+def answer_examples(model: Clara, questions: int, documents_each: int) -> list[AnswerExample]:
+    """Questions over so many documents of the published lengths."""
+    return [
+        AnswerExample(example.question, example.documents, example.answer)
+        for example in ranking_examples(model, questions, documents_each)
+    ]
 
 
 def ranking_examples(model: Clara, questions: int, candidates: int) -> list[RankingExample]:
@@ -131,10 +144,10 @@ def model_to_train(backbone: Path, rate: int) -> Clara:
 def prepare_step(
     backbone: Path, rate: int, threads: int, count: int, ours: bool
 ) -> Callable[[], object]:
-    """For `timing.peak_memory`: a pretraining step, the other way's model put aside."""
+    """For `peak.peak_memory`: a pretraining step, the other way's model put aside."""
     torch.set_num_threads(threads)
     model = model_to_train(backbone, rate)
-    steps = PretrainingSteps(model, pretraining_examples(model, count))
+    steps = CompressionSteps(model, pretraining_examples(model, count))
     step = steps.ours if ours else steps.theirs
     if ours:
         del steps.reference

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
 from baselines.reference_way import ReferenceWay
 from lengths import LONGEST, document_lengths
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
 from clara import Clara, ClaraConfig
 from clara.adapters import ADAPTERS
@@ -22,9 +23,14 @@ _WORDS = (
 )
 
 
-def load_model(backbone: Path, rate: int, device: str | torch.device = "cpu") -> Clara:
+def load_model(
+    backbone: Path,
+    rate: int,
+    device: str | torch.device = "cpu",
+    document_length: int = LONGEST,
+) -> Clara:
     """A model whose adapters change what the backbone computes, as trained ones do."""
-    config = ClaraConfig(compression_rate=rate, document_length=LONGEST)
+    config = ClaraConfig(compression_rate=rate, document_length=document_length)
     model = Clara.from_backbone(backbone, config, device=device)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -34,36 +40,80 @@ def load_model(backbone: Path, rate: int, device: str | torch.device = "cpu") ->
     return model
 
 
+def write_tiny(folder: Path, tokenizer: Path) -> None:
+    """A random Llama of three layers and 128 dimensions with the tokenizer of another backbone."""
+    config = LlamaConfig(
+        vocab_size=49_152,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=8192,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for file in tokenizer.iterdir():
+        if "token" in file.name or "template" in file.name:
+            (folder / file.name).write_bytes(file.read_bytes())
+
+
 def documents(count: int, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Texts of `document_lengths` tokens, from the World Factbook where it is installed."""
-    sources = _sources(count)
-    encoded = tokenizer(sources, add_special_tokens=False, return_offsets_mapping=True)
+    return cut(sources(count), document_lengths(count), tokenizer)
+
+
+def cut(
+    texts: Sequence[str], lengths: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """The first so many tokens of each text, as text."""
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    offsets = encoded["offset_mapping"]
     return [
-        text[: offsets[length - 1][1]]
-        for text, offsets, length in zip(
-            sources, encoded["offset_mapping"], document_lengths(count), strict=True
-        )
+        text[: places[length - 1][1]]
+        for text, places, length in zip(texts, offsets, lengths, strict=True)
     ]
 
 
-def _sources(count: int) -> Sequence[str]:
-    """Texts longer than the longest document."""
+def sources(count: int, words: int = LONGEST) -> list[str]:
+    """Texts of more than so many words."""
     try:
-        countries = load_factbook()
+        texts = _sections()
     except FactbookError:
-        generator, words = random.Random(0), _WORDS.split()
-        return [" ".join(generator.choices(words, k=2 * LONGEST)) for _ in range(count)]
-    texts = (
-        "\n".join(field.line for field in fields)
-        for country in countries
-        for fields in country.sections.values()
-    )
-    long = [text for text in texts if len(text.split()) > LONGEST]
+        generator, known = random.Random(0), _WORDS.split()
+        return [" ".join(generator.choices(known, k=2 * words)) for _ in range(count)]
+    if words > LONGEST:  # no section may be that long: sections in a row are
+        texts = _joined(texts, words)
+    long = [text for text in texts if len(text.split()) > words]
     return [long[i % len(long)] for i in range(count)]
 
 
+@cache
+def _sections() -> list[str]:
+    """Of all countries in the World Factbook."""
+    return [
+        "\n".join(field.line for field in fields)
+        for country in load_factbook()
+        for fields in country.sections.values()
+    ]
+
+
+def _joined(texts: Sequence[str], words: int) -> list[str]:
+    found, part, length = [], [], 0
+    for text in texts:
+        part.append(text)
+        length += len(text.split())
+        if length > words:
+            found.append("\n".join(part))
+            part, length = [], 0
+    return found
+
+
 def prepare_ours(backbone: Path, rate: int, threads: int, count: int) -> Callable[[], object]:
-    """For `timing.peak_memory`: a loaded model that compresses documents when called."""
+    """For `peak.peak_memory`: a loaded model that compresses documents when called."""
     torch.set_num_threads(threads)
     model = load_model(backbone, rate)
     return _warm(model, model.compress, documents(count, model.tokenizer.tokenizer))

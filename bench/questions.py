@@ -1,0 +1,187 @@
+"""Ways to answer a question that are compared: from memory, from text, and the reference's."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from baselines.reference_answering import ReferenceAnswering
+from baselines.text_rag import TextRag
+from lengths import LONGEST
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+from workload import cut, load_model, sources
+
+from clara import Clara, CompressedDocuments
+
+if TYPE_CHECKING:
+    from clara.index import MemoryIndex
+
+QUESTION = "Which of these rivers is the longest, and through which countries does it flow?"
+REAL = 20
+"""Documents that were compressed; the others in an index are random, and never found."""
+
+MEMORY, MERGED, ONLINE = "memory", "memory, generator merged", "compressed online"
+TEXT, REFERENCE = "text", "reference way, online"
+
+
+def full_documents(count: int, tokenizer: PreTrainedTokenizerBase, length: int) -> list[str]:
+    """Texts of exactly `length` tokens."""
+    return cut(sources(count, length), [length] * count, tokenizer)
+
+
+def exactly(new_tokens: int) -> GenerationConfig:
+    """Greedy generation that does not stop early."""
+    return GenerationConfig(do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
+
+
+def filler(like: CompressedDocuments, start: int, stop: int) -> CompressedDocuments:
+    """Random memory of the same size, far from every question."""
+    shape = stop - start, *like.memory.shape[1:]
+    generator = torch.Generator().manual_seed(start)
+    memory = torch.randn(shape, generator=generator) * like.memory.float().std()
+    names = [f"filler {row}" for row in range(start, stop)]
+    return CompressedDocuments(
+        memory=memory.to(like.memory.dtype),
+        ids=names,
+        document_ids=names,
+        token_counts=[1] * len(names),
+        texts=["filler"] * len(names),
+        titles=[None] * len(names),
+        fingerprint=like.fingerprint,
+    )
+
+
+@dataclass
+class Found:
+    """What is asked about: an index of `corpus` documents, and the `top_k` found in it."""
+
+    index: MemoryIndex
+    corpus: int
+    top_k: int
+    texts: list[str]
+    folder: TemporaryDirectory[str]
+
+    @classmethod
+    def of(cls, model: Clara, *, corpus: int, top_k: int, length: int = LONGEST) -> Found:
+        from clara.index import MemoryIndex  # needs pylance
+
+        texts = full_documents(max(REAL, top_k), model.tokenizer.tokenizer, length)
+        compressed = model.compress(texts, overflow="truncate")
+        folder = TemporaryDirectory()
+        index = MemoryIndex.create(
+            Path(folder.name) / "index",
+            fingerprint=model.fingerprint,
+            memory_tokens=model.config.memory_tokens,
+            hidden_size=model.hidden_size,
+            dtype=model.dtype,
+        )
+        index.add(compressed)
+        for start in range(len(texts), corpus, 1000):
+            index.add(filler(compressed, start, min(corpus, start + 1000)))
+        hits = index.search(model.encode_queries([QUESTION]), top_k)[0]
+        if any(hit.id not in compressed.ids for hit in hits):
+            raise ValueError("the index found a document that is none")
+        return cls(index, len(index), top_k, [hit.text for hit in hits], folder)
+
+
+class Ways:
+    """Calls that answer `QUESTION` with a number of new tokens; each returns the answer.
+
+    Attributes:
+        calls: by name.
+        laps: milliseconds of the stages "query", "rank" and "generate" by name and number of new
+            tokens, a mapping for each call.
+        prompt_tokens: of the last call by name.
+    """
+
+    def __init__(self, model: Clara) -> None:
+        self.model, self.merged = model, merged(model)
+        self.text, self.reference = TextRag(model), ReferenceAnswering(model)
+        self.laps: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
+
+    def calls(self, found: Found, new_tokens: int) -> dict[str, Callable[[], str]]:
+        """All ways, by name."""
+        ours = {
+            MEMORY: (self.model, found.index),
+            MERGED: (self.merged, found.index),
+            ONLINE: (self.model, found.texts),
+        }
+        calls: dict[str, Callable[[], str]] = {
+            name: partial(self._ours, name, *chosen, found.top_k, new_tokens)
+            for name, chosen in ours.items()
+        }
+        calls[TEXT] = lambda: self.text.answer(QUESTION, found.texts, new_tokens).strip()
+        calls[REFERENCE] = lambda: self._reference(found, new_tokens)
+        return calls
+
+    def differences(self, found: Found, new_tokens: int) -> dict[str, str]:
+        """Why ways do not count: their answers are not what they have to be.
+
+        Merged weights and documents compressed online answer as memory does, the reference's way
+        as well, and text as the bare backbone of ours does.
+        """
+        answers = {name: call() for name, call in self.calls(found, new_tokens).items()}
+        (bare,) = self.model.answer_from_text([QUESTION], [found.texts], max_new_tokens=new_tokens)
+        wanted = dict.fromkeys((MERGED, ONLINE, REFERENCE), answers[MEMORY]) | {TEXT: bare.strip()}
+        return {
+            name: f"answers {answers[name][:40]!r}, not {right[:40]!r}"
+            for name, right in wanted.items()
+            if not answers[name].startswith(right) and not right.startswith(answers[name])
+        }
+
+    def prompt_tokens(self, found: Found) -> dict[str, int]:
+        """Positions of the prompts."""
+        memory = self.model.prompt_tokens(QUESTION, found.top_k)
+        return {
+            **dict.fromkeys((MEMORY, MERGED, ONLINE, REFERENCE), memory),
+            TEXT: len(self.text.prompt(QUESTION, found.texts)),
+        }
+
+    def _ours(self, name: str, model: Clara, source: Any, top_k: int, new_tokens: int) -> str:
+        (answer,) = model.answer(
+            [QUESTION], source, top_k=top_k, generation_config=exactly(new_tokens)
+        )
+        self.laps[name, new_tokens].append(answer.timings_ms)
+        return answer.text
+
+    def _reference(self, found: Found, new_tokens: int) -> str:
+        memory = self.reference.compress(found.texts)
+        return self.reference.answer(QUESTION, memory, found.top_k, new_tokens).strip()
+
+
+def merged(model: Clara) -> Clara:
+    """The same weights, with the generator merged into a copy of the backbone."""
+    twin = copy.copy(model)
+    if not twin.merge_generator():
+        raise MemoryError("no room for a merged copy of the backbone")
+    return twin
+
+
+def prepare_answer(backbone: Path, rate: int, threads: int, name: str) -> Callable[[], object]:
+    """For `peak.peak_memory`: an answer from documents compressed beforehand, or from text."""
+    torch.set_num_threads(threads)
+    model = load_model(backbone, rate)
+    found = Found.of(model, corpus=REAL, top_k=5)
+    kept: torch.nn.Module = model
+    if name == TEXT:
+        text = TextRag(model)
+        call, kept = partial(text.answer, QUESTION, found.texts), text.backbone
+        text.answer(QUESTION, ["The river runs north."], 1)
+    else:
+        call = partial(_answer, model if name == MEMORY else merged(model), found)
+        _answer(model, Found(found.index, REAL, 1, [], found.folder), 1)
+    for parameter in kept.parameters():  # weights become resident when they are first read
+        parameter.sum()
+    return partial(call, 32)
+
+
+def _answer(model: Clara, found: Found, new_tokens: int) -> object:
+    settings = exactly(new_tokens)
+    return model.answer([QUESTION], found.index, top_k=found.top_k, generation_config=settings)

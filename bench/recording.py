@@ -1,0 +1,98 @@
+"""Measurements of a run, kept in a file of results as they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import copy_bandwidth, matrix_rate
+from promises import Promise
+from turns import Turns
+
+from clara.benchmarks.results import Measurement, Parameter, PromiseOutcome, Results
+
+_COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
+_MATRIX = {"cpu": (2048, torch.float32), "cuda": (8192, torch.bfloat16)}
+
+Amounts = Mapping[str, float]
+
+
+class Recorder:
+    """Adds measurements to `results` and writes the file anew each time.
+
+    Args:
+        path: of the file; None keeps results in memory only.
+    """
+
+    def __init__(self, path: Path | None, environment: Mapping[str, Any]) -> None:
+        self.path = path
+        self.results = Results(dict(environment))
+
+    def add(self, measurement: Measurement) -> Measurement:
+        self.results.measurements.append(measurement)
+        self.save()
+        return measurement
+
+    def seconds(
+        self,
+        suite: str,
+        case: str,
+        samples: Mapping[str, Sequence[float]],
+        parameters: Mapping[str, Parameter],
+        amounts: Amounts | None = None,
+        of_each: Mapping[str, Amounts] | None = None,
+    ) -> None:
+        """What was timed in turns, a measurement for each implementation.
+
+        Args:
+            samples: seconds by implementation; those of a round at the same place.
+            amounts: what a call does, whoever does it ("documents", "tokens", "bytes", "flops").
+            of_each: what differs, by implementation.
+        """
+        for name, taken in samples.items():
+            own = (of_each or {}).get(name, {})
+            quantities = {**(amounts or {}), **own}
+            found = Measurement(
+                suite, case, name, dict(parameters), samples=list(taken), quantities=quantities
+            )
+            self.add(found)
+
+    def turns(self, suite: str, case: str, turns: Turns, *arguments: Any, **named: Any) -> None:
+        """`seconds` of all calls."""
+        self.seconds(suite, case, turns.seconds, *arguments, **named)
+
+    def memory(
+        self, suite: str, case: str, peaks: Mapping[str, int], **parameters: Parameter
+    ) -> None:
+        """Bytes at the peak, by implementation."""
+        for name, peak in peaks.items():
+            samples = [float(peak)]
+            self.add(Measurement(suite, case, name, dict(parameters), "bytes", samples))
+
+    def withhold(
+        self, suite: str, case: str, implementation: str, reason: str, **parameters: Parameter
+    ) -> None:
+        """No figure, for a reason that the report states."""
+        found = Measurement(suite, case, implementation, dict(parameters), withheld=reason)
+        self.add(found)
+
+    def promise(self, promise: Promise) -> None:
+        kept = promise.outcome
+        bounds = promise.at_least, promise.at_most
+        found = PromiseOutcome(promise.what, promise.measured, *bounds, outcome=kept)
+        self.results.promises.append(found)
+        self.save()
+
+    def measure_ceilings(self, device: torch.device) -> None:
+        """Bandwidth of a copy, and rate of a product in the dtype that models have there."""
+        self.results.ceilings = {
+            "bandwidth": copy_bandwidth(device, _COPY_BYTES[device.type]),
+            "matrix_rate": matrix_rate(device, *_MATRIX[device.type]),
+        }
+        self.save()
+
+    def save(self) -> None:
+        if self.path is not None:
+            self.results.write(self.path)

@@ -1,0 +1,130 @@
+"""How cost grows: with documents, their length, candidates and queries.
+
+Each test measures one quantity at several sizes, all sizes in turns; the report fits power laws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from baselines.text_rag import TextRag
+from peak import available_memory
+from questions import QUESTION, full_documents
+from turns import Turns
+from workload import load_model
+
+from clara_kernels import Corpus, cosine_topk, rank_and_select
+
+LIMIT, HIDDEN = 256, 576
+RATE = 16
+K = 5
+
+INDEXED = {"smoke": (10, 1_000), "small": (10, 100, 1_000, 10_000, 100_000, 1_000_000)}
+# The longest is what leaves room for its memory tokens in 8,192 positions.
+LENGTHS = {"smoke": (64, 128), "small": (64, 256, 1024, 4096, 7680)}
+TEXTS = {"smoke": (5 * 32, 5 * 64), "small": (5 * 64, 5 * 256, 5 * 1024)}
+CANDIDATES = {"smoke": (5, 20), "small": (5, 20, 100, 1000)}
+QUERIES = {"smoke": (1, 16), "small": (1, 4, 16, 64, 256)}
+ROUNDS = {"smoke": 1, "small": 3, "full": 5}
+LONG_ROUNDS = {"smoke": 1, "small": 1, "full": 3}
+
+
+@pytest.fixture
+def grow(benchmark, size, device, environment, recorder, summary) -> Callable[..., None]:
+    """Time calls by size in turns and record them."""
+
+    def measure(
+        case: str,
+        of: str,
+        calls: Mapping[int, Callable[[], Any]],
+        rounds: Mapping[str, int] = ROUNDS,
+    ) -> None:
+        named = {str(number): call for number, call in calls.items()}
+        smallest = next(iter(named))
+        Turns({smallest: named[smallest]}, device).round([smallest])  # warm
+        turns = Turns(named, device).benchmark(benchmark, smallest, rounds[size.name])
+        for number in calls:
+            seconds = {"ours": turns.seconds[str(number)]}
+            recorder.seconds("growth", case, seconds, {"size": number, "of": of})
+        benchmark.extra_info.update(environment, seconds=turns.seconds)
+        times = ", ".join(f"{n:,}: {turns.median(str(n)):.4g} s" for n in calls)
+        summary.append(f"{case} by {of}: {times}")
+
+    return measure
+
+
+def sizes(table: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
+    return table.get(name, table["small"])
+
+
+def codes(count: int, width: int, device: torch.device) -> torch.Tensor:
+    """int8 rows as `quantize_memory` makes them, drawn directly."""
+    generator = torch.Generator(device).manual_seed(0)
+    rows = torch.empty(count, width, dtype=torch.int8, device=device)
+    for part in rows.split(max(1, 2**26 // width)):
+        part.random_(-127, 128, generator=generator)
+    return rows
+
+
+def test_documents_in_the_index(grow, size, device):
+    """Of int8 rows at 128x: 1,152 bytes a document."""
+    width = LIMIT // 128 * HIDDEN
+    counts = sizes(INDEXED, size.name)
+    if counts[-1] * width > 0.5 * available_memory(device):
+        pytest.skip(f"{counts[-1]:,} documents do not fit the memory there is")
+    rows = codes(counts[-1], width, device)
+    query = torch.randn(1, width, generator=torch.Generator().manual_seed(1)).to(device)
+    corpus = Corpus(rows)
+    calls = {n: partial(cosine_topk, query, corpus[:n], K) for n in counts}
+    grow("search, int8 at 128x", "documents in the index", calls)
+
+
+def test_queries_at_once(grow, size, device):
+    width = LIMIT // 128 * HIDDEN
+    rows = codes(10_000 if size.name == "smoke" else 100_000, width, device)
+    counts = sizes(QUERIES, size.name)
+    generator = torch.Generator().manual_seed(1)
+    queries = torch.randn(counts[-1], width, generator=generator).to(device)
+    corpus = Corpus(rows)
+    calls = {n: partial(cosine_topk, queries[:n], corpus, K) for n in counts}
+    grow("search of 100,000, int8 at 128x", "queries at once", calls)
+
+
+def test_length_of_a_document(grow, backbone, size, device):
+    """One document each, its memory at 16x of its length."""
+    lengths = sizes(LENGTHS, size.name)
+    calls = {}
+    for length in lengths:
+        # A model for each: the number of memory tokens belongs to it.
+        model = load_model(backbone, RATE, device, document_length=length)
+        (text,) = full_documents(1, model.tokenizer.tokenizer, length - 8)
+        calls[length] = partial(model.compress, [text])
+    grow(f"compress at {RATE}x", "tokens of a document", calls, LONG_ROUNDS)
+
+
+def test_length_of_a_text_prompt(grow, backbone, size, device):
+    """What memory saves: the first token from five documents' text."""
+    model = load_model(backbone, RATE, device)
+    text = TextRag(model)
+    calls = {}
+    for length in sizes(TEXTS, size.name):
+        texts = full_documents(5, model.tokenizer.tokenizer, length // 5)
+        calls[length] = partial(text.answer, QUESTION, texts, 1)
+    grow("first token from text", "tokens of five documents", calls, LONG_ROUNDS)
+
+
+def test_candidates_of_a_question(grow, size, device):
+    """Ranking and selecting, four questions at 16x."""
+    counts, m = sizes(CANDIDATES, size.name), LIMIT // RATE
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(4, m, HIDDEN, generator=generator).to(device)
+    memory = torch.randn(4, counts[-1], m, HIDDEN, generator=generator).to(device)
+    calls = {}
+    for count in counts:
+        documents = memory[:, :count].contiguous()
+        calls[count] = partial(rank_and_select, query, documents, K, temperature=0.02)
+    grow("rank and select", "candidates of each of 4 questions", calls)

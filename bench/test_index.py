@@ -1,0 +1,81 @@
+"""How fast an index is built, opened and searched: from disk, with checksums verified."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from turns import Turns
+
+from clara import CompressedDocuments
+
+MemoryIndex = pytest.importorskip("clara.index", exc_type=ImportError).MemoryIndex
+
+LIMIT, HIDDEN = 256, 576
+DOCUMENTS = {"smoke": 200, "small": 4_000, "full": 50_000}
+IN_ONE = 1_000  # documents of an `add`
+K, QUERIES = 5, 16
+ROUNDS = {"smoke": 1, "small": 3, "full": 5}
+
+
+def documents(count: int, memory_tokens: int) -> CompressedDocuments:
+    """Random memory; the texts are as long as passages are."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"document {row}" for row in range(count)]
+    return CompressedDocuments(
+        memory=torch.randn(count, memory_tokens, HIDDEN, generator=generator),
+        ids=names,
+        document_ids=names,
+        token_counts=[96] * count,
+        texts=[f"{name}: {'the river runs north of the town. ' * 12}" for name in names],
+        titles=[None] * count,
+        fingerprint="0" * 64,
+    )
+
+
+def test_index(benchmark, size, environment, recorder, summary, rate, tmp_path):
+    m, count = LIMIT // rate, DOCUMENTS[size.name]
+    parts = [documents(IN_ONE, m)] if count >= IN_ONE else [documents(count, m)]
+    paths = (tmp_path / f"index {number}" for number in itertools.count())
+    queries = torch.randn(QUERIES, m, HIDDEN, generator=torch.Generator().manual_seed(1))
+
+    def build() -> Path:
+        path = next(paths)
+        index = MemoryIndex.create(path, fingerprint="0" * 64, memory_tokens=m, hidden_size=HIDDEN)
+        for number in range(max(1, count // IN_ONE)):
+            index.add(renamed(parts[0], number))
+        return path
+
+    built = build()
+    opened = MemoryIndex.open(built)
+    best = opened.search(queries[:1], K)[0]
+    scores = torch.cosine_similarity(queries[:1].flatten(1), parts[0].memory.flatten(1))
+    assert best[0].score >= scores.max().item() - 1e-5, "the search missed a better document"
+    calls = {
+        "build": build,
+        "open": lambda: MemoryIndex.open(built).search(queries[:1], K),
+        "search": partial(opened.search, queries, K),
+    }
+    turns = Turns(calls).benchmark(benchmark, "search", ROUNDS[size.name])
+    where = {"rate": rate, "documents": count}
+    amounts = {
+        "build": {"documents": count, "bytes": count * m * HIDDEN * 4},
+        "open": {"documents": count, "bytes": count * m * HIDDEN * 4},
+        "search": {"queries": QUERIES, "bytes": count * m * HIDDEN * 4},
+    }
+    for case, seconds in turns.seconds.items():
+        recorder.seconds("index", case, {"ours": seconds}, where, amounts[case])
+    benchmark.extra_info.update(environment, seconds=turns.seconds, **where)
+    summary.append(
+        f"{rate:4}x {count:,} documents: built at {count / turns.median('build'):,.0f} a second, "
+        f"opened and searched first in {turns.median('open'):.3f} s, then "
+        f"{QUERIES / turns.median('search'):,.0f} queries/s"
+    )
+
+
+def renamed(part: CompressedDocuments, number: int) -> CompressedDocuments:
+    names = [f"{name} of {number}" for name in part.ids]
+    return CompressedDocuments(**{**vars(part), "ids": names, "document_ids": names})
