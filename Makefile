@@ -43,7 +43,8 @@ sanitize: .venv/.dev
 bench: .venv/.dev
 	rm -f build/bench/results.json
 	$(bin)/pytest bench --results build/bench/results.json; status=$$?; \
-		$(bin)/clara bench report build/bench/results.json -o build/bench/report && exit $$status
+		$(bin)/clara bench report build/bench/results.json -o build/bench/report || status=1; \
+		exit $$status
 
 # Whether all of it works, in minutes: tiny sizes, whose figures mean nothing.
 bench-smoke: .venv/.dev

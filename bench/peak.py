@@ -18,6 +18,8 @@ _PROCESS = Path("/proc/self")
 def available_memory(device: torch.device) -> int:
     """Bytes that can be taken without taking them from others."""
     if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from baselines.llmlingua import LinguaUnavailable, shortened
 from baselines.reference_answering import ReferenceAnswering
 from baselines.text_rag import TextRag
 from lengths import LONGEST
@@ -28,7 +29,7 @@ REAL = 20
 """Documents that were compressed; the others in an index are random, and never found."""
 
 MEMORY, MERGED, ONLINE = "memory", "memory, generator merged", "compressed online"
-TEXT, REFERENCE = "text", "reference way, online"
+TEXT, REFERENCE, LINGUA = "text", "reference way, online", "text by LLMLingua-2"
 
 
 def full_documents(count: int, tokenizer: PreTrainedTokenizerBase, length: int) -> list[str]:
@@ -45,7 +46,7 @@ def filler(like: CompressedDocuments, start: int, stop: int) -> CompressedDocume
     """Random memory of the same size, far from every question."""
     shape = stop - start, *like.memory.shape[1:]
     generator = torch.Generator().manual_seed(start)
-    memory = torch.randn(shape, generator=generator) * like.memory.float().std()
+    memory = torch.randn(shape, generator=generator) * like.memory.float().std().item()
     names = [f"filler {row}" for row in range(start, stop)]
     return CompressedDocuments(
         memory=memory.to(like.memory.dtype),
@@ -67,6 +68,7 @@ class Found:
     top_k: int
     texts: list[str]
     folder: TemporaryDirectory[str]
+    shortened: list[str] | None = None
 
     @classmethod
     def of(cls, model: Clara, *, corpus: int, top_k: int, length: int = LONGEST) -> Found:
@@ -95,54 +97,81 @@ class Ways:
     """Calls that answer `QUESTION` with a number of new tokens; each returns the answer.
 
     Attributes:
-        calls: by name.
         laps: milliseconds of the stages "query", "rank" and "generate" by name and number of new
             tokens, a mapping for each call.
-        prompt_tokens: of the last call by name.
+        missing: ways that there are not, and why.
     """
 
     def __init__(self, model: Clara) -> None:
-        self.model, self.merged = model, merged(model)
+        self.model = model
         self.text, self.reference = TextRag(model), ReferenceAnswering(model)
         self.laps: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
+        self.missing: dict[str, str] = {}
+        self.merged: Clara | None = None
+        try:
+            self.merged = merged(model)
+        except MemoryError as error:
+            self.missing[MERGED] = str(error)
 
     def calls(self, found: Found, new_tokens: int) -> dict[str, Callable[[], str]]:
         """All ways, by name."""
-        ours = {
+        ours: dict[str, tuple[Clara, Any]] = {
             MEMORY: (self.model, found.index),
-            MERGED: (self.merged, found.index),
             ONLINE: (self.model, found.texts),
         }
+        if self.merged is not None:
+            ours[MERGED] = self.merged, found.index
         calls: dict[str, Callable[[], str]] = {
             name: partial(self._ours, name, *chosen, found.top_k, new_tokens)
             for name, chosen in ours.items()
         }
         calls[TEXT] = lambda: self.text.answer(QUESTION, found.texts, new_tokens).strip()
         calls[REFERENCE] = lambda: self._reference(found, new_tokens)
+        if (short := self._shortened(found)) is not None:
+            calls[LINGUA] = lambda: self.text.answer(QUESTION, short, new_tokens).strip()
         return calls
 
-    def differences(self, found: Found, new_tokens: int) -> dict[str, str]:
+    def differences(self, found: Found, new_tokens: int, but: Iterable[str] = ()) -> dict[str, str]:
         """Why ways do not count: their answers are not what they have to be.
 
         Merged weights and documents compressed online answer as memory does, the reference's way
-        as well, and text as the bare backbone of ours does.
+        as well, and text as the bare backbone of ours does, which may stop earlier.
+
+        Args:
+            but: ways to leave alone.
         """
-        answers = {name: call() for name, call in self.calls(found, new_tokens).items()}
+        calls = {n: call for n, call in self.calls(found, new_tokens).items() if n not in but}
+        answers = {name: call() for name, call in calls.items()}
         (bare,) = self.model.answer_from_text([QUESTION], [found.texts], max_new_tokens=new_tokens)
-        wanted = dict.fromkeys((MERGED, ONLINE, REFERENCE), answers[MEMORY]) | {TEXT: bare.strip()}
+        right = answers[MEMORY]
+        same = {n: answers[n] == right for n in (MERGED, ONLINE, REFERENCE) if n in answers}
+        if TEXT in answers:
+            same[TEXT] = bool(bare.strip()) and answers[TEXT].startswith(bare.strip())
+        wanted = {**dict.fromkeys(same, right), TEXT: bare}
         return {
-            name: f"answers {answers[name][:40]!r}, not {right[:40]!r}"
-            for name, right in wanted.items()
-            if not answers[name].startswith(right) and not right.startswith(answers[name])
+            name: f"answers {answers[name][:40]!r}, not {wanted[name][:40]!r}"
+            for name, is_same in same.items()
+            if not is_same
         }
 
     def prompt_tokens(self, found: Found) -> dict[str, int]:
         """Positions of the prompts."""
         memory = self.model.prompt_tokens(QUESTION, found.top_k)
-        return {
-            **dict.fromkeys((MEMORY, MERGED, ONLINE, REFERENCE), memory),
-            TEXT: len(self.text.prompt(QUESTION, found.texts)),
-        }
+        counts = dict.fromkeys((MEMORY, MERGED, ONLINE, REFERENCE), memory)
+        for name, texts in ((TEXT, found.texts), (LINGUA, found.shortened)):
+            if texts is not None:
+                counts[name] = len(self.text.prompt(QUESTION, texts))
+        return counts
+
+    def _shortened(self, found: Found) -> list[str] | None:
+        """The texts as LLMLingua-2 leaves them, made beforehand as our memory is."""
+        if LINGUA not in self.missing and found.shortened is None:
+            try:
+                rate = self.model.config.compression_rate
+                found.shortened = shortened(found.texts, rate, self.model.device)
+            except LinguaUnavailable as error:
+                self.missing[LINGUA] = str(error)
+        return found.shortened
 
     def _ours(self, name: str, model: Clara, source: Any, top_k: int, new_tokens: int) -> str:
         (answer,) = model.answer(
@@ -165,23 +194,34 @@ def merged(model: Clara) -> Clara:
 
 
 def prepare_answer(backbone: Path, rate: int, threads: int, name: str) -> Callable[[], object]:
-    """For `peak.peak_memory`: an answer from documents compressed beforehand, or from text."""
+    """For `peak.peak_memory`: a whole answer, the search of 1,000 documents included.
+
+    Nothing of their memory has been read before.
+    """
+    from clara.index import MemoryIndex
+
     torch.set_num_threads(threads)
     model = load_model(backbone, rate)
-    found = Found.of(model, corpus=REAL, top_k=5)
-    kept: torch.nn.Module = model
+    found = Found.of(model, corpus=1000, top_k=5)
     if name == TEXT:
         text = TextRag(model)
-        call, kept = partial(text.answer, QUESTION, found.texts), text.backbone
-        text.answer(QUESTION, ["The river runs north."], 1)
-    else:
-        call = partial(_answer, model if name == MEMORY else merged(model), found)
-        _answer(model, Found(found.index, REAL, 1, [], found.folder), 1)
-    for parameter in kept.parameters():  # weights become resident when they are first read
+        text.answer(QUESTION, ["The river runs north."], 2)
+        _read_weights(text.backbone)
+        return partial(text.answer, QUESTION, found.texts, 32)
+    chosen = model if name == MEMORY else merged(model)
+    settings = {"top_k": 5, "generation_config": exactly(32)}
+    chosen.answer([QUESTION], ["The river runs north."], top_k=1, max_new_tokens=2)
+    _read_weights(chosen)
+    index, folder = MemoryIndex.open(found.index.path), found.folder
+    del found
+
+    def answer() -> object:
+        return chosen.answer([QUESTION], index, **settings), folder
+
+    return answer
+
+
+def _read_weights(module: torch.nn.Module) -> None:
+    """They become resident when they are first read."""
+    for parameter in module.parameters():
         parameter.sum()
-    return partial(call, 32)
-
-
-def _answer(model: Clara, found: Found, new_tokens: int) -> object:
-    settings = exactly(new_tokens)
-    return model.answer([QUESTION], found.index, top_k=found.top_k, generation_config=settings)

@@ -102,17 +102,18 @@ def training(results: Results) -> Table:
 
 
 def memory(results: Results) -> Table:
-    """Bytes at the peak, and as a share of the reference way's."""
+    """Bytes at the peak, and as a share of the reference way's or of text's."""
     rows = []
     measured = [each for each in results.measurements if each.unit == "bytes" and each.samples]
     for each in measured:
         names = each.suite, each.case, at(each), each.implementation
-        other = next((m for m in measured if m.key == (*each.case_key, _REFERENCE)), None)
+        others = [(*each.case_key, name) for name in (_REFERENCE, "text")]
+        other = next((m for m in measured if m.key in others), None)
         share = ""
         if other is not None and other is not each and other.median:
             share = f"{each.median / other.median:.2f}"
         rows.append((*names, amount(each.median, "bytes"), share))
-    head = ("suite", "what", "at", "implementation", "peak", f"of the {_REFERENCE}'s")
+    head = ("suite", "what", "at", "implementation", "peak", f"of the {_REFERENCE}'s or text's")
     return Table("", head, rows, figures=4)
 
 
@@ -226,6 +227,8 @@ def _source(file: str, results: Results) -> str:
     for name in _NEEDED:
         if not known.get(name):
             raise QuoteError(f"{file}: its environment does not say {name!r}")
+    if str(known["commit"]).endswith("-dirty"):
+        raise QuoteError(f"{file}: was measured with changes that no commit holds")
     versions = [f"{name} {known[name]}" for name in _VERSIONS if known.get(name)]
     command = one_line(str(known["command"])).replace("`", "'")
     parts = [f"{known['device']}, {known['threads']} threads", ", ".join(versions)]

@@ -8,9 +8,10 @@ from functools import partial
 import pytest
 import torch
 from baselines.reference_way import ReferenceWay
+from end_to_end import MEMORY_TOLERANCES, distance
 from peak import peak_memory
 from turns import Turns
-from workload import documents, prepare_ours, prepare_reference
+from workload import documents, layer_weights, prepare_ours, prepare_reference
 
 COMPARED_RATE = 16
 MEMORY_DOCUMENTS = 24  # more than a batch of either
@@ -18,7 +19,7 @@ MEMORY_DOCUMENTS = 24  # more than a batch of either
 # What is promised of compression on CPU, beside the reference's way.
 FASTER = 3.2
 MEMORY_SHARE = 1 / 4
-SAME = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+SAME = 1e-4  # of any memory vector in float32; of their mean in bfloat16, see end_to_end.py
 
 
 def test_throughput(
@@ -29,20 +30,27 @@ def test_throughput(
     texts = documents(size.documents, model.tokenizer.tokenizer)
     compressed = model.compress(texts)
     theirs = reference.compress(texts)
-    apart = (compressed.memory - theirs).norm(dim=-1) / theirs.norm(dim=-1)
-    difference, same = apart.max().item(), SAME[model.dtype]
-    assert difference <= same, f"memory vectors differ by {difference:.1e}, more than {same:.0e}"
+    difference, same = distance(compressed.memory, theirs), MEMORY_TOLERANCES[model.dtype]
+    if model.dtype == torch.float32:
+        apart = (compressed.memory - theirs).norm(dim=-1) / theirs.norm(dim=-1)
+        difference, same = apart.max().item(), SAME
+    if not difference <= same:
+        reason = f"memory vectors differ by {difference:.1e}, more than {same:.0e}"
+        recorder.withhold("compress", "throughput", "ours", reason, rate=rate)
+        pytest.fail(reason)
 
     calls = {
         "ours": partial(model.compress, texts),
         "reference way": partial(reference.compress, texts),
     }
-    turns = Turns(calls, device).benchmark(benchmark, "ours", size.rounds)
+    turns = Turns(calls, device).warm().benchmark(benchmark, "ours", size.rounds)
     amounts = {
         "documents": len(texts),
         "tokens": sum(compressed.token_counts),
         "memory_tokens": len(texts) * model.config.memory_tokens,
     }
+    positions = amounts["tokens"] + len(texts) * (3 + model.config.memory_tokens)
+    amounts["flops"] = 2 * layer_weights(model) * positions  # attention and LoRA not counted
     recorder.turns("compress", "throughput", turns, {"rate": rate}, amounts)
     benchmark.extra_info.update(
         environment,

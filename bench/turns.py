@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,31 +23,53 @@ class Turns:
 
     Args:
         device: a clock is stopped when its work is done.
+        shortest: calls that take less than so many seconds are repeated for as long; 0 never.
     """
 
     def __init__(
-        self, calls: Mapping[str, Callable[[], Any]], device: torch.device | None = None
+        self,
+        calls: Mapping[str, Callable[[], Any]],
+        device: torch.device | None = None,
+        shortest: float = 0.0,
     ) -> None:
         self.calls, self.device = calls, device or torch.device("cpu")
         self.seconds: dict[str, list[float]] = {name: [] for name in calls}
+        self._shortest, self._counts = shortest, dict.fromkeys(calls, 1)
+
+    def warm(self) -> Turns:
+        """Run everything once, and once more where it is short, without keeping the times."""
+        for name in self.calls if self._shortest else ():
+            self._timed(name)
+            taken = self._timed(name)
+            self._counts[name] = max(1, min(1000, math.ceil(self._shortest / max(taken, 1e-9))))
+        for name in self.calls if not self._shortest else ():
+            self._timed(name)
+        for seconds in self.seconds.values():
+            seconds.clear()
+        return self
 
     def run(self, rounds: int) -> Turns:
         for number in range(rounds):
             gc.collect()
-            self.round(self.calls if number % 2 == 0 else reversed(list(self.calls)))
+            self.round(self._order(number))
         return self
 
     def benchmark(self, fixture: Any, reported: str, rounds: int) -> Turns:
-        """The same by pytest-benchmark, which reports one of the calls, the last of each round."""
-        others = [name for name in self.calls if name != reported]
+        """The same by pytest-benchmark, which reports one of the calls."""
+        left: list[str] = []
+        numbers = itertools.count()
 
-        def run_others() -> None:
+        def until_reported() -> None:
+            self.round(left)  # of the round before
             gc.collect()
-            self.round(others)
-            others.reverse()
+            order = self._order(next(numbers))
+            place = order.index(reported)
+            self.round(order[:place])
+            left[:] = order[place + 1 :]
             time.sleep(_PAUSE)
 
-        fixture.pedantic(lambda: self._timed(reported), setup=run_others, rounds=rounds)
+        fixture.pedantic(lambda: self._timed(reported), setup=until_reported, rounds=rounds)
+        self.round(left)
         return self
 
     def round(self, names: Iterable[str]) -> None:
@@ -53,12 +77,19 @@ class Turns:
             time.sleep(_PAUSE)
             self._timed(name)
 
-    def _timed(self, name: str) -> None:
+    def _order(self, number: int) -> list[str]:
+        return list(self.calls) if number % 2 == 0 else list(reversed(list(self.calls)))
+
+    def _timed(self, name: str) -> float:
+        call, count = self.calls[name], self._counts[name]
         self._synchronize()
         begin = time.perf_counter()
-        self.calls[name]()
+        for _ in range(count):
+            call()
         self._synchronize()
-        self.seconds[name].append(time.perf_counter() - begin)
+        taken = (time.perf_counter() - begin) / count
+        self.seconds[name].append(taken)
+        return taken
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":

@@ -61,6 +61,15 @@ def write_tiny(folder: Path, tokenizer: Path) -> None:
             (folder / file.name).write_bytes(file.read_bytes())
 
 
+def layer_weights(model: Clara) -> int:
+    """Weights of the backbone's layers, each of which a position multiplies and adds once."""
+    return sum(
+        parameter.numel()
+        for name, parameter in model.backbone.named_parameters()
+        if ".layers." in name and parameter.ndim == 2 and "lora_" not in name
+    )
+
+
 def documents(count: int, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Texts of `document_lengths` tokens, from the World Factbook where it is installed."""
     return cut(sources(count), document_lengths(count), tokenizer)

@@ -27,6 +27,7 @@ from clara.packing import PackedBatch
 from clara.tokenizer import Marker
 
 _TAKEN = -1e30
+_TOGETHER = 8  # candidates in one forward
 
 
 class ReferenceTraining(nn.Module):
@@ -82,11 +83,18 @@ class ReferenceTraining(nn.Module):
 
     def encode(self, batch: PackedBatch, adapter: str) -> tuple[Tensor, Tensor]:
         """States `[N, L, H]` of texts in the caller's order, and their mask `[N, L]`."""
+        return self._states(self._sequences(batch), adapter)
+
+    def _sequences(self, batch: PackedBatch) -> list[list[int]]:
+        """Tokens of each text in the caller's order."""
         sequences: list[list[int]] = [[]] * len(batch.rows)
         start = 0
         for row, length in zip(batch.rows, batch.lengths, strict=True):
             sequences[row] = self._numbered(batch.ids[start : start + length].tolist())
             start += length
+        return sequences
+
+    def _states(self, sequences: Sequence[Sequence[int]], adapter: str) -> tuple[Tensor, Tensor]:
         ids, mask = self._padded(sequences, self.limit)
         self._activate(adapter)
         outputs = self.backbone(
@@ -151,8 +159,13 @@ class ReferenceTraining(nn.Module):
         """
         questions, prompts = batch.questions, batch.prompts  # type: ignore[attr-defined]
         with torch.no_grad():
-            states, _ = self.encode(documents, COMPRESSOR)
-            memory = self.memory(states).float().unflatten(0, (len(questions), -1))
+            sequences = self._sequences(documents)
+            starts = range(0, len(sequences), _TOGETHER)
+            parts = [
+                self.memory(self._states(sequences[i : i + _TOGETHER], COMPRESSOR)[0])
+                for i in starts
+            ]
+            memory = torch.cat(parts).float().unflatten(0, (len(questions), -1))
         query = self.memory(self.encode(questions.batch, QUERY_REASONER)[0]).float()
         scores = torch.einsum(
             "bd,bnd->bn", normalize(query.flatten(1), dim=1), normalize(memory.flatten(2), dim=2)

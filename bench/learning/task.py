@@ -73,9 +73,9 @@ class Sheet:
 
 
 def config(**changes: Any) -> ClaraConfig:
-    """Of a model for sheets: a memory token for each fact."""
+    """Of a model for sheets: a memory token for each fact and one for the name."""
     settings: dict[str, Any] = {
-        "document_length": 32,
+        "document_length": 40,
         "compression_rate": 8,
         "lora_rank": 32,
         "lora_alpha": 64,
@@ -134,26 +134,29 @@ def held_out(count: int = HELD_OUT, seed: int = 12_345) -> list[dict[str, Any]]:
 
 
 def _text_records(source: random.Random) -> Iterator[dict[str, Any]]:
-    """Half of them facts to list in another order, which teaches to look keys up."""
-    while True:
-        sheet = Sheet.draw(source, held_out=False)
-        listed = sheet.listed(source.sample(range(FACTS), FACTS))
-        yield _answer_record(source, sheet, listed)
+    return _records(source, write_name=False)
 
 
 def _instruction_records(source: random.Random) -> Iterator[dict[str, Any]]:
-    """Half of them sheets to write as they are, so that memory carries all of a sheet."""
+    """With the sheet's name in what is written, so that memory carries all of a sheet."""
+    return _records(source, write_name=True)
+
+
+def _records(source: random.Random, *, write_name: bool) -> Iterator[dict[str, Any]]:
+    """Half of them questions, and half of them facts to write, in another order.
+
+    In another order a value can only be written by looking its key up, as a question has it.
+    Written as they stand, facts go into memory by their place and their keys do not tell them
+    apart.
+    """
     while True:
         sheet = Sheet.draw(source, held_out=False)
-        yield _answer_record(source, sheet, sheet.text)
-
-
-def _answer_record(source: random.Random, sheet: Sheet, written: str) -> dict[str, Any]:
-    """Something to write, or a question, of a sheet."""
-    if source.random() < 0.5:
-        return {"question": WRITE, "docs": [sheet.text], "answer": written}
-    question, answer = sheet.question(source.randrange(FACTS))
-    return {"question": question, "docs": [sheet.text], "answer": answer}
+        if source.random() < 0.5:
+            question, answer = sheet.question(source.randrange(FACTS))
+        else:
+            listed = sheet.listed(source.sample(range(FACTS), FACTS))
+            question, answer = WRITE, f"{sheet.name} {listed}" if write_name else listed
+        yield {"question": question, "docs": [sheet.text], "answer": answer}
 
 
 def _end_to_end_records(source: random.Random) -> Iterator[dict[str, Any]]:

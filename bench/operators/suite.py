@@ -79,20 +79,20 @@ def check(case: Case, setting: Setting, withheld: dict[str, str]) -> Checked:
     checked = Checked({"ours": [case.ours(each) for each in sets]}, dict(withheld), math.nan)
     with torch.no_grad():
         ours = comparable(checked.runs["ours"][0])
-    checked.apart = difference_of(_expected(case, first), ours) or 0.0
+    checked.apart = _apart(_expected(case, first), ours)
     for name, prepare in case.baselines.items():
         if name in withheld:
             continue
         try:
             runs = [prepare(each) for each in sets]
             with torch.no_grad():
-                apart = difference_of(ours, comparable(runs[0]))
+                apart = _apart(ours, comparable(runs[0]))
                 for run in runs[1:]:
                     run.call()
         except Exception as error:
             checked.withheld[name] = _reason(error)
             continue
-        if apart is not None and apart > case.tolerance:
+        if not apart <= case.tolerance:
             checked.withheld[name] = f"its answer differs by {apart:.1e} of the norm"
         else:
             checked.runs[name] = runs
@@ -100,6 +100,13 @@ def check(case: Case, setting: Setting, withheld: dict[str, str]) -> Checked:
         for run in checked.runs["ours"][1:]:
             run.call()
     return checked
+
+
+def _apart(one: Any, other: Any) -> float:
+    apart = difference_of(one, other)
+    if apart is None:
+        raise ValueError("there is nothing to compare")
+    return apart
 
 
 def _expected(case: Case, inputs: Inputs) -> Any:

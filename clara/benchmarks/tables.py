@@ -16,6 +16,7 @@ from clara.cli.output import one_line
 
 _AMOUNTS = ("documents", "queries", "questions", "tokens", "examples")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
+_BEGINNING = re.compile(r"^(\s*\d*)([#+.)-])(?=#*\s)")
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 Cell = str | int | float
@@ -55,8 +56,9 @@ class Table:
 
 
 def escaped(text: str) -> str:
-    """Text on one line that Markdown shows as it is."""
-    return _MARKDOWN.sub(r"\\\1", one_line(text).translate(_ENTITIES))
+    """Text on one line that Markdown shows as it is, at the beginning of a line too."""
+    shown = _MARKDOWN.sub(r"\\\1", one_line(text).translate(_ENTITIES))
+    return _BEGINNING.sub(r"\1\\\2", shown)
 
 
 def suite_tables(results: Results) -> list[Table]:
@@ -99,7 +101,7 @@ def _row(found: Measurement, first: Measurement | None) -> tuple[str, ...]:
 def limit_share(found: Measurement, ceilings: dict[str, float]) -> float | None:
     """Of the faster of the two ceilings that a call's bytes and flops allow; None if unknown."""
     pairs = ("bytes", "bandwidth"), ("flops", "matrix_rate")
-    if found.suite != "operators" or not found.samples or not found.median or found.unit != "s":
+    if not found.samples or not found.median or found.unit != "s":
         return None
     least = [found.quantities.get(what, 0) / ceilings[c] for what, c in pairs if ceilings.get(c)]
     return max(least, default=0.0) / found.median or None

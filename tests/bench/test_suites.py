@@ -1,13 +1,14 @@
 """What the suites of `pytest bench` share: turns, what they record, ways to answer."""
 
 import statistics
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from baselines.text_rag import TextRag
 from promises import Promise
-from questions import MEMORY, MERGED, ONLINE, REFERENCE, TEXT, Found, Ways, filler
+from questions import LINGUA, MEMORY, MERGED, ONLINE, REFERENCE, TEXT, Found, Ways, filler
 from recording import Recorder
 from turns import Turns, median_ratio
 from workload import cut, document_lengths, documents, load_model, sources
@@ -94,6 +95,11 @@ class TestWays:
     def test_all_answer_what_they_have_to(self, ways, found):
         assert set(ways.calls(found, 5)) == {MEMORY, MERGED, ONLINE, TEXT, REFERENCE}
         assert ways.differences(found, 5) == {}
+
+    @pytest.mark.skipif(find_spec("llmlingua") is not None, reason="llmlingua is installed")
+    def test_what_is_missing_says_why(self, ways, found):
+        assert LINGUA not in ways.calls(found, 1)
+        assert ways.missing == {LINGUA: "llmlingua is not installed"}
 
     @pytest.mark.parametrize(
         ("changed", "name"),
