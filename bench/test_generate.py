@@ -13,7 +13,7 @@ DOCUMENTS = 5
 LENGTH = {"smoke": 48, "small": 256, "full": 256}
 NEW_TOKENS = {"smoke": 3, "small": 32, "full": 64}
 DIFFERS = "its answer is not what it should be"
-ROUNDS = {"smoke": 1, "small": 4, "full": 10}
+ROUNDS = {"smoke": 1, "small": 2, "full": 10}
 
 
 def test_tokens(benchmark, models, size, device, environment, recorder, summary, rate):

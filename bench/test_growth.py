@@ -14,6 +14,7 @@ import torch
 from baselines.text_rag import TextRag
 from peak import available_memory
 from questions import QUESTION, full_documents
+from scoring.data import stored
 from turns import Turns
 from workload import load_model
 
@@ -63,15 +64,6 @@ def sizes(table: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
     return table.get(name, table["small"])
 
 
-def codes(count: int, width: int, device: torch.device) -> torch.Tensor:
-    """int8 rows as `quantize_memory` makes them, drawn directly."""
-    generator = torch.Generator(device).manual_seed(0)
-    rows = torch.empty(count, width, dtype=torch.int8, device=device)
-    for part in rows.split(max(1, 2**26 // width)):
-        part.random_(-127, 128, generator=generator)
-    return rows
-
-
 @pytest.mark.usefixtures("compiled_search")
 def test_documents_in_the_index(grow, size, device, recorder):
     """Of int8 rows at 128x: 1,152 bytes a document."""
@@ -82,7 +74,7 @@ def test_documents_in_the_index(grow, size, device, recorder):
         reason = f"{count * width / 2**30:.1f} GiB of memory tokens do not fit here"
         recorder.withhold("growth", case, "ours", reason, size=count, of=of)
     counts = tuple(each for each in counts if each <= room)
-    rows = codes(counts[-1], width, device)
+    rows = stored(counts[-1], width, torch.int8, device)
     query = torch.randn(1, width, generator=torch.Generator().manual_seed(1)).to(device)
     corpus = Corpus(rows)
     calls = {n: partial(cosine_topk, query, corpus[:n], K) for n in counts}
@@ -93,7 +85,7 @@ def test_documents_in_the_index(grow, size, device, recorder):
 def test_queries_at_once(grow, size, device):
     width = LIMIT // 128 * HIDDEN
     documents = 10_000 if size.name == "smoke" else 100_000
-    rows = codes(documents, width, device)
+    rows = stored(documents, width, torch.int8, device)
     counts = sizes(QUERIES, size.name)
     generator = torch.Generator().manual_seed(1)
     queries = torch.randn(counts[-1], width, generator=generator).to(device)

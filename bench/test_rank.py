@@ -8,11 +8,11 @@ import pytest
 import torch
 from baselines.search import torch_topk
 from peak import available_memory
-from scoring.data import furthest_apart
+from scoring.data import furthest_apart, stored
 from torch.nn.functional import normalize
 from turns import Turns
 
-from clara_kernels import Corpus, cosine_topk, quantize_memory
+from clara_kernels import Corpus, cosine_topk
 
 LIMIT, HIDDEN = 256, 576  # tokens of a document; SmolLM2-135M's width
 DOCUMENTS = {
@@ -35,16 +35,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         counts = DOCUMENTS[size]
         metafunc.parametrize("count", counts, ids=[f"{count} documents" for count in counts])
         metafunc.parametrize("dtype", STORED[size])
-
-
-def stored(count: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Random memory, made and converted part by part."""
-    rows = torch.empty(count, width, dtype=dtype, device=device)
-    generator = torch.Generator(device).manual_seed(0)
-    for part in rows.split(max(1, 2**24 // width)):
-        drawn = torch.randn(part.shape, generator=generator, device=device)
-        part.copy_(quantize_memory(drawn)[0] if dtype == torch.int8 else drawn)
-    return rows
 
 
 @pytest.mark.usefixtures("compiled_search")

@@ -53,6 +53,18 @@ def word_documents(count: int, width: int, seed: int = 0) -> tuple[Tensor, Tenso
     return normalize(rows, dim=1, out=rows), normalize(queries, dim=1, out=queries)
 
 
+def stored(count: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Random memory, or codes as `quantize_memory` makes them, part by part."""
+    rows = torch.empty(count, width, dtype=dtype, device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    for part in rows.split(max(1, 2**24 // width)):
+        if dtype == torch.int8:
+            part.random_(-127, 128, generator=generator)
+        else:
+            part.copy_(torch.randn(part.shape, generator=generator, device=device))
+    return rows
+
+
 def recall(found: Tensor, exact: Tensor) -> float:
     """The share of the exact rows `[B, k]` that were found, wherever they stand."""
     return (found[:, :, None] == exact[:, None, :]).any(1).double().mean().item()
