@@ -80,6 +80,11 @@ def load_backbone(
     flaw = _unsuitable(model)
     if flaw:
         raise BackboneError(f"backbone {name_or_path!r} ({type(model).__name__}) {flaw}")
+    for layer in model.modules():
+        # On processors with AVX512-BF16 bitsandbytes packs 4-bit weights anew at their first use,
+        # which fails for widths that are no multiples of 32, and loses their double quantization.
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
     # Only token ids are kept: a checkpoint's sampling defaults would make answers random.

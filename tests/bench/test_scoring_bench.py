@@ -112,7 +112,7 @@ def test_turns_by_the_fixture(benchmark_stand_in):
     order = []
     turns = Turns({name: lambda name=name: order.append(name) for name in "abc"})
     turns.benchmark(benchmark_stand_in, "b", rounds=2)
-    assert "".join(order) == "acbcab"
+    assert "".join(order) == "abccba"
     assert {name: len(seconds) for name, seconds in turns.seconds.items()} == dict.fromkeys(
         "abc", 2
     )

@@ -1,3 +1,4 @@
+import math
 from itertools import product
 
 import pytest
@@ -126,7 +127,8 @@ def test_gradients_that_are_asked_for(lengths, given_grads, needs):
 @settings(deadline=None, max_examples=15)
 @given(
     lengths=st.lists(st.integers(0, 6), min_size=1, max_size=4),
-    trailing=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    # Of vectors of one value cosines are 1 or -1 but for rounding, which then orders them.
+    trailing=st.lists(st.integers(1, 9), min_size=1, max_size=3).filter(lambda n: math.prod(n) > 1),
     k=st.integers(1, 7),
     options=st.sampled_from(OPTIONS),
     seed=st.integers(0, 2**31),

@@ -13,7 +13,7 @@ from clara.training.batches import CompressionCollator, Encoder
 from clara.training.compression import CompressionObjective
 from clara.training.run import run
 
-from .test_resuming import launched, losses, program, settings, weights  # noqa: F401
+from .test_resuming import launched, losses, settings, weights
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_4_bit_backbone(tiny_backbone, training_data, tmp_path, stage):
     assert json.loads((outcome.model / "config.json").read_text())["quantization"] == "nf4"
 
 
-def test_a_4_bit_backbone_in_two_processes(tiny_backbone, training_data, tmp_path, program):  # noqa: F811
+def test_a_4_bit_backbone_in_two_processes(tiny_backbone, training_data, tmp_path):
     pytest.importorskip("bitsandbytes")
     data = training_data / "pretrain.jsonl"
     common = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 2}
@@ -121,8 +121,9 @@ def test_a_4_bit_backbone_in_two_processes(tiny_backbone, training_data, tmp_pat
         **{**common, "per_device_train_batch_size": 4},
     )
     run("pretrain", RunSettings(**alone))
+    common["use_cpu"] = True
     together = settings(tiny_backbone("llama"), data, tmp_path / "two", config=config, **common)
-    launched(program, {**together, "stage": "pretrain", "pause": 0, "resume": False})
+    launched(tmp_path, [("pretrain", together)])
     before, after = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")
     for name, value in before.items():
         scale = float(value.norm()) or 1.0
