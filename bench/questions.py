@@ -193,10 +193,14 @@ def merged(model: Clara) -> Clara:
     return twin
 
 
-def prepare_answer(backbone: Path, rate: int, threads: int, name: str) -> Callable[[], object]:
-    """For `peak.peak_memory`: a whole answer, the search of 1,000 documents included.
+def prepare_answer(
+    backbone: Path, rate: int, threads: int, name: str, searched: bool
+) -> Callable[[], object]:
+    """For `peak.peak_memory`: a whole answer over 1,000 documents.
 
-    Nothing of their memory has been read before.
+    Args:
+        searched: the index has been searched before and holds its vectors in RAM; else reading
+            them is part of the answer.
     """
     from clara.index import MemoryIndex
 
@@ -213,6 +217,8 @@ def prepare_answer(backbone: Path, rate: int, threads: int, name: str) -> Callab
     chosen.answer([QUESTION], ["The river runs north."], top_k=1, max_new_tokens=2)
     _read_weights(chosen)
     index, folder = MemoryIndex.open(found.index.path), found.folder
+    if searched:
+        chosen.answer([QUESTION], index, top_k=1, max_new_tokens=2)
     del found
 
     def answer() -> object:

@@ -174,11 +174,14 @@ def test_memory(backbone, device, size, threads, recorder, summary, promise):
         pytest.skip("resident memory is of CPU")
     if not size.judged:
         pytest.skip("three more loaded models for figures that nobody reads")
+    place = {"rate": SWEPT_RATE, "k": TOP_K, "documents": 1000}
     peaks = {
-        name: peak_memory(prepare_answer, backbone, SWEPT_RATE, threads, name)
+        name: peak_memory(prepare_answer, backbone, SWEPT_RATE, threads, name, True)
         for name in (MEMORY, TEXT)
     }
-    recorder.memory("question", "peak memory", peaks, rate=SWEPT_RATE, k=TOP_K, documents=1000)
+    recorder.memory("question", "peak memory", peaks, **place)
+    first = {MEMORY: peak_memory(prepare_answer, backbone, SWEPT_RATE, threads, MEMORY, False)}
+    recorder.memory("question", "peak memory, reading the index included", first, **place)
     sizes = "; ".join(f"{name} {peak / 2**20:.0f} MiB" for name, peak in peaks.items())
     summary.append(f"{SWEPT_RATE:4}x peak of an answer beyond the weights: {sizes}")
     share = peaks[MEMORY] / peaks[TEXT]

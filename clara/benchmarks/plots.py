@@ -168,7 +168,9 @@ def _stages(results: Results, figure: Any) -> bool:
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     names = [text(" ".join(key).strip()) for key in bars]
     for axis, shown in zip(axes, panels):
-        ends = _stack(axis, places, list(bars.values()), stages, shown)
+        # A bar without its last stage would pass for a whole answer.
+        whole = [bar if shown[-1] in bar else {} for bar in bars.values()]
+        ends = _stack(axis, places, whole, stages, shown)
         bar_axis(axis, places, names, max(ends))
     axes[0].set_title("until the first token" if len(panels) > 1 else "", fontsize=10)
     axes[-1].set_title("whole answer" if "further tokens" in stages else "", fontsize=10)
@@ -194,7 +196,8 @@ def _stack(
         axis.barh(places, widths, left=ends, label=text(stage), height=0.8, color=colour)
         ends = [a + b for a, b in zip(ends, widths)]
     for place, end in zip(places, ends):
-        axis.text(end, place, f"  {amount(end, 's')}", va="center", fontsize="small")
+        label = amount(end, "s") if end else "not measured"
+        axis.text(end, place, f"  {label}", va="center", fontsize="small")
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(EngFormatter("s"))
     return ends
