@@ -38,6 +38,7 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -
         prepare: called there with `arguments`; returns the function to measure. What it loads and
             touches is not counted. Pickled, so a function of a module.
     """
+    _give_back()  # this process may have measured something large before
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure_peak, args=(sender, prepare, arguments))
@@ -52,12 +53,16 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -
     return peak
 
 
+def _give_back() -> None:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def _measure_peak(
     sender: Any, prepare: Callable[..., Callable[[], object]], arguments: Any
 ) -> None:
     function = prepare(*arguments)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    _give_back()
     before = _resident()
     try:
         (_PROCESS / "clear_refs").write_text("5")  # the high-water mark starts anew

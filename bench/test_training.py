@@ -72,6 +72,22 @@ def measured(benchmark, recorder, summary, environment) -> Callable[..., float]:
     return measure
 
 
+def test_memory(backbone, threads, size, recorder, summary, promise):
+    """Peak of a pretraining step, each way in a process of its own."""
+    if not size.judged:
+        pytest.skip("two more loaded models for figures that nobody reads")
+    settings = (backbone, COMPARED_RATE, threads, DOCUMENTS["small"])
+    peaks = {
+        name: peak_memory(prepare_step, *settings, ours)
+        for name, ours in (("ours", True), ("reference way", False))
+    }
+    recorder.memory("training", "peak memory of a pretraining step", peaks, rate=COMPARED_RATE)
+    sizes = " against ".join(f"{peak / 2**20:.0f}" for peak in peaks.values())
+    summary.append(f"pretraining step, peak beyond the weights: {sizes} MiB")
+    what = "peak memory of a pretraining step at 16x, of that of the reference's way"
+    promise(what, peaks["ours"] / peaks["reference way"], at_most=MEMORY_SHARE)
+
+
 def end_to_end(model: Clara, chosen: str) -> EndToEndSteps:
     questions, candidates = QUESTIONS[chosen]
     return EndToEndSteps(model, ranking_examples(model, questions, candidates), TOP_K)
@@ -123,19 +139,3 @@ def test_instruction_step(backbone, chosen, measured, rate):
     model, (questions, documents) = model_to_train(backbone, rate), INSTRUCTIONS[chosen]
     steps = CompressionSteps(model, answer_examples(model, questions, documents))
     measured("instruction step", steps, ROUNDS[chosen], {"examples": questions}, rate=rate)
-
-
-def test_memory(backbone, threads, size, recorder, summary, promise):
-    """Peak of a pretraining step, each way in a process of its own."""
-    if not size.judged:
-        pytest.skip("two more loaded models for figures that nobody reads")
-    settings = (backbone, COMPARED_RATE, threads, DOCUMENTS["small"])
-    peaks = {
-        name: peak_memory(prepare_step, *settings, ours)
-        for name, ours in (("ours", True), ("reference way", False))
-    }
-    recorder.memory("training", "peak memory of a pretraining step", peaks, rate=COMPARED_RATE)
-    sizes = " against ".join(f"{peak / 2**20:.0f}" for peak in peaks.values())
-    summary.append(f"pretraining step, peak beyond the weights: {sizes} MiB")
-    what = "peak memory of a pretraining step at 16x, of that of the reference's way"
-    promise(what, peaks["ours"] / peaks["reference way"], at_most=MEMORY_SHARE)
