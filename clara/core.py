@@ -20,6 +20,7 @@ from clara.encoding import PackedPrompts, answer_cross_entropy, forward_packed
 from clara.memory_tokens import MemoryTokens
 from clara.merging import MergedGenerator, merged_copy_fits, parameter_versions
 from clara.packing import PackedBatch
+from clara.prompt_prefix import PromptPrefixes
 from clara.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.recomputation import enable_checkpointing
 from clara.tokenizer import SafeTokenizer
@@ -34,6 +35,7 @@ class ClaraCore(nn.Module):
         backbone: the frozen language model, with the LoRA layers of all adapters in it.
         adapters: which of them is active, trains, and is saved.
         memory_tokens: our embedding rows.
+        prompt_prefixes: what generation has computed of the words all prompts begin with.
         backbone_digest: tells backbones apart, see `clara.backbone.backbone_digest`.
         owns_backbone: the backbone's weights were trained too and are saved with the model; its
             digest is that of the last save.
@@ -64,6 +66,7 @@ class ClaraCore(nn.Module):
             distinct=config.distinct_memory_tokens,
         )
         self.memory_tokens.to(embeddings.device).requires_grad_(False)
+        self.prompt_prefixes = PromptPrefixes()
         self._merged: MergedGenerator | None = None
         self._fingerprint: tuple[object, str] | None = None
         self._check_length()
@@ -94,6 +97,7 @@ class ClaraCore(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As `torch.nn.Module.train`; what was derived from the weights is made anew after it."""
+        self.prompt_prefixes.clear()
         if mode:
             self._merged = self._fingerprint = None
         return super().train(mode)
@@ -206,6 +210,8 @@ class ClaraCore(nn.Module):
     @contextmanager
     def generating(self, adapter: str | None) -> Iterator[PreTrainedModel]:
         """The model to generate with: the merged copy if it is current, or one adapter active."""
+        if self.training:
+            self.prompt_prefixes.clear()
         merged = self._merged
         if merged is not None and (self.training or not merged.is_current(self.adapters)):
             merged = self._merged = None

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
     TextIteratorStreamer,
 )
 
+from clara.prompt_prefix import can_continue, prefix_ids
 from clara.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -81,17 +83,39 @@ def check_budget(
             )
 
 
-def left_padded(
-    model: ClaraCore, prompts: Sequence[Prompt], memory: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Input embeddings `[B, L, H]` and attention mask `[B, L]` of prompts with their memory."""
-    longest = max(len(prompt.ids) for prompt in prompts)
+def generation_inputs(
+    model: ClaraCore,
+    backbone: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    memory: Sequence[Tensor],
+    settings: GenerationConfig,
+    adapter: str | None,
+) -> dict[str, Any]:
+    """Arguments of `generate`: embeddings `[B, L, H]` and attention mask `[B, L]` of prompts with
+    their memory, and a cache with what they all begin with, where there is such a thing.
+
+    Shorter prompts are padded on the left, but for the part that is in the cache.
+
+    Args:
+        adapter: the one that is active in `backbone`.
+    """
+    prefix = prefix_ids(prompts) if can_continue(backbone, settings) else []
+    start, longest = len(prefix), max(len(prompt.ids) for prompt in prompts)
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask[:, :start] = 1
     for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
-        mask[row, longest - len(prompt.ids) :] = 1
-    return model.embed(ids.to(model.device), torch.cat(list(memory))), mask.to(model.device)
+        rest = torch.tensor(prompt.ids[start:])
+        ids[row, longest - len(rest) :] = rest
+        mask[row, longest - len(rest) :] = 1
+    inputs: dict[str, Any] = {
+        "inputs_embeds": model.embed(ids.to(model.device), torch.cat(list(memory))),
+        "attention_mask": mask.to(model.device),
+    }
+    if prefix:
+        cache = model.prompt_prefixes.cache(backbone, adapter, prefix, len(prompts))
+        inputs["past_key_values"] = cache
+    return inputs
 
 
 @torch.no_grad()
@@ -115,14 +139,15 @@ def generate(
     for first in range(0, len(order), batch_size):
         rows = order[first : first + batch_size]
         with model.generating(adapter) as backbone:
-            embeddings, mask = left_padded(
-                model, [prompts[row] for row in rows], [memory[row] for row in rows]
+            inputs = generation_inputs(
+                model,
+                backbone,
+                [prompts[row] for row in rows],
+                [memory[row] for row in rows],
+                settings,
+                adapter,
             )
-            output: Any = backbone.generate(
-                inputs_embeds=embeddings,
-                attention_mask=mask,
-                generation_config=settings,
-            )
+            output: Any = backbone.generate(**inputs, generation_config=settings)
         for row, ids in zip(rows, output.tolist(), strict=True):
             answers[row] = model.tokenizer.decode(ids)
     return answers
@@ -149,10 +174,9 @@ def stream(
     def work() -> None:
         try:
             with torch.no_grad(), model.generating(adapter) as backbone:
-                embeddings, mask = left_padded(model, [prompt], [memory])
+                inputs = generation_inputs(model, backbone, [prompt], [memory], settings, adapter)
                 backbone.generate(
-                    inputs_embeds=embeddings,
-                    attention_mask=mask,
+                    **inputs,
                     generation_config=settings,
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([_StopWhen(closed)]),

@@ -60,6 +60,11 @@ class Prompt:
     ids: list[int]
     answer_start: int
 
+    @property
+    def first_slot(self) -> int | None:
+        """Index in `ids` of the first memory slot; None without memory."""
+        return self.ids.index(Marker.MEMORY) if Marker.MEMORY in self.ids else None
+
 
 def memory_slots(documents: int, memory_tokens: int, separator: bool) -> list[Piece]:
     """Slots for the memory of `documents` documents, each followed by the separator."""
