@@ -12,20 +12,16 @@ format of `clara bench report`, are written after each measurement.
 from __future__ import annotations
 
 import argparse
-import datetime
-import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
-import transformers
 from backbones import NAMES, QUESTIONS, RANDOM, Backbone, load
 from baselines.reference_way import ReferenceWay
 from end_to_end import (
@@ -45,14 +41,14 @@ from end_to_end import (
     texts_of,
     timed,
 )
+from end_to_end_recording import Recording
+from environment import environment
 from lengths import LONGEST, document_lengths
 from promises import Promise
-from recording import Recorder
 from results import COMMITTED, default_path
-from results import environment as environment_of
 
 import clara
-from clara.benchmarks.results import Measurement, ResultsError, read_results
+from clara.benchmarks.results import Measurement
 
 FILE = "end-to-end.json"
 RATES, COMPARED_RATE = (4, 16, 128), 16
@@ -98,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     end = time.monotonic() + options.limit
     recorder = Recording(options.output or default_path(device, FILE), options.copy, {})
-    recorder.start(environment(device), options.backbone, options.add, device)
+    recorder.start(_environment(device), options.backbone, options.add, device)
     run = Run(device, recorder, TINY if options.backbone == f"{RANDOM}tiny" else Size())
     failed = False
     can_quantize = find_spec("bitsandbytes") is not None
@@ -149,65 +145,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-class Recording(Recorder):
-    """A recorder that writes copies too, and tells of each measurement."""
-
-    def __init__(self, path: Path, copies: Sequence[Path], environment: Mapping[str, Any]) -> None:
-        super().__init__(path, environment)
-        self.copies = copies
-
-    def start(
-        self, environment: Mapping[str, Any], backbone: str, add: bool, device: torch.device
-    ) -> None:
-        """Begin a file, or go on with one of the same machine and code.
-
-        What it has of this backbone is measured again.
-        """
-        self.results.environment = {**environment, "backbones": []}
-        if add and self._take_on(backbone):
-            return
-        self.measure_ceilings(device)
-        release(device)
-
-    def _take_on(self, backbone: str) -> bool:
-        assert self.path is not None
-        try:
-            earlier = read_results(self.path)
-        except ResultsError:
-            return False
-        ours, theirs = (dict(each.environment) for each in (self.results, earlier))
-        known = theirs.pop("backbones", [])
-        if {**ours, "backbones": [], "date": ""} != {**theirs, "backbones": [], "date": ""}:
-            return False
-        names = {backbone, RANDOM + backbone}
-        again = tuple(f"{name}{end}" for name in names for end in (",", ":", " "))
-
-        def kept(text: str) -> bool:
-            return not f"{text} ".startswith(again)
-
-        earlier.environment["backbones"] = [each for each in known if kept(each)]
-        earlier.measurements = [
-            each for each in earlier.measurements if kept(str(each.parameters["backbone"]))
-        ]
-        earlier.promises = [each for each in earlier.promises if kept(each.what)]
-        self.results = earlier
-        return True
-
-    def describe(self, backbone: Backbone) -> None:
-        self.results.environment["backbones"].append(f"{backbone.name}: {backbone.weights}")
-        self.save()
-
-    def add(self, measurement: Measurement) -> Measurement:
-        super().add(measurement)
-        print(_line(measurement), flush=True)
-        return measurement
-
-    def save(self) -> None:
-        super().save()
-        for copy in self.copies:
-            self.results.write(copy)
-
-
 @dataclass
 class Run:
     """Everything of one backbone.
@@ -217,7 +154,7 @@ class Run:
     """
 
     device: torch.device
-    recorder: Recorder
+    recorder: Recording
     size: Size
     exact: dict[str, float] = field(default_factory=dict)
 
@@ -392,28 +329,9 @@ def amounts_of(model: clara.Clara, texts: Sequence[str]) -> dict[str, float]:
     return {"documents": len(texts), "tokens": tokens}
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What figures depend on besides the code measured."""
-    return {
-        **environment_of(device),
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "clara": clara.__version__,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "script": Path(__file__).name,
-        "dry_run": device.type == "cpu",
-    }
-
-
-def _line(found: Measurement) -> str:
-    shown = ("rate", "backbone")
-    name = ", ".join([found.suite, found.case, *(str(found.parameters[each]) for each in shown)])
-    if found.withheld:
-        return f"{name}: {found.implementation}: withheld, {found.withheld}"
-    if found.unit == "bytes":
-        return f"{name}: {found.implementation}: {found.median / 2**20:.0f} MiB"
-    seconds = statistics.median(found.samples)
-    return f"{name}: {found.implementation}: {seconds:.4f} s ({len(found.samples)} rounds)"
+def _environment(device: torch.device) -> dict[str, Any]:
+    cpu = device.type == "cpu"
+    return {**environment(device), "script": Path(__file__).name, "dry_run": cpu}
 
 
 def _first_line(error: BaseException) -> str:

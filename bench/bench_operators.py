@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from environment import environment, l2_bytes
 from measure import (
     capture,
     copy_bandwidth,
@@ -35,7 +36,7 @@ from measure import (
 from operators import LIMITS
 from operators.case import Case, Run, Setting, Target, Unavailable
 from operators.checking import comparable, difference_of, first_line
-from results import COMMITTED, Results, default_path, environment, l2_bytes, table
+from results import COMMITTED, Results, default_path, table
 
 _MOST_SETS = 256
 _CASE_SECONDS = 0.5

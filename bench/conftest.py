@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,12 +10,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
-import transformers
 
-import clara
 from clara import Clara
 from clara.backbone import convert_gguf
 from clara.data.factbook import FactbookError, smollm2_file
@@ -28,6 +21,7 @@ from clara_kernels import build_info
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # baselines, timing, workload
 
+from environment import environment as environment_of  # noqa: E402
 from promises import Promise  # noqa: E402
 from recording import Recorder  # noqa: E402
 from workload import load_model, write_tiny  # noqa: E402
@@ -205,20 +199,8 @@ def promise(
 @pytest.fixture(scope="session")
 def environment(device: torch.device, threads: int) -> dict[str, Any]:
     """What a result depends on besides the code measured."""
-    cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
-        "threads": threads,
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if cuda else None,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "clara": clara.__version__,
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-    }
+    assert torch.get_num_threads() == threads
+    return environment_of(device)
 
 
 def _size(config: pytest.Config) -> Size:
@@ -227,21 +209,3 @@ def _size(config: pytest.Config) -> Size:
 
 def _suite(path: Path) -> str:
     return path.stem.removeprefix("test_")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()

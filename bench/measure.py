@@ -113,17 +113,10 @@ def _synchronize(device: torch.device) -> None:
 
 def summary(seconds: Sequence[float]) -> dict[str, Any]:
     """Median, 20th and 80th percentile."""
-    ordered = sorted(seconds)
-
-    def at(share: float) -> float:
-        return ordered[round(share * (len(ordered) - 1))]
-
-    return {
-        "median_s": statistics.median(ordered),
-        "p20_s": at(0.2),
-        "p80_s": at(0.8),
-        "samples": len(ordered),
-    }
+    several = [*seconds] if len(seconds) > 1 else 2 * [*seconds]
+    low, *_, high = statistics.quantiles(several, n=5, method="inclusive")
+    median = statistics.median(several)
+    return {"median_s": median, "p20_s": low, "p80_s": high, "samples": len(seconds)}
 
 
 def extra_memory(call: Callable[[], Any], device: torch.device) -> int | None:

@@ -12,20 +12,16 @@ from typing import Any
 
 import torch
 
+from clara.free_memory import free_memory
+
 _PROCESS = Path("/proc/self")
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that can be taken without taking them from others."""
-    if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 8 << 30
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    """Bytes that can be taken on a device, once nothing is kept that nobody uses."""
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing happens without a GPU
+    return free_memory(device)
 
 
 def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> int:

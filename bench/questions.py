@@ -16,7 +16,8 @@ from baselines.llmlingua import LinguaUnavailable, shortened
 from baselines.reference_answering import ReferenceAnswering
 from baselines.text_rag import TextRag
 from lengths import LONGEST
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from work import Work
 from workload import cut, load_model, sources
 
 from clara import Clara, CompressedDocuments
@@ -100,11 +101,13 @@ class Ways:
         laps: milliseconds of the stages "query", "rank" and "generate" by name and number of new
             tokens, a mapping for each call.
         missing: ways that there are not, and why.
+        work: what the last call of each way has computed, by its name.
     """
 
     def __init__(self, model: Clara) -> None:
         self.model = model
         self.text, self.reference = TextRag(model), ReferenceAnswering(model)
+        self.work = Work(model)
         self.laps: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
         self.missing: dict[str, str] = {}
         self.merged: Clara | None = None
@@ -129,7 +132,7 @@ class Ways:
         calls[REFERENCE] = lambda: self._reference(found, new_tokens)
         if (short := self._shortened(found)) is not None:
             calls[LINGUA] = lambda: self.text.answer(QUESTION, short, new_tokens).strip()
-        return calls
+        return {n: self.work.counted(n, call, *self._backbones(n)) for n, call in calls.items()}
 
     def differences(self, found: Found, new_tokens: int, but: Iterable[str] = ()) -> dict[str, str]:
         """Why ways do not count: their answers are not what they have to be.
@@ -162,6 +165,15 @@ class Ways:
             if texts is not None:
                 counts[name] = len(self.text.prompt(QUESTION, texts))
         return counts
+
+    def _backbones(self, name: str) -> list[PreTrainedModel]:
+        """All that compute in a way: another one encodes the question than the merged one."""
+        if name in (TEXT, LINGUA):
+            return [self.text.backbone]
+        if name == REFERENCE:
+            return [self.reference.backbone]
+        merged = self.merged._merged if name == MERGED and self.merged is not None else None
+        return [self.model.backbone, *([] if merged is None else [merged.backbone])]
 
     def _shortened(self, found: Found) -> list[str] | None:
         """The texts as LLMLingua-2 leaves them, made beforehand as our memory is."""

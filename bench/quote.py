@@ -121,12 +121,56 @@ def promises(results: Results) -> Table:
     return promise_table(results.promises)
 
 
+def operator(name: str, results: Results) -> Table:
+    """Seconds of one operator's cases."""
+    measured = results.of("operators")
+    return _beside_ours([each for each in measured if each.case.startswith(f"{name}, ")], name)
+
+
+def scoring(results: Results) -> Table:
+    """Seconds of exact searches."""
+    return _beside_ours(results.of("scoring"))
+
+
+def _beside_ours(measured: Sequence[Measurement], operator: str = "") -> Table:
+    """Seconds of ours, and of the others with how many times as long they take.
+
+    Args:
+        operator: left out of the cases' names.
+    """
+    others = list(dict.fromkeys(each.implementation for each in measured))
+    others.remove("ours")
+    found = {each.key: each for each in measured}
+    rows = []
+    for own in (each for each in measured if each.implementation == "ours"):
+        row = [own.case.removeprefix(f"{operator}, "), at(own), amount(own.median, "s")]
+        for name in others:
+            other = found.get((*own.case_key, name))
+            times = 0.0 if other is None else statistics.median(ratios(own, other))
+            row.append("" if other is None else f"{amount(other.median, 's')} ({times:.2f})")
+        rows.append(tuple(row))
+    return Table("", ("", "at", "ours", *others), rows)
+
+
+OPERATORS = (
+    "memory_attention",
+    "memory_alignment_loss",
+    "cosine_scores",
+    "select_topk",
+    "rank_and_select",
+    "sparsemax",
+    "quantize_memory",
+    "dequantize_memory",
+    "cosine_topk",
+)
 TABLES: dict[str, Callable[[Results], Table]] = {
     "answers": answers,
     "compress": compress,
     "memory": memory,
     "training": training,
     "promises": promises,
+    "scoring": scoring,
+    **{name: partial(operator, name) for name in OPERATORS},
 }
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
 import re
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-COMMITTED = ROOT / "bench" / "results"
+COMMITTED = Path(__file__).resolve().parent / "results"
 
 
 def default_path(device: torch.device, file: str = "kernels.json") -> Path:
@@ -120,56 +116,3 @@ def table(content: dict[str, Any]) -> str:
     if content["dry_run"]:
         lines.append("A dry run on CPU: the times mean nothing.")
     return "\n".join(lines)
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What results depend on besides the code measured."""
-    cuda = device.type == "cuda"
-    try:
-        from triton import __version__ as triton
-    except ImportError:
-        triton = None
-    return {
-        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
-        "capability": list(torch.cuda.get_device_capability(device)) if cuda else None,
-        "l2_bytes": l2_bytes(device),
-        "driver": _driver() if cuda else None,
-        "torch": torch.__version__,
-        "triton": triton,
-        "cuda": torch.version.cuda,
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "sources": _sources(),
-    }
-
-
-def l2_bytes(device: torch.device) -> int:
-    """Size of the last cache; a guess where PyTorch does not say."""
-    if device.type != "cuda":
-        return 0
-    return getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0) or 64 << 20
-
-
-def _driver() -> str | None:
-    return _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
-
-
-def _commit() -> str | None:
-    return _output(["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"])
-
-
-def _output(command: list[str]) -> str | None:
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip().partition("\n")[0] or None
-
-
-def _sources() -> str:
-    """Digest of the operators' sources: names them where there is no commit to name."""
-    digest = hashlib.sha256()
-    folder = ROOT / "kernels" / "clara_kernels"
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]

@@ -7,7 +7,7 @@ from functools import partial
 from baselines.text_rag import TextRag
 from questions import MEMORY, MERGED, QUESTION, TEXT, exactly, full_documents, merged
 from turns import Turns
-from workload import layer_weights
+from work import Work
 
 DOCUMENTS = 5
 LENGTH = {"smoke": 48, "small": 256, "full": 256}
@@ -33,7 +33,13 @@ def test_tokens(benchmark, models, size, device, environment, recorder, summary,
         MERGED: partial(generate, twin),
         TEXT: partial(text.answer, QUESTION, texts),
     }
-    calls = {(name, n): partial(way, n) for name, way in ways.items() for n in (1, tokens)}
+    work = Work(model)
+    backbones = [model.backbone, text.backbone, *([twin._merged.backbone] if twin._merged else [])]
+    calls = {
+        (name, n): work.counted(f"{name} {n}", partial(way, n), *backbones)
+        for name, way in ways.items()
+        for n in (1, tokens)
+    }
     answers = {key: call() for key, call in calls.items()}
     (bare,) = model.answer_from_text([QUESTION], [texts], max_new_tokens=tokens)
     right = {MERGED: answers[MEMORY, tokens] == answers[MERGED, tokens]}
@@ -43,7 +49,6 @@ def test_tokens(benchmark, models, size, device, environment, recorder, summary,
     turns = Turns({" ".join(map(str, key)): call for key, call in calls.items()}, device)
     turns.benchmark(benchmark, f"{MEMORY} {tokens}", ROUNDS[size.name])
     benchmark.extra_info.update(environment, seconds=turns.seconds, rate=rate)
-    weights = layer_weights(model)
     prompts = dict.fromkeys((MEMORY, MERGED), model.prompt_tokens(QUESTION, DOCUMENTS))
     prompts[TEXT] = len(text.prompt(QUESTION, texts))
     for name in ways:
@@ -60,14 +65,11 @@ def test_tokens(benchmark, models, size, device, environment, recorder, summary,
                 reason = "no longer than the first token, within noise"
                 recorder.withhold("generate", case, name, reason, rate=rate)
                 continue
-            # Each pass reads all weights; attention, LoRA and the output head are not counted.
-            positions = prompts[name] if case == "first token" else count
-            amounts = {
-                "prompt_tokens": prompts[name],
-                "tokens": count,
-                "bytes": weights * model.dtype.itemsize * count,
-                "flops": 2 * weights * positions,
-            }
+            amounts = work.amounts(f"{name} 1")
+            if case == "further tokens":
+                all_of = work.amounts(f"{name} {tokens}")
+                amounts = {what: all_of[what] - amount for what, amount in amounts.items()}
+            amounts |= {"prompt_tokens": prompts[name], "tokens": count}
             recorder.seconds("generate", case, {name: seconds}, {"rate": rate}, amounts)
         beyond = turns.median(f"{name} {tokens}") - turns.median(f"{name} 1")
         speed = f"{(tokens - 1) / beyond:.1f} tokens/s" if beyond > 0 else "others within noise"

@@ -11,18 +11,22 @@ from typing import Any
 
 import pytest
 import torch
+from baselines.reference_way import ReferenceWay
 from baselines.text_rag import TextRag
 from peak import available_memory
 from questions import QUESTION, full_documents
-from scoring.data import stored
+from scoring.data import exact_topk, furthest_apart, stored, tolerance
+from torch import Tensor
 from turns import Turns
 from workload import load_model
 
 from clara_kernels import Corpus, cosine_topk, rank_and_select
+from clara_kernels.dispatch import cpu_tensors_use
 
 LIMIT, HIDDEN = 256, 576
 RATE = 16
 K = 5
+CHECKED = 64  # tokens of documents that are compressed or read another way, too
 
 INDEXED = {"smoke": (10, 1_000), "small": (10, 100, 1_000, 10_000, 100_000, 1_000_000)}
 # The longest is what leaves room for its memory tokens in 8,192 positions.
@@ -64,6 +68,11 @@ def sizes(table: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
     return table.get(name, table["small"])
 
 
+def check_search(call: Callable[[], Any], queries: Tensor, rows: Tensor) -> None:
+    found, exact = call()[1], exact_topk(queries, rows, K)
+    assert furthest_apart(found, exact, queries, rows) <= tolerance(queries, rows.dtype)
+
+
 @pytest.mark.usefixtures("compiled_search")
 def test_documents_in_the_index(grow, size, device, recorder):
     """Of int8 rows at 128x: 1,152 bytes a document."""
@@ -78,6 +87,7 @@ def test_documents_in_the_index(grow, size, device, recorder):
     query = torch.randn(1, width, generator=torch.Generator().manual_seed(1)).to(device)
     corpus = Corpus(rows)
     calls = {n: partial(cosine_topk, query, corpus[:n], K) for n in counts}
+    check_search(calls[counts[-1]], query, rows)
     grow(case, of, calls)
 
 
@@ -91,6 +101,7 @@ def test_queries_at_once(grow, size, device):
     queries = torch.randn(counts[-1], width, generator=generator).to(device)
     corpus = Corpus(rows)
     calls = {n: partial(cosine_topk, queries[:n], corpus, K) for n in counts}
+    check_search(calls[counts[-1]], queries, rows)
     grow(f"search of {documents:,}, int8 at 128x", "queries at once", calls)
 
 
@@ -104,6 +115,9 @@ def test_length_of_a_document(grow, backbone, size, device):
         model.compress(["The river runs north."])  # its weights become resident
         (text,) = full_documents(1, model.tokenizer.tokenizer, length)
         calls[length] = partial(model.compress, [text])
+        if length <= CHECKED:
+            theirs = ReferenceWay(model).compress([text])
+            torch.testing.assert_close(calls[length]().memory, theirs, rtol=1e-3, atol=1e-3)
     grow(f"compress at {RATE}x", "tokens of a document", calls, long=True)
 
 
@@ -116,6 +130,9 @@ def test_length_of_a_text_prompt(grow, backbone, size, device):
     for length in sizes(TEXTS, size.name):
         texts = full_documents(5, model.tokenizer.tokenizer, length // 5)
         calls[length] = partial(text.answer, QUESTION, texts, 1)
+        if length <= 5 * CHECKED:
+            (bare,) = model.answer_from_text([QUESTION], [texts], max_new_tokens=1)
+            assert calls[length]().strip() == bare.strip()
     grow("first token from text", "tokens of five documents", calls, long=True)
 
 
@@ -129,4 +146,7 @@ def test_candidates_of_a_question(grow, size, device):
     for count in counts:
         documents = memory[:, :count].contiguous()
         calls[count] = partial(rank_and_select, query, documents, K, temperature=0.02)
+        with cpu_tensors_use("reference"):
+            expected = calls[count]()
+        torch.testing.assert_close(calls[count](), expected)
     grow("rank and select", "candidates of each of 4 questions", calls)

@@ -86,7 +86,7 @@ def test_answer(
         turns,
         {"rate": rate, **where(found)},
         amounts={"new_tokens": tokens},
-        of_each={name: {"prompt_tokens": prompts[name]} for name in names},
+        of_each={n: {"prompt_tokens": prompts[n], **ways.work.amounts(n)} for n in names},
     )
     benchmark.extra_info.update(environment, seconds=turns.seconds, rate=rate)
     record_stages(recorder, ways, turns, {"rate": rate, **where(found)}, tokens)
@@ -138,7 +138,8 @@ def sweep(
             recorder.withhold("question", FIRST, name, reason, **place)
         kept = {name: calls[name] for name in names if name in calls and name not in wrong}
         turns = Turns(kept, device).run(SWEEP_ROUNDS[size.name])
-        recorder.turns("question", FIRST, turns, place)
+        amounts = {name: ways.work.amounts(name) for name in kept}
+        recorder.turns("question", FIRST, turns, place, of_each=amounts)
         measured[top_k, corpus] = turns
     return measured
 

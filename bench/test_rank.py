@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
-from baselines.search import torch_topk
+from baselines.search import FaissSearch, faiss, torch_topk
 from peak import available_memory
-from scoring.data import furthest_apart, stored
+from scoring.data import SAME, exact_topk, furthest_apart, stored, tolerance
 from torch.nn.functional import normalize
 from turns import Turns
 
@@ -26,7 +27,6 @@ K = 5
 QUERIES = 16
 ROUNDS = {"smoke": 1, "small": 6, "full": 10}
 SHARE = 0.4  # of the memory there is
-SAME = 1e-6  # cosines that may be ordered either way
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,6 +35,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         counts = DOCUMENTS[size]
         metafunc.parametrize("count", counts, ids=[f"{count} documents" for count in counts])
         metafunc.parametrize("dtype", STORED[size])
+
+
+def with_faiss(queries, rows, k, found, recorder, where, device) -> dict[str, Callable[[], object]]:
+    """FAISS' flat index of rows of norm 1, where it is installed, has room and finds the same."""
+    reason = ""
+    if device.type != "cpu":
+        reason = "faiss-cpu searches on a CPU"
+    elif faiss(torch.get_num_threads()) is None:
+        reason = "faiss is not installed"
+    elif rows.nbytes > available_memory(device) / 2:
+        reason = f"a copy of {rows.nbytes / 2**30:.1f} GiB of memory tokens does not fit here"
+    if not reason:
+        search = partial(FaissSearch(rows), queries, k)
+        apart = furthest_apart(found, search()[1], queries, rows)
+        if apart <= SAME:
+            return {"FAISS": search}
+        reason = f"cosines of rows found instead of others differ by {apart:.1e}"
+    recorder.withhold("rank", "search", "FAISS", reason, **where)
+    return {}
 
 
 @pytest.mark.usefixtures("compiled_search")
@@ -54,13 +73,14 @@ def test_search(benchmark, size, device, environment, recorder, summary, rate, c
     queries = torch.randn(QUERIES, width, generator=generator, device=device)
     k = min(K, count)
     calls = {"ours": partial(cosine_topk, queries, corpus, k)}
-    if dtype == "float32":  # the only one in which PyTorch finds the same rows
+    found, exact = calls["ours"]()[1], exact_topk(queries, rows, k)
+    apart = furthest_apart(found, exact, queries, rows)
+    same = tolerance(queries, rows.dtype)
+    assert apart <= same, f"cosines of rows found instead of others differ by {apart}"
+    if dtype == "float32":  # the only one in which PyTorch and FAISS find the same rows
         peer = normalize(rows, dim=1)
-        unit = normalize(queries, dim=1)
-        found, theirs = calls["ours"]()[1], torch_topk(unit, peer, k)[1]
-        apart = furthest_apart(found, theirs, queries, rows)
-        assert apart <= SAME, f"cosines of rows found instead of others differ by {apart}"
-        calls["torch"] = partial(torch_topk, unit, peer, k)
+        calls["torch"] = partial(torch_topk, normalize(queries, dim=1), peer, k)
+        calls |= with_faiss(queries, peer, k, found, recorder, where, device)
     turns = Turns(calls, device, shortest=2e-3).warm()
     turns.benchmark(benchmark, "ours", ROUNDS[size.name])
     amounts = {"queries": QUERIES, "bytes": needed, "flops": 2 * QUERIES * count * width}
@@ -69,6 +89,6 @@ def test_search(benchmark, size, device, environment, recorder, summary, rate, c
     line = (
         f"{rate:4}x {count:>9,} documents, {dtype}: {QUERIES / turns.median('ours'):,.0f} queries/s"
     )
-    if "torch" in calls:
-        line += f", {turns.ratio('torch', 'ours'):.2f} times torch"
+    for name in calls.keys() - {"ours"}:
+        line += f", {turns.ratio(name, 'ours'):.2f} times {name}"
     summary.append(line)

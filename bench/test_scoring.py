@@ -13,7 +13,15 @@ import torch
 from baselines.search import FaissSearch, faiss, torch_topk
 from peak import peak_memory
 from promises import Promise, Report
-from scoring.data import furthest_apart, gaussian, groups, recall, word_documents
+from scoring.data import (
+    SAME,
+    furthest_apart,
+    gaussian,
+    groups,
+    recall,
+    tolerance,
+    word_documents,
+)
 from scoring.memory import prepare_ours, prepare_torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -45,7 +53,6 @@ KINDS = {
     word_documents: "means of random words' vectors",
 }
 
-SAME = 1e-6  # cosines that may be ordered either way
 HEAD = ("rows", "B", "ours", "limit", "ours/limit", "torch", "FAISS", "best peer/ours")
 
 
@@ -148,8 +155,7 @@ def check_same(data: Data) -> None:
         wide = normalize(corpus.rows.float(), dim=1)
         exact = torch_topk(data.queries, wide, K)[1]
         found = cosine_topk(data.queries, corpus, K)[1]
-        # Queries for int8 rows are rounded to 16 bits.
-        same = SAME if name != "int8" else int8_bound(data.queries)
+        same = tolerance(data.queries, corpus.rows.dtype)
         apart = furthest_apart(found, exact, data.queries, wide)
         assert apart <= same, f"{name}: cosines of rows found instead of others differ by {apart}"
         for side in ("torch", "FAISS"):
@@ -161,11 +167,6 @@ def check_same(data: Data) -> None:
                 assert furthest_apart(found, theirs, data.queries, wide) <= SAME
             else:
                 assert recall(theirs, exact) >= 0.5, f"{name}, {side}"
-
-
-def int8_bound(queries: Tensor) -> float:
-    largest, norm = queries.abs().amax(1), queries.norm(dim=1)
-    return (SAME + queries.shape[1] ** 0.5 * largest / (65278 * norm)).max().item()
 
 
 @pytest.mark.parametrize("batch", BATCHES)

@@ -18,6 +18,7 @@ from training_steps import (
     ranking_examples,
 )
 from turns import Turns
+from work import Work
 
 from clara import Clara
 
@@ -57,9 +58,14 @@ def measured(benchmark, recorder, summary, environment) -> Callable[..., float]:
             ours, theirs = steps.our_loss().item(), steps.their_loss().item()
         assert ours == pytest.approx(theirs, rel=SAME), "the two ways compute different losses"
         steps.ours()  # seconds, of which the first call takes longer; theirs take a minute
-        calls = {"ours": steps.ours, "reference way": steps.theirs}
+        work, model, reference = Work(steps.model), steps.model, steps.reference
+        calls = {
+            "ours": work.counted("ours", steps.ours, model.backbone),
+            "reference way": work.counted("reference way", steps.theirs, reference.backbone),
+        }
         turns = Turns(calls).benchmark(benchmark, "ours", rounds)
-        recorder.turns("training", case, turns, where, amounts)
+        counted = {name: work.amounts(name) for name in calls}
+        recorder.turns("training", case, turns, where, amounts, counted)
         benchmark.extra_info.update(environment, seconds=turns.seconds, **where)
         ratio = turns.ratio("reference way", "ours")
         details = ", ".join(f"{name} {value}" for name, value in where.items())

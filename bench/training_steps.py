@@ -29,11 +29,15 @@ class Steps:
     """Two models with the same weights and a step of each; `batch` is what both read.
 
     Attributes:
+        model: ours.
+        objective, reference: what computes the loss of either way.
         ours, theirs: called for a step, return its loss.
     """
 
-    def __init__(self, objective: nn.Module, reference: ReferenceTraining, batch: Any) -> None:
-        self.objective, self.reference, self.batch = objective, reference, batch
+    def __init__(
+        self, model: Clara, objective: nn.Module, reference: ReferenceTraining, batch: Any
+    ) -> None:
+        self.model, self.objective, self.reference, self.batch = model, objective, reference, batch
         self._optimizers = [_optimizer(objective), _optimizer(reference)]
 
     def our_loss(self) -> torch.Tensor:
@@ -61,7 +65,8 @@ class CompressionSteps(Steps):
         encoder = Encoder(model.tokenizer, model.config, None)
         reference = ReferenceTraining(model, (COMPRESSOR, GENERATOR), trains_rows=True)
         objective = CompressionObjective(model, alignment_weight=ALIGNMENT).train()
-        super().__init__(objective, reference.train(), CompressionCollator(encoder)(examples))
+        batch = CompressionCollator(encoder)(examples)
+        super().__init__(model, objective, reference.train(), batch)
 
     def their_loss(self) -> torch.Tensor:
         return self.reference.pretraining_loss(self.batch, ALIGNMENT)
@@ -80,7 +85,7 @@ class EndToEndSteps(Steps):
         schedule = SelectionSchedule(model.config)
         objective = EndToEndObjective(model, memory, top_k=top_k, schedule=schedule).train()
         batch = RankingCollator(encoder, top_k)(examples)
-        super().__init__(objective, reference.train(), batch)
+        super().__init__(model, objective, reference.train(), batch)
         self._top_k, self._temperature = top_k, model.config.temperature
         passages = [encoder.passages([text], "document")[0] for text in texts]
         self._documents = encoder.pack(passages).batch

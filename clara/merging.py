@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
 from clara.adapters import GENERATOR, Adapters
+from clara.free_memory import free_memory
 
 
 def parameter_versions(parameters: Iterable[nn.Parameter]) -> tuple[int, ...]:
@@ -73,11 +72,5 @@ def merged_copy_fits(backbone: PreTrainedModel) -> bool:
         for layer in backbone.modules()
         if isinstance(layer, LoraLayer)
     ]
-    needed = sum(weight.numel() * weight.element_size() for weight in weights)
-    if weights[0].device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(weights[0].device)
-    elif "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        return True
-    return needed < 0.9 * free
+    needed: int = sum(weight.nbytes for weight in weights)
+    return needed < 0.9 * free_memory(weights[0].device)

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from baselines.compiled import compiling
+from environment import l2_bytes
 from measure import Calls, samples
-from results import l2_bytes
 from turns import Turns, median_ratio
 
 from clara_kernels.dispatch import cpu_tensors_use

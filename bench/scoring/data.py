@@ -9,6 +9,7 @@ from torch.nn.functional import embedding_bag, normalize
 DOCUMENT_WORDS = 96
 QUERY_WORDS = 12
 QUERIES = 256
+SAME = 1e-6
 
 
 def gaussian(count: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -82,3 +83,24 @@ def furthest_apart(found: Tensor, expected: Tensor, queries: Tensor, rows: Tenso
         return (normalize(q, dim=1) * normalize(row, dim=1)).sum(1)
 
     return (cosines(found) - cosines(expected)).abs().max().item()
+
+
+def exact_topk(queries: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Rows `[B, k]` of the highest cosines, computed in float32 part by part."""
+    scores, places, start = [], [], 0
+    for part in rows.split(max(1, 2**25 // rows.shape[1])):
+        found = (queries @ normalize(part.float(), dim=1).T).topk(min(k, len(part)))
+        scores.append(found.values)
+        places.append(found.indices + start)
+        start += len(part)
+    best = torch.cat(scores, 1).topk(k).indices
+    return torch.cat(places, 1).gather(1, best)
+
+
+def tolerance(queries: Tensor, dtype: torch.dtype) -> float:
+    """How far cosines may be apart that are ordered either way: float32 rounds sums; for int8 rows
+    queries are rounded to 16 bits, in steps of their largest value / 32,639."""
+    if dtype != torch.int8:
+        return SAME
+    largest, norm = queries.abs().amax(1), queries.norm(dim=1)
+    return (SAME + queries.shape[1] ** 0.5 * largest / (65278 * norm)).max().item()

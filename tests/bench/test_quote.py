@@ -41,6 +41,14 @@ def rows():
         yield measurement("compress", "peak memory", name, [time * 2**20], "bytes", rate=16)
         yield measurement("training", "pretraining step", name, [time, 2 * time], rate=16)
     yield measurement("compress", "throughput", "ours", [2.0], amounts=amounts, rate=128)
+    for operator in quote.OPERATORS:
+        for rate, names in ((4, ("ours", "eager", "peer")), (16, ("ours", "peer"))):
+            for name, time in zip(names, (2e-3, 4e-3, 1e-3)):
+                case = f"{operator}, forward"
+                yield measurement("operators", case, name, [time, 3 * time, time], rate=rate)
+    at = {"documents": 1000, "columns": 576, "queries": 1, "dtype": "int8"}
+    yield measurement("scoring", "search", "ours", [1e-3], **at)
+    yield measurement("scoring", "search", "torch", [3e-3], **at)
 
 
 @pytest.fixture
@@ -106,6 +114,16 @@ EXPECTED = {
         "| 3.00 (3.00 to 3.00) |"
     ],
     "promises": ["| first token | at least 4 | 5 | kept |"],
+    "scoring": [
+        "| search | documents 1,000, columns 576, queries 1, dtype int8 | 1.00 ms | 3.00 ms (3.00) |"
+    ],
+}
+EXPECTED |= {
+    operator: [
+        "| forward | 4x | 2.00 ms | 4.00 ms (2.00) | 1.00 ms (0.50) |",
+        "| forward | 16x | 2.00 ms |  | 4.00 ms (2.00) |",
+    ]
+    for operator in quote.OPERATORS
 }
 
 
@@ -169,7 +187,7 @@ def test_blocks_in_code_are_left_alone(root):
         (
             FILE,
             "speed",
-            "no table 'speed'; there are answers, compress, memory, training, promises",
+            f"no table 'speed'; there are {', '.join(quote.TABLES)}",
         ),
         (
             "bench/results/none.json",

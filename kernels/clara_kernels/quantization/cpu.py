@@ -1,4 +1,4 @@
-"""The reference on slices of rows that stay in the cache between its passes."""
+"""Slices of rows that stay in the cache between passes, of which there are as few as can be."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from . import reference
+from ..ragged import accumulation_dtype
+from .reference import GROUP, group_count, scales_of
 
 _SLICE_VALUES = 1 << 18
 
@@ -15,25 +17,47 @@ _SLICE_VALUES = 1 << 18
 def quantize(memory: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """As `reference.quantize`."""
     rows, width = memory.shape
-    if rows * width <= _SLICE_VALUES:
-        return reference.quantize(memory, bits)
-    groups = (rows,) if bits == 8 else (rows, reference.group_count(width))
-    scales = torch.empty(groups, dtype=torch.float32)
-    bytes_per_row = width if bits == 8 else (width + 1) // 2
-    codes = torch.empty(rows, bytes_per_row, dtype=torch.int8 if bits == 8 else torch.uint8)
+    groups = 1 if bits == 8 else group_count(width)
+    padding = 0 if bits == 8 else groups * GROUP - width
+    columns = width if bits == 8 else (width + 1) // 2
+    scales = torch.empty(rows, groups, dtype=torch.float32)
+    codes = torch.empty(rows, columns, dtype=torch.int8 if bits == 8 else torch.uint8)
     for part in _slices(rows, width):
-        codes[part], scales[part] = reference.quantize(memory[part], bits)
-    return codes, scales
+        values = memory[part].to(accumulation_dtype(memory))
+        values = (pad(values, (0, padding)) if padding else values).unflatten(1, (groups, -1))
+        scales[part] = of_part = scales_of(values, bits)
+        steps = _steps(values, of_part).flatten(1)
+        codes[part] = steps if bits == 8 else _packed(steps)[:, :columns]
+    return codes, scales[:, 0] if bits == 8 else scales
+
+
+def _steps(values: Tensor, scales: Tensor) -> Tensor:
+    """Codes as floating-point numbers; 0 where the scale is 0 or NaN."""
+    steps = values / torch.where(scales > 0, scales, torch.inf)[..., None]
+    if scales.isnan().any():  # as inf / inf is
+        steps.nan_to_num_()
+    return steps.round_()
+
+
+def _packed(steps: Tensor) -> Tensor:
+    """Two of an even number of codes in a byte."""
+    low, high = steps.to(torch.int8).view(torch.uint8).unflatten(1, (-1, 2)).unbind(2)
+    return low & 15 | high << 4
 
 
 def dequantize(codes: Tensor, scales: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """As `reference.dequantize`."""
-    rows = codes.shape[0]
-    if rows * width <= _SLICE_VALUES:
-        return reference.dequantize(codes, scales, width, dtype)
+    rows, bits = codes.shape[0], 8 if codes.dtype == torch.int8 else 4
+    groups = 1 if bits == 8 else group_count(width)
     out = torch.empty(rows, width, dtype=dtype)
     for part in _slices(rows, width):
-        out[part] = reference.dequantize(codes[part], scales[part], width, dtype)
+        signed = codes[part].view(torch.int8)
+        if bits == 4:  # shifts of int8 keep the sign
+            signed = torch.stack([signed << 4 >> 4, signed >> 4], 2).flatten(1)
+            signed = pad(signed, (0, groups * GROUP - signed.shape[1]))
+        values = signed.float().unflatten(1, (groups, -1))
+        values *= scales[part].view(-1, groups, 1)
+        out[part] = values.flatten(1)[:, :width]
     return out
 
 

@@ -26,19 +26,19 @@ def quantize(memory: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Codes and scales of the rows of memory `[R, H]`; see `clara_kernels.quantize_memory`."""
     values = memory.to(accumulation_dtype(memory))
     if bits == 8:
-        scales = _scales(values, bits)
+        scales = scales_of(values, bits)
         return _codes(values, scales[:, None], bits), scales
     rows, width = values.shape
     groups = group_count(width)
     values = torch.nn.functional.pad(values, (0, groups * GROUP - width)).view(rows, groups, GROUP)
-    scales = _scales(values, bits)  # [R, groups]
+    scales = scales_of(values, bits)  # [R, groups]
     codes = _codes(values, scales[..., None], bits).view(torch.uint8)
     codes = codes.view(rows, groups * GROUP // 2, 2)
     packed = (codes[..., 0] & 15) | (codes[..., 1] << 4)
     return packed[:, : (width + 1) // 2].contiguous(), scales
 
 
-def _scales(values: Tensor, bits: int) -> Tensor:
+def scales_of(values: Tensor, bits: int) -> Tensor:
     """Of the last dimension, float32."""
     highest = values.abs().amax(-1)  # NaN if any value is
     scales = (highest / LARGEST_CODE[bits]).float()
