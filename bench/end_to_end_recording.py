@@ -18,7 +18,9 @@ from clara.benchmarks.results import Measurement, ResultsError, read_results
 class Recording(Recorder):
     """A recorder that writes copies too, and tells of each measurement."""
 
-    def __init__(self, path: Path, copies: Sequence[Path], environment: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path | None, copies: Sequence[Path], environment: Mapping[str, Any]
+    ) -> None:
         super().__init__(path, environment)
         self.copies = copies
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clara.index import MemoryIndex
 
 QUESTION = "Which of these rivers is the longest, and through which countries does it flow?"
-REAL = 20
+REAL = 10
 """Documents that were compressed; the others in an index are random, and never found."""
 
 MEMORY, MERGED, ONLINE = "memory", "memory, generator merged", "compressed online"

@@ -14,7 +14,7 @@ from turns import Turns
 from workload import documents, layer_weights, prepare_ours, prepare_reference
 
 COMPARED_RATE = 16
-ROUNDS = {"smoke": 1, "small": 4, "full": 10}
+ROUNDS = {"smoke": 1, "small": 3, "full": 10}
 MEMORY_DOCUMENTS = 24  # more than a batch of either
 
 # What is promised of compression on CPU, beside the reference's way.

@@ -19,7 +19,7 @@ from clara import CompressedDocuments
 MemoryIndex = pytest.importorskip("clara.index", exc_type=ImportError).MemoryIndex
 
 LIMIT, HIDDEN = 256, 576
-DOCUMENTS = {"smoke": 200, "small": 4_000, "full": 10_000}
+DOCUMENTS = {"smoke": 200, "small": 2_000, "full": 10_000}
 IN_ONE = 1_000  # documents of an `add`
 K, QUERIES = 5, 16
 ROUNDS = {"smoke": 1, "small": 4, "full": 6}

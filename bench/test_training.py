@@ -29,7 +29,7 @@ INSTRUCTIONS = {"small": (1, 5), "smoke": (1, 2)}  # and documents of each
 DOCUMENTS = {"small": 8, "smoke": 1}
 OTHER_DOCUMENTS = {"small": 3, "smoke": 1}  # at the other rates
 ROUNDS = {"small": 2, "smoke": 1}
-TINY_ROUNDS = {"small": 4, "smoke": 1}
+TINY_ROUNDS = {"small": 3, "smoke": 1}
 
 # What is promised on CPU, beside the reference's way.
 END_TO_END_FASTER = 12.0

@@ -159,7 +159,7 @@ def test_ways_that_compute_something_else_are_told_apart(ways):
 
 
 def test_a_way_that_computes_something_else_gets_no_figure(ways, monkeypatch):
-    recorder = bench.Recorder(None, {})
+    recorder = bench.Recording(None, [], {})
     monkeypatch.setattr(BatchWays, "differences", lambda self: {TEXT: 0.5, ONLINE: 0.0})
     monkeypatch.setattr(bench, "BatchWays", lambda *arguments: ways)
     run = bench.Run(CPU, recorder, bench.TINY, exact={MERGED: 0.2})
@@ -174,7 +174,7 @@ def test_a_way_that_computes_something_else_gets_no_figure(ways, monkeypatch):
 
 
 def test_a_few_layers_are_compared_in_float32(monkeypatch):
-    run = bench.Run(CPU, bench.Recorder(None, {}), bench.TINY)
+    run = bench.Run(CPU, bench.Recording(None, [], {}), bench.TINY)
     loaded = []
     monkeypatch.setattr(bench, "BatchWays", lambda *a: loaded.append(a[0]) or BatchWays(*a))
     assert run.check_exactly("random:tiny")

@@ -142,7 +142,7 @@ class TestWays:
         assert len(found.index) == 60
         assert not any(text == "filler" for text in found.texts)
         (best,) = found.index.search(ways.model.encode_queries(["What?"]), 60)
-        assert sum(hit.text == "filler" for hit in best) == 40
+        assert sum(hit.text == "filler" for hit in best) == 50
         compressed = ways.model.compress(["The river."])
         rows = filler(compressed, 3, 8)
         assert rows.memory.std() == pytest.approx(compressed.memory.std().item(), rel=0.1)
