@@ -13,13 +13,11 @@ from typing import Any
 
 import torch
 
+import clara_kernels
+
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {
-    "triton": "triton",
-    "transformers": "transformers",
-    "peft": "peft",
-    "clara": "clara-rag",
-}
+PACKAGES = ("triton", "transformers", "peft")
+SOURCES = {"clara": "*.py", "kernels": "*.py", "bench": "*.py", "csrc": "*.*"}
 _L2_BYTES = 64 << 20  # where PyTorch does not say
 
 
@@ -36,7 +34,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if cuda else None,
-        **{name: _version(package) for name, package in PACKAGES.items()},
+        **{name: _version(name) for name in PACKAGES},
+        "clara": clara_kernels.__version__,
         "commit": _output(["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]),
         "sources": _sources(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -80,9 +79,9 @@ def _output(command: list[str]) -> str | None:
 
 
 def _sources() -> str:
-    """Digest of the operators' sources: names them where there is no commit to name."""
+    """Digest of the code: names it where there is no commit to name."""
     digest = hashlib.sha256()
-    folder = ROOT / "kernels" / "clara_kernels"
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    for folder, kind in SOURCES.items():
+        for path in sorted((ROOT / folder).rglob(kind)):
+            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

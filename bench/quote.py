@@ -138,8 +138,7 @@ def _beside_ours(measured: Sequence[Measurement], operator: str = "") -> Table:
     Args:
         operator: left out of the cases' names.
     """
-    others = list(dict.fromkeys(each.implementation for each in measured))
-    others.remove("ours")
+    others = [name for name in dict.fromkeys(m.implementation for m in measured) if name != "ours"]
     found = {each.key: each for each in measured}
     rows = []
     for own in (each for each in measured if each.implementation == "ours"):

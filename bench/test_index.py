@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 from turns import Turns
 
 from clara import CompressedDocuments
@@ -56,8 +56,11 @@ def test_index(benchmark, size, environment, recorder, summary, rate, tmp_path):
     opened = MemoryIndex.open(built)
     scores = normalize(queries.flatten(1)) @ normalize(part.memory.flatten(1)).T
     best = scores.repeat(1, times).topk(K).values
-    found = torch.tensor([[hit.score for hit in hits] for hits in opened.search(queries, K)])
-    torch.testing.assert_close(found, best, rtol=0, atol=1e-5)
+    found = opened.search(queries, K)
+    close = partial(torch.testing.assert_close, rtol=0, atol=1e-5)
+    close(torch.tensor([[hit.score for hit in hits] for hits in found]), best)
+    memory = torch.stack([torch.stack([hit.memory for hit in hits]) for hits in found])
+    close(cosine_similarity(queries.flatten(1)[:, None], memory.flatten(2), dim=2), best)
     calls = {
         "build": build,
         "open": lambda: MemoryIndex.open(built).search(queries[:1], K),

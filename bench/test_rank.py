@@ -80,6 +80,8 @@ def test_search(benchmark, size, device, environment, recorder, summary, rate, c
     if dtype == "float32":  # the only one in which PyTorch and FAISS find the same rows
         peer = normalize(rows, dim=1)
         calls["torch"] = partial(torch_topk, normalize(queries, dim=1), peer, k)
+        apart = furthest_apart(found, calls["torch"]()[1], queries, rows)
+        assert apart <= SAME, f"cosines of rows that torch found differ by {apart}"
         calls |= with_faiss(queries, peer, k, found, recorder, where, device)
     turns = Turns(calls, device, shortest=2e-3).warm()
     turns.benchmark(benchmark, "ours", ROUNDS[size.name])

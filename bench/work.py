@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,8 @@ from clara import Clara
 class Work:
     """Positions that pass through layers, and how often their weights are read.
 
-    Attention, LoRA and the output head are not counted.
+    Attention, LoRA and the output head are not counted. Every position counts in all layers, also
+    where the last one computes memory rows alone.
 
     Args:
         model: what has the weights; merged or loaded again they are as many.
@@ -23,24 +26,21 @@ class Work:
 
     def __init__(self, model: Clara) -> None:
         self._weights, self._itemsize = layer_weights(model), model.dtype.itemsize
-        self._watched: set[PreTrainedModel] = set()
         self._counts: dict[str, list[int]] = {}
-        self._running: list[int] | None = None
 
     def counted(
         self, name: str, call: Callable[[], Any], *backbones: PreTrainedModel
     ) -> Callable[[], Any]:
         """`call`, counting what it computes in `backbones`, to be asked for by `name`."""
-        for backbone in {*backbones} - self._watched:
-            backbone.base_model.register_forward_pre_hook(self._count, with_kwargs=True)
-            self._watched.add(backbone)
+        bodies = {backbone.base_model for backbone in backbones}
 
         def run() -> Any:
-            self._running = self._counts[name] = [0, 0, 0]
-            try:
+            counts = self._counts[name] = [0, 0, 0]
+            with ExitStack() as hooks:
+                for body in bodies:
+                    hook = body.register_forward_pre_hook(partial(_count, counts), with_kwargs=True)
+                    hooks.callback(hook.remove)
                 return call()
-            finally:
-                self._running = None
 
         return run
 
@@ -57,11 +57,11 @@ class Work:
             "flops": 2 * self._weights * computed,
         }
 
-    def _count(self, module: Any, arguments: Any, named: dict[str, Any]) -> None:
-        if self._running is None:
-            return
-        given = named.get("inputs_embeds")
-        given = named["input_ids"] if given is None else given
-        positions, times = given.shape[0] * given.shape[1], 1 + torch.is_grad_enabled()
-        for place, amount in enumerate((positions, times, times * positions)):
-            self._running[place] += amount
+
+def _count(counts: list[int], module: Any, arguments: Any, named: dict[str, Any]) -> None:
+    """Add a pass to positions, passes, and positions that are multiplied with all weights."""
+    given = named.get("inputs_embeds")
+    given = named["input_ids"] if given is None else given
+    positions, times = given.shape[0] * given.shape[1], 1 + torch.is_grad_enabled()
+    for place, amount in enumerate((positions, times, times * positions)):
+        counts[place] += amount

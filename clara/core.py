@@ -210,8 +210,6 @@ class ClaraCore(nn.Module):
     @contextmanager
     def generating(self, adapter: str | None) -> Iterator[PreTrainedModel]:
         """The model to generate with: the merged copy if it is current, or one adapter active."""
-        if self.training:
-            self.prompt_prefixes.clear()
         merged = self._merged
         if merged is not None and (self.training or not merged.is_current(self.adapters)):
             merged = self._merged = None

@@ -99,8 +99,11 @@ def generation_inputs(
     Args:
         adapter: the one that is active in `backbone`.
     """
-    prefix = prefix_ids(prompts) if can_continue(backbone, settings) else []
-    start, longest = len(prefix), max(len(prompt.ids) for prompt in prompts)
+    cache, prefix = None, prefix_ids(prompts) if can_continue(backbone, settings) else []
+    if prefix:
+        cache = model.prompt_prefixes.cache(backbone, adapter, prefix, len(prompts))
+    start = 0 if cache is None else len(prefix)
+    longest = max(len(prompt.ids) for prompt in prompts)
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask[:, :start] = 1
@@ -112,8 +115,7 @@ def generation_inputs(
         "inputs_embeds": model.embed(ids.to(model.device), torch.cat(list(memory))),
         "attention_mask": mask.to(model.device),
     }
-    if prefix:
-        cache = model.prompt_prefixes.cache(backbone, adapter, prefix, len(prompts))
+    if cache is not None:
         inputs["past_key_values"] = cache
     return inputs
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+from transformers.generation import GenerationMode
 
-from clara.merging import parameter_versions
 from clara.prompts import Prompt
 
-_OTHER_CACHES = ("cache_implementation", "prefill_chunk_size", "prompt_lookup_num_tokens")
+_PLAIN = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class PromptPrefix:
     Attributes:
         ids: the tokens, `P` of them.
         adapter: the one they were computed with.
-        version: of the backbone's parameters at that time.
+        version: `state_version` of the backbone at that time.
         states: keys and values `[1, kv heads, P, head_dim]` of each layer.
     """
 
     ids: list[int]
     adapter: str | None
-    version: tuple[int, ...]
+    version: tuple[object, ...]
     states: list[tuple[Tensor, Tensor]]
 
 
@@ -51,21 +51,23 @@ class PromptPrefixes:
     @torch.no_grad()
     def cache(
         self, backbone: PreTrainedModel, adapter: str | None, ids: list[int], batch_size: int
-    ) -> DynamicCache:
+    ) -> DynamicCache | None:
         """A cache for `generate` that begins with the prefix in every row.
 
         Args:
             adapter: the one that is active in `backbone`.
-            ids: the prefix; computed unless it is what was computed last and no parameter has
-                been written to since.
+            ids: the prefix; computed unless it is what was computed last and nothing has been
+                written since.
+
+        Returns:
+            None where writing to the backbone could go unnoticed.
         """
-        version = parameter_versions(backbone.parameters())
-        prefix = self._kept.get(backbone)
-        if prefix is None or (prefix.ids, prefix.adapter, prefix.version) != (
-            ids,
-            adapter,
-            version,
-        ):
+        version = state_version(backbone)
+        if version is None:
+            self._kept.pop(backbone, None)
+            return None
+        prefix, key = self._kept.get(backbone), (ids, adapter, version)
+        if prefix is None or (prefix.ids, prefix.adapter, prefix.version) != key:
             prefix = PromptPrefix(ids, adapter, version, _states(backbone, ids))
             self._kept[backbone] = prefix
         cache = _empty_cache(backbone)
@@ -88,8 +90,9 @@ def can_continue(backbone: PreTrainedModel, settings: GenerationConfig) -> bool:
     """Whether `generate` can go on from a prefix.
 
     It cannot where the cache is not transformers' plain one: in a window that slides, padding
-    after the prefix would count, and of beams `generate` makes copies but not of a given cache.
-    Nor where the rotation of positions depends on the length of the whole prompt.
+    after the prefix would count. Nor by beams, of which `generate` makes copies but not of a given
+    cache, nor with an assistant, whose first pass would read the prefix again. Nor where the
+    rotation of positions depends on the length of the whole prompt.
     """
 
     def asked(name: str) -> object:
@@ -98,11 +101,41 @@ def can_continue(backbone: PreTrainedModel, settings: GenerationConfig) -> bool:
 
     return (
         asked("use_cache") is not False
-        and asked("num_beams") in (None, 1)
-        and not any(map(asked, _OTHER_CACHES))
+        and not asked("cache_implementation")
+        and not asked("prefill_chunk_size")
+        and all(s.get_generation_mode() in _PLAIN for s in (settings, backbone.generation_config))
         and not _rotations(backbone) & {"dynamic", "longrope"}
         and all(type(layer) is DynamicLayer for layer in _empty_cache(backbone).layers)
     )
+
+
+def state_version(backbone: nn.Module) -> tuple[object, ...] | None:
+    """Changes with all that the backbone's result depends on, but for writing through `.data`.
+
+    None where a write could go unnoticed: to what trains, by a fused optimizer, and to tensors made
+    under `torch.inference_mode`.
+    """
+    # Autocast holds in a thread. By hand, as `modules()` and `parameters()` take milliseconds.
+    types = ("cpu", "cuda")
+    found: list[object] = [
+        torch.get_autocast_dtype(t) for t in types if torch.is_autocast_enabled(t)
+    ]
+    left: list[nn.Module | None] = [backbone]
+    while left:
+        module = left.pop()
+        if module is None:
+            continue
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is None:
+                continue
+            if tensor.requires_grad or tensor.is_inference():
+                return None
+            found += (tensor._version, tensor.data_ptr())
+        scaling = vars(module).get("scaling")
+        if isinstance(scaling, dict):  # of the adapters in a LoRA layer
+            found += scaling.values()
+        left += module._modules.values()
+    return tuple(found)
 
 
 def _rotations(backbone: PreTrainedModel) -> set[str]:

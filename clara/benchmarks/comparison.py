@@ -27,7 +27,7 @@ NOISE_OF_FEW = 0.25
 """Of the times of fewer than three samples."""
 
 _FIRST_OF_ALL = ("device", "size", "threads")
-_OF_EVERY_RUN = ("commit", "date", "command")
+_OF_EVERY_RUN = ("commit", "sources", "date", "command")
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,15 @@ class TestWays:
         assert set(lap) == {"query", "rank", "generate"}
         assert all(value > 0 for value in lap.values())
 
+    def test_work_is_counted_of_all_that_computes(self, ways, found):
+        calls = ways.calls(found, 2)
+        for name in (MEMORY, MERGED, TEXT):
+            calls[name]()
+            calls[name]()  # the words that prompts begin with are read before
+        amounts = {name: ways.work.amounts(name) for name in (MEMORY, MERGED, TEXT)}
+        assert amounts[MERGED] == amounts[MEMORY]
+        assert amounts[TEXT]["positions"] == ways.prompt_tokens(found)[TEXT] + 1
+
     def test_prompts_are_as_long_as_said(self, ways, found):
         counts = ways.prompt_tokens(found)
         assert counts[TEXT] > 3 * (LENGTH - 8)

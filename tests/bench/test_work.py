@@ -62,6 +62,8 @@ def test_only_what_runs_within_is_counted(model):
     work = Work(model)
     ids = torch.ones(1, 5, dtype=torch.long)
     one = work.counted("one", lambda: None, model.backbone)
+    hooks = model.backbone.base_model._forward_pre_hooks
+    assert not hooks
     other = work.counted("other", lambda: model.backbone(input_ids=ids), model.backbone)
     with torch.no_grad():
         other()
@@ -69,6 +71,7 @@ def test_only_what_runs_within_is_counted(model):
         model.backbone(input_ids=ids)
     assert work.amounts("one") == amounts(model, 0, 0, 0)
     assert work.amounts("other") == amounts(model, 5, 1, 5)
+    assert not hooks
 
 
 def test_a_call_that_fails_ends_the_counting(model):
@@ -79,5 +82,5 @@ def test_a_call_that_fails_ends_the_counting(model):
 
     with pytest.raises(RuntimeError, match="failed"):
         work.counted("call", fail, model.backbone)()
-    model.backbone(input_ids=torch.ones(1, 5, dtype=torch.long))
     assert work.amounts("call")["positions"] == 0
+    assert not model.backbone.base_model._forward_pre_hooks

@@ -184,6 +184,7 @@ def test_the_memory_needed_is_that_of_the_merged_weights(model, monkeypatch):
         assert merged_copy_fits(model.backbone) is fits
 
 
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux says how much there is")
 def test_memory_that_files_are_kept_in_is_free():
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024

@@ -112,6 +112,7 @@ def in_place(model):
 
 def fused_update(model):
     """Writes to the generator without a trace in the versions of its parameters."""
+    model.adapters.freeze(GENERATOR)
     parameters = list(model.adapters.parameters(GENERATOR).values())
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
@@ -121,7 +122,17 @@ def fused_update(model):
 def trained(model):
     model.train()
     fused_update(model)
+    model.adapters.freeze()
     model.eval()
+
+
+def scaled(model):
+    for layer in model.adapters._layers:
+        layer.scaling[GENERATOR] *= 3
+
+
+def rotated(model):
+    model.backbone.base_model.rotary_emb.inv_freq.mul_(0.5)
 
 
 def backbone_weights(model):
@@ -133,12 +144,14 @@ def dtype(model):
     model.to(torch.float64)
 
 
-@pytest.mark.parametrize("change", [in_place, trained, backbone_weights, dtype])
+@pytest.mark.parametrize("change", [in_place, trained, backbone_weights, scaled, rotated, dtype])
 def test_other_weights_compute_it_again(model, each, monkeypatch, change):
     before = first_logits(model, QUESTIONS, each)
     change(model)
     memory = [m.to(model.dtype) for m in each]
     found = first_logits(model, QUESTIONS, memory)
+    keys, values = model.prompt_prefixes._kept[model.backbone].states[0]
+    assert keys.dtype == values.dtype == model.dtype
     without(monkeypatch)
     expected = first_logits(model, QUESTIONS, memory)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -189,14 +202,15 @@ def test_prompts_without_memory_have_none(model, each):
     assert lengths.seen == [model.text_prompt_tokens(QUESTIONS[0], TEXTS)]
 
 
-@pytest.mark.parametrize("evaluate", [False, True])
-def test_a_model_in_training_computes_it_each_time(model, each, monkeypatch, evaluate):
-    model.train()
+@pytest.mark.parametrize("mode", [True, False])
+def test_nothing_is_kept_of_what_trains(model, each, monkeypatch, mode):
+    model.train(mode)
+    model.adapters.freeze(GENERATOR)
     before = first_logits(model, QUESTIONS, each)
+    assert len(model.prompt_prefixes._kept) == 0
     fused_update(model)
-    if evaluate:
-        model.eval()
-    found = first_logits(model, QUESTIONS, each)
+    with model.evaluating():
+        found = first_logits(model, QUESTIONS, each)
     assert (found - before).abs().max() > 0.01
     without(monkeypatch)
     torch.testing.assert_close(found, first_logits(model, QUESTIONS, each), rtol=1e-4, atol=1e-4)
@@ -209,19 +223,55 @@ def test_a_model_in_training_computes_it_each_time(model, each, monkeypatch, eva
         {"use_cache": False},
         {"cache_implementation": "static"},
         {"cache_implementation": "dynamic"},
+        {"prompt_lookup_num_tokens": 2},
+        {"prefill_chunk_size": 8},
     ],
 )
 @pytest.mark.parametrize("stored", [False, True])
 def test_other_ways_to_generate_do_without(model, each, monkeypatch, settings, stored):
+    assert can_continue(model.backbone, GenerationConfig())
     asked = GenerationConfig(max_new_tokens=6, **({} if stored else settings))
     if stored:
         for name, value in settings.items():
             monkeypatch.setattr(model.backbone.generation_config, name, value)
     assert not can_continue(model.backbone, asked)
-    found = model.generate(QUESTIONS, each, generation_config=asked)
+    if settings.keys() & {"num_beams", "prefill_chunk_size"}:
+        return  # other answers, and none at all from embeddings
+    alone = (QUESTIONS[:1], each[:1])  # assisted generation takes one question
+    found = model.generate(*alone, generation_config=asked)
     assert len(model.prompt_prefixes._kept) == 0
+    monkeypatch.undo()
+    assert model.generate(*alone, max_new_tokens=6) == found
+
+
+def test_autocast_computes_its_own(model, each, monkeypatch):
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = first_logits(model, QUESTIONS, each)
+    found = first_logits(model, QUESTIONS, each)
     without(monkeypatch)
-    assert model.generate(QUESTIONS, each, generation_config=asked) == found
+    expected = first_logits(model, QUESTIONS, each)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (rounded - expected).abs().max() > 1e-3
+
+
+def test_under_inference_mode(tiny_backbone, each, model):
+    expected = model.generate(QUESTIONS, each, max_new_tokens=8)
+    with torch.inference_mode():
+        made = new_model(tiny_backbone("llama"))
+        assert made.generate(QUESTIONS, each, max_new_tokens=8) == expected
+        assert len(made.prompt_prefixes._kept) == 0
+        assert model.generate(QUESTIONS, each, max_new_tokens=8) == expected
+        assert model.merge_generator()
+        assert model.generate(QUESTIONS, each, max_new_tokens=8) == expected
+    assert model.generate(QUESTIONS, each, max_new_tokens=8) == expected
+
+
+def test_states_made_under_inference_mode_serve_outside(model, each):
+    with torch.inference_mode():
+        expected = model.generate(QUESTIONS, each, max_new_tokens=8)
+    kept = model.prompt_prefixes._kept[model.backbone]
+    assert model.generate(QUESTIONS, each, max_new_tokens=8) == expected
+    assert model.prompt_prefixes._kept[model.backbone] is kept
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..ragged import accumulation_dtype
+from . import reference
 from .reference import GROUP, group_count, scales_of
 
 _SLICE_VALUES = 1 << 18
@@ -48,6 +49,8 @@ def _packed(steps: Tensor) -> Tensor:
 def dequantize(codes: Tensor, scales: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """As `reference.dequantize`."""
     rows, bits = codes.shape[0], 8 if codes.dtype == torch.int8 else 4
+    if rows * width <= _SLICE_VALUES:
+        return reference.dequantize(codes, scales, width, dtype)
     groups = 1 if bits == 8 else group_count(width)
     out = torch.empty(rows, width, dtype=dtype)
     for part in _slices(rows, width):
