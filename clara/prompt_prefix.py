@@ -115,26 +115,26 @@ def state_version(backbone: nn.Module) -> tuple[object, ...] | None:
     None where a write could go unnoticed: to what trains, by a fused optimizer, and to tensors made
     under `torch.inference_mode`.
     """
-    # Autocast holds in a thread. By hand, as `modules()` and `parameters()` take milliseconds.
+    # By hand: `modules()` and `parameters()` take milliseconds. Autocast holds in a thread.
     types = ("cpu", "cuda")
     found: list[object] = [
         torch.get_autocast_dtype(t) for t in types if torch.is_autocast_enabled(t)
     ]
-    left: list[nn.Module | None] = [backbone]
-    while left:
-        module = left.pop()
+    modules: list[nn.Module | None] = [backbone]
+    for module in modules:  # which grows
         if module is None:
             continue
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is None:
-                continue
-            if tensor.requires_grad or tensor.is_inference():
-                return None
-            found += (tensor._version, tensor.data_ptr())
-        scaling = vars(module).get("scaling")
+        modules.extend(module._modules.values())
+        for tensors in (module._parameters, module._buffers):
+            for tensor in tensors.values():
+                if tensor is None:
+                    continue
+                if tensor.requires_grad or tensor.is_inference():
+                    return None
+                found += (tensor._version, tensor.data_ptr())
+        scaling = module.__dict__.get("scaling")
         if isinstance(scaling, dict):  # of the adapters in a LoRA layer
             found += scaling.values()
-        left += module._modules.values()
     return tuple(found)
 
 
