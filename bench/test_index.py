@@ -22,7 +22,7 @@ LIMIT, HIDDEN = 256, 576
 DOCUMENTS = {"smoke": 200, "small": 2_000, "full": 10_000}
 IN_ONE = 1_000  # documents of an `add`
 K, QUERIES = 5, 16
-ROUNDS = {"smoke": 1, "small": 4, "full": 6}
+ROUNDS = {"smoke": 1, "small": 3, "full": 6}
 
 
 def documents(count: int, memory_tokens: int) -> CompressedDocuments:

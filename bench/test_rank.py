@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.in
 STORED = {"smoke": ("float32",), "small": ("float32", "int8"), "full": tuple(DTYPES)}
 K = 5
 QUERIES = 16
-ROUNDS = {"smoke": 1, "small": 6, "full": 10}
+ROUNDS = {"smoke": 1, "small": 4, "full": 10}
 SHARE = 0.4  # of the memory there is
 
 

@@ -27,9 +27,9 @@ TOP_K = 5
 QUESTIONS = {"small": (4, 20), "smoke": (1, 6)}  # and candidates of each
 INSTRUCTIONS = {"small": (1, 5), "smoke": (1, 2)}  # and documents of each
 DOCUMENTS = {"small": 8, "smoke": 1}
-OTHER_DOCUMENTS = {"small": 3, "smoke": 1}  # at the other rates
+OTHER_DOCUMENTS = {"small": 2, "smoke": 1}  # at the other rates
 ROUNDS = {"small": 2, "smoke": 1}
-TINY_ROUNDS = {"small": 3, "smoke": 1}
+TINY_ROUNDS = {"small": 2, "smoke": 1}
 
 # What is promised on CPU, beside the reference's way.
 END_TO_END_FASTER = 12.0
