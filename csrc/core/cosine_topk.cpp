@@ -12,6 +12,8 @@ namespace {
 constexpr int64_t kGroupBytes = 64 << 20;  // most for packed queries
 constexpr int64_t kGroupQueries = 256;
 constexpr int64_t kSpanBytes = 1 << 20;  // of rows that a thread takes at a time
+constexpr double kQueriesPerRead = 16;   // that a value is multiplied with while the next is read
+constexpr double kElementsPerCandidate = 16;  // read in the time that one of a list takes to sort
 
 /// Makes the four rows of each tile come from four places, each of which is then read in order, as
 /// processors expect; four short rows next to each other would be read in leaps.
@@ -71,7 +73,8 @@ struct Search {
                 scan(scorer, mask, row, std::min(rows, row + span), count, lists[part]);
             }
         });
-        for_each_part(count, static_cast<int>(std::min<int64_t>(threads, count)),
+        const double found = static_cast<double>(count) * threads * static_cast<double>(width);
+        for_each_part(count, useful_threads(kElementsPerCandidate * found, count, threads),
                       [&](int, int64_t first, int64_t last) {
                           for (int64_t i = first; i < last; ++i) merge(begin + i, i, lists);
                       });
@@ -99,9 +102,10 @@ void cosine_topk(const Rows& queries, const Searched& searched, const uint8_t* m
     const int64_t width = std::min(k, searched.rows.count), count = queries.count;
     if (count == 0 || width == 0) return;
     const Search search{queries, searched, mask, width, scores, indices};
-    const double products = static_cast<double>(count) * searched.rows.count *
+    const double times = std::max(1.0, static_cast<double>(count) / kQueriesPerRead);
+    const double elements = times * static_cast<double>(searched.rows.count) *
                             static_cast<double>(searched.rows.columns);
-    const int parts = useful_threads(products, std::max(count, searched.rows.count), threads);
+    const int parts = useful_threads(elements, std::max(count, searched.rows.count), threads);
     int64_t group = group_size(queries);
     if (searched.rows.count < int64_t{parts} * RowBlock::kMost) {
         // Too few rows to share: threads take queries instead.
