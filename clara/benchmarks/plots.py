@@ -232,7 +232,7 @@ def _peaks(axis: Any, places: list[float], group: list[Measurement], style: Any)
         axis.barh(place, peak, color=colour, label=text(each.implementation), height=0.8)
         axis.text(peak, place, f"  {amount(each.median, 'bytes')}", va="center", fontsize="small")
         first = not row or each.case_key != group[row - 1].case_key
-        names.append(text(", ".join(filter(None, (each.case, at(each))))) if first else "")
+        names.append("\n".join(map(text, filter(None, (each.case, at(each))))) if first else "")
     bar_axis(axis, places, names, max(each.median for each in group) / 2**20)
     axis.xaxis.set_major_formatter("{x:,.0f}")
 
