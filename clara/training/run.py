@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -81,6 +84,7 @@ def run(
     Raises:
         ValueError: settings, data or model are not usable; a kind of it for each.
     """
+    _leave_group_at_exit()
     arguments = training_arguments(settings)
     folder = Path(arguments.output_dir)
     found = checkpoints(folder)
@@ -120,6 +124,12 @@ def run(
     last = {k: v for record in trainer.state.log_history for k, v in record.items()}
     main = trainer.is_world_process_zero()
     return Outcome(folder / MODEL, trainer.state.global_step, last, trainer.events, main)
+
+
+@cache
+def _leave_group_at_exit() -> None:
+    """Threads of a process group that is still there at the end may abort a finished process."""
+    atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
 
 
 @dataclass(frozen=True)
