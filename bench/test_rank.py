@@ -91,6 +91,6 @@ def test_search(benchmark, size, device, environment, recorder, summary, rate, c
     line = (
         f"{rate:4}x {count:>9,} documents, {dtype}: {QUERIES / turns.median('ours'):,.0f} queries/s"
     )
-    for name in calls.keys() - {"ours"}:
+    for name in list(calls)[1:]:
         line += f", {turns.ratio(name, 'ours'):.2f} times {name}"
     summary.append(line)

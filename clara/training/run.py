@@ -129,7 +129,12 @@ def run(
 @cache
 def _leave_group_at_exit() -> None:
     """Threads of a process group that is still there at the end may abort a finished process."""
-    atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
+
+    def leave() -> None:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+    atexit.register(leave)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,11 @@ from clara.merging import MergedGenerator, merged_copy, merged_copy_fits, parame
 IDS = torch.randint(6, 600, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
-def new_model(folder) -> Clara:
-    config = ClaraConfig(compression_rate=16, document_length=64, lora_rank=4, dtype="float32")
+def new_model(folder, **changes) -> Clara:
+    """A model whose adapters change what the backbone computes."""
+    config = ClaraConfig(
+        compression_rate=16, document_length=64, lora_rank=4, dtype="float32", **changes
+    )
     model = Clara.from_backbone(folder, config, device="cpu")
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

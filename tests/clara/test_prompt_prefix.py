@@ -4,26 +4,15 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from clara import Clara, ClaraConfig, generation
+from clara import generation
 from clara.adapters import ADAPTERS, GENERATOR
 from clara.prompt_prefix import can_continue, prefix_ids
 from clara.prompts import PromptTemplate
 
+from .test_merging import new_model
+
 QUESTIONS = ["Where?", "What do people trade for grain every spring?", "Who runs north?"]
 TEXTS = ["The river is long.", "A town lies at the river.", "Salt is traded for grain."]
-
-
-def new_model(folder, **changes) -> Clara:
-    config = ClaraConfig(
-        compression_rate=16, document_length=64, lora_rank=4, dtype="float32", **changes
-    )
-    model = Clara.from_backbone(folder, config, device="cpu")
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for name in ADAPTERS:
-            for parameter in model.adapters.parameters(name).values():
-                parameter.normal_(std=0.1, generator=generator)
-    return model
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Slices of rows that stay in the cache between passes, of which there are as few as can be."""
+"""Slices of rows that stay in the cache between passes; quantization makes as few as it can."""
 
 from __future__ import annotations
 
@@ -48,19 +48,12 @@ def _packed(steps: Tensor) -> Tensor:
 
 def dequantize(codes: Tensor, scales: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """As `reference.dequantize`."""
-    rows, bits = codes.shape[0], 8 if codes.dtype == torch.int8 else 4
+    rows = codes.shape[0]
     if rows * width <= _SLICE_VALUES:
         return reference.dequantize(codes, scales, width, dtype)
-    groups = 1 if bits == 8 else group_count(width)
     out = torch.empty(rows, width, dtype=dtype)
     for part in _slices(rows, width):
-        signed = codes[part].view(torch.int8)
-        if bits == 4:  # shifts of int8 keep the sign
-            signed = torch.stack([signed << 4 >> 4, signed >> 4], 2).flatten(1)
-            signed = pad(signed, (0, groups * GROUP - signed.shape[1]))
-        values = signed.float().unflatten(1, (groups, -1))
-        values *= scales[part].view(-1, groups, 1)
-        out[part] = values.flatten(1)[:, :width]
+        out[part] = reference.dequantize(codes[part], scales[part], width, dtype)
     return out
 
 
