@@ -7,7 +7,6 @@ of the missing stream: whatever a C library prints would go into that file.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
