@@ -26,7 +26,7 @@ from clara.benchmarks.results import Measurement, Results, ResultsError, read_re
 from clara.benchmarks.tables import Cell, Table, amount, at, csv_text, escaped, short
 from clara.cli.output import one_line
 
-NO_PICTURES = "No pictures: drawing needs the package matplotlib (pip install 'clara-rag[plot]')."
+NO_PICTURES = "No pictures: drawing needs the package matplotlib (pip install matplotlib)."
 
 
 @dataclass

@@ -204,7 +204,7 @@ def open_examples(source: str, split: str, parse: Parse[Example]) -> Sequence[Ex
     if find_spec("datasets") is None:
         raise DataError(
             f"{source}: no such file; reading a data set of that name needs the package datasets: "
-            "pip install 'clara-rag[train]'"
+            "pip install datasets"
         )
     import datasets
 
