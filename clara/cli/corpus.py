@@ -81,6 +81,7 @@ def read_ids(corpus: str) -> set[str]:
         DataError: a line is not as it should be; names it.
         CommandError: the file holds no documents, or cannot be read twice.
     """
+    from clara.data.recognition import CORPUS
     from clara.data.records import read_documents
 
     file = Path(corpus)
@@ -88,7 +89,7 @@ def read_ids(corpus: str) -> set[str]:
         raise CommandError(f"{corpus}: is a pipe or device; a corpus is read twice, use a file")
     ids = {document.id for document in read_documents(corpus)}
     if not ids:
-        raise CommandError(f"{corpus}: holds no documents")
+        raise CommandError(f"{corpus}: holds no documents; {CORPUS}")
     return ids
 
 
