@@ -12,8 +12,8 @@ import typer
 
 from clara.cli import options
 from clara.cli.errors import user_errors
-from clara.cli.loading import check_device
 from clara.cli.output import console, one_line, printable, quiet_libraries
+from clara.cli.paths import check_backbone, check_device
 
 if TYPE_CHECKING:
     from clara.data.records import Question
@@ -55,8 +55,9 @@ def demo(
     device: options.Device = None,
 ) -> None:
     """Compress sections of the CIA World Factbook and answer questions about them."""
-    quiet_libraries()
+    check_backbone(backbone)
     check_device(device)
+    quiet_libraries()
     from clara import demo as demonstration
     from clara.cli.inspection import is_trained
 

@@ -8,7 +8,7 @@ import typer
 
 from clara.cli import options
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
-from clara.cli.loading import load_model, open_index
+from clara.cli.loading import load_both
 from clara.cli.output import console, excerpt, one_line, print_json, printable
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def search(
     as_json: options.Json = False,
 ) -> None:
     """Find the documents of an index that are nearest to a question."""
-    opened = open_index(index)
-    loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
+    opened, loaded = load_both(index, model, backbone, device, quantization)
     found, timings = find(loaded, opened, question, top_k)
     if as_json:
         documents = [{**as_fields(each), "text": each.text} for each in found.documents]
@@ -58,8 +57,7 @@ def ask(
     """Answer a question from the documents of an index nearest to it."""
     if stream and as_json:
         raise CommandError("--stream and --json exclude each other", BAD_USAGE)
-    opened = open_index(index)
-    loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
+    opened, loaded = load_both(index, model, backbone, device, quantization)
     if stream:
         ask_streaming(loaded, opened, question, top_k, max_new_tokens)
         return

@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import select
 import sys
-from typing import IO, Any
+from typing import Any, TextIO
 
 # Read by rich and typer, which fail at anything but a number, and print nothing in a few columns.
 _SIZES = ("COLUMNS", "LINES", "TERMINAL_WIDTH")
@@ -30,10 +31,12 @@ class Output(io.FileIO):
         self.failure: OSError | None = None
         self.needed = needed
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         if self.failure is None:
             try:
-                return super().write(data)
+                while (count := super().write(data)) is None:  # a full pipe that does not block
+                    select.select([], [self], [])
+                return count
             except OSError as error:
                 self.failure = error
                 if self.needed:
@@ -84,7 +87,7 @@ def _fill_descriptors() -> None:
     os.close(descriptor)
 
 
-def _safe(stream: IO[str] | None, *, needed: bool) -> Any:
+def _safe(stream: TextIO | None, *, needed: bool) -> Any:
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
     try:

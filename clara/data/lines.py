@@ -98,7 +98,7 @@ def lines(
     """
     try:
         with open(path, "rb", buffering=recognition.HEAD) as file:
-            message = recognition.foreign(path, file.peek(recognition.HEAD), expected)
+            message = recognition.foreign(path, _peeked(file), expected)
             if message is not None:
                 raise DataError(message)
             offset = 0
@@ -111,6 +111,11 @@ def lines(
         raise DataError(recognition.folder(path, expected)) from error
     except OSError as error:
         raise DataError(f"{os.fspath(path)}: {error.strerror or error}") from error
+
+
+def _peeked(file: Any) -> bytes:
+    """What a file begins with; nothing is taken out of it, which matters for a pipe."""
+    return bytes(file.peek(recognition.HEAD))
 
 
 def parsed(raw: bytes, place: str) -> dict[str, Any]:
