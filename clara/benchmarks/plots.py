@@ -243,7 +243,7 @@ def _by_case(group: list[Measurement]) -> list[Measurement]:
 
 
 def _peaks(axis: Any, places: list[float], group: list[Measurement]) -> None:
-    """Bars with the names of implementations beside them, and what was measured above each group."""
+    """Bars with the names of implementations beside them, above each group what was measured."""
     style = styles(each.implementation for each in group)
     longest = max(each.median for each in group)
     for row, (place, each) in enumerate(zip(places, group)):

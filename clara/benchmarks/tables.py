@@ -39,6 +39,12 @@ SUITES = {
 }
 """What the suites of `pytest bench` measure, in words."""
 
+_RATES = {
+    "bytes": ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")),
+    "flops": ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"), (1.0, "FLOP/s")),
+}
+_MOST_OPEN = 30
+
 Cell = str | int | float
 
 
@@ -66,8 +72,16 @@ class Table:
         body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
         if not level:
             return body
-        note = f"{escaped(self.note)}\n\n" if self.note else ""
-        return f"{'#' * level} {escaped(self.title)}\n\n{note}{body}"
+        return f"{'#' * level} {escaped(self.title)}\n\n{self.noted()}{body}"
+
+    def noted(self) -> str:
+        """The note as a paragraph of Markdown; nothing without one."""
+        return f"{escaped(self.note)}\n\n" if self.note else ""
+
+    @property
+    def folded(self) -> bool:
+        """Whether a page shows it only on demand, since it is long and nothing in it is marked."""
+        return len(self.rows) > _MOST_OPEN and not any(self.marks)
 
     def marked(self) -> list[tuple[str, list[str]]]:
         """Rows with their marks, all safe to print."""
@@ -85,10 +99,10 @@ def suite_name(suite: str) -> str:
     return SUITES.get(suite, suite)
 
 
-def suite_tables(results: Results) -> list[Table]:
-    """A table for each suite, a row for each measurement."""
+def suite_tables(results: Results) -> dict[str, Table]:
+    """A table for each suite by its name, a row for each measurement; no column without figures."""
     suites = dict.fromkeys(each.suite for each in results.measurements)
-    return [_suite_table(results, suite) for suite in suites]
+    return {suite: _suite_table(results, suite) for suite in suites}
 
 
 def _suite_table(results: Results, suite: str) -> Table:
@@ -99,12 +113,17 @@ def _suite_table(results: Results, suite: str) -> Table:
             first.setdefault(each.case_key, each)
     shares = [limit_share(each, results.ceilings) for each in measured]
     head = ["case", "settings", "implementation", "median", "20th to 80th percentile"]
-    head += ["relative cost", "throughput", *(["share of the limit"] if any(shares) else [])]
+    head += ["relative cost", "throughput", "share of the limit"]
     rows = []
     for each, share in zip(measured, shares):
-        row = _row(each, first.get(each.case_key))
-        rows.append((*row, f"{share:.0%}" if share else "")[: len(head)])
-    return Table(f"All measurements: {suite_name(suite)}", tuple(head), rows, figures=3)
+        rows.append((*_row(each, first.get(each.case_key)), f"{share:.0%}" if share else ""))
+    used = [place for place in range(len(head)) if place < 4 or any(row[place] for row in rows)]
+    return Table(
+        f"All measurements: {suite_name(suite)}",
+        tuple(head[place] for place in used),
+        [tuple(row[place] for place in used) for row in rows],
+        figures=3,
+    )
 
 
 def _row(found: Measurement, first: Measurement | None) -> tuple[str, ...]:
@@ -113,9 +132,9 @@ def _row(found: Measurement, first: Measurement | None) -> tuple[str, ...]:
         return *names, "not measured", found.withheld, "", ""
     low, high = (amount(found.percentile(share), found.unit) for share in (0.2, 0.8))
     rates = [f"{short(r)} {q}/s" for q in _AMOUNTS if (r := found.per_second(q)) is not None]
-    for quantity, unit in (("bytes", "GB/s"), ("flops", "GFLOP/s")):
+    for quantity, units in _RATES.items():
         if rate := found.per_second(quantity):
-            rates.append(f"{short(rate / 1e9)} {unit}")
+            rates.append(_scaled(rate, units))
     beside = ""
     if first is not None and first is not found and (factors := ratios(first, found)):
         beside = f"{times(statistics.median(factors))} × {first.implementation}"
@@ -235,9 +254,13 @@ def _harmless(text: str) -> str:
 
 
 def at(found: Measurement, but: Iterable[str] = ()) -> str:
-    """The settings of a measurement, such as "16x, k = 5, 1,000 documents", without some."""
+    """The settings of a measurement, such as "16x, k = 5, 1,000 documents", without some.
+
+    "size" and "of", which say of what, are one setting.
+    """
     kept = {name: value for name, value in found.parameters.items() if name not in but}
-    return ", ".join(setting(name, value) for name, value in kept.items())
+    sized = f"{short(kept.pop('size'))} {kept.pop('of')}" if {"size", "of"} <= kept.keys() else ""
+    return ", ".join(filter(None, [sized, *(setting(name, value) for name, value in kept.items())]))
 
 
 def setting(name: str, value: Cell) -> str:
