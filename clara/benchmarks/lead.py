@@ -55,11 +55,12 @@ def _answers(results: Results) -> str:
     if not pairs:
         return ""
     own, other = _at_main_rate(pairs)
-    return (
+    sentence = (
         f"{_rate(own)}the first token of an answer takes {amount(own.median, 's')} from memory "
         f"tokens and {amount(other.median, 's')} from the documents' text: memory is "
         f"{_times_as_fast(own, other)}."
     )
+    return sentence[0].upper() + sentence[1:]
 
 
 def _beside(results: Results, suite: str, case: str, words: str) -> str:
@@ -67,10 +68,11 @@ def _beside(results: Results, suite: str, case: str, words: str) -> str:
     if not pairs:
         return ""
     own, other = _at_main_rate(pairs)
-    return (
+    sentence = (
         f"{_rate(own)}{words} takes {amount(own.median, 's')}, and {amount(other.median, 's')} in "
         f"the way of the reference implementation: ours is {_times_as_fast(own, other)}."
     )
+    return sentence[0].upper() + sentence[1:]
 
 
 def _fastest(results: Results) -> str:
@@ -135,8 +137,9 @@ def _compared(changes: Sequence[Change]) -> str:
     for change in changes:
         counts[change.verdict] += 1
     return (
-        f"Compared with the earlier run, {counts['slower']} measurements are slower or larger, "
-        f"{counts['faster']} faster or smaller, and {counts['same']} the same within noise."
+        f"Compared with the earlier run, {counts['slower']} of {len(changes)} measurements are "
+        f"slower or larger, {counts['faster']} are faster or smaller, and {counts['same']} are the "
+        "same within noise."
     )
 
 

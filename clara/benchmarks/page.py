@@ -70,7 +70,7 @@ img { max-width: 100%; height: auto; }
 {% endif %}
 {%- if table.folded %}<details><summary>Show all {{ table.rows | length }} rows</summary>
 {{ shown(table) }}</details>
-{% else %}{{ shown(table) }}{% endif %}
+{% elif table.rows %}{{ shown(table) }}{% endif %}
 {%- endfor %}</section>
 {% endfor %}</body>
 </html>

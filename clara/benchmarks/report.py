@@ -209,7 +209,7 @@ def _filled(sections: Sequence[Section], pictures: Sequence[Picture]) -> list[Se
     found: dict[str, Section] = {}
     for section in sections:
         section.pictures = [drawn[name] for name in section.plots if name in drawn]
-        if any(table.rows for table in section.tables) or section.pictures:
+        if section.pictures or any(table.rows or table.note for table in section.tables):
             section.anchor = _anchor(section.title, found)
             found[section.anchor] = section
     return list(found.values())
