@@ -35,7 +35,7 @@ _PLACES = {
     "FAISS": 7,
 }
 # For every picture, whatever the user's own settings say.
-LOOK = {
+LOOK: dict[Any, Any] = {
     "font.size": 11.0,
     "axes.titlesize": 11.0,
     "axes.labelsize": 11.0,
