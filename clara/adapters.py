@@ -115,6 +115,15 @@ class Adapters:
     def state(self, name: str) -> dict[str, Tensor]:
         return {key: value.detach() for key, value in self.parameters(name).items()}
 
+    def change_anything(self) -> bool:
+        """Whether any adapter changes what the backbone computes; a new one adds B A with B = 0."""
+        return any(
+            bool(whole(value).any())
+            for name in ADAPTERS
+            for key, value in self.state(name).items()
+            if "lora_B" in key
+        )
+
     @torch.no_grad()
     def load_state(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Fill an adapter.

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from clara import checkpoint
-from clara.adapters import COMPRESSOR, GENERATOR, Adapters
+from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, Adapters
 from clara.candidates import per_question
 from clara.config import ClaraConfig
 from clara.encoding import PackedPrompts, answer_cross_entropy, forward_packed
@@ -69,6 +69,7 @@ class ClaraCore(nn.Module):
         self.prompt_prefixes = PromptPrefixes()
         self._merged: MergedGenerator | None = None
         self._fingerprint: tuple[object, str] | None = None
+        self._trained: tuple[object, bool] | None = None
         self._check_length()
         self.eval()
 
@@ -95,11 +96,25 @@ class ClaraCore(nn.Module):
             self._fingerprint = (version, checkpoint.fingerprint(self))
         return self._fingerprint[1]
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether any adapter changes what the backbone computes.
+
+        A new model's adapters do not: it cannot read its memory yet. The answer is cached until
+        the adapters' weights change.
+        """
+        version = parameter_versions(
+            parameter for name in ADAPTERS for parameter in self.adapters.parameters(name).values()
+        )
+        if self.training or self._trained is None or self._trained[0] != version:
+            self._trained = (version, self.adapters.change_anything())
+        return self._trained[1]
+
     def train(self, mode: bool = True) -> Self:
         """As `torch.nn.Module.train`; what was derived from the weights is made anew after it."""
         self.prompt_prefixes.clear()
         if mode:
-            self._merged = self._fingerprint = None
+            self._merged = self._fingerprint = self._trained = None
         return super().train(mode)
 
     def enable_gradient_checkpointing(self, **options: Any) -> None:
