@@ -13,12 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation import GenerationMode
 
 from clara.checks import as_integer, as_number, is_integer, is_number
-from clara.prompts import answer_end
+from clara.prompts import AnswerEnd, answer_end
 from clara.stopping import AnswerReader
+from clara.tokenizer import SafeTokenizer
 
 if TYPE_CHECKING:
     from clara.core import ClaraCore
@@ -247,34 +248,34 @@ def answer_reader(model: ClaraCore, settings: GenerationConfig) -> AnswerReader:
     return AnswerReader(
         model.tokenizer,
         ends=frozenset(settings.eos_token_id or ()),
-        left_out=frozenset(default_ends(model)),
+        left_out=frozenset(default_ends(model.backbone, model.tokenizer, end)),
         stops=tuple(settings.stop_strings or ()),
         blank=end.blank,
     )
 
 
-def default_ends(model: ClaraCore) -> list[int]:
+def default_ends(backbone: PreTrainedModel, tokenizer: SafeTokenizer, end: AnswerEnd) -> list[int]:
     """Tokens that end an answer: stored with the backbone, of the tokenizer, of the template."""
-    stored = _ids(model.backbone.generation_config.eos_token_id)
-    own = (model.tokenizer.tokenizer.eos_token_id, answer_end(model.tokenizer).token)
+    stored = token_ids(backbone.generation_config.eos_token_id)
+    own = (tokenizer.tokenizer.eos_token_id, end.token)
     return list(dict.fromkeys([*stored, *(token for token in own if token is not None)]))
 
 
 def _set_ends(model: ClaraCore, settings: GenerationConfig) -> None:
     if settings.eos_token_id is not None:
-        settings.eos_token_id = _ids(settings.eos_token_id)
+        settings.eos_token_id = token_ids(settings.eos_token_id)
     else:
-        closing = answer_end(model.tokenizer).text
-        ends = default_ends(model)
-        if not ends and not closing:
+        end = answer_end(model.tokenizer)
+        ends = default_ends(model.backbone, model.tokenizer, end)
+        if not ends and not end.text:
             raise ValueError(
                 "nothing ends an answer: neither the chat template, nor the backbone's "
                 "generation_config, nor the tokenizer has a token for it; pass "
                 "generation_config=GenerationConfig(eos_token_id=…)"
             )
         settings.eos_token_id = ends or None
-        if closing:
-            settings.stop_strings = [*(settings.stop_strings or ()), closing]
+        if end.text:
+            settings.stop_strings = [*(settings.stop_strings or ()), end.text]
     if settings.pad_token_id is None:
         settings.pad_token_id = next((end for end in settings.eos_token_id or () if end >= 0), 0)
 
@@ -326,7 +327,7 @@ def _check_cache(model: ClaraCore, settings: GenerationConfig, origin: str) -> N
             ) from None
 
 
-def _ids(given: Any) -> list[int]:
+def token_ids(given: Any) -> list[int]:
     """Token ids as a list; 0 is one, None is none."""
     if given is None:
         return []

@@ -43,6 +43,18 @@ class AnswerReader:
         """The answer in `ids`, of which those after its end are padding."""
         return self._text(ids, complete=True)
 
+    def length(self, ids: Sequence[int]) -> int:
+        """Tokens of the answer and of what ends it."""
+        count = next((i + 1 for i, token in enumerate(ids) if token in self.ends), len(ids))
+        if not self.stops:
+            return count
+        return next((n for n in range(1, count) if self.stopped(ids[:n])), count)
+
+    def stopped(self, ids: Sequence[int]) -> bool:
+        """Whether the text of tokens holds one that ends an answer."""
+        raw = self._raw(ids)
+        return any(stop in raw for stop in self.stops)
+
     def begun(self, ids: Sequence[int]) -> str:
         """What of the answer stays as it is whatever tokens follow `ids`: whole words."""
         text = self._text(ids, complete=False)
@@ -92,16 +104,21 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class StopTexts(StoppingCriteria):
-    """Ends a row of a batch, or a beam, whose generated text holds one of some texts."""
+    """Ends a row of a batch, or a beam, whose generated text holds one of some texts.
 
-    def __init__(self, reader: AnswerReader) -> None:
+    Args:
+        reader: the one with the texts.
+        prompt: tokens of the prompt in front of the generated ones; none for embeddings.
+    """
+
+    def __init__(self, reader: AnswerReader, prompt: int = 0) -> None:
         self._reader = reader
+        self._prompt = prompt
         self._width = max(len(stop.encode()) for stop in reader.stops) + _WINDOW
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        rows = input_ids[:, -self._width :].tolist()
-        texts = [self._reader._raw(row) for row in rows]
-        found = [any(stop in text for stop in self._reader.stops) for text in texts]
+        rows = input_ids[:, self._prompt :][:, -self._width :].tolist()
+        found = [self._reader.stopped(row) for row in rows]
         return torch.tensor(found, device=input_ids.device, dtype=torch.bool)
 
 
