@@ -16,6 +16,7 @@ from clara import checkpoint
 from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, Adapters
 from clara.candidates import per_question
 from clara.config import ClaraConfig
+from clara.copying import deep_copy, shallow_copy
 from clara.encoding import PackedPrompts, answer_cross_entropy, forward_packed
 from clara.memory_tokens import MemoryTokens
 from clara.merging import MergedGenerator, merged_copy_fits, parameter_versions
@@ -128,6 +129,18 @@ class ClaraCore(nn.Module):
             ValueError: one of those two is asked for, or the backbone cannot do it.
         """
         enable_checkpointing(self.backbone, options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return deep_copy(self, memo)
+
+    def __copy__(self) -> Self:
+        return shallow_copy(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} model cannot be pickled, nor saved by torch.save: write it "
+            "with model.save_pretrained(folder), and read it with Clara.from_pretrained(folder)"
+        )
 
     def load_weights(self, folder: Path) -> None:
         """Take on the weights of a model folder of the same configuration.
