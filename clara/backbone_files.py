@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 
 class BackboneError(ValueError):
@@ -35,6 +37,27 @@ def resolve_backbone(name_or_path: str) -> str:
     if path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
         raise BackboneError(f"backbone folder {name_or_path!r} does not exist")
     return name_or_path
+
+
+def weight_files(folder: Path, *, shards_first: bool = False) -> list[Path]:
+    """The safetensors files that transformers reads from a model's folder.
+
+    Args:
+        shards_first: prefer shards to a single file where there are both; transformers does not.
+
+    Raises:
+        OSError: there are none.
+        ValueError: the list of shards is damaged.
+    """
+    index, single = folder / SAFE_WEIGHTS_INDEX_NAME, folder / SAFE_WEIGHTS_NAME
+    if single.is_file() and not (shards_first and index.is_file()):
+        return [single]
+    if not index.is_file():
+        raise FileNotFoundError(f"{folder} holds no {SAFE_WEIGHTS_NAME}")
+    listed = json.loads(index.read_text(encoding="utf-8"))
+    if not isinstance(listed, dict) or not isinstance(listed.get("weight_map"), dict):
+        raise ValueError(f"{index.name} has no 'weight_map'")
+    return [folder / name for name in sorted(set(listed["weight_map"].values()))]
 
 
 def cache_folder() -> Path:
