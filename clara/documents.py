@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -54,16 +54,17 @@ class CompressedDocuments:
             IndexError: there is no such row.
             TypeError: `rows` is a mask.
         """
-        if isinstance(rows, bool) or (
-            not isinstance(rows, int | slice) and any(isinstance(row, bool) for row in rows)
+        given: Any = rows.tolist() if hasattr(rows, "tolist") else rows  # of torch or numpy
+        if isinstance(given, bool) or (
+            not isinstance(given, int | slice) and any(_is_bool(row) for row in given)
         ):
             raise TypeError(f"rows must be positions of rows, not a mask: {rows!r}")
-        if isinstance(rows, int):
-            chosen = [range(len(self))[rows]]
-        elif isinstance(rows, slice):
-            chosen = list(range(len(self)))[rows]
+        if isinstance(given, int):
+            chosen = [range(len(self))[given]]
+        elif isinstance(given, slice):
+            chosen = list(range(len(self)))[given]
         else:
-            chosen = [range(len(self))[row] for row in rows]
+            chosen = [range(len(self))[row] for row in given]
         index = torch.tensor(chosen, dtype=torch.long, device=self.memory.device)
         return CompressedDocuments(
             memory=self.memory[index],
@@ -99,3 +100,8 @@ class CompressedDocuments:
         """Document tokens read per memory token written; 0 when there is no document."""
         written = self.memory.shape[0] * self.memory.shape[1]
         return sum(self.token_counts) / written if written else 0.0
+
+
+def _is_bool(value: object) -> bool:
+    """Whether a value is a bool, numpy's too."""
+    return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")

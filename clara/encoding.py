@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clara.adapters import GENERATOR
 from clara.attention import check_reached, packed_arguments
+from clara.checks import as_integer
 from clara.compression import Passage
 from clara.cross_entropy import head_cross_entropy
 from clara.memory_only import last_layer, restricted_to_rows
@@ -75,12 +76,12 @@ def encode_passages(
     """Memory `[N, m, H]` of documents or questions, in their order.
 
     Raises:
-        ValueError: `batch_tokens` is below 1.
+        TypeError: `batch_tokens` is no integer.
+        ValueError: it is below 1.
     """
     if batch_tokens is None:
         batch_tokens = BATCH_TOKENS_CPU if model.device.type == "cpu" else BATCH_TOKENS_GPU
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
+    batch_tokens = as_integer(batch_tokens, "batch_tokens", least=1)
     m = model.config.memory_tokens
     bos, eos = model.tokenizer.bos_id, model.tokenizer.eos_id
     sequences = [

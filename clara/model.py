@@ -15,6 +15,7 @@ from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.answering import Answer, Clock, Ranking, find, padded_ranking
 from clara.backbone import backbone_digest, load_backbone
 from clara.candidates import Candidates, check_questions, check_top_k, per_question
+from clara.checks import as_integer
 from clara.compression import (
     DocumentLike,
     as_documents,
@@ -225,13 +226,23 @@ class Clara(ClaraCore):
     ) -> list[str]:
         """Answer questions from memory; greedy unless `generation_config` says otherwise.
 
+        An answer ends at the tokens or the text that end a turn in the backbone's chat format, at
+        those stored with the backbone, and at the tokenizer's end of sequence; with an
+        `eos_token_id` in `generation_config`, at that alone. What ends it is left out of its text,
+        `stop_strings` too.
+
         Args:
             memory: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
-            max_new_tokens: default 128.
+            generation_config: its limits `max_length` and `min_length` count the prompt of each
+                question and its answer; `max_new_tokens` and `min_new_tokens` win over them.
+                `repetition_penalty` and `no_repeat_ngram_size` look at the answer alone, `max_time`
+                is for each batch. What cannot work with a prompt of memory is refused.
+            max_new_tokens: default 128, unless `generation_config` has a limit.
             max_prompt_tokens: budget of a prompt; the backbone's positions limit it anyway.
 
         Raises:
-            ValueError: a prompt is over the budget.
+            TypeError: a number is none, such as `True` or `4.0` for an integer.
+            ValueError: a prompt is over the budget, or a setting is refused.
         """
         each = per_question(self, questions, memory)
         settings = generation.generation_settings(self, generation_config, max_new_tokens)
@@ -254,6 +265,11 @@ class Clara(ClaraCore):
         """Like `generate` for one question and memory `[k, m, H]`, in pieces as they come."""
         each = per_question(self, [question], [memory])
         settings = generation.generation_settings(self, generation_config, max_new_tokens)
+        if (settings.num_beams or 1) > 1:
+            raise ValueError(
+                "stream cannot use beam search: generation_config.num_beams must be 1, got "
+                f"{settings.num_beams}; generate can"
+            )
         prompts = self._prompts([question], [len(each[0])])
         generation.check_budget(self, prompts, settings, max_prompt_tokens)
         slots = each[0].reshape(-1, self.hidden_size).to(self.device)
@@ -345,8 +361,7 @@ class Clara(ClaraCore):
         Returns:
             Nested lists in the shape of `memory` less its last dimension, of lists of words.
         """
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
+        top = as_integer(top, "top", least=1)
         if memory.ndim > 1:
             return [self.logit_lens(each, top) for each in memory]
         logits = self.backbone.get_output_embeddings()(memory.to(self.device, self.dtype))
