@@ -22,6 +22,7 @@ from clara.cli import (
     training,
 )
 from clara.cli.errors import Group
+from clara.cli.examples import add_examples
 
 # What these do is kept in files: their work goes on if standard output cannot be written.
 WRITE_FILES = {"init", "convert", "compress", "train", "plot", "synthesize", "bench"}
@@ -76,6 +77,7 @@ app.command("info")(models.info)
 app.command("doctor")(diagnosis.doctor)
 app.command("demo")(demonstration.demo)
 app.add_typer(benchmarks.bench)
+add_examples(app)
 
 
 def main() -> None:
