@@ -18,6 +18,7 @@ from clara.backbone import BackboneError, sampled_backbone_digest
 from clara.candidates import per_question
 from clara.config import ClaraConfig
 from clara.copying import deep_copy, shallow_copy
+from clara.default_dtype import float32_by_default
 from clara.encoding import PackedPrompts, answer_cross_entropy, forward_packed
 from clara.memory_tokens import MemoryTokens
 from clara.merging import MergedGenerator, merged_copy_fits, parameter_versions
@@ -58,7 +59,7 @@ class ClaraCore(nn.Module):
         self.owns_backbone = False
         self.tokenizer = SafeTokenizer(tokenizer)
         self.backbone = backbone
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), float32_by_default():
             torch.manual_seed(seed)
             self.adapters = Adapters(backbone, config)
         embeddings = backbone.get_input_embeddings().weight

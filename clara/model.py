@@ -339,7 +339,7 @@ class Clara(ClaraCore):
             for question, texts in zip(questions, documents, strict=True)
         ]
         generation.check_budget(self, prompts, settings, max_prompt_tokens)
-        empty = torch.empty(0, self.hidden_size, device=self.device)
+        empty = torch.empty(0, self.hidden_size, dtype=self.dtype, device=self.device)
         return generation.generate(
             self,
             prompts,

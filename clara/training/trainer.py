@@ -20,6 +20,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
 from clara.checkpoint import take_part
+from clara.default_dtype import float32_by_default
 from clara.sharding import whole
 from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
@@ -89,6 +90,11 @@ class ClaraTrainer(Trainer):
         return {name: int(count) for name, count in zip(EVENTS, counted, strict=True) if count}
 
     # A step
+
+    def train(self, *arguments: Any, **settings: Any) -> Any:
+        """As `transformers.Trainer.train`, which adds up losses in torch's default dtype."""
+        with float32_by_default():
+            return super().train(*arguments, **settings)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
