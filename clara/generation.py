@@ -19,6 +19,7 @@ from transformers import (
 
 from clara.prompt_prefix import can_continue, prefix_ids
 from clara.prompts import Prompt
+from clara.rotary import batching_key, recomputed_at_switch
 
 if TYPE_CHECKING:
     from clara.core import ClaraCore
@@ -136,11 +137,9 @@ def generate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row].ids))
     answers = [""] * len(prompts)
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
-        with model.generating(adapter) as backbone:
+    for rows in _batches(model.backbone, prompts, settings, batch_size):
+        with model.generating(adapter) as backbone, recomputed_at_switch(backbone):
             inputs = generation_inputs(
                 model,
                 backbone,
@@ -153,6 +152,22 @@ def generate(
         for row, ids in zip(rows, output.tolist(), strict=True):
             answers[row] = model.tokenizer.decode(ids)
     return answers
+
+
+def _batches(
+    backbone: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    settings: GenerationConfig,
+    batch_size: int,
+) -> Iterator[list[int]]:
+    """Rows of prompts that are answered together, longest first."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row in sorted(range(len(prompts)), key=lambda row: -len(prompts[row].ids)):
+        key = batching_key(backbone, len(prompts[row].ids), settings.max_new_tokens)
+        groups.setdefault(key, []).append(row)
+    for rows in groups.values():
+        for first in range(0, len(rows), batch_size):
+            yield rows[first : first + batch_size]
 
 
 def stream(
@@ -175,7 +190,11 @@ def stream(
 
     def work() -> None:
         try:
-            with torch.no_grad(), model.generating(adapter) as backbone:
+            with (
+                torch.no_grad(),
+                model.generating(adapter) as backbone,
+                recomputed_at_switch(backbone),
+            ):
                 inputs = generation_inputs(model, backbone, [prompt], [memory], settings, adapter)
                 backbone.generate(
                     **inputs,
