@@ -26,6 +26,7 @@ from clara.config import ClaraConfig, Overflow
 from clara.core import ClaraCore
 from clara.documents import CompressedDocuments
 from clara.encoding import encode_passages
+from clara.output_path import states_to_logits
 from clara.progress import document_progress
 from clara.prompts import build_prompt, text_background
 
@@ -364,7 +365,7 @@ class Clara(ClaraCore):
         top = as_integer(top, "top", least=1)
         if memory.ndim > 1:
             return [self.logit_lens(each, top) for each in memory]
-        logits = self.backbone.get_output_embeddings()(memory.to(self.device, self.dtype))
+        (logits,) = states_to_logits(self.backbone, memory.to(self.device, self.dtype)[None])
         known = len(self.tokenizer.tokenizer)
         best = logits[:known].topk(min(top, known)).indices.tolist()
         words = (self.tokenizer.decode([token]).strip() for token in best)
