@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from clara.data.lines import DataError, Fields, lines, parsed
+from clara.data.lines import Fields, lines, parsed
+from clara.data.values import DataError
 
 
 @dataclass(frozen=True)
