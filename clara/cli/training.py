@@ -12,6 +12,7 @@ import typer
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.cli.options import Json
 from clara.cli.output import one_line, print_json, quiet_libraries
+from clara.cli.paths import check_parent
 
 
 class Stage(str, Enum):
@@ -71,9 +72,14 @@ def plot(
     ] = None,
 ) -> None:
     """Draw the curves of a training run."""
+    target = output or run_folder / "curves.png"
+    if not (run_folder / "log.jsonl").is_file():
+        raise CommandError(f"{run_folder}: is no training run: it holds no log.jsonl")
+    if not target.absolute().parent.is_dir():
+        raise CommandError(f"{target.parent}: no such folder")
+    check_parent(target)
     from clara.training.plot import plot_run
 
-    target = output or run_folder / "curves.png"
     with user_errors():
         plot_run(run_folder, target)
     print(target)

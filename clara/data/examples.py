@@ -217,7 +217,7 @@ def check_source(source: str) -> Path | None:
     if find_spec("datasets") is None:
         raise DataError(
             f"{source}: no such file; reading a data set of that name needs the package datasets: "
-            "pip install 'clara-rag[train]'"
+            "pip install datasets"
         )
     return None
 

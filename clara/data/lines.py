@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from clara.data import recognition
 from clara.data.values import DataError, as_id, as_text, as_title, is_missing, kind
 
 
@@ -78,22 +79,37 @@ class Fields:
         return value
 
 
-def lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, bytes]]:
+def lines(
+    path: str | os.PathLike[str], expected: str = recognition.RECORDS
+) -> Iterator[tuple[int, int, bytes]]:
     """Number, byte offset and content of every line that is not blank.
 
+    Args:
+        expected: said of a file that holds no JSON lines.
+
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or is plainly of another kind.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=recognition.HEAD) as file:
+            message = recognition.foreign(path, _peeked(file), expected)
+            if message is not None:
+                raise DataError(message)
             offset = 0
             for number, raw in enumerate(file, 1):
                 line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
                 if line.strip():
                     yield number, offset + len(raw) - len(line), line.strip()
                 offset += len(raw)
+    except IsADirectoryError as error:
+        raise DataError(recognition.folder(path, expected)) from error
     except OSError as error:
         raise DataError(f"{os.fspath(path)}: {error.strerror or error}") from error
+
+
+def _peeked(file: Any) -> bytes:
+    """What a file begins with; nothing is taken out of it, which matters for a pipe."""
+    return bytes(file.peek(recognition.HEAD))
 
 
 def parsed(raw: bytes, place: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clara.data.lines import Fields, identifier, lines, parsed
+from clara.data.recognition import CORPUS, QUESTIONS
 from clara.data.values import DataError, as_id, as_text, as_title, kind, shown
 
 
@@ -121,7 +122,7 @@ def read_documents(path: str | os.PathLike[str]) -> Iterator[Document]:
             not a JSON object, lacks "id" or "contents" or has them empty or of another type, or
             repeats an id.
     """
-    for name, line in _records(path):
+    for name, line in _records(path, CORPUS):
         yield Document(id=name, text=line.text("contents"), title=line.optional_text("title"))
 
 
@@ -132,7 +133,7 @@ def read_questions(path: str | os.PathLike[str]) -> Iterator[Question]:
         DataError: as `read_documents`, for "id", "question", "golden_answers" (a list of at least
             one string) and "positives" (a list of ids, may be absent).
     """
-    for name, line in _records(path):
+    for name, line in _records(path, QUESTIONS):
         yield Question(
             id=name,
             question=line.text("question"),
@@ -211,10 +212,10 @@ def _each(convert: Callable[[Any, str], str], values: Any, what: str) -> list[st
     return [convert(value, f"{what}[{row}]") for row, value in enumerate(values)]
 
 
-def _records(path: str | os.PathLike[str]) -> Iterator[tuple[str, Fields]]:
+def _records(path: str | os.PathLike[str], expected: str) -> Iterator[tuple[str, Fields]]:
     """Id and fields of each line that is not blank; no line before it has the same id."""
     first_line: dict[str, int] = {}
-    for number, _, raw in lines(path):
+    for number, _, raw in lines(path, expected):
         place = f"{os.fspath(path)}:{number}"
         fields = parsed(raw, place)
         name = identifier(fields, "id", place)

@@ -50,7 +50,7 @@ def plot_run(run: Path, output: Path) -> None:
     if not panels:
         raise ValueError(f"{file}: nothing is logged yet")
     if find_spec("matplotlib") is None:
-        raise ValueError("drawing needs the package matplotlib: pip install 'clara-rag[plot]'")
+        raise ValueError("drawing needs the package matplotlib: pip install matplotlib")
     from matplotlib.figure import Figure
 
     rows = (len(panels) + 1) // 2

@@ -192,7 +192,7 @@ def test_a_long_id_is_cut_in_messages(written):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match=r"nothing\.jsonl: No such file or directory$"):
         next(read_documents(tmp_path / "nothing.jsonl"))
-    with pytest.raises(DataError, match=r"Is a directory$"):
+    with pytest.raises(DataError, match=r": is a folder; questions are JSON lines"):
         next(read_questions(tmp_path))
 
 
