@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from clara.backbone import BackboneError, sampled_backbone_digest
 from clara.candidates import per_question
 from clara.config import ClaraConfig
 from clara.copying import deep_copy, shallow_copy
+from clara.default_dtype import float32_by_default
 from clara.encoding import PackedPrompts, answer_cross_entropy, forward_packed
 from clara.memory_tokens import MemoryTokens
 from clara.merging import MergedGenerator, merged_copy_fits, parameter_versions
@@ -25,6 +26,7 @@ from clara.packing import PackedBatch
 from clara.prompt_prefix import PromptPrefixes
 from clara.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.recomputation import enable_checkpointing
+from clara.rotary import switching_lengths
 from clara.tokenizer import SafeTokenizer
 
 
@@ -58,7 +60,7 @@ class ClaraCore(nn.Module):
         self.owns_backbone = False
         self.tokenizer = SafeTokenizer(tokenizer)
         self.backbone = backbone
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), float32_by_default():
             torch.manual_seed(seed)
             self.adapters = Adapters(backbone, config)
         embeddings = backbone.get_input_embeddings().weight
@@ -220,6 +222,10 @@ class ClaraCore(nn.Module):
 
         Only answer positions go through the output head. Differentiable in the generator and in
         `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+
+        Raises:
+            ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
+                do not come from its final states alone.
         """
         each = per_question(self, questions, memory)
         prompts = self._prompts(questions, [len(m) for m in each], answers)
@@ -278,7 +284,10 @@ class ClaraCore(nn.Module):
         if merged is not None and (self.training or not merged.is_current(self.adapters)):
             merged = self._merged = None
         if adapter == GENERATOR and merged is not None:
-            yield merged.backbone
+            # Rotary factors that are chosen in each forward are state that threads would share.
+            alone = self.adapters.lock if switching_lengths(merged.backbone) else nullcontext()
+            with alone:
+                yield merged.backbone
             return
         with self.evaluating(), self.adapters.active(adapter):
             yield self.backbone
@@ -298,14 +307,10 @@ class ClaraCore(nn.Module):
 
     def _check_length(self) -> None:
         longest = self.config.document_length + 3 + self.config.memory_tokens
-        settings = self.backbone.config
-        for name in ("sliding_window", "max_position_embeddings"):
-            window = getattr(settings, name, None)
-            if name == "sliding_window" and not getattr(settings, "use_sliding_window", True):
-                continue
-            if window is not None and longest > window:
-                raise ValueError(
-                    f"document_length {self.config.document_length} and its "
-                    f"{self.config.memory_tokens} memory tokens do not fit the backbone's "
-                    f"{name} of {window}"
-                )
+        positions = getattr(self.backbone.config, "max_position_embeddings", None)
+        if positions is not None and longest > positions:
+            raise ValueError(
+                f"document_length {self.config.document_length} and its "
+                f"{self.config.memory_tokens} memory tokens do not fit the backbone's "
+                f"max_position_embeddings of {positions}"
+            )

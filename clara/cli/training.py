@@ -37,14 +37,19 @@ def train(
     Any setting of the file can be given as an option too, such as --max-steps 20 or
     --learning-rate 1e-4, and comes before the file's.
     """
-    quiet_libraries()
-    from clara.training.arguments import SettingsError, parse_overrides, read_settings
-    from clara.training.run import run
+    from clara.training.folder import check_folder
+    from clara.training.settings import SettingsError, check_early, parse_overrides, read_settings
 
     try:
         settings = read_settings(config, stage.value, parse_overrides(context.args))
     except SettingsError as error:
         raise CommandError(str(error), BAD_USAGE) from error
+    with user_errors():
+        check_early(settings)
+        check_folder(Path(str(settings.arguments["output_dir"])).expanduser(), resume)
+    quiet_libraries()
+    from clara.training.run import run
+
     with user_errors():
         outcome = run(stage.value, settings, resume=resume)
     if not outcome.is_main_process:

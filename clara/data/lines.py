@@ -7,15 +7,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from clara.data import recognition
-
-_LONGEST_SHOWN = 80  # characters of a value quoted in a message
-
-
-class DataError(ValueError):
-    """Records cannot be read. The message is one line: file, line number, reason."""
+from clara.data.values import DataError, as_id, as_text, as_title, is_missing, kind
 
 
 @dataclass(frozen=True)
@@ -26,8 +22,8 @@ class Fields:
     values: Mapping[str, Any]
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is such a field that is not null."""
-        return self.values.get(name) is not None
+        """Whether there is such a field that is neither null nor NaN."""
+        return not is_missing(self.values.get(name))
 
     def text(self, name: str) -> str:
         """A field that must be there, a string with something in it."""
@@ -37,10 +33,8 @@ class Fields:
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """A string; None where it is absent or null."""
-        if name not in self:
-            return None
-        return string(self.values, name, self.where)
+        """A string; None where it is absent, null or NaN."""
+        return as_title(self.values.get(name), f"{self.where}: field '{name}'")
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list that must be there and hold at least one string."""
@@ -68,13 +62,13 @@ class Fields:
             return ()
         values = self._list(name, "integers")
         for entry, value in _entries(name, values):
-            if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, Integral):
                 raise DataError(
                     f"{self.where}: field '{entry}' must be an integer, got {kind(value)}"
                 )
-            if not 0 <= value < count:
+            if not 0 <= int(value) < count:
                 raise DataError(f"{self.where}: field '{entry}' is {value}, there are {count}")
-        return tuple(dict.fromkeys(values))
+        return tuple(dict.fromkeys(int(value) for value in values))
 
     def _list(self, name: str, of: str) -> list[Any]:
         value = self.values[name]
@@ -143,46 +137,19 @@ def parsed(raw: bytes, place: str) -> dict[str, Any]:
 
 
 def identifier(fields: Mapping[str, Any], name: str, where: str) -> str:
-    """An id, a string with something in it; an integer becomes its decimal digits."""
-    value = fields.get(name)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    text = string(fields, name, where)
-    if not text.strip():
-        raise DataError(f"{where}: field '{name}' is empty")
-    return text
+    """An id, see `as_id`; it must be there."""
+    return as_id(_present(fields, name, where), f"{where}: field '{name}'")
 
 
 def string(fields: Mapping[str, Any], name: str, where: str) -> str:
-    """A string that UTF-8 can hold."""
+    """A string that UTF-8 can hold; it must be there."""
+    return as_text(_present(fields, name, where), f"{where}: field '{name}'")
+
+
+def _present(fields: Mapping[str, Any], name: str, where: str) -> Any:
     if name not in fields:
         raise DataError(f"{where}: field '{name}' is missing")
-    value = fields[name]
-    if not isinstance(value, str):
-        raise DataError(f"{where}: field '{name}' must be a string, got {kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        code = ord(value[error.start])
-        raise DataError(
-            f"{where}: field '{name}' holds half a surrogate pair, \\u{code:04x}, "
-            f"at character {error.start}"
-        ) from error
-    return value
-
-
-def kind(value: Any) -> str:
-    """How JSON calls a value."""
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
-    return names.get(type(value), "a number")
-
-
-def shown(value: str) -> str:
-    """A value as quoted in a message."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
+    return fields[name]
 
 
 def _entries(name: str, values: list[Any]) -> Iterator[tuple[str, Any]]:
