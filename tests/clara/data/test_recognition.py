@@ -79,7 +79,7 @@ def test_a_folder_is_named(tmp_path):
     [
         ("some words\n" + LINE, ":1: not valid JSON"),
         ('{"id": "a", "contents": \n' + LINE, ":1: not valid JSON"),
-        ("5\n", ":1: must be a JSON object, got a number"),
+        ("5\n", ":1: must be a JSON object, got the number 5"),
         ('"text"\n', ":1: must be a JSON object, got a string"),
         (LINE + "[1]\n", ":2: must be a JSON object, got a list"),
     ],
