@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from typing_extensions import Self
 
 from clara import checkpoint
 from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, Adapters
+from clara.backbone import BackboneError, sampled_backbone_digest
 from clara.candidates import per_question
 from clara.config import ClaraConfig
 from clara.copying import deep_copy, shallow_copy
+from clara.default_dtype import float32_by_default
 from clara.encoding import PackedPrompts, answer_cross_entropy, forward_packed
 from clara.memory_tokens import MemoryTokens
 from clara.merging import MergedGenerator, merged_copy_fits, parameter_versions
@@ -24,6 +26,7 @@ from clara.packing import PackedBatch
 from clara.prompt_prefix import PromptPrefixes
 from clara.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.recomputation import enable_checkpointing
+from clara.rotary import switching_lengths
 from clara.tokenizer import SafeTokenizer
 
 
@@ -57,7 +60,7 @@ class ClaraCore(nn.Module):
         self.owns_backbone = False
         self.tokenizer = SafeTokenizer(tokenizer)
         self.backbone = backbone
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), float32_by_default():
             torch.manual_seed(seed)
             self.adapters = Adapters(backbone, config)
         embeddings = backbone.get_input_embeddings().weight
@@ -71,6 +74,7 @@ class ClaraCore(nn.Module):
         self._merged: MergedGenerator | None = None
         self._fingerprint: tuple[object, str] | None = None
         self._trained: tuple[object, bool] | None = None
+        self._sampled_digest: str | None = None
         self._check_length()
         self.eval()
 
@@ -94,7 +98,7 @@ class ClaraCore(nn.Module):
         weights = parameter_versions([*compressor, *self.memory_tokens.parameters()])
         version = (weights, self.backbone_digest)
         if self.training or self._fingerprint is None or self._fingerprint[0] != version:
-            self._fingerprint = (version, checkpoint.fingerprint(self))
+            self._fingerprint = (version, checkpoint.fingerprint(self, self.backbone_digest))
         return self._fingerprint[1]
 
     @property
@@ -110,6 +114,40 @@ class ClaraCore(nn.Module):
         if self.training or self._trained is None or self._trained[0] != version:
             self._trained = (version, self.adapters.change_anything())
         return self._trained[1]
+
+    @property
+    def sampled_fingerprint(self) -> str:
+        """The fingerprint that earlier versions gave this model; 64 hexadecimal digits.
+
+        They read a sample of the backbone's weights. An index of such a version carries it.
+
+        Raises:
+            BackboneError: the backbone's files cannot be read.
+        """
+        return checkpoint.fingerprint(self, self.sampled_backbone_digest)
+
+    @property
+    def sampled_backbone_digest(self) -> str:
+        """See `clara.backbone.sampled_backbone_digest`; the files are read at the first use."""
+        if self._sampled_digest is None:
+            self._sampled_digest = sampled_backbone_digest(str(self.config.backbone))
+        return self._sampled_digest
+
+    @sampled_backbone_digest.setter
+    def sampled_backbone_digest(self, digest: str) -> None:
+        self._sampled_digest = digest
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether memory with this fingerprint is this model's, also if earlier versions wrote it.
+
+        False too if only the sampled fingerprint could tell and the backbone's files are gone.
+        """
+        if fingerprint == self.fingerprint:
+            return True
+        try:
+            return fingerprint == self.sampled_fingerprint
+        except BackboneError:
+            return False
 
     def train(self, mode: bool = True) -> Self:
         """As `torch.nn.Module.train`; what was derived from the weights is made anew after it."""
@@ -184,6 +222,10 @@ class ClaraCore(nn.Module):
 
         Only answer positions go through the output head. Differentiable in the generator and in
         `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+
+        Raises:
+            ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
+                do not come from its final states alone.
         """
         each = per_question(self, questions, memory)
         prompts = self._prompts(questions, [len(m) for m in each], answers)
@@ -242,7 +284,10 @@ class ClaraCore(nn.Module):
         if merged is not None and (self.training or not merged.is_current(self.adapters)):
             merged = self._merged = None
         if adapter == GENERATOR and merged is not None:
-            yield merged.backbone
+            # Rotary factors that are chosen in each forward are state that threads would share.
+            alone = self.adapters.lock if switching_lengths(merged.backbone) else nullcontext()
+            with alone:
+                yield merged.backbone
             return
         with self.evaluating(), self.adapters.active(adapter):
             yield self.backbone
@@ -262,14 +307,10 @@ class ClaraCore(nn.Module):
 
     def _check_length(self) -> None:
         longest = self.config.document_length + 3 + self.config.memory_tokens
-        settings = self.backbone.config
-        for name in ("sliding_window", "max_position_embeddings"):
-            window = getattr(settings, name, None)
-            if name == "sliding_window" and not getattr(settings, "use_sliding_window", True):
-                continue
-            if window is not None and longest > window:
-                raise ValueError(
-                    f"document_length {self.config.document_length} and its "
-                    f"{self.config.memory_tokens} memory tokens do not fit the backbone's "
-                    f"{name} of {window}"
-                )
+        positions = getattr(self.backbone.config, "max_position_embeddings", None)
+        if positions is not None and longest > positions:
+            raise ValueError(
+                f"document_length {self.config.document_length} and its "
+                f"{self.config.memory_tokens} memory tokens do not fit the backbone's "
+                f"max_position_embeddings of {positions}"
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from clara.generation_settings import (
 )
 from clara.prompt_prefix import can_continue, prefix_ids
 from clara.prompts import Prompt
+from clara.rotary import batching_key, recomputed_at_switch
 from clara.stopping import AnswerReader, StopTexts, StopWhen, TokenQueue
 
 if TYPE_CHECKING:
@@ -132,9 +132,9 @@ def generate(
         batch_size = 1
     reader = answer_reader(model, settings)
     answers = [""] * len(prompts)
-    for rows in _batches(prompts, batch_size, same_length=counts_the_prompt(settings)):
+    for rows in _batches(model.backbone, prompts, settings, batch_size):
         together = [prompts[row] for row in rows]
-        with model.generating(adapter) as backbone:
+        with model.generating(adapter) as backbone, recomputed_at_switch(backbone):
             inputs = generation_inputs(
                 model, backbone, together, [memory[row] for row in rows], settings, adapter
             )
@@ -150,13 +150,20 @@ def generate(
 
 
 def _batches(
-    prompts: Sequence[Prompt], batch_size: int, *, same_length: bool
+    backbone: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    settings: GenerationConfig,
+    batch_size: int,
 ) -> Iterator[list[int]]:
-    """Rows to generate for together, longest prompt first."""
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row].ids))
-    groups = groupby(order, lambda row: len(prompts[row].ids)) if same_length else [(0, order)]
-    for _, group in groups:
-        rows = list(group)
+    """Rows of prompts that are answered together, longest first."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row in sorted(range(len(prompts)), key=lambda row: -len(prompts[row].ids)):
+        length = len(prompts[row].ids)
+        limit = settings_for(settings, length).max_new_tokens
+        same_length = length if counts_the_prompt(settings) else 0
+        key = (same_length, *batching_key(backbone, length, limit))
+        groups.setdefault(key, []).append(row)
+    for rows in groups.values():
         for first in range(0, len(rows), batch_size):
             yield rows[first : first + batch_size]
 
@@ -205,7 +212,11 @@ def stream(
 
     def work() -> None:
         try:
-            with torch.no_grad(), model.generating(adapter) as backbone:
+            with (
+                torch.no_grad(),
+                model.generating(adapter) as backbone,
+                recomputed_at_switch(backbone),
+            ):
                 inputs = generation_inputs(model, backbone, [prompt], [memory], settings, adapter)
                 _generated(
                     backbone,

@@ -26,6 +26,7 @@ from clara.config import ClaraConfig, Overflow
 from clara.core import ClaraCore
 from clara.documents import CompressedDocuments
 from clara.encoding import encode_passages
+from clara.output_path import states_to_logits
 from clara.progress import document_progress
 from clara.prompts import build_prompt, text_background
 
@@ -142,8 +143,9 @@ class Clara(ClaraCore):
         """Turn documents into memory tokens.
 
         Args:
-            documents: texts, `Document`s, or mappings with "contents", "id", "title". Only the
-                contents are read; markup that looks like control tokens is text.
+            documents: texts, `Document`s, or mappings with "contents", "id", "title"; see
+                `as_documents`. Only the contents are read; markup that looks like control
+                tokens is text.
             batch_tokens: tokens of one forward, memory slots included. By default 1024 on CPU,
                 where larger buffers only cost page faults, and 16,384 on a GPU.
             overflow: what to do with documents over the limit; default from the configuration.
@@ -153,6 +155,8 @@ class Clara(ClaraCore):
             One row per document, or per chunk of it (`CompressedDocuments.ids`), in order.
 
         Raises:
+            TypeError, ValueError: a document is of another type, has no usable text, id or title,
+                or the id of an earlier one; names its position.
             ValueError: a document is empty or, with overflow="error", too long; names its id.
         """
         passages = prepare_passages(
@@ -339,7 +343,7 @@ class Clara(ClaraCore):
             for question, texts in zip(questions, documents, strict=True)
         ]
         generation.check_budget(self, prompts, settings, max_prompt_tokens)
-        empty = torch.empty(0, self.hidden_size, device=self.device)
+        empty = torch.empty(0, self.hidden_size, dtype=self.dtype, device=self.device)
         return generation.generate(
             self,
             prompts,
@@ -364,7 +368,7 @@ class Clara(ClaraCore):
         top = as_integer(top, "top", least=1)
         if memory.ndim > 1:
             return [self.logit_lens(each, top) for each in memory]
-        logits = self.backbone.get_output_embeddings()(memory.to(self.device, self.dtype))
+        (logits,) = states_to_logits(self.backbone, memory.to(self.device, self.dtype)[None])
         known = len(self.tokenizer.tokenizer)
         best = logits[:known].topk(min(top, known)).indices.tolist()
         words = (self.tokenizer.decode([token]).strip() for token in best)

@@ -16,6 +16,7 @@ from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
 from clara.cli.output import one_line, print_json, size
+from clara.cli.paths import check_device, check_model, check_output
 
 if TYPE_CHECKING:
     from clara.data.records import Document
@@ -60,6 +61,9 @@ def compress(
     as_json: options.Json = False,
 ) -> None:
     """Compress a corpus into an index."""
+    check_model(model, backbone=backbone)
+    check_device(device)
+    check_output(output, resume)
     ids = read_ids(corpus)
     existing = existing_index(output, resume)
     loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
@@ -81,6 +85,7 @@ def read_ids(corpus: str) -> set[str]:
         DataError: a line is not as it should be; names it.
         CommandError: the file holds no documents, or cannot be read twice.
     """
+    from clara.data.recognition import CORPUS
     from clara.data.records import read_documents
 
     file = Path(corpus)
@@ -88,7 +93,7 @@ def read_ids(corpus: str) -> set[str]:
         raise CommandError(f"{corpus}: is a pipe or device; a corpus is read twice, use a file")
     ids = {document.id for document in read_documents(corpus)}
     if not ids:
-        raise CommandError(f"{corpus}: holds no documents")
+        raise CommandError(f"{corpus}: holds no documents; {CORPUS}")
     return ids
 
 

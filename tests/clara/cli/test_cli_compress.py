@@ -186,7 +186,7 @@ def test_document_named_as_a_chunk_is_not_taken_for_its_document(
 def test_bad_usage(refused, compress, write_corpus, model, tmp_path):
     file, output = write_corpus(count=1), tmp_path / "index"
     assert "No such file" in refused(*compress(str(tmp_path / "none.jsonl"), output))
-    assert "directory" in refused(*compress(str(tmp_path), output))
+    assert "is a folder" in refused(*compress(str(tmp_path), output))
     assert "holds no documents" in refused(*compress(write_corpus([]), output))
     assert "--batch-tokens" in refused(*compress(file, output, "--batch-tokens", "0"), code=2)
     assert "--overflow" in refused(*compress(file, output, "--overflow", "wrap"), code=2)
