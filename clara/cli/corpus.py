@@ -17,6 +17,7 @@ from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
 from clara.cli.output import one_line, print_json, size
 from clara.cli.paths import check_device, check_model, check_output
+from clara.cli.short_documents import count_short, remark
 
 if TYPE_CHECKING:
     from clara.data.records import Document
@@ -76,6 +77,9 @@ def compress(
         print_json(result)
     else:
         print(summary(result))
+        if result["short_documents"]:
+            tokens = loaded.config.memory_tokens
+            print(remark(result["short_documents"], result["documents"], tokens))
 
 
 def read_ids(corpus: str) -> set[str]:
@@ -194,7 +198,7 @@ class Work:
         from clara.progress import document_progress
 
         stored = self._stored()
-        rows = tokens = 0
+        rows = tokens = short = 0
         begin = time.perf_counter()
         with document_progress("compress", len(self.ids), done=len(stored)) as bar:
             for group in groups(self.corpus):
@@ -211,6 +215,7 @@ class Work:
                 self.index.add(compressed)
                 rows += len(compressed)
                 tokens += sum(compressed.token_counts)
+                short += count_short(compressed)
                 reached = tokens / (rows * self.index.memory_tokens)
                 shown.all_done(f"{reached:.1f}x compression")
         seconds = time.perf_counter() - begin
@@ -222,6 +227,7 @@ class Work:
             "skipped": len(stored),
             "rows": rows,
             "tokens": tokens,
+            "short_documents": short,
             "seconds": seconds,
             "documents_per_second": documents / seconds,
             "nominal_compression": self.model.config.compression_rate,

@@ -12,7 +12,7 @@ import typer
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.cli.options import Json
 from clara.cli.output import one_line, print_json, quiet_libraries
-from clara.cli.paths import check_parent
+from clara.cli.paths import check_backbone, check_model, check_parent
 
 
 class Stage(str, Enum):
@@ -46,7 +46,13 @@ def train(
         raise CommandError(str(error), BAD_USAGE) from error
     with user_errors():
         check_early(settings)
-        check_folder(Path(str(settings.arguments["output_dir"])).expanduser(), resume)
+        folder = Path(str(settings.arguments["output_dir"])).expanduser()
+        check_folder(folder, resume)
+    check_parent(folder / "model")
+    if settings.model:
+        check_model(settings.model, backbone=settings.backbone)
+    else:
+        check_backbone(settings.backbone)
     quiet_libraries()
     from clara.training.run import run
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
+from clara.data import recognition
 from clara.data.lines import Fields, lines, parsed
 from clara.data.values import DataError
 
@@ -210,6 +211,8 @@ def check_source(source: str) -> Path | None:
     path = Path(source).expanduser()
     if path.is_file():
         return path
+    if path.is_dir():
+        raise DataError(recognition.folder(source, recognition.RECORDS))
     if path.exists():
         raise DataError(f"{source}: is not a file of JSON lines")
     if path.suffix in (".json", ".jsonl") or path.is_absolute() or source.startswith("."):

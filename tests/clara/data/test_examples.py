@@ -151,7 +151,7 @@ def test_sources(tmp_path, monkeypatch):
     file = file_of(tmp_path, RANKED)
     assert len(open_examples(str(file), "train", ranking_example)) == 1
     for source, message in (
-        (str(tmp_path), "is not a file"),
+        (str(tmp_path), "is a folder; records are JSON lines"),
         ("missing.jsonl", "missing.jsonl: no such file"),
         (str(tmp_path / "none"), "no such file"),
     ):
