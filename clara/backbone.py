@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -22,16 +14,23 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from clara.attention import CLARA_SDPA
+from clara.backbone_digest import backbone_digest, sampled_backbone_digest
+from clara.backbone_files import BackboneError, cache_folder, convert_gguf, resolve_backbone
 from clara.config import Attention, Quantization
 
+__all__ = [
+    "BackboneError",
+    "backbone_digest",
+    "cache_folder",
+    "convert_gguf",
+    "load_backbone",
+    "resolve_backbone",
+    "sampled_backbone_digest",
+]
+
 _IMPLEMENTATION = {"sdpa": CLARA_SDPA, "flash_attention_2": "flash_attention_2"}
-
-
-class BackboneError(ValueError):
-    """A backbone that cannot be found, read, or used."""
 
 
 def load_backbone(
@@ -108,118 +107,6 @@ def _unsuitable(model: PreTrainedModel) -> str | None:
     if kinds - attention or getattr(model, "_is_stateful", False):
         return "has layers other than attention, which mix the documents of a packed sequence"
     return None
-
-
-def backbone_digest(name_or_path: str) -> str:
-    """SHA-256 over a sample of every stored weight: tells backbones apart, fine-tuned ones too.
-
-    Read from the files, so that it does not depend on how the backbone is quantized in memory,
-    and rounded to bfloat16, so that it does not depend on the dtype it is stored in.
-
-    Raises:
-        BackboneError: not found, or without safetensors files.
-    """
-    source = resolve_backbone(name_or_path)
-    try:
-        index = cached_file(
-            source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False
-        )
-        if index:
-            listed = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
-            files = [Path(index).parent / name for name in sorted(set(listed))]
-        else:
-            files = [Path(cached_file(source, SAFE_WEIGHTS_NAME))]
-        sampled = {}
-        for file in files:
-            with safe_open(file, framework="pt") as weights:
-                for name in list(weights.keys()):
-                    part = weights.get_slice(name)
-                    dimensions = len(part.get_shape())
-                    if dimensions == 0:
-                        sampled[name] = weights.get_tensor(name).reshape(1)
-                    else:
-                        sampled[name] = part[:1, :256] if dimensions > 1 else part[:256]
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BackboneError(f"cannot read weights of {name_or_path!r}: {reason}") from error
-    digest = hashlib.sha256()
-    for name, values in sorted(sampled.items()):
-        digest.update(name.encode())
-        digest.update(values.to(torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def resolve_backbone(name_or_path: str) -> str:
-    """Folder or hub id that transformers can load: converts GGUF files, checks local paths.
-
-    Raises:
-        BackboneError: a path that does not exist, or a folder that holds no model.
-    """
-    path = Path(name_or_path).expanduser()
-    if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise BackboneError(f"backbone file {name_or_path!r} does not exist")
-        return str(convert_gguf(path))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise BackboneError(f"backbone folder {name_or_path!r} holds no config.json")
-        return str(path)
-    if path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
-        raise BackboneError(f"backbone folder {name_or_path!r} does not exist")
-    return name_or_path
-
-
-def cache_folder() -> Path:
-    """Where converted backbones are kept: `$CLARA_CACHE`, or `clara` in the user's cache."""
-    root = os.environ.get("CLARA_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clara"
-
-
-def convert_gguf(file: Path) -> Path:
-    """Convert a GGUF file to a folder that transformers loads quickly; done once per content.
-
-    `save_pretrained` refuses a model loaded from GGUF, so its weights are put into a model made
-    from the plain configuration. The folder appears under its final name only when complete.
-
-    Raises:
-        BackboneError: the package `gguf` is missing, or the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    target = cache_folder() / "gguf" / f"{file.stem}-{digest.hexdigest()[:16]}"
-    if target.is_dir():
-        return target
-    if find_spec("gguf") is None:
-        raise BackboneError("reading a GGUF file needs the package gguf: pip install gguf")
-    folder, name = str(file.parent), file.name
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BackboneError(f"cannot read GGUF file {str(file)!r}: {reason}") from error
-    config = AutoConfig.for_model(**loaded.config.to_dict())
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(loaded.state_dict())
-    model.generation_config = GenerationConfig.from_model_config(config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
-    try:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        os.replace(scratch, target)
-    except OSError:
-        if not target.is_dir():  # another process may have finished first
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
 
 
 def _quantization_arguments(

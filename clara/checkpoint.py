@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clara import own_backbone
 from clara.adapters import ADAPTERS, COMPRESSOR
-from clara.backbone import backbone_digest
+from clara.backbone import backbone_digest, sampled_backbone_digest
 from clara.config import MODEL_FIELDS, ClaraConfig
 from clara.sharding import fill, whole
 
@@ -61,7 +61,9 @@ def save(model: ClaraCore, folder: str | Path) -> None:
     config = model.config
     if model.owns_backbone:
         own_backbone.save(model, folder / own_backbone.FOLDER)
-        model.backbone_digest = backbone_digest(str(folder / own_backbone.FOLDER))
+        own = str(folder / own_backbone.FOLDER)
+        model.backbone_digest = backbone_digest(own)
+        model.sampled_backbone_digest = sampled_backbone_digest(own)
         config = config.replace(backbone=own_backbone.FOLDER)
     model.adapters.save(folder)
     rows = {
@@ -167,11 +169,14 @@ def push(model: ClaraCore, repo_id: str, *, private: bool, token: str | None) ->
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 
 
-def fingerprint(model: ClaraCore) -> str:
+def fingerprint(model: ClaraCore, backbone_digest: str) -> str:
     """SHA-256 over what determines a document's memory.
 
     That is the compressor, our rows, the settings of compression, and the backbone. Rounded to
     bfloat16, so that one checkpoint has one fingerprint whatever dtype it is loaded in.
+
+    Args:
+        backbone_digest: of the backbone's weights.
     """
     config = model.config
     settings = {
@@ -180,7 +185,7 @@ def fingerprint(model: ClaraCore) -> str:
         "distinct_memory_tokens": config.distinct_memory_tokens,
         "lora_rank": config.lora_rank,
         "lora_alpha": config.lora_alpha,
-        "backbone": model.backbone_digest,
+        "backbone": backbone_digest,
     }
     digest = hashlib.sha256(json.dumps(settings).encode())
     compressor = sorted(model.adapters.state(COMPRESSOR).items())

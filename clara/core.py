@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from clara import checkpoint
 from clara.adapters import COMPRESSOR, GENERATOR, Adapters
+from clara.backbone import BackboneError, sampled_backbone_digest
 from clara.candidates import per_question
 from clara.config import ClaraConfig
 from clara.encoding import PackedPrompts, answer_cross_entropy, forward_packed
@@ -69,6 +70,7 @@ class ClaraCore(nn.Module):
         self.prompt_prefixes = PromptPrefixes()
         self._merged: MergedGenerator | None = None
         self._fingerprint: tuple[object, str] | None = None
+        self._sampled_digest: str | None = None
         self._check_length()
         self.eval()
 
@@ -92,8 +94,42 @@ class ClaraCore(nn.Module):
         weights = parameter_versions([*compressor, *self.memory_tokens.parameters()])
         version = (weights, self.backbone_digest)
         if self.training or self._fingerprint is None or self._fingerprint[0] != version:
-            self._fingerprint = (version, checkpoint.fingerprint(self))
+            self._fingerprint = (version, checkpoint.fingerprint(self, self.backbone_digest))
         return self._fingerprint[1]
+
+    @property
+    def sampled_fingerprint(self) -> str:
+        """The fingerprint that earlier versions gave this model; 64 hexadecimal digits.
+
+        They read a sample of the backbone's weights. An index of such a version carries it.
+
+        Raises:
+            BackboneError: the backbone's files cannot be read.
+        """
+        return checkpoint.fingerprint(self, self.sampled_backbone_digest)
+
+    @property
+    def sampled_backbone_digest(self) -> str:
+        """See `clara.backbone.sampled_backbone_digest`; the files are read at the first use."""
+        if self._sampled_digest is None:
+            self._sampled_digest = sampled_backbone_digest(str(self.config.backbone))
+        return self._sampled_digest
+
+    @sampled_backbone_digest.setter
+    def sampled_backbone_digest(self, digest: str) -> None:
+        self._sampled_digest = digest
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether memory with this fingerprint is this model's, also if earlier versions wrote it.
+
+        False too if only the sampled fingerprint could tell and the backbone's files are gone.
+        """
+        if fingerprint == self.fingerprint:
+            return True
+        try:
+            return fingerprint == self.sampled_fingerprint
+        except BackboneError:
+            return False
 
     def train(self, mode: bool = True) -> Self:
         """As `torch.nn.Module.train`; what was derived from the weights is made anew after it."""

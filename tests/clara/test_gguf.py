@@ -51,7 +51,8 @@ def test_converted_once_and_reused(file, tmp_path, monkeypatch):
     assert times.keys() >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert "quantization_config" not in json.loads((converted / "config.json").read_text())
 
-    monkeypatch.setattr("clara.backbone.AutoModelForCausalLM", None)  # would fail if used again
+    # Would fail if it were used again.
+    monkeypatch.setattr("clara.backbone_files.AutoModelForCausalLM", None)
     assert convert_gguf(file) == converted
     assert {f.name: f.stat().st_mtime_ns for f in converted.iterdir()} == times
 
@@ -126,8 +127,8 @@ def small(tmp_path, monkeypatch):
         def from_pretrained(folder, gguf_file):
             return tokenizer
 
-    monkeypatch.setattr("clara.backbone.AutoModelForCausalLM", Models)
-    monkeypatch.setattr("clara.backbone.AutoTokenizer", Tokenizers)
+    monkeypatch.setattr("clara.backbone_files.AutoModelForCausalLM", Models)
+    monkeypatch.setattr("clara.backbone_files.AutoTokenizer", Tokenizers)
     monkeypatch.setenv("CLARA_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "small.gguf"
     file.write_bytes(b"content")
@@ -169,7 +170,7 @@ def test_a_killed_conversion_does_no_harm(small, tmp_path):
     script = """
 import os, sys, torch, transformers
 from pathlib import Path
-import clara.backbone as backbone
+import clara.backbone_files as backbone
 file, base = map(Path, sys.argv[1:])
 model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
 tokenizer = transformers.AutoTokenizer.from_pretrained(base)

@@ -1,0 +1,90 @@
+"""Where the files of a backbone are: folders, the hub's cache, and converted GGUF files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+
+class BackboneError(ValueError):
+    """A backbone that cannot be found, read, or used."""
+
+
+def resolve_backbone(name_or_path: str) -> str:
+    """Folder or hub id that transformers can load: converts GGUF files, checks local paths.
+
+    Raises:
+        BackboneError: a path that does not exist, or a folder that holds no model.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise BackboneError(f"backbone file {name_or_path!r} does not exist")
+        return str(convert_gguf(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BackboneError(f"backbone folder {name_or_path!r} holds no config.json")
+        return str(path)
+    if path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
+        raise BackboneError(f"backbone folder {name_or_path!r} does not exist")
+    return name_or_path
+
+
+def cache_folder() -> Path:
+    """Where converted backbones are kept: `$CLARA_CACHE`, or `clara` in the user's cache."""
+    root = os.environ.get("CLARA_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clara"
+
+
+def convert_gguf(file: Path) -> Path:
+    """Convert a GGUF file to a folder that transformers loads quickly; done once per content.
+
+    `save_pretrained` refuses a model loaded from GGUF, so its weights are put into a model made
+    from the plain configuration. The folder appears under its final name only when complete.
+
+    Raises:
+        BackboneError: the package `gguf` is missing, or the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    target = cache_folder() / "gguf" / f"{file.stem}-{digest.hexdigest()[:16]}"
+    if target.is_dir():
+        return target
+    if find_spec("gguf") is None:
+        raise BackboneError("reading a GGUF file needs the package gguf: pip install gguf")
+    folder, name = str(file.parent), file.name
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BackboneError(f"cannot read GGUF file {str(file)!r}: {reason}") from error
+    config = AutoConfig.for_model(**loaded.config.to_dict())
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = GenerationConfig.from_model_config(config)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+    try:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        os.replace(scratch, target)
+    except OSError:
+        if not target.is_dir():  # another process may have finished first
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
