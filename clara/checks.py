@@ -1,0 +1,50 @@
+"""Checks of numbers that people pass, the same everywhere in `clara`."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer: Python's or numpy's, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number: Python's or numpy's, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def as_integer(value: object, name: str, *, least: int | None = None) -> int:
+    """An integer as Python's own `int`, so that numpy's can be written to JSON too.
+
+    Args:
+        name: what the error calls the value.
+        least: the smallest value that is accepted.
+
+    Raises:
+        TypeError: `value` is no integer; `True` and `4.0` are none.
+        ValueError: it is below `least`.
+    """
+    if not is_integer(value):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    number = int(value)  # type: ignore[call-overload]
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return int(number)
+
+
+def as_number(value: object, name: str) -> float:
+    """A finite number as Python's own `float`.
+
+    Raises:
+        TypeError: `value` is no number; `True` is none.
+        ValueError: it is infinite or not a number.
+    """
+    if not is_number(value):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number, got {number}")
+    return number
