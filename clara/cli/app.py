@@ -15,6 +15,7 @@ from clara.cli import (
     corpus,
     demonstration,
     diagnosis,
+    index,
     models,
     questions,
     synthesis,
@@ -70,6 +71,7 @@ app.command("info")(models.info)
 app.command("doctor")(diagnosis.doctor)
 app.command("demo")(demonstration.demo)
 app.add_typer(benchmarks.bench)
+app.add_typer(index.index)
 
 
 def main() -> None:

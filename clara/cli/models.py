@@ -100,6 +100,8 @@ def _shown(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.2f}"
+    if isinstance(value, list):
+        return ", ".join(str(each) for each in value) or "none"
     if isinstance(value, dict):
         return ", ".join(f"{key}={each}" for key, each in value.items())
     return str(value)
