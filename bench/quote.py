@@ -22,7 +22,16 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from clara.benchmarks.results import USUAL, Measurement, Results, ratios, read_results, usual
-from clara.benchmarks.tables import Table, amount, at, escaped, promise_table, short
+from clara.benchmarks.tables import (
+    Table,
+    amount,
+    at,
+    escaped,
+    promise_table,
+    short,
+    suite_name,
+    times,
+)
 from clara.cli.output import one_line
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +43,7 @@ _END = "<!-- end of figures -->"
 _VERSIONS = ("python", "torch", "cuda", "triton", "transformers", "peft", "clara")
 _NEEDED = ("device", "threads", "torch", "date", "commit", "command")
 _REFERENCE = "reference way"
+_SHARE = f"divided by that of the {_REFERENCE} or of text"
 _ANSWERED_FROM = ("text", "memory", "memory, generator merged")
 
 
@@ -65,8 +75,8 @@ def _beside_text(measured: Iterable[Measurement], setting: str, way: str) -> tup
     if way not in by_name:
         return "", ""
     own, text = by_name[way], by_name.get("text")
-    times = _times(ratios(own, text)) if text is not None and text is not own else ""
-    return _seconds(own), times
+    faster = _times(ratios(own, text)) if text is not None and text is not own else ""
+    return _seconds(own), faster
 
 
 def compress(results: Results) -> Table:
@@ -76,8 +86,8 @@ def compress(results: Results) -> Table:
     for own, other in zip(ours, theirs, strict=True):
         speeds = [own.per_second(quantity) for quantity in ("documents", "tokens")]
         cells = ["" if speed is None else short(speed) for speed in speeds]
-        times = _times(ratios(own, other)) if other is not None else ""
-        rows.append((at(own), *cells, times))
+        faster = _times(ratios(own, other)) if other is not None else ""
+        rows.append((at(own), *cells, faster))
     head = ("compression", "documents per second", "tokens per second")
     return Table("", (*head, f"times as fast as the {_REFERENCE}"), rows, figures=1)
 
@@ -89,16 +99,11 @@ def training(results: Results) -> Table:
         for own, other in zip(*_pairs(results, "training", case), strict=True):
             if own.unit != "s":
                 continue
-            theirs, times = (
-                ("", "")
-                if other is None
-                else (
-                    _seconds(other),
-                    _times(ratios(own, other)),
-                )
-            )
-            rows.append((case, at(own), _seconds(own), theirs, times))
-    return Table("", ("step", "at", "ours", _REFERENCE, "times as fast"), rows)
+            theirs = "" if other is None else _seconds(other)
+            faster = "" if other is None else _times(ratios(own, other))
+            rows.append((case, at(own), _seconds(own), theirs, faster))
+    head = ("step", "settings", "ours", _REFERENCE, f"times as fast as the {_REFERENCE}")
+    return Table("", head, rows)
 
 
 def memory(results: Results) -> Table:
@@ -106,14 +111,14 @@ def memory(results: Results) -> Table:
     rows = []
     measured = [each for each in results.measurements if each.unit == "bytes" and each.samples]
     for each in measured:
-        names = each.suite, each.case, at(each), each.implementation
+        names = suite_name(each.suite), each.case, at(each), each.implementation
         others = [(*each.case_key, name) for name in (_REFERENCE, "text")]
         other = next((m for m in measured if m.key in others), None)
         share = ""
         if other is not None and other is not each and other.median:
-            share = f"{each.median / other.median:.2f}"
+            share = times(each.median / other.median)
         rows.append((*names, amount(each.median, "bytes"), share))
-    head = ("suite", "what", "at", "implementation", "peak", f"of the {_REFERENCE}'s or text's")
+    head = ("suite", "measurement", "settings", "implementation", "peak memory", _SHARE)
     return Table("", head, rows, figures=4)
 
 
@@ -145,10 +150,10 @@ def _beside_ours(measured: Sequence[Measurement], operator: str = "") -> Table:
         row = [own.case.removeprefix(f"{operator}, "), at(own), amount(own.median, "s")]
         for name in others:
             other = found.get((*own.case_key, name))
-            times = 0.0 if other is None else statistics.median(ratios(own, other))
-            row.append("" if other is None else f"{amount(other.median, 's')} ({times:.2f})")
+            factor = 0.0 if other is None else statistics.median(ratios(own, other))
+            row.append("" if other is None else f"{amount(other.median, 's')} ({times(factor)})")
         rows.append(tuple(row))
-    return Table("", ("", "at", "ours", *others), rows)
+    return Table("", ("case", "settings", "ours", *others), rows)
 
 
 OPERATORS = (
@@ -195,9 +200,9 @@ def _times(found: Sequence[float]) -> str:
     if not found:
         return ""
     of_rounds = Measurement("", "", "", samples=list(found))
-    low, high = (f"{of_rounds.percentile(share):.2f}" for share in (0.2, 0.8))
+    low, high = (times(of_rounds.percentile(share)) for share in (0.2, 0.8))
     span = f" ({low} to {high})" if len(found) > 1 else ""
-    return f"{statistics.median(found):.2f}{span}"
+    return f"{times(statistics.median(found))}{span}"
 
 
 @dataclass(frozen=True)

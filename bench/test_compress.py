@@ -76,7 +76,7 @@ def test_throughput(
         f"the reference's way; memory vectors differ by at most {difference:.1e}"
     )
     if rate == COMPARED_RATE and device.type == "cpu":
-        what = f"compression at {rate}x: times as fast as the reference's way"
+        what = f"compression at {rate}x: times as fast as the reference way"
         promise(what, ratio, at_least=FASTER)
 
 
@@ -92,5 +92,5 @@ def test_memory(backbone, size, device, threads, recorder, summary, promise):
     recorder.memory("compress", "peak memory", peaks, rate=COMPARED_RATE)
     sizes = " against ".join(f"{peak / 2**20:.0f}" for peak in peaks.values())
     summary.append(f"{COMPARED_RATE:4}x peak beyond the weights: {sizes} MiB")
-    what = f"peak memory of compression at {COMPARED_RATE}x, of that of the reference's way"
+    what = f"peak memory of compression at {COMPARED_RATE}x, divided by that of the reference way"
     promise(what, peaks["ours"] / peaks["reference way"], at_most=MEMORY_SHARE)

@@ -1,6 +1,7 @@
 """How cost grows: with documents, their length, candidates and queries.
 
-Each test measures one quantity at several sizes, all sizes in turns; the report fits power laws.
+Each test measures one quantity at several sizes, all sizes in turns. The report gives the exponent
+between each two neighbouring sizes.
 """
 
 from __future__ import annotations

@@ -186,5 +186,7 @@ def test_memory(backbone, device, size, threads, recorder, summary, promise):
     sizes = "; ".join(f"{name} {peak / 2**20:.0f} MiB" for name, peak in peaks.items())
     summary.append(f"{SWEPT_RATE:4}x peak of an answer beyond the weights: {sizes}")
     share = peaks[MEMORY] / peaks[TEXT]
-    what = f"peak memory of an answer at {SWEPT_RATE}x beyond the weights, of that from text"
+    what = (
+        f"peak memory of an answer at {SWEPT_RATE}x beyond the weights, divided by that from text"
+    )
     promise(what, share, at_most=MEMORY_SHARE)

@@ -257,7 +257,7 @@ def promises(
 
     if name == "float32":
         share = median_ratio(turns.seconds[name], limit)
-        yield Promise(f"{where}: of the limit", share, at_most=OF_LIMIT)
+        yield Promise(f"{where}: time divided by the limit", share, at_most=OF_LIMIT)
         peer, least = best_peer(turns, name), FASTER.get((data.shape[1], batch), 1.0)
         yield times(peer, f"the better peer ({peer.partition(', ')[2]})", least)
         return
@@ -304,7 +304,7 @@ def test_memory(data, report, threads):
         f"{theirs / 2**20:.0f} MiB"
     )
     extra = (norms + ours - packed) / size
-    what = f"{data.name}: memory beyond float32 rows and a copy of the queries, of the rows"
+    what = f"{data.name}: memory beyond float32 rows and a copy of the queries, divided by the rows"
     report.promises.append(Promise(what, extra, at_most=EXTRA_MEMORY))
 
 
@@ -317,7 +317,7 @@ def test_time_grows_with_rows(data, size, report, batch):
     times = ", ".join(f"{turns.median(each) * 1e3:.1f}" for each in calls)
     report.notes.append(f"{data.name}, B = {batch}: {times} ms for N/4, N/2, N rows")
     if batch > 1:  # a quarter may lie in a cache that all rows do not, which reading shows
-        what = f"{data.name}, B = {batch}: time of all rows by 4 times that of a quarter"
+        what = f"{data.name}, B = {batch}: time of all rows divided by 4 times that of a quarter"
         report.promises.append(Promise(what, turns.ratio("1", "4") / 4, at_most=OF_LINEAR))
 
 
@@ -343,7 +343,7 @@ def test_time_falls_with_threads(data, machine, size, report, threads):
         report.notes.append(
             f"{where}: {faster:.2f} times as fast as one, the matrix product {product:.2f}"
         )
-        what = f"{where}: of how much faster a matrix product becomes"
+        what = f"{where}: speedup divided by that of a matrix product"
         report.promises.append(Promise(what, faster / product, at_least=OF_THREADS))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -59,6 +61,18 @@ class Adapters:
         self.freeze()
         with self.lock:
             self._activate(None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Adapters:
+        """The adapters of the copy of the backbone that `memo` holds or gets, with none active."""
+        made = self.__class__.__new__(self.__class__)
+        memo[id(self)] = made
+        made._settings = copy.deepcopy(self._settings, memo)
+        made._layers = copy.deepcopy(self._layers, memo)
+        made._states = [vars(layer) for layer in made._layers]
+        made._parameters = copy.deepcopy(self._parameters, memo)
+        made.lock = threading.RLock()
+        made._activate(None)
+        return made
 
     @contextmanager
     def active(self, name: str | None) -> Iterator[None]:
@@ -114,6 +128,15 @@ class Adapters:
 
     def state(self, name: str) -> dict[str, Tensor]:
         return {key: value.detach() for key, value in self.parameters(name).items()}
+
+    def change_anything(self) -> bool:
+        """Whether any adapter changes what the backbone computes; a new one adds B A with B = 0."""
+        return any(
+            bool(whole(value).any())
+            for name in ADAPTERS
+            for key, value in self.state(name).items()
+            if "lora_B" in key
+        )
 
     @torch.no_grad()
     def load_state(self, name: str, state: Mapping[str, Tensor]) -> None:

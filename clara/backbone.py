@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from clara.attention import CLARA_SDPA
+from clara.attention_patterns import UnsupportedAttentionError, attention_patterns
 from clara.backbone_digest import backbone_digest, sampled_backbone_digest
 from clara.backbone_files import BackboneError, cache_folder, convert_gguf, resolve_backbone
 from clara.config import Attention, Quantization
@@ -76,9 +77,6 @@ def load_backbone(
         raise BackboneError(
             f"backbone {name_or_path!r} lacks the weights {missing[0]!r} ({len(missing)} in all)"
         )
-    flaw = _unsuitable(model)
-    if flaw:
-        raise BackboneError(f"backbone {name_or_path!r} ({type(model).__name__}) {flaw}")
     for layer in model.modules():
         # On processors with AVX512-BF16 bitsandbytes packs 4-bit weights anew at their first use,
         # which fails for widths that are no multiples of 32, and loses their double quantization.
@@ -86,6 +84,9 @@ def load_backbone(
             layer.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
+    flaw = _unsuitable(model)
+    if flaw:
+        raise BackboneError(f"backbone {name_or_path!r} ({type(model).__name__}) {flaw}")
     # Only token ids are kept: a checkpoint's sampling defaults would make answers random.
     stored = model.generation_config
     model.generation_config = GenerationConfig(
@@ -106,6 +107,11 @@ def _unsuitable(model: PreTrainedModel) -> str | None:
     attention = {"full_attention", "sliding_attention", "chunked_attention"}
     if kinds - attention or getattr(model, "_is_stateful", False):
         return "has layers other than attention, which mix the documents of a packed sequence"
+    if model.config._attn_implementation == CLARA_SDPA:
+        try:
+            attention_patterns(model)
+        except UnsupportedAttentionError as error:
+            return str(error)
     return None
 
 

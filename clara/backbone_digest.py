@@ -3,14 +3,64 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from clara.backbone_files import BackboneError, resolve_backbone
+from clara import digest_cache
+from clara.backbone_files import BackboneError, local_folder, weight_files
+from clara.body_weights import body_names
+from clara.progress import byte_progress
+from clara.weight_hashing import hash_tensors, stored_tensors
+
+_FORMAT = b"clara backbone digest 1"
+_WORTH_A_BAR = 1 << 28  # bytes; less is read in the blink of an eye
+
+
+def backbone_digest(name_or_path: str) -> str:
+    """SHA-256 over every weight that memory depends on; 64 hexadecimal digits.
+
+    It is the same for the same weights, however they are stored: in one file or in shards, as
+    float32, bfloat16 or float16 (values are rounded to bfloat16), with or without an output
+    head, tied or not, and with buffers that the model does not read. It is read from the files, so
+    it does not depend on how the backbone is quantized in memory. It does not cover the
+    configuration.
+
+    The files are read once and the digest is kept in the cache folder, as long as the files have
+    the same path, size, modification time and inode.
+
+    Raises:
+        BackboneError: not found, or without safetensors files.
+    """
+    source = local_folder(name_or_path)
+    try:
+        files = weight_files(source)
+        before = digest_cache.state([source / "config.json", *files])
+        kept = digest_cache.find(source, before)
+        if kept is not None:
+            return kept
+        settled = digest_cache.settled(before)
+        digest = _computed(source, files)
+        if settled:
+            digest_cache.keep(source, before, digest)
+        return digest
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _unreadable(name_or_path, error) from error
+
+
+def _computed(source: Path, files: list[Path]) -> str:
+    stored = stored_tensors(files)
+    called = body_names(source, stored)
+    tensors = {name: stored[there] for name, there in called.items()}
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    with byte_progress("fingerprint", total, visible=total >= _WORTH_A_BAR) as bar:
+        hashes = hash_tensors(list(tensors.values()), bar.advance)
+    digest = hashlib.sha256(_FORMAT)
+    for name, each in sorted(zip(tensors, hashes, strict=True)):
+        label = name.encode()
+        digest.update(len(label).to_bytes(8, "little") + label + each)
+    return digest.hexdigest()
 
 
 def sampled_backbone_digest(name_or_path: str) -> str:
@@ -22,18 +72,10 @@ def sampled_backbone_digest(name_or_path: str) -> str:
     Raises:
         BackboneError: not found, or without safetensors files.
     """
-    source = resolve_backbone(name_or_path)
+    source = local_folder(name_or_path)
+    sampled = {}
     try:
-        index = cached_file(
-            source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False
-        )
-        if index:
-            listed = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
-            files = [Path(index).parent / name for name in sorted(set(listed))]
-        else:
-            files = [Path(cached_file(source, SAFE_WEIGHTS_NAME))]
-        sampled = {}
-        for file in files:
+        for file in weight_files(source, shards_first=True):
             with safe_open(file, framework="pt") as weights:
                 for name in list(weights.keys()):
                     part = weights.get_slice(name)
@@ -43,8 +85,7 @@ def sampled_backbone_digest(name_or_path: str) -> str:
                     else:
                         sampled[name] = part[:1, :256] if dimensions > 1 else part[:256]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BackboneError(f"cannot read weights of {name_or_path!r}: {reason}") from error
+        raise _unreadable(name_or_path, error) from error
     digest = hashlib.sha256()
     for name, values in sorted(sampled.items()):
         digest.update(name.encode())
@@ -52,5 +93,6 @@ def sampled_backbone_digest(name_or_path: str) -> str:
     return digest.hexdigest()
 
 
-def backbone_digest(name_or_path: str) -> str:
-    return sampled_backbone_digest(name_or_path)
+def _unreadable(name_or_path: str, error: Exception) -> BackboneError:
+    reason = " ".join(str(error).split())[:200]
+    return BackboneError(f"cannot read weights of {name_or_path!r}: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -10,7 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 
 class BackboneError(ValueError):
@@ -23,7 +26,7 @@ def resolve_backbone(name_or_path: str) -> str:
     Raises:
         BackboneError: a path that does not exist, or a folder that holds no model.
     """
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise BackboneError(f"backbone file {name_or_path!r} does not exist")
@@ -35,6 +38,52 @@ def resolve_backbone(name_or_path: str) -> str:
     if path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
         raise BackboneError(f"backbone folder {name_or_path!r} does not exist")
     return name_or_path
+
+
+def local_folder(name_or_path: str) -> Path:
+    """Folder that holds a backbone's configuration and weights; for a hub id, in the hub's cache.
+
+    The hub is asked only for what its cache lacks: a backbone that was loaded is there.
+
+    Raises:
+        BackboneError: there is none here, and the hub has no such model or cannot be reached.
+    """
+    source = resolve_backbone(name_or_path)
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        folder = Path(snapshot_download(source, local_files_only=True))
+        if all(file.exists() for file in (folder / "config.json", *weight_files(folder))):
+            return folder
+    except (OSError, ValueError):
+        pass  # it is not there, or only in part
+    patterns = ["config.json", "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME]
+    try:
+        return Path(snapshot_download(source, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BackboneError(f"cannot get the weights of {name_or_path!r}: {reason}") from error
+
+
+def weight_files(folder: Path, *, shards_first: bool = False) -> list[Path]:
+    """The safetensors files that transformers reads from a model's folder.
+
+    Args:
+        shards_first: prefer shards to a single file where there are both; transformers does not.
+
+    Raises:
+        OSError: there are none.
+        ValueError: the list of shards is damaged.
+    """
+    index, single = folder / SAFE_WEIGHTS_INDEX_NAME, folder / SAFE_WEIGHTS_NAME
+    if single.is_file() and not (shards_first and index.is_file()):
+        return [single]
+    if not index.is_file():
+        raise FileNotFoundError(f"{folder} holds no {SAFE_WEIGHTS_NAME}")
+    listed = json.loads(index.read_text(encoding="utf-8"))
+    if not isinstance(listed, dict) or not isinstance(listed.get("weight_map"), dict):
+        raise ValueError(f"{index.name} has no 'weight_map'")
+    return [folder / name for name in sorted(set(listed["weight_map"].values()))]
 
 
 def cache_folder() -> Path:

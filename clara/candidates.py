@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clara.checks import is_integer
 from clara.data.records import Document
 from clara.documents import CompressedDocuments
 from clara.fingerprints import check_readable
@@ -145,10 +146,10 @@ def _check_fingerprint(model: ClaraCore, documents: CompressedDocuments) -> None
 
 
 def check_top_k(top_k: int) -> int:
-    """`top_k` itself, if it is a positive integer."""
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+    """`top_k` as Python's own integer, if it is a positive one."""
+    if not is_integer(top_k) or top_k < 1:
         raise ValueError(f"top_k must be a positive integer, got {top_k!r}")
-    return top_k
+    return int(top_k)
 
 
 def per_question(

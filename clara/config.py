@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from clara.checks import as_integer, is_number
 from clara.prompts import DEFAULT_PROMPT, PromptTemplate
 
 FORMAT_VERSION = 1
@@ -34,7 +35,8 @@ class ClaraConfig:
     """Settings of a model, validated on construction. Plain JSON on disk.
 
     The first group defines the model: a checkpoint cannot be loaded with other values. The
-    second group says how to run it and may be overridden at load time.
+    second group says how to run it and may be overridden at load time. numpy's numbers are taken
+    and kept as Python's own.
 
     Attributes:
         backbone: hub id, folder or GGUF file of the causal language model; filled in by
@@ -52,7 +54,8 @@ class ClaraConfig:
         top_k: documents handed to the generator.
         temperature, relaxation, mask, noise: of the differentiable selection.
         quantization: None, "nf4" or "int8" for the backbone's weights.
-        dtype: of the backbone's activations; None is float32 on CPU, bfloat16 on CUDA.
+        dtype: of the backbone's activations, by name; None is float32 on CPU, bfloat16 on CUDA.
+            `torch.float32` and its like are taken too.
         attention: attention of the generator.
     """
 
@@ -80,7 +83,7 @@ class ClaraConfig:
         if isinstance(self.prompt, dict):
             if self.prompt.keys() != {"system", "user"}:
                 raise ValueError(f"prompt must have 'system' and 'user', got {self.prompt!r}")
-            object.__setattr__(self, "prompt", PromptTemplate(**self.prompt))
+            self._set("prompt", PromptTemplate(**self.prompt))
         if not isinstance(self.prompt, PromptTemplate):
             raise TypeError(f"prompt must be a PromptTemplate, got {self.prompt!r}")
         if self.backbone is not None and not isinstance(self.backbone, str):
@@ -92,18 +95,15 @@ class ClaraConfig:
             "lora_alpha",
             "top_k",
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            self._set(name, as_integer(getattr(self, name), name, least=1))
         for name in ("distinct_memory_tokens", "separator"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
         for name in ("temperature", "lora_dropout"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            value: Any = getattr(self, name)
+            if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
+            self._set(name, float(value))
         if self.document_length % self.compression_rate:
             raise ValueError(
                 f"compression_rate {self.compression_rate} does not divide document_length "
@@ -113,10 +113,15 @@ class ClaraConfig:
             raise ValueError(f"temperature must be a positive number, got {self.temperature}")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
+        if (type(self.dtype).__module__, type(self.dtype).__name__) == ("torch", "dtype"):
+            self._set("dtype", str(self.dtype).removeprefix("torch."))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 shown = ", ".join("null" if c is None else str(c) for c in choices)
                 raise ValueError(f"{name} must be one of {shown}; got {getattr(self, name)!r}")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     @property
     def memory_tokens(self) -> int:

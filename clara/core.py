@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from clara import checkpoint
-from clara.adapters import COMPRESSOR, GENERATOR, Adapters
+from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, Adapters
 from clara.backbone import BackboneError, sampled_backbone_digest
 from clara.candidates import per_question
 from clara.config import ClaraConfig
+from clara.copying import deep_copy, shallow_copy
+from clara.default_dtype import float32_by_default
 from clara.encoding import PackedPrompts, answer_cross_entropy, forward_packed
 from clara.memory_tokens import MemoryTokens
 from clara.merging import MergedGenerator, merged_copy_fits, parameter_versions
@@ -24,6 +26,7 @@ from clara.packing import PackedBatch
 from clara.prompt_prefix import PromptPrefixes
 from clara.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.recomputation import enable_checkpointing
+from clara.rotary import switching_lengths
 from clara.tokenizer import SafeTokenizer
 
 
@@ -57,7 +60,7 @@ class ClaraCore(nn.Module):
         self.owns_backbone = False
         self.tokenizer = SafeTokenizer(tokenizer)
         self.backbone = backbone
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), float32_by_default():
             torch.manual_seed(seed)
             self.adapters = Adapters(backbone, config)
         embeddings = backbone.get_input_embeddings().weight
@@ -70,6 +73,7 @@ class ClaraCore(nn.Module):
         self.prompt_prefixes = PromptPrefixes()
         self._merged: MergedGenerator | None = None
         self._fingerprint: tuple[object, str] | None = None
+        self._trained: tuple[object, bool] | None = None
         self._sampled_digest: str | None = None
         self._check_length()
         self.eval()
@@ -96,6 +100,20 @@ class ClaraCore(nn.Module):
         if self.training or self._fingerprint is None or self._fingerprint[0] != version:
             self._fingerprint = (version, checkpoint.fingerprint(self, self.backbone_digest))
         return self._fingerprint[1]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether any adapter changes what the backbone computes.
+
+        A new model's adapters do not: it cannot read its memory yet. The answer is cached until
+        the adapters' weights change.
+        """
+        version = parameter_versions(
+            parameter for name in ADAPTERS for parameter in self.adapters.parameters(name).values()
+        )
+        if self.training or self._trained is None or self._trained[0] != version:
+            self._trained = (version, self.adapters.change_anything())
+        return self._trained[1]
 
     @property
     def sampled_fingerprint(self) -> str:
@@ -135,7 +153,7 @@ class ClaraCore(nn.Module):
         """As `torch.nn.Module.train`; what was derived from the weights is made anew after it."""
         self.prompt_prefixes.clear()
         if mode:
-            self._merged = self._fingerprint = None
+            self._merged = self._fingerprint = self._trained = None
         return super().train(mode)
 
     def enable_gradient_checkpointing(self, **options: Any) -> None:
@@ -149,6 +167,18 @@ class ClaraCore(nn.Module):
             ValueError: one of those two is asked for, or the backbone cannot do it.
         """
         enable_checkpointing(self.backbone, options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return deep_copy(self, memo)
+
+    def __copy__(self) -> Self:
+        return shallow_copy(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} model cannot be pickled, nor saved by torch.save: write it "
+            "with model.save_pretrained(folder), and read it with Clara.from_pretrained(folder)"
+        )
 
     def load_weights(self, folder: Path) -> None:
         """Take on the weights of a model folder of the same configuration.
@@ -192,6 +222,10 @@ class ClaraCore(nn.Module):
 
         Only answer positions go through the output head. Differentiable in the generator and in
         `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+
+        Raises:
+            ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
+                do not come from its final states alone.
         """
         each = per_question(self, questions, memory)
         prompts = self._prompts(questions, [len(m) for m in each], answers)
@@ -250,7 +284,10 @@ class ClaraCore(nn.Module):
         if merged is not None and (self.training or not merged.is_current(self.adapters)):
             merged = self._merged = None
         if adapter == GENERATOR and merged is not None:
-            yield merged.backbone
+            # Rotary factors that are chosen in each forward are state that threads would share.
+            alone = self.adapters.lock if switching_lengths(merged.backbone) else nullcontext()
+            with alone:
+                yield merged.backbone
             return
         with self.evaluating(), self.adapters.active(adapter):
             yield self.backbone
@@ -270,14 +307,10 @@ class ClaraCore(nn.Module):
 
     def _check_length(self) -> None:
         longest = self.config.document_length + 3 + self.config.memory_tokens
-        settings = self.backbone.config
-        for name in ("sliding_window", "max_position_embeddings"):
-            window = getattr(settings, name, None)
-            if name == "sliding_window" and not getattr(settings, "use_sliding_window", True):
-                continue
-            if window is not None and longest > window:
-                raise ValueError(
-                    f"document_length {self.config.document_length} and its "
-                    f"{self.config.memory_tokens} memory tokens do not fit the backbone's "
-                    f"{name} of {window}"
-                )
+        positions = getattr(self.backbone.config, "max_position_embeddings", None)
+        if positions is not None and longest > positions:
+            raise ValueError(
+                f"document_length {self.config.document_length} and its "
+                f"{self.config.memory_tokens} memory tokens do not fit the backbone's "
+                f"max_position_embeddings of {positions}"
+            )

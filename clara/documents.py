@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from numbers import Integral
+from types import NoneType
+from typing import Any, overload
 
 import torch
 from torch import Tensor
+
+_ENTRIES: dict[str, tuple[tuple[type, ...], str]] = {
+    "ids": ((str,), "a string"),
+    "document_ids": ((str,), "a string"),
+    "token_counts": ((Integral,), "a whole number"),
+    "texts": ((str,), "a string"),
+    "titles": ((str, NoneType), "a string or None"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,10 @@ class CompressedDocuments:
         texts: the text each row was read from.
         titles: title of the document, or None.
         fingerprint: of the model that wrote the memory, see `Clara.fingerprint`.
+
+    Raises:
+        ValueError: the lists have other lengths than `memory`, or `memory` is not `[N, m, H]`.
+        TypeError: an entry is of another type; names the list and the row.
     """
 
     memory: Tensor
@@ -39,6 +53,17 @@ class CompressedDocuments:
             count = len(getattr(self, name))
             if count != len(self.memory):
                 raise ValueError(f"{name} has {count} entries for {len(self.memory)} memories")
+        for name, (types, described) in _ENTRIES.items():
+            values = getattr(self, name)
+            wrong = {
+                kind
+                for kind in set(map(type, values))
+                if kind is bool or not issubclass(kind, types)
+            }
+            if wrong:
+                row = next(row for row, value in enumerate(values) if type(value) in wrong)
+                shown = repr(values[row])[:80]
+                raise TypeError(f"{name}[{row}] must be {described}, got {shown}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,16 +79,17 @@ class CompressedDocuments:
             IndexError: there is no such row.
             TypeError: `rows` is a mask.
         """
-        if isinstance(rows, bool) or (
-            not isinstance(rows, int | slice) and any(isinstance(row, bool) for row in rows)
+        given: Any = rows.tolist() if hasattr(rows, "tolist") else rows  # of torch or numpy
+        if isinstance(given, bool) or (
+            not isinstance(given, int | slice) and any(_is_bool(row) for row in given)
         ):
             raise TypeError(f"rows must be positions of rows, not a mask: {rows!r}")
-        if isinstance(rows, int):
-            chosen = [range(len(self))[rows]]
-        elif isinstance(rows, slice):
-            chosen = list(range(len(self)))[rows]
+        if isinstance(given, int):
+            chosen = [range(len(self))[given]]
+        elif isinstance(given, slice):
+            chosen = list(range(len(self)))[given]
         else:
-            chosen = [range(len(self))[row] for row in rows]
+            chosen = [range(len(self))[row] for row in given]
         index = torch.tensor(chosen, dtype=torch.long, device=self.memory.device)
         return CompressedDocuments(
             memory=self.memory[index],
@@ -99,3 +125,8 @@ class CompressedDocuments:
         """Document tokens read per memory token written; 0 when there is no document."""
         written = self.memory.shape[0] * self.memory.shape[1]
         return sum(self.token_counts) / written if written else 0.0
+
+
+def _is_bool(value: object) -> bool:
+    """Whether a value is a bool, numpy's too."""
+    return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from clara.adapters import GENERATOR
 from clara.attention import check_reached, packed_arguments
+from clara.checks import as_integer
 from clara.compression import Passage
-from clara.cross_entropy import head_cross_entropy
 from clara.memory_only import last_layer, restricted_to_rows
+from clara.output_path import applies_head_alone, body_of, next_token_cross_entropy
 from clara.packing import PackedBatch, compressor_input, pack
 from clara.prompts import Prompt
 from clara.recomputation import recomputed_within
+from clara.rotary import factors_by_sequence
 
 if TYPE_CHECKING:
     from clara.core import ClaraCore
@@ -40,19 +42,26 @@ def forward_packed(
         memory: `[number of Marker.MEMORY in the batch, H]`, what stands in the memory slots.
         memory_only: skip what only rows other than the memory slots at the end of each sequence
             need; those rows are then undefined.
+
+    Raises:
+        ValueError: a sequence is longer than the backbone's positions.
     """
-    body = model.backbone.base_model
+    _check_positions(model, batch)
+    body = body_of(model.backbone)
     layer, modules = (memory_only and last_layer(body)) or (None, [])
-    implementation = model.backbone.config._attn_implementation
     embeddings = model.embed(batch.ids, memory)
-    packed = packed_arguments(batch, implementation, layer)
+    packed = packed_arguments(batch, model.backbone, layer)
 
     @contextmanager
     def computing() -> Iterator[None]:
         with model.adapters.active(adapter), restricted_to_rows(modules, batch.memory_rows):
             yield
 
-    with computing(), recomputed_within(computing):
+    with (
+        computing(),
+        recomputed_within(computing),
+        factors_by_sequence(model.backbone, batch.lengths),
+    ):
         output = body(
             inputs_embeds=embeddings[None],
             position_ids=batch.position_ids[None],
@@ -62,6 +71,16 @@ def forward_packed(
     check_reached(packed, model.backbone)
     hidden: Tensor = output.last_hidden_state[0]
     return hidden
+
+
+def _check_positions(model: ClaraCore, batch: PackedBatch) -> None:
+    positions = getattr(model.backbone.config, "max_position_embeddings", None)
+    longest = max(batch.lengths, default=0)
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"a sequence of {longest} tokens is longer than the backbone's {positions} positions; "
+            "use fewer documents or a shorter text"
+        )
 
 
 @torch.no_grad()
@@ -75,12 +94,12 @@ def encode_passages(
     """Memory `[N, m, H]` of documents or questions, in their order.
 
     Raises:
-        ValueError: `batch_tokens` is below 1.
+        TypeError: `batch_tokens` is no integer.
+        ValueError: it is below 1.
     """
     if batch_tokens is None:
         batch_tokens = BATCH_TOKENS_CPU if model.device.type == "cpu" else BATCH_TOKENS_GPU
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
+    batch_tokens = as_integer(batch_tokens, "batch_tokens", least=1)
     m = model.config.memory_tokens
     bos, eos = model.tokenizer.bos_id, model.tokenizer.eos_id
     sequences = [
@@ -134,11 +153,16 @@ def answer_cross_entropy(
 ) -> Tensor:
     """Cross-entropy summed over the answers' tokens; only their positions reach the output head.
 
+    The logits are those of the backbone's own forward, scaled or capped as it does.
+
     Args:
         memory: `[slots of all prompts, H]`.
         adapter: the one to compute with; None is the bare backbone.
+
+    Raises:
+        ValueError: the backbone's logits do not come from its final states alone.
     """
+    applies_head_alone(model.backbone)  # before the forward, where there is no loss
     hidden = forward_packed(model, prompts.batch, memory, adapter)
-    head = model.backbone.get_output_embeddings()
     predicted = prompts.batch.ids[prompts.targets]
-    return head_cross_entropy(head, hidden[prompts.targets - 1], predicted)
+    return next_token_cross_entropy(model.backbone, hidden[prompts.targets - 1], predicted)

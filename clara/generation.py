@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import (
     GenerationConfig,
     PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
-    TextIteratorStreamer,
 )
 
+from clara.checks import as_integer
+from clara.generation_settings import (
+    answer_reader,
+    counts_the_prompt,
+    generation_settings,
+    settings_for,
+    takes_one_question,
+)
 from clara.prompt_prefix import can_continue, prefix_ids
 from clara.prompts import Prompt
+from clara.rotary import batching_key, recomputed_at_switch
+from clara.stopping import AnswerReader, StopTexts, StopWhen, TokenQueue
 
 if TYPE_CHECKING:
     from clara.core import ClaraCore
 
-
-def generation_settings(
-    model: ClaraCore, given: GenerationConfig | None, max_new_tokens: int | None
-) -> GenerationConfig:
-    """The settings to generate with: greedy unless `given` says otherwise.
-
-    Raises:
-        ValueError: `max_new_tokens` is not positive, or several answers to a question are asked.
-    """
-    settings = GenerationConfig(do_sample=False) if given is None else copy.deepcopy(given)
-    if (settings.num_return_sequences or 1) != 1:
-        raise ValueError(
-            "generation_config.num_return_sequences must be 1, "
-            f"got {settings.num_return_sequences}: there is one answer to a question"
-        )
-    settings.return_dict_in_generate = False
-    if max_new_tokens is not None:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        settings.max_new_tokens = max_new_tokens
-    elif settings.max_new_tokens is None:
-        settings.max_new_tokens = 128
-    stored = model.backbone.generation_config
-    if settings.eos_token_id is None:
-        settings.eos_token_id = stored.eos_token_id or model.tokenizer.eos_id
-    if settings.pad_token_id is None:
-        end = settings.eos_token_id
-        settings.pad_token_id = end[0] if isinstance(end, list) else end
-    return settings
+__all__ = ["check_budget", "generate", "generation_inputs", "generation_settings", "stream"]
 
 
 def check_budget(
@@ -63,23 +44,35 @@ def check_budget(
     """Refuse prompts that are longer than the budget or leave no room for the answer.
 
     Raises:
+        TypeError: `budget` is no integer.
         ValueError: names the question, its tokens and the budget.
     """
+    if budget is not None:
+        budget = as_integer(budget, "max_prompt_tokens", least=1)
     window = getattr(model.backbone.config, "max_position_embeddings", None)
-    room = None if window is None else max(window - (settings.max_new_tokens or 0), 0)
-    limits = [limit for limit in (budget, room) if limit is not None]
-    if not limits:
+    longest = settings.max_length
+    if window is not None and longest is not None and longest > window:
+        raise ValueError(
+            f"generation_config.max_length {longest} is above the backbone's {window} positions"
+        )
+    limits = {"max_prompt_tokens": budget}
+    if longest is not None:
+        limits[
+            f"generation_config.max_length {longest} counts the prompt too and leaves at least one "
+            "token to the answer; max_new_tokens counts the answer alone"
+        ] = longest - 1
+    elif window is not None:
+        new = settings.max_new_tokens or 0
+        limits[f"the backbone's {window} positions less {new} new tokens"] = max(window - new, 0)
+    given = {origin: limit for origin, limit in limits.items() if limit is not None}
+    if not given:
         return
+    origin, least = min(given.items(), key=lambda item: item[1])
     for row, prompt in enumerate(prompts):
-        if len(prompt.ids) > min(limits):
-            origin = (
-                "max_prompt_tokens"
-                if budget == min(limits)
-                else f"the backbone's {window} positions less {settings.max_new_tokens} new tokens"
-            )
+        if len(prompt.ids) > least:
             raise ValueError(
                 f"the prompt of question {row} has {len(prompt.ids)} tokens, the budget is "
-                f"{min(limits)} ({origin}); use fewer documents or a shorter question"
+                f"{least} ({origin}); use fewer documents or a shorter question"
             )
 
 
@@ -134,25 +127,68 @@ def generate(
 
     Prompts of like length are batched together; answers come back in the given order.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row].ids))
+    batch_size = as_integer(batch_size, "batch_size", least=1)
+    if takes_one_question(model.backbone, settings):
+        batch_size = 1
+    reader = answer_reader(model, settings)
     answers = [""] * len(prompts)
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
-        with model.generating(adapter) as backbone:
+    for rows in _batches(model.backbone, prompts, settings, batch_size):
+        together = [prompts[row] for row in rows]
+        with model.generating(adapter) as backbone, recomputed_at_switch(backbone):
             inputs = generation_inputs(
-                model,
-                backbone,
-                [prompts[row] for row in rows],
-                [memory[row] for row in rows],
-                settings,
-                adapter,
+                model, backbone, together, [memory[row] for row in rows], settings, adapter
             )
-            output: Any = backbone.generate(**inputs, generation_config=settings)
+            output = _generated(
+                backbone,
+                inputs,
+                settings_for(settings, len(together[0].ids)),
+                stopping_criteria=_criteria(reader),
+            )
         for row, ids in zip(rows, output.tolist(), strict=True):
-            answers[row] = model.tokenizer.decode(ids)
+            answers[row] = reader.text(ids)
     return answers
+
+
+def _batches(
+    backbone: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    settings: GenerationConfig,
+    batch_size: int,
+) -> Iterator[list[int]]:
+    """Rows of prompts that are answered together, longest first."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row in sorted(range(len(prompts)), key=lambda row: -len(prompts[row].ids)):
+        length = len(prompts[row].ids)
+        limit = settings_for(settings, length).max_new_tokens
+        same_length = length if counts_the_prompt(settings) else 0
+        key = (same_length, *batching_key(backbone, length, limit))
+        groups.setdefault(key, []).append(row)
+    for rows in groups.values():
+        for first in range(0, len(rows), batch_size):
+            yield rows[first : first + batch_size]
+
+
+def _generated(
+    backbone: PreTrainedModel, inputs: dict[str, Any], settings: GenerationConfig, **options: Any
+) -> Tensor:
+    """Token ids that `generate` makes; the prompt, which is embeddings, is not among them."""
+    try:
+        made: Any = backbone.generate(**inputs, generation_config=settings, **options)
+    except IndexError as error:
+        # transformers 5.0 looks at the last token id of the prompt; there is none.
+        if takes_one_question(backbone, settings):
+            raise ValueError(
+                "generation_config.prompt_lookup_num_tokens cannot be used with memory in "
+                f"transformers {transformers.__version__}; leave it out, or update transformers"
+            ) from error
+        raise
+    ids: Tensor = made
+    return ids
+
+
+def _criteria(reader: AnswerReader, *others: StoppingCriteria) -> StoppingCriteriaList:
+    texts = [StopTexts(reader)] if reader.stops else []
+    return StoppingCriteriaList([*texts, *others])
 
 
 def stream(
@@ -169,38 +205,45 @@ def stream(
     """
     if model.adapters.held_here:
         raise RuntimeError("cannot stream while this thread holds the model's adapters")
-    streamer = TextIteratorStreamer(model.tokenizer.tokenizer, skip_special_tokens=True)
+    reader = answer_reader(model, settings)
+    tokens = TokenQueue()
     errors: list[BaseException] = []
     closed = Event()
 
     def work() -> None:
         try:
-            with torch.no_grad(), model.generating(adapter) as backbone:
+            with (
+                torch.no_grad(),
+                model.generating(adapter) as backbone,
+                recomputed_at_switch(backbone),
+            ):
                 inputs = generation_inputs(model, backbone, [prompt], [memory], settings, adapter)
-                backbone.generate(
-                    **inputs,
-                    generation_config=settings,
-                    streamer=streamer,
-                    stopping_criteria=StoppingCriteriaList([_StopWhen(closed)]),
+                _generated(
+                    backbone,
+                    inputs,
+                    settings_for(settings, len(prompt.ids)),
+                    streamer=tokens,
+                    stopping_criteria=_criteria(reader, StopWhen(closed.is_set)),
                 )
         except BaseException as error:
             errors.append(error)
-            streamer.end()
+            tokens.end()
 
     worker = Thread(target=work, daemon=True)
     worker.start()
     try:
-        yield from (piece for piece in streamer if piece)
+        ids, given = [], ""
+        for step in tokens:
+            ids += step
+            begun = reader.begun(ids)
+            if len(begun) > len(given) and begun.startswith(given):
+                yield begun[len(given) :]
+                given = begun
+        rest = "" if errors else reader.text(ids)[len(given) :]
+        if rest:
+            yield rest
     finally:
         closed.set()
         worker.join()
     if errors:
         raise errors[0]
-
-
-class _StopWhen(StoppingCriteria):
-    def __init__(self, event: Event) -> None:
-        self._event = event
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return torch.full((len(input_ids),), self._event.is_set(), device=input_ids.device)

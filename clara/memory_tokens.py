@@ -13,7 +13,7 @@ from clara.tokenizer import Marker
 
 
 class MemoryTokens(nn.Module):
-    """Trained input embeddings of the memory slots and markers.
+    """Trained input embeddings of the memory slots and markers, in float32.
 
     Attributes:
         memory: `[m, H]`, or `[1, H]` when all slots share one row.
@@ -24,9 +24,9 @@ class MemoryTokens(nn.Module):
     def __init__(self, slots: int, hidden_size: int, *, distinct: bool = True) -> None:
         super().__init__()
         self.slots = slots
-        self.memory = nn.Parameter(torch.zeros(slots if distinct else 1, hidden_size))
-        self.encode = nn.Parameter(torch.zeros(1, hidden_size))
-        self.separator = nn.Parameter(torch.zeros(1, hidden_size))
+        self.memory = nn.Parameter(_rows(slots if distinct else 1, hidden_size))
+        self.encode = nn.Parameter(_rows(1, hidden_size))
+        self.separator = nn.Parameter(_rows(1, hidden_size))
 
     @torch.no_grad()
     def initialise(self, embeddings: Tensor, *, seed: int = 0) -> None:
@@ -39,7 +39,7 @@ class MemoryTokens(nn.Module):
         deviation = embeddings.float().std(0).cpu()
         generator = torch.Generator().manual_seed(seed)
         for rows in self.parameters():
-            noise = torch.randn(rows.shape, generator=generator)
+            noise = torch.randn(rows.shape, generator=generator, dtype=torch.float32)
             rows.copy_(mean + deviation * noise)
 
     def slot_rows(self, count: int) -> Tensor:
@@ -65,3 +65,7 @@ class MemoryTokens(nn.Module):
             embeddings = torch.where((ids == marker)[..., None], row[0].to(dtype), embeddings)
         slots = (ids == Marker.MEMORY)[..., None].expand_as(embeddings)
         return embeddings.masked_scatter(slots, memory.to(dtype))
+
+
+def _rows(count: int, width: int) -> Tensor:
+    return torch.zeros(count, width, dtype=torch.float32)

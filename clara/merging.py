@@ -54,7 +54,12 @@ class MergedGenerator:
 
     @classmethod
     def of(cls, backbone: PreTrainedModel, adapters: Adapters) -> MergedGenerator:
-        return cls(merged_copy(backbone, GENERATOR), cls._version(adapters))
+        return cls.around(merged_copy(backbone, GENERATOR), adapters)
+
+    @classmethod
+    def around(cls, merged: PreTrainedModel, adapters: Adapters) -> MergedGenerator:
+        """For a backbone that contains the generator as it is."""
+        return cls(merged, cls._version(adapters))
 
     def is_current(self, adapters: Adapters) -> bool:
         """Whether the generator's weights are still those that were merged."""

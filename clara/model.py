@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.answering import Answer, Clock, Ranking, find, padded_ranking
 from clara.backbone import backbone_digest, load_backbone
 from clara.candidates import Candidates, check_questions, check_top_k, per_question
+from clara.checks import as_integer
 from clara.compression import (
     DocumentLike,
     as_documents,
@@ -25,6 +27,7 @@ from clara.config import ClaraConfig, Overflow
 from clara.core import ClaraCore
 from clara.documents import CompressedDocuments
 from clara.encoding import encode_passages
+from clara.output_path import states_to_logits
 from clara.progress import document_progress
 from clara.prompts import build_prompt, text_background
 
@@ -141,8 +144,9 @@ class Clara(ClaraCore):
         """Turn documents into memory tokens.
 
         Args:
-            documents: texts, `Document`s, or mappings with "contents", "id", "title". Only the
-                contents are read; markup that looks like control tokens is text.
+            documents: texts, `Document`s, or mappings with "contents", "id", "title"; see
+                `as_documents`. Only the contents are read; markup that looks like control
+                tokens is text.
             batch_tokens: tokens of one forward, memory slots included. By default 1024 on CPU,
                 where larger buffers only cost page faults, and 16,384 on a GPU.
             overflow: what to do with documents over the limit; default from the configuration.
@@ -152,6 +156,8 @@ class Clara(ClaraCore):
             One row per document, or per chunk of it (`CompressedDocuments.ids`), in order.
 
         Raises:
+            TypeError, ValueError: a document is of another type, has no usable text, id or title,
+                or the id of an earlier one; names its position.
             ValueError: a document is empty or, with overflow="error", too long; names its id.
         """
         passages = prepare_passages(
@@ -225,13 +231,23 @@ class Clara(ClaraCore):
     ) -> list[str]:
         """Answer questions from memory; greedy unless `generation_config` says otherwise.
 
+        An answer ends at the tokens or the text that end a turn in the backbone's chat format, at
+        those stored with the backbone, and at the tokenizer's end of sequence; with an
+        `eos_token_id` in `generation_config`, at that alone. What ends it is left out of its text,
+        `stop_strings` too.
+
         Args:
             memory: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
-            max_new_tokens: default 128.
+            generation_config: its limits `max_length` and `min_length` count the prompt of each
+                question and its answer; `max_new_tokens` and `min_new_tokens` win over them.
+                `repetition_penalty` and `no_repeat_ngram_size` look at the answer alone, `max_time`
+                is for each batch. What cannot work with a prompt of memory is refused.
+            max_new_tokens: default 128, unless `generation_config` has a limit.
             max_prompt_tokens: budget of a prompt; the backbone's positions limit it anyway.
 
         Raises:
-            ValueError: a prompt is over the budget.
+            TypeError: a number is none, such as `True` or `4.0` for an integer.
+            ValueError: a prompt is over the budget, or a setting is refused.
         """
         each = per_question(self, questions, memory)
         settings = generation.generation_settings(self, generation_config, max_new_tokens)
@@ -254,6 +270,11 @@ class Clara(ClaraCore):
         """Like `generate` for one question and memory `[k, m, H]`, in pieces as they come."""
         each = per_question(self, [question], [memory])
         settings = generation.generation_settings(self, generation_config, max_new_tokens)
+        if (settings.num_beams or 1) > 1:
+            raise ValueError(
+                "stream cannot use beam search: generation_config.num_beams must be 1, got "
+                f"{settings.num_beams}; generate can"
+            )
         prompts = self._prompts([question], [len(each[0])])
         generation.check_budget(self, prompts, settings, max_prompt_tokens)
         slots = each[0].reshape(-1, self.hidden_size).to(self.device)
@@ -323,7 +344,7 @@ class Clara(ClaraCore):
             for question, texts in zip(questions, documents, strict=True)
         ]
         generation.check_budget(self, prompts, settings, max_prompt_tokens)
-        empty = torch.empty(0, self.hidden_size, device=self.device)
+        empty = torch.empty(0, self.hidden_size, dtype=self.dtype, device=self.device)
         return generation.generate(
             self,
             prompts,
@@ -345,11 +366,10 @@ class Clara(ClaraCore):
         Returns:
             Nested lists in the shape of `memory` less its last dimension, of lists of words.
         """
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
+        top = as_integer(top, "top", least=1)
         if memory.ndim > 1:
             return [self.logit_lens(each, top) for each in memory]
-        logits = self.backbone.get_output_embeddings()(memory.to(self.device, self.dtype))
+        (logits,) = states_to_logits(self.backbone, memory.to(self.device, self.dtype)[None])
         known = len(self.tokenizer.tokenizer)
         best = logits[:known].topk(min(top, known)).indices.tolist()
         words = (self.tokenizer.decode([token]).strip() for token in best)
@@ -367,5 +387,5 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 def _absolute(name_or_path: str | Path) -> str:
     """A local path as one that holds in any folder; a hub id as it is."""
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     return str(path.resolve()) if path.exists() else str(name_or_path)

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -64,3 +66,34 @@ def document_progress(
     shown = visible and sys.stderr.isatty()
     with Progress(*columns, console=console, disable=not shown) as bar:
         yield DocumentProgress(bar, description, total, done)
+
+
+class ByteProgress:
+    """Counts bytes."""
+
+    def __init__(self, bar: Progress, description: str, total: int) -> None:
+        self._bar = bar
+        self._task = bar.add_task(description, total=total)
+
+    def advance(self, nbytes: int) -> None:
+        self._bar.advance(self._task, nbytes)
+
+
+@contextmanager
+def byte_progress(description: str, total: int, *, visible: bool = True) -> Iterator[ByteProgress]:
+    """A bar on standard error, for files that are read; nothing where that is no terminal.
+
+    Args:
+        total: bytes in all.
+    """
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(file=sys.stderr)
+    shown = visible and sys.stderr.isatty()
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
+        yield ByteProgress(bar, description, total)

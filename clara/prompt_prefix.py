@@ -16,7 +16,11 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedConfig, PreTr
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import GenerationMode
 
+from clara.attention import CLARA_SDPA
+from clara.attention_patterns import FULL, attention_patterns
+from clara.output_path import body_of
 from clara.prompts import Prompt
+from clara.rotary import rope_settings
 
 _PLAIN = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 
@@ -105,6 +109,7 @@ def can_continue(backbone: PreTrainedModel, settings: GenerationConfig) -> bool:
         and not asked("prefill_chunk_size")
         and all(s.get_generation_mode() in _PLAIN for s in (settings, backbone.generation_config))
         and not _rotations(backbone) & {"dynamic", "longrope"}
+        and _attends_to_all(backbone)
         and all(type(layer) is DynamicLayer for layer in _empty_cache(backbone).layers)
     )
 
@@ -139,16 +144,20 @@ def state_version(backbone: nn.Module) -> tuple[object, ...] | None:
 
 
 def _rotations(backbone: PreTrainedModel) -> set[str]:
-    """Kinds of rotary embedding; transformers has one for all layers or one for each type."""
-    settings = getattr(_text_config(backbone), "rope_parameters", None) or {}
-    each = [settings, *(value for value in settings.values() if isinstance(value, dict))]
-    return {str(one.get("rope_type")) for one in each}
+    return {str(one.get("rope_type")) for one in rope_settings(backbone)}
+
+
+def _attends_to_all(backbone: PreTrainedModel) -> bool:
+    """Whether no layer has a window, which some families say by the mask and not by the cache."""
+    if backbone.config._attn_implementation != CLARA_SDPA:
+        return True
+    return all(pattern == FULL for pattern in attention_patterns(backbone).values())
 
 
 def _states(backbone: PreTrainedModel, ids: list[int]) -> list[tuple[Tensor, Tensor]]:
     cache = _empty_cache(backbone)
     device = backbone.get_input_embeddings().weight.device
-    backbone.base_model(
+    body_of(backbone)(
         input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True
     )
     return [(layer.keys, layer.values) for layer in cache.layers]

@@ -113,6 +113,34 @@ def build_prompt(
     return Prompt(full, next(same, min(len(ids), len(full))))
 
 
+@dataclass(frozen=True)
+class AnswerEnd:
+    """What a generator that was trained on `build_prompt` writes after an answer.
+
+    Attributes:
+        token: the control token that the template's closing turn begins with; None if it begins
+            with other text, or with nothing.
+        text: that text, without blanks around it; empty if it begins with a control token.
+        blank: white space that the template writes in front of either.
+    """
+
+    token: int | None
+    text: str
+    blank: str
+
+
+def answer_end(tokenizer: SafeTokenizer) -> AnswerEnd:
+    """How the backbone's chat format ends an answer.
+
+    Raises:
+        ValueError: the chat template does not write the text of a user turn.
+    """
+    text, token = tokenizer.first_control(_chat_frame(tokenizer).closing.text)
+    visible = text.strip()
+    blank = text[: len(text) - len(text.lstrip())]
+    return AnswerEnd(None if visible else token, visible, blank)
+
+
 class _Frame(NamedTuple):
     """What the chat template writes around the turns.
 
@@ -121,7 +149,8 @@ class _Frame(NamedTuple):
         between: from the system to the user turn; None if the backbone has no system role.
         opening: from the user turn to where generation begins.
         turn: from the user turn to the answer: `opening` and perhaps a blank.
-        closing: after the answer.
+        closing: after the answer; eos if the template writes nothing there but white space, which
+            is no end: an answer may hold as much.
     """
 
     before: Control
@@ -156,6 +185,7 @@ def _chat_frame(tokenizer: SafeTokenizer) -> _Frame:
     elif turn[len(opening) :].strip():
         # The template knows no generation prompt: the assistant is named before answers only.
         opening = turn.rstrip(" ")
+    closing = closing if closing.strip() else eos
     between = None
     if len(turns) == 2:
         before, _, rest = before.partition(system)

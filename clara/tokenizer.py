@@ -14,10 +14,12 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # settings are read on the command line, which need not wait for transformers
+    from transformers import PreTrainedTokenizerBase
 
 
 class Marker(IntEnum):
@@ -91,6 +93,7 @@ class SafeTokenizer:
         self._names: dict[str | Marker, str] = {}
         self._ids: dict[int, int] = {}
         self._add(added)
+        self._control_ids: dict[str, int] = {token["content"]: token["id"] for token in added}
         # Longest first, as the tokenizer itself matches added tokens.
         controls = sorted((n for n in self._names if isinstance(n, str)), key=len, reverse=True)
         self._controls = re.compile("|".join(map(re.escape, controls)) or r"(?!)")
@@ -134,6 +137,16 @@ class SafeTokenizer:
         if self.tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token")
         return self.tokenizer.eos_token_id
+
+    def first_control(self, text: str) -> tuple[str, int | None]:
+        """The text of a template up to its first control token, and that token.
+
+        Runs of blanks are text, also where the tokenizer has a token for them.
+        """
+        for match in self._controls.finditer(text):
+            if match[0].strip(" \t\r\n▁"):
+                return text[: match.start()], self._control_ids[match[0]]
+        return text, None
 
     def encode_texts(self, texts: Sequence[str]) -> list[EncodedText]:
         """Token ids of texts of users and documents, no token added before or after.

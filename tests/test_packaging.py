@@ -11,9 +11,21 @@ from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    from pip._vendor import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"clara": "clara", "clara_kernels": "kernels/clara_kernels"}
 SOURCES = ["pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "LICENSE", "README.md"]
+
+
+# The module of a package, where it is not called as the package is. The trainer of transformers,
+# which ours is built on, imports accelerate.
+MODULES = {"faiss-cpu": "faiss", "flash-attn": "flash_attn", "accelerate": "transformers"}
+# What people run on the sources, which no module imports.
+TOOLS = {"dev", "docs"}
 
 
 def package_files(tree: Path) -> set[str]:
@@ -104,6 +116,33 @@ assert clara_kernels.build_info()["compiled"]
 print(*clara_kernels.cosine_topk(torch.eye(3), torch.eye(3), 1)[1].flatten().tolist())
 """
     assert run_on(site, code).split() == ["0", "1", "2"]
+
+
+def test_every_extra_is_used():
+    """An extra that no module imports or looks for would promise what is not there yet."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    sources = "\n".join(
+        file.read_text(encoding="utf-8")
+        for folder in PACKAGES.values()
+        for file in (ROOT / folder).rglob("*.py")
+    )
+    extras = project["optional-dependencies"]
+    assert extras.keys() >= TOOLS
+    for extra in extras.keys() - TOOLS:
+        for requirement in extras[extra]:
+            name = re.match(r"[\w.-]+", requirement)[0]
+            module = MODULES.get(name, name.replace("-", "_"))
+            used = rf"""(?m)^\s*(import|from) {module}\b|(find_spec|import_module)\("{module}"\)"""
+            assert re.search(used, sources), f"extra {extra}: nothing uses {module}"
+
+
+def test_nothing_tells_to_install_what_is_not_released():
+    """`pip install clara-rag` and its extras need a release; a checkout is installed by path."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    modules = [file for folder in PACKAGES.values() for file in (ROOT / folder).rglob("*.py")]
+    for file in (*pages, *modules):
+        text = " ".join(file.read_text(encoding="utf-8").split())
+        assert not re.search(r"pip install ['\"]?clara-rag", text), file
 
 
 def test_build_mentions_neither_torch_nor_numpy(tree):

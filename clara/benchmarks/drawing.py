@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clara.benchmarks.results import Measurement, Parameter
-from clara.benchmarks.tables import short
+from clara.benchmarks.tables import setting
 from clara.cli.output import excerpt
 
 MOST_LINES = 8
-# Okabe and Ito's, which colour-blind readers can tell apart.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; brown instead of yellow,
+# which is hard to see on white.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#000000")
-_MARKERS = "osD^vPX*"
-_ALWAYS = {
+MARKERS = "osDpvPX^"
+_LABEL = 0.11  # of the width of a panel: room that the number of a size takes
+# Names of the suites, each with the place of its colour and marker in every picture. Names that
+# share a place do not appear in the same picture, or mean the same there.
+_PLACES = {
     "ours": 0,
     "memory": 0,
-    "memory, generator merged": 2,
-    "compressed online": 4,
     "text": 1,
-    "reference way": 5,
-    "reference way, online": 5,
     "torch": 1,
     "eager": 1,
+    "memory, generator merged": 2,
+    "ours, from the index on disk": 2,
     "torch.compile": 3,
+    "compressed online": 4,
+    "reference way": 5,
+    "reference way, online": 5,
+    "text by LLMLingua-2": 6,
+    "FAISS": 7,
+}
+# For every picture, whatever the user's own settings say.
+LOOK: dict[Any, Any] = {
+    "font.size": 11.0,
+    "axes.titlesize": 11.0,
+    "axes.labelsize": 11.0,
+    "xtick.labelsize": 10.0,
+    "ytick.labelsize": 10.0,
+    "legend.fontsize": 10.0,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
 }
 
 Line = tuple[str, list[Measurement]]
@@ -36,20 +57,28 @@ def text(name: str, longest: int = 44) -> str:
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker by name; names that suites use have the same in most pictures."""
+    """Colour and marker by name.
+
+    A name of the suites has the same in every picture, unless another of the same place comes
+    before it. Up to 64 names differ in colour or in marker.
+    """
     names = list(dict.fromkeys(names))
     places: dict[str, int] = {}
     for name in names:
-        if name in _ALWAYS and _ALWAYS[name] not in places.values():
-            places[name] = _ALWAYS[name]
-    free = [place for place in range(len(COLOURS)) if place not in places.values()] or [0]
-    others = [name for name in names if name not in places]
-    for number, name in enumerate(others):
-        places[name] = free[number % len(free)]
-    return {
-        name: {"color": COLOURS[place], "marker": _MARKERS[place], "markersize": 5}
-        for name, place in places.items()
-    }
+        if name in _PLACES and _PLACES[name] not in places.values():
+            places[name] = _PLACES[name]
+    free = iter([place for place in range(64) if place not in places.values()])
+    for name in names:
+        if name not in places:
+            places[name] = next(free, 0)
+    return {name: _style(place) for name, place in places.items()}
+
+
+def _style(place: int) -> dict[str, Any]:
+    """Of each round through the colours, the markers are moved by one."""
+    count = len(COLOURS)
+    marker = MARKERS[(place + place // count) % count]
+    return {"color": COLOURS[place % count], "marker": marker, "markersize": 6}
 
 
 def number(found: Measurement, name: str) -> float | None:
@@ -73,9 +102,7 @@ def lines(measured: Iterable[Measurement], along: str) -> list[Line]:
 
 
 def _named(name: str, value: Parameter) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{short(value)}x" if name == "rate" else f"{name} {short(value)}"
+    return value if isinstance(value, str) else setting(name, value)
 
 
 def draw_lines(axis: Any, drawn: Sequence[Line], along: str, style: dict[str, Any]) -> None:
@@ -95,7 +122,7 @@ def bars(group: Sequence[Measurement]) -> list[list[float]]:
 
 def say_left_out(axis: Any, count: int) -> None:
     if count > 0:
-        axis.set_title(f"{axis.get_title()} (and {count} more in the tables)".strip(), fontsize=9)
+        axis.set_title(f"{axis.get_title()} (and {count} more in the tables)".strip())
 
 
 def rate_axis(axis: Any, drawn: Sequence[Line]) -> None:
@@ -118,11 +145,49 @@ def log_axis(axis: Any, values: Sequence[float], unit: str, *, upright: bool = T
     own = axis.yaxis if upright else axis.xaxis
     (axis.set_yscale if upright else axis.set_xscale)("log")
     (axis.set_ylim if upright else axis.set_xlim)(low, high)
-    steps = (1.0, 2.0, 5.0) if high / low < (400 if upright else 30) else (1.0,)
-    own.set_major_locator(LogLocator(subs=steps, numticks=9))
+    own.set_major_locator(LogLocator(subs=_subs(high / low, upright), numticks=9))
     own.set_major_formatter(EngFormatter(unit))
     own.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)
+
+
+def _subs(span: float, upright: bool) -> tuple[float, ...]:
+    """Where in a decade the ticks of an axis are that spans such a factor."""
+    if span < 4:
+        return 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0
+    if span < 12:
+        return 1.0, 1.5, 2.0, 3.0, 5.0, 7.0
+    return (1.0, 2.0, 5.0) if span < (400 if upright else 60) else (1.0,)
+
+
+def size_axis(axis: Any, values: Iterable[float], label: str) -> None:
+    """A logarithmic horizontal axis with a tick at each measured size.
+
+    Ticks that have no room for a number have none: the numbers of the largest and smallest size
+    and of those that were measured most often come first.
+    """
+    from matplotlib.ticker import NullLocator
+
+    counts = Counter(values)
+    sizes = sorted(counts)
+    log_axis(axis, sizes, "", upright=False)
+    low, high = axis.get_xlim()
+    least = _LABEL * math.log(high / low)
+    shown: list[float] = []
+    for size in sorted(sizes, key=lambda size: (size not in (sizes[0], sizes[-1]), -counts[size])):
+        if all(abs(math.log(size / other)) > least for other in shown):
+            shown.append(size)
+    axis.set_xticks(sizes, [_count(size) if size in shown else "" for size in sizes])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlabel(text(label))
+
+
+def _count(size: float) -> str:
+    """A size in few letters, such as 7,680 or 100k."""
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size >= 10 * factor or (size >= factor and size % factor == 0 and factor > 1e3):
+            return f"{size / factor:.4g}{letter}" if size < 1e13 else f"{size:.0e}"
+    return f"{size:,.4g}" if size < 1000 else f"{size:,.0f}"
 
 
 def reach(group: Iterable[Measurement]) -> list[float]:
@@ -131,47 +196,78 @@ def reach(group: Iterable[Measurement]) -> list[float]:
     return [value for value in found if value > 0]
 
 
-def grouped(keys: Sequence[Any]) -> list[float]:
+def grouped(keys: Sequence[Any], gap: float = 0.5) -> list[float]:
     """Places of bars from 0 on: those of equal keys beside each other, a gap between others."""
     places, place = [], 0.0
     for number, key in enumerate(keys):
-        place += (1.0 if keys[number - 1] == key else 1.5) if number else 0.0
+        place += (1.0 if keys[number - 1] == key else 1.0 + gap) if number else 0.0
         places.append(place)
     return places
 
 
-def bar_axis(axis: Any, places: Sequence[float], names: Sequence[str], longest: float) -> None:
-    """Names at the first bar of each group, and room for what is written behind bars."""
-    axis.set_yticks(places, names, fontsize="small")
+_BAR_UNITS = {
+    "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")),
+    "bytes": ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes")),
+}
+
+
+def bar_axis(
+    axis: Any, places: Sequence[float], names: Sequence[str], longest: float, unit: str
+) -> None:
+    """Names beside the bars, room for what is written behind them, and ticks of one unit.
+
+    Args:
+        longest: bar, in the unit of `Measurement`, "s" or "bytes".
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_yticks(places, names)
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(places[-1] + 0.7, -0.7)
-    axis.set_xlim(0, 1.22 * longest or 1)
+    end = 1.25 * longest or 1.0
+    axis.set_xlim(0, end)
+    units = _BAR_UNITS[unit]
+    size, name = next((each for each in units if longest >= each[0]), units[-1])
+    steps = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(0, end / size)
+    ticks = [step for step in steps if 0 <= step <= end / size]
+    axis.set_xticks([step * size for step in ticks], [f"{step:,.10g} {name}" for step in ticks])
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
 
 
-def grid(figure: Any, count: int, columns: int, size: tuple[float, float]) -> list[Any]:
-    """That many panels of a size in inches, in rows."""
-    columns = min(columns, count)
+def cells(figure: Any, count: int, columns: int, size: tuple[float, float]) -> list[Any]:
+    """Places for that many panels of about a size in inches, in rows without an empty cell.
+
+    Rows have at most that many columns, the first ones at most one more than the last; panels of a
+    shorter row are wider.
+    """
     rows = -(-count // columns)
-    figure.set_size_inches(max(6.5, size[0] * columns), size[1] * rows + 0.9)
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis in axes[count:]:
-        axis.remove()
-    return list(axes[:count])
+    lengths = [count // rows + (row < count % rows) for row in range(rows)]
+    figure.set_size_inches(max(6.5, size[0] * max(lengths)), size[1] * rows + 0.9)
+    whole = figure.add_gridspec(rows, math.lcm(*lengths))
+    found = []
+    for row, length in enumerate(lengths):
+        width = math.lcm(*lengths) // length
+        found += [whole[row, width * place : width * (place + 1)] for place in range(length)]
+    return found
+
+
+def grid(figure: Any, count: int, columns: int, size: tuple[float, float]) -> list[Any]:
+    """Panels in the places of `cells`."""
+    return [figure.add_subplot(cell) for cell in cells(figure, count, columns, size)]
 
 
 def legend_below(figure: Any, axes: Iterable[Any], columns: int = 3) -> None:
-    """One legend of all that is drawn, below the figure."""
+    """One legend of all that is drawn, below the figure, in rows of about the same length."""
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             found.setdefault(label, handle)
+    rows = -(-len(found) // columns)
     figure.legend(
         list(found.values()),
         list(found),
         loc="outside lower center",
-        ncols=min(columns, len(found)),
-        fontsize="small",
+        ncols=-(-len(found) // rows),
         frameon=False,
     )

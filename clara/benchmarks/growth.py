@@ -1,4 +1,4 @@
-"""How cost grows with size: a power law through measured points."""
+"""How cost grows with size: the exponent between neighbouring measured points."""
 
 from __future__ import annotations
 
@@ -9,44 +9,51 @@ from dataclasses import dataclass
 from clara.benchmarks.results import Measurement, Results
 
 APART = 1.01
-"""Sizes closer than this factor say nothing of growth."""
+"""Two sizes that differ by less than this factor say nothing about growth."""
 
 
 @dataclass(frozen=True)
-class PowerLaw:
-    """`cost = middle · (size / centre) ** exponent`, least squares in logarithms.
+class Slope:
+    """Growth between two neighbouring points.
 
     Attributes:
-        centre, middle: geometric means of sizes and costs.
-        spread: the largest factor by which a point lies above or below.
+        sizes, costs: of the two points, the smaller size first.
+        exponent: slope in logarithms, `cost ~ size ** exponent`: 0 is constant, 1 is linear.
     """
 
+    sizes: tuple[float, float]
+    costs: tuple[float, float]
     exponent: float
-    centre: float
-    middle: float
-    spread: float
-
-    def at(self, size: float) -> float:
-        return self.middle * (size / self.centre) ** self.exponent
 
 
-def fit(sizes: Sequence[float], costs: Sequence[float]) -> PowerLaw:
-    """The law through points.
+def local_slopes(sizes: Sequence[float], costs: Sequence[float]) -> list[Slope]:
+    """The exponent from each point to the next one.
+
+    A point whose size is less than a factor of `APART` above the point before it is skipped.
+
+    Args:
+        sizes: in ascending order.
+        costs: as many as sizes.
 
     Raises:
-        ValueError: no two sizes that are a factor of `APART` from each other, or a size or cost
-            that is not positive.
+        ValueError: a size or cost is not positive, sizes do not ascend, or there are more of one
+            than of the other.
     """
-    if min(*sizes, *costs) <= 0:
+    points = list(zip(sizes, costs, strict=True))
+    if any(min(point) <= 0 for point in points):
         raise ValueError("sizes and costs must be positive")
-    if max(sizes) < APART * min(sizes):
-        raise ValueError("a fit needs at least two different sizes")
-    x, y = [math.log(size) for size in sizes], [math.log(cost) for cost in costs]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    slope /= sum((a - mean_x) ** 2 for a in x)
-    off = max(abs(b - mean_y - slope * (a - mean_x)) for a, b in zip(x, y, strict=True))
-    return PowerLaw(slope, math.exp(mean_x), math.exp(mean_y), math.exp(off))
+    if any(after[0] < before[0] for before, after in zip(points, points[1:])):
+        raise ValueError("sizes must be in ascending order")
+    found: list[Slope] = []
+    start = points[0] if points else (0.0, 0.0)
+    for point in points[1:]:
+        if point[0] >= APART * start[0]:
+            (size, cost), (next_size, next_cost) = start, point
+            growth = math.log(next_cost) - math.log(cost)
+            exponent = growth / (math.log(next_size) - math.log(size))
+            found.append(Slope((size, next_size), (cost, next_cost), exponent))
+            start = point
+    return found
 
 
 @dataclass(frozen=True)
@@ -56,16 +63,14 @@ class Curve:
     Attributes:
         of: what the size counts.
         points: measurements, of different sizes.
-        law: through their medians.
-        end: through the last two, where a fixed cost matters least; None where they are too close.
+        slopes: between the medians of neighbouring points; at least one.
     """
 
     name: str
     of: str
     unit: str
     points: list[Measurement]
-    law: PowerLaw
-    end: PowerLaw | None
+    slopes: list[Slope]
 
     @property
     def sizes(self) -> list[float]:
@@ -85,10 +90,9 @@ def curves(results: Results) -> list[Curve]:
     for (name, of, unit), points in groups.items():
         points.sort(key=lambda each: each.parameters["size"])
         sizes = [float(each.parameters["size"]) for each in points]
-        costs = [each.median for each in points]
-        if sizes[-1] >= APART * sizes[0]:
-            end = fit(sizes[-2:], costs[-2:]) if sizes[-1] >= APART * sizes[-2] else None
-            found.append(Curve(name, of, unit, points, fit(sizes, costs), end))
+        slopes = local_slopes(sizes, [each.median for each in points])
+        if slopes:
+            found.append(Curve(name, of, unit, points, slopes))
     return found
 
 

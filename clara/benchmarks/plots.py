@@ -9,6 +9,7 @@ from typing import Any
 
 from clara.benchmarks.drawing import (
     COLOURS,
+    LOOK,
     MOST_LINES,
     bar_axis,
     draw_lines,
@@ -21,18 +22,26 @@ from clara.benchmarks.drawing import (
     rate_axis,
     reach,
     say_left_out,
+    size_axis,
     styles,
     text,
 )
 from clara.benchmarks.results import USUAL, Measurement, Results, usual
 from clara.benchmarks.scaling import draw_growth, draw_roofline, draw_search
-from clara.benchmarks.tables import amount, at
+from clara.benchmarks.tables import amount, at, suite_name
 
 _SIZE = (8.0, 4.5)
 _DPI = 110
 _MOST_BARS = 40
 _MOST_PANELS = 12
-_STAGES = ("query", "rank", "compress", "first token", "further tokens")
+# Stages of an answer in the order of time, and what a legend calls them.
+_STAGES = {
+    "query": "encode the question",
+    "rank": "search",
+    "compress": "compress the documents",
+    "first token": "read the prompt, first token",
+    "further tokens": "further tokens",
+}
 
 
 def draw_all(results: Results, folder: Path) -> list[tuple[str, str]]:
@@ -44,11 +53,11 @@ def draw_all(results: Results, folder: Path) -> list[tuple[str, str]]:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    import matplotlib  # noqa: F401  its submodules may be there without it
+    import matplotlib  # its submodules may be there without it
     from matplotlib.figure import Figure
 
     drawn = []
-    with warnings.catch_warnings():
+    with matplotlib.rc_context(LOOK), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a font lacks a letter of somebody's name
         for name, caption, draw in _PLOTS:
             figure = Figure(figsize=_SIZE, layout="constrained")
@@ -98,10 +107,10 @@ def _answers(results: Results, figure: Any) -> bool:
     ][:_MOST_PANELS]
     if not panels:
         return False
-    axes = grid(figure, len(panels), 2, (5.2, 3.8))
+    axes = grid(figure, len(panels), 2, (4.8, 3.8))
     style = styles(name for _, drawn in panels for name, _ in drawn)
     for axis, (title, drawn) in zip(axes, panels):
-        axis.set_title(text(title), fontsize=10)
+        axis.set_title(text(title))
         draw_lines(axis, drawn, "rate", style)
         rate_axis(axis, drawn)
         log_axis(axis, reach(each for _, group in drawn for each in group), "s")
@@ -131,14 +140,13 @@ def _sweeps(results: Results, figure: Any) -> bool:
             panels.append((along, title, drawn))
     if not panels:
         return False
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    axes = grid(figure, len(panels), 2, (4.8, 3.8))
     style = styles(name for _, _, drawn in panels for name, _ in drawn)
     for axis, (along, title, drawn) in zip(axes, panels):
         draw_lines(axis, drawn, along, style)
         points = [each for _, group in drawn for each in group]
-        log_axis(axis, [n for each in points if (n := number(each, along))], "", upright=False)
         log_axis(axis, reach(points), "s")
-        axis.set_xlabel(text(title))
+        size_axis(axis, [n for each in points if (n := number(each, along))], title)
     axes[0].set_ylabel("time to first token")
     legend_below(figure, axes)
     return True
@@ -166,16 +174,16 @@ def _stages(results: Results, figure: Any) -> bool:
     places = grouped([rate for rate, _ in bars])
     figure.set_size_inches(5.2 * len(panels), 1.9 + 0.3 * places[-1])
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    names = [text(" ".join(key).strip()) for key in bars]
+    names = [text(", ".join(filter(None, key))) for key in bars]
     for axis, shown in zip(axes, panels):
         # A bar without its last stage would pass for a whole answer.
         whole = [bar if shown[-1] in bar else {} for bar in bars.values()]
         ends = _stack(axis, places, whole, stages, shown)
-        bar_axis(axis, places, names, max(ends))
-    axes[0].set_title("until the first token" if len(panels) > 1 else "", fontsize=10)
-    axes[-1].set_title("whole answer" if "further tokens" in stages else "", fontsize=10)
+        bar_axis(axis, places, names, max(ends), "s")
+    axes[0].set_title("until the first token" if len(panels) > 1 else "")
+    axes[-1].set_title("whole answer" if "further tokens" in stages else "")
     say_left_out(axes[0], len(found) - len(bars))
-    legend_below(figure, axes, columns=5)
+    legend_below(figure, axes)
     return True
 
 
@@ -187,54 +195,67 @@ def _stack(
     shown: list[str],
 ) -> list[float]:
     """Bars of the stages shown; where they end."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
     ends = [0.0] * len(bars)
     for stage in shown:
         colour = COLOURS[stages.index(stage) % len(COLOURS)]
         widths = [bar.get(stage, 0.0) for bar in bars]
-        axis.barh(places, widths, left=ends, label=text(stage), height=0.8, color=colour)
+        axis.barh(
+            places,
+            widths,
+            left=ends,
+            label=text(_STAGES.get(stage, stage)),
+            height=0.8,
+            color=colour,
+        )
         ends = [a + b for a, b in zip(ends, widths)]
     for place, end in zip(places, ends):
         label = amount(end, "s") if end else "not measured"
-        axis.text(end, place, f"  {label}", va="center", fontsize="small")
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.xaxis.set_major_formatter(EngFormatter("s"))
+        axis.text(end, place, f"  {label}", va="center", fontsize=10)
     return ends
 
 
 def _memory(results: Results, figure: Any) -> bool:
-    """Peaks, a panel for each suite."""
+    """Peaks, a panel for each suite, in it a group of bars for each case."""
     panels: dict[str, list[Measurement]] = {}
     measured = [each for each in results.measurements if each.unit == "bytes" and each.samples]
     for each in measured[:_MOST_BARS]:
         panels.setdefault(each.suite, []).append(each)
     if not panels:
         return False
-    places = [grouped([each.case_key for each in group]) for group in panels.values()]
-    heights = [group[-1] + 1.4 for group in places]
-    figure.set_size_inches(_SIZE[0], 1.0 + 0.6 * len(panels) + 0.26 * sum(heights))
+    panels = {suite: _by_case(group) for suite, group in panels.items()}
+    places = [grouped([each.case_key for each in group], gap=1.0) for group in panels.values()]
+    heights = [group[-1] + 2.2 for group in places]
+    figure.set_size_inches(_SIZE[0], 0.5 + 0.6 * len(panels) + 0.32 * sum(heights))
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    style = styles(each.implementation for each in measured)
     for axis, at_places, (suite, group) in zip(axes, places, panels.items()):
-        axis.set_title(text(suite), fontsize=10, loc="left")
-        _peaks(axis, at_places, group, style)
-    axes[-1].set_xlabel("MiB at the peak")
+        axis.set_title(text(suite_name(suite)), loc="left", fontweight="bold")
+        _peaks(axis, at_places, group)
     say_left_out(axes[0], len(measured) - _MOST_BARS)
-    legend_below(figure, axes)
     return True
 
 
-def _peaks(axis: Any, places: list[float], group: list[Measurement], style: Any) -> None:
-    names = []
+def _by_case(group: list[Measurement]) -> list[Measurement]:
+    """Those of a case beside each other, cases in the order of their first one."""
+    cases: dict[tuple[Any, ...], list[Measurement]] = {}
+    for each in group:
+        cases.setdefault(each.case_key, []).append(each)
+    return [each for case in cases.values() for each in case]
+
+
+def _peaks(axis: Any, places: list[float], group: list[Measurement]) -> None:
+    """Bars with the names of implementations beside them, above each group what was measured."""
+    style = styles(each.implementation for each in group)
+    longest = max(each.median for each in group)
     for row, (place, each) in enumerate(zip(places, group)):
-        colour, peak = style[each.implementation]["color"], each.median / 2**20
-        axis.barh(place, peak, color=colour, label=text(each.implementation), height=0.8)
-        axis.text(peak, place, f"  {amount(each.median, 'bytes')}", va="center", fontsize="small")
-        first = not row or each.case_key != group[row - 1].case_key
-        names.append("\n".join(map(text, filter(None, (each.case, at(each))))) if first else "")
-    bar_axis(axis, places, names, max(each.median for each in group) / 2**20)
-    axis.xaxis.set_major_formatter("{x:,.0f}")
+        colour = style[each.implementation]["color"]
+        axis.barh(place, each.median, color=colour, height=0.8)
+        shown = amount(each.median, "bytes")
+        axis.text(each.median, place, f"  {shown}", va="center", fontsize=10)
+        if not row or each.case_key != group[row - 1].case_key:
+            case = text(", ".join(filter(None, (each.case, at(each)))), 90)
+            axis.text(0.008 * 1.25 * longest, place - 0.75, case, va="center", fontsize=10)
+    bar_axis(axis, places, [text(each.implementation) for each in group], longest, "bytes")
+    axis.set_ylim(places[-1] + 0.7, -1.3)
 
 
 def _timed(measured: list[Measurement]) -> list[Measurement]:
@@ -243,12 +264,40 @@ def _timed(measured: list[Measurement]) -> list[Measurement]:
 
 
 _PLOTS: tuple[tuple[str, str, Callable[[Results, Any], bool]], ...] = (
-    ("throughput", "Compression: median, 20th to 80th percentile", _throughput),
-    ("answers", "Time of an answer by compression rate: median, 20th to 80th percentile", _answers),
-    ("sweeps", "Time to the first token by what is read and what is searched", _sweeps),
-    ("stages", "Where the time of an answer goes: medians of the stages", _stages),
-    ("search", "Search by size of the corpus: median, 20th to 80th percentile", draw_search),
-    ("growth", "How cost grows: medians and the power laws through them", draw_growth),
-    ("memory", "Memory at the peak", _memory),
-    ("roofline", "Operators and the limits measured by the same run", draw_roofline),
+    (
+        "throughput",
+        "Documents compressed per second by compression rate: median, 20th to 80th percentile",
+        _throughput,
+    ),
+    (
+        "answers",
+        "Time to the first token and time of a whole answer by compression rate: median, 20th to "
+        "80th percentile",
+        _answers,
+    ),
+    (
+        "sweeps",
+        "Time to the first token by the number of selected documents and by the size of the index: "
+        "median, 20th to 80th percentile",
+        _sweeps,
+    ),
+    ("stages", "How long each stage of an answer takes: medians", _stages),
+    (
+        "search",
+        "Time of a search by the number of documents: median, 20th to 80th percentile",
+        draw_search,
+    ),
+    (
+        "growth",
+        "How cost grows with size: medians with the 20th and 80th percentile and, below them, the "
+        "exponent between neighbouring sizes (0 is constant, 1 is linear, 2 is quadratic)",
+        draw_growth,
+    ),
+    ("memory", "Peak memory", _memory),
+    (
+        "roofline",
+        "Speed of each operator beside the limit that the bandwidth and the matrix rate of the "
+        "same machine set",
+        draw_roofline,
+    ),
 )

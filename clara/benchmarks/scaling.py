@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from clara.benchmarks.drawing import (
-    COLOURS,
     MOST_LINES,
     Line,
     bars,
+    cells,
     draw_lines,
     grid,
     legend_below,
@@ -18,6 +19,7 @@ from clara.benchmarks.drawing import (
     log_axis,
     reach,
     say_left_out,
+    size_axis,
     styles,
     text,
 )
@@ -26,8 +28,10 @@ from clara.benchmarks.results import Measurement, Results
 from clara.benchmarks.tables import limit_share, short
 
 _MOST_PANELS = 12
-_OURS, _OTHER = COLOURS[0], COLOURS[1]
+_FEW_LABELS = 8
 _DASHES = ("-", "--", ":", "-.")
+_OTHER = "fastest other"
+_FROM_DISK = "ours, from the index on disk"
 
 
 def draw_search(results: Results, figure: Any) -> bool:
@@ -42,7 +46,7 @@ def draw_search(results: Results, figure: Any) -> bool:
     for rate in rates:
         at_rate = [each for each in measured if each.parameters.get("rate") == rate]
         drawn = [
-            (name if suite == "rank" else f"index: {name}", group)
+            (name if suite == "rank" else name.replace("ours", _FROM_DISK, 1), group)
             for suite in ("rank", "index")
             for name, group in lines([m for m in at_rate if m.suite == suite], "documents")
         ]
@@ -50,66 +54,95 @@ def draw_search(results: Results, figure: Any) -> bool:
             panels.append((rate, drawn))
     if not panels:
         return False
-    axes = grid(figure, len(panels[:_MOST_PANELS]), 3, (4.2, 3.6))
+    axes = grid(figure, len(panels[:_MOST_PANELS]), 3, (3.6, 3.8))
     style = _search_styles([drawn for _, drawn in panels])
     for axis, (rate, drawn) in zip(axes, panels):
-        axis.set_title("" if rate is None else text(f"{rate}x"), fontsize=10)
+        axis.set_title("" if rate is None else text(f"{rate}x compression"))
         draw_lines(axis, drawn, "documents", style)
         points = [each for _, group in drawn for each in group]
         sizes = [float(each.parameters["documents"]) for each in points]
-        log_axis(axis, sizes, "", upright=False)
         log_axis(axis, reach(points), "s")
-        axis.set_xlabel("documents")
+        size_axis(axis, sizes, "documents")
     counts = {each.quantities.get("queries", 1) for each in measured}
     several = f" by {short(max(counts))} queries" if len(counts) == 1 else ""
     axes[0].set_ylabel(f"time of a search{several}")
-    legend_below(figure, axes, columns=4)
+    legend_below(figure, axes)
     return True
 
 
 def _search_styles(panels: Sequence[Sequence[Line]]) -> dict[str, dict[str, Any]]:
-    """Colours by what follows the implementation's name, such as the dtype; its own dashes."""
-    named = {name: group[0].implementation for drawn in panels for name, group in drawn}
-    ways = list(dict.fromkeys(named.values()))
-    kinds = {name: name.replace(way, "", 1) or way for name, way in named.items()}
-    style = styles(kinds.values())
-    dashes = {way: _DASHES[place % len(_DASHES)] for place, way in enumerate(ways)}
-    return {n: {**style[kind], "linestyle": dashes[named[n]]} for n, kind in kinds.items()}
+    """Colour and marker by implementation; dashes by what follows its name, such as the dtype."""
+    named = {
+        name: _FROM_DISK if name.startswith(_FROM_DISK) else group[0].implementation
+        for drawn in panels
+        for name, group in drawn
+    }
+    style = styles(named.values())
+    kinds = list(dict.fromkeys(name.replace(way, "", 1) for name, way in named.items()))
+    dashes = {kind: _DASHES[place % len(_DASHES)] for place, kind in enumerate(kinds)}
+    return {
+        name: {**style[way], "linestyle": dashes[name.replace(way, "", 1)]}
+        for name, way in named.items()
+    }
 
 
 def draw_growth(results: Results, figure: Any) -> bool:
-    """Cost by size with the fitted power laws, a panel for each kind of size."""
+    """Cost by size, a panel for each kind of size; below it the exponents between its points."""
     panels: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves(results):
         panels.setdefault((curve.of, curve.unit), []).append(curve)
     if not panels:
         return False
-    axes = grid(figure, len(list(panels)[:_MOST_PANELS]), 2, (5.2, 4.2))
-    for axis, ((of, unit), drawn) in zip(axes, panels.items()):
+    places = cells(figure, len(list(panels)[:_MOST_PANELS]), 2, (4.8, 4.6))
+    for place, ((of, unit), drawn) in zip(places, panels.items()):
+        parts = place.subgridspec(2, 1, height_ratios=(2.4, 1))
+        costs, slopes = (figure.add_subplot(part) for part in parts)
         style = styles(curve.name for curve in drawn)
         for curve in drawn[:MOST_LINES]:
-            colour = style[curve.name]["color"]
-            axis.plot(curve.sizes, [curve.law.at(s) for s in curve.sizes], color=colour, alpha=0.5)
-            label = text(f"{curve.name}: exponent {curve.law.exponent:.2f}", 60)
-            costs = [each.median for each in curve.points]
-            spread = bars(curve.points)
-            axis.errorbar(
-                curve.sizes,
-                costs,
-                spread,
-                label=label,
-                linestyle="",
+            medians = [each.median for each in curve.points]
+            costs.errorbar(
+                *(curve.sizes, medians, bars(curve.points)),
+                label=text(curve.name, 60),
                 capsize=3,
                 **style[curve.name],
             )
-        say_left_out(axis, len(drawn) - MOST_LINES)
-        log_axis(axis, [size for curve in drawn for size in curve.sizes], "", upright=False)
+        say_left_out(costs, len(drawn) - MOST_LINES)
+        _exponents(slopes, drawn[:MOST_LINES], style)
+        sizes = [size for curve in drawn for size in curve.sizes]
         spans = reach(each for curve in drawn for each in curve.points)
-        log_axis(axis, spans, "s" if unit == "s" else "B")
-        axis.set_xlabel(text(of))
-        axis.set_ylabel("time" if unit == "s" else "memory")
-        axis.legend(fontsize="small", frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0))
+        log_axis(costs, spans, "s" if unit == "s" else "B")
+        for axis in (costs, slopes):
+            size_axis(axis, sizes, of)
+        costs.set_xlabel("")
+        costs.tick_params(labelbottom=False)
+        costs.set_ylabel("time" if unit == "s" else "memory")
+        costs.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0))
     return True
+
+
+def _exponents(axis: Any, drawn: Sequence[Curve], style: dict[str, dict[str, Any]]) -> None:
+    """A step for each two neighbouring points, as wide as the sizes are apart."""
+    exponents = [slope.exponent for curve in drawn for slope in curve.slopes]
+    low, high = min(0.0, *exponents), max(1.0, *exponents)
+    room = 0.3 * (high - low)
+    axis.set_ylim(low - 0.5 * room, high + 1.8 * room)
+    axis.axhline(1.0, color="black", linewidth=0.8, linestyle=":")
+    for curve in drawn:
+        colour = style[curve.name]["color"]
+        for slope in curve.slopes:
+            axis.plot(slope.sizes, [slope.exponent] * 2, color=colour, solid_capstyle="butt")
+            if len(exponents) <= _FEW_LABELS and len(drawn) == 1:
+                middle = math.sqrt(slope.sizes[0]) * math.sqrt(slope.sizes[1])
+                shown = f"{slope.exponent:.2f}"
+                axis.text(
+                    *(middle, slope.exponent + 0.2 * room, shown),
+                    ha="center",
+                    va="bottom",
+                    fontsize=10,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+                )
+    axis.set_ylabel("exponent")
+    axis.grid(alpha=0.3)
 
 
 def draw_roofline(results: Results, figure: Any) -> bool:
@@ -126,19 +159,31 @@ def draw_roofline(results: Results, figure: Any) -> bool:
     for each in measured:
         panels.setdefault((_computes(each), _words(each)[0]), []).append(each)
     shown = sorted(panels.items(), key=lambda panel: not panel[0][0])[:_MOST_PANELS]
-    axes = grid(figure, len(shown), 3, (3.9, 3.2))
+    axes = grid(figure, len(shown), 3, (3.5, 3.2))
+    style = _roofline_styles()
     for axis, ((computes, operator), drawn) in zip(axes, shown):
         _roof(axis, [each for each in measured if _computes(each) == computes], limits)
         for each in sorted(drawn, key=_is_ours):
-            _point(axis, each)
-        axis.set_title(text(operator) + _reached(drawn, results.ceilings), fontsize=9)
-    legends = {"ours": (_OURS, "full"), "fastest other": (_OTHER, "full")}
+            filled = "none" if _is_backward(each) else "full"
+            way = "ours" if _is_ours(each) else _OTHER
+            axis.plot(*([value] for value in _place(each)), fillstyle=filled, **style[way])
+        kind = "" if computes else " (cases without FLOPs)"
+        axis.set_title(text(operator) + kind + _reached(drawn, results.ceilings))
+    for name, own in style.items():
+        axes[0].plot([], [], label=name, **own)
     if any(_is_backward(each) for _, drawn in shown for each in drawn):
-        legends |= {"forward": ("grey", "full"), "backward": ("grey", "none")}
-    for name, (colour, filled) in legends.items():
-        axes[0].plot([], [], "o", color=colour, fillstyle=filled, label=name)
+        for name, filled in (("forward", "full"), ("backward", "none")):
+            look = {**style["ours"], "color": "grey", "fillstyle": filled}
+            axes[0].plot([], [], label=name, **look)
     legend_below(figure, axes, columns=5)
     return True
+
+
+def _roofline_styles() -> dict[str, dict[str, Any]]:
+    names = styles(["ours", "eager"])
+    looks = {"ours": names["ours"], _OTHER: names["eager"]}
+    sizes = {"ours": 8, _OTHER: 6}
+    return {n: {**look, "linestyle": "", "markersize": sizes[n]} for n, look in looks.items()}
 
 
 def _ours_and_fastest(measured: Sequence[Measurement]) -> list[Measurement]:
@@ -176,19 +221,11 @@ def _roof(axis: Any, measured: Sequence[Measurement], limits: Sequence[float]) -
     else:
         ends = min(places), max(places)
         corners, roof = [ends[0] / 2, ends[1] * 2], [bandwidth] * 2
-        units, label = ("B", "B/s"), "read and written"
+        units, label = ("B", "B/s"), "bytes read and written"
     axis.plot(corners, roof, color="black", linewidth=1, label="measured limit")
     log_axis(axis, ends, units[0], upright=False)
     log_axis(axis, [*reached, max(roof)], units[1])
-    axis.tick_params(labelsize=8)
-    axis.set_xlabel(label, fontsize=8)
-
-
-def _point(axis: Any, found: Measurement) -> None:
-    place, reached = _place(found)
-    colour, size = (_OURS, 7) if _is_ours(found) else (_OTHER, 5)
-    filled = "none" if _is_backward(found) else "full"
-    axis.plot([place], [reached], "o", color=colour, fillstyle=filled, markersize=size)
+    axis.set_xlabel(label)
 
 
 def _reached(drawn: Sequence[Measurement], ceilings: dict[str, float]) -> str:

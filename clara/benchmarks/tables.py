@@ -15,9 +15,35 @@ from clara.benchmarks.results import Measurement, PromiseOutcome, Results, ratio
 from clara.cli.output import one_line
 
 _AMOUNTS = ("documents", "queries", "questions", "tokens", "examples")
+_COUNTED = {
+    "documents": "document",
+    "queries": "query",
+    "candidates": "candidate",
+    "columns": "column",
+    "rows": "row",
+}
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
 _BEGINNING = re.compile(r"^(\s*\d*)([#+.)-])(?=#*\s)")
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+SUITES = {
+    "question": "answers to questions",
+    "generate": "generation",
+    "compress": "compression",
+    "training": "training steps",
+    "rank": "search in memory",
+    "index": "the index on disk",
+    "scoring": "exact search",
+    "growth": "growth of cost with size",
+    "operators": "operators",
+}
+"""What the suites of `pytest bench` measure, in words."""
+
+_RATES = {
+    "bytes": ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")),
+    "flops": ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"), (1.0, "FLOP/s")),
+}
+_MOST_OPEN = 30
 
 Cell = str | int | float
 
@@ -40,14 +66,22 @@ class Table:
     note: str = ""
 
     def markdown(self, level: int = 2) -> str:
-        """With its heading; without one at level 0."""
+        """With its heading and note; without both at level 0."""
         rule = ["---" if place < self.figures else "---:" for place in range(len(self.head))]
         lines = [list(map(escaped, self.head)), rule, *(map(escaped, row) for row in self.rows)]
         body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
         if not level:
             return body
-        note = f"{escaped(self.note)}\n\n" if self.note else ""
-        return f"{'#' * level} {escaped(self.title)}\n\n{note}{body}"
+        return f"{'#' * level} {escaped(self.title)}\n\n{self.noted()}{body}"
+
+    def noted(self) -> str:
+        """The note as a paragraph of Markdown; nothing without one."""
+        return f"{escaped(self.note)}\n\n" if self.note else ""
+
+    @property
+    def folded(self) -> bool:
+        """Whether a page shows it only on demand, since it is long and nothing in it is marked."""
+        return len(self.rows) > _MOST_OPEN and not any(self.marks)
 
     def marked(self) -> list[tuple[str, list[str]]]:
         """Rows with their marks, all safe to print."""
@@ -61,10 +95,14 @@ def escaped(text: str) -> str:
     return _BEGINNING.sub(r"\1\\\2", shown)
 
 
-def suite_tables(results: Results) -> list[Table]:
-    """A table for each suite, a row for each measurement."""
+def suite_name(suite: str) -> str:
+    return SUITES.get(suite, suite)
+
+
+def suite_tables(results: Results) -> dict[str, Table]:
+    """A table for each suite by its name, a row for each measurement; no column without figures."""
     suites = dict.fromkeys(each.suite for each in results.measurements)
-    return [_suite_table(results, suite) for suite in suites]
+    return {suite: _suite_table(results, suite) for suite in suites}
 
 
 def _suite_table(results: Results, suite: str) -> Table:
@@ -74,26 +112,32 @@ def _suite_table(results: Results, suite: str) -> Table:
         if each.samples:
             first.setdefault(each.case_key, each)
     shares = [limit_share(each, results.ceilings) for each in measured]
-    head = ["case", "at", "implementation", "median", "20th to 80th percentile", "by the first"]
-    head += ["rate", *(["of the limit"] if any(shares) else [])]
+    head = ["case", "settings", "implementation", "median", "20th to 80th percentile"]
+    head += ["relative cost", "throughput", "share of the limit"]
     rows = []
     for each, share in zip(measured, shares):
-        row = _row(each, first.get(each.case_key))
-        rows.append((*row, f"{share:.0%}" if share else "")[: len(head)])
-    return Table(suite, tuple(head), rows, figures=3)
+        rows.append((*_row(each, first.get(each.case_key)), f"{share:.0%}" if share else ""))
+    used = [place for place in range(len(head)) if place < 4 or any(row[place] for row in rows)]
+    return Table(
+        f"All measurements: {suite_name(suite)}",
+        tuple(head[place] for place in used),
+        [tuple(row[place] for place in used) for row in rows],
+        figures=3,
+    )
 
 
 def _row(found: Measurement, first: Measurement | None) -> tuple[str, ...]:
     names = found.case, at(found), found.implementation
     if found.withheld:
-        return *names, "none", found.withheld, "", ""
+        return *names, "not measured", found.withheld, "", ""
     low, high = (amount(found.percentile(share), found.unit) for share in (0.2, 0.8))
     rates = [f"{short(r)} {q}/s" for q in _AMOUNTS if (r := found.per_second(q)) is not None]
-    for quantity, unit in (("bytes", "GB/s"), ("flops", "GFLOP/s")):
+    for quantity, units in _RATES.items():
         if rate := found.per_second(quantity):
-            rates.append(f"{short(rate / 1e9)} {unit}")
-    times = ratios(first, found) if first is not None and first is not found else []
-    beside = f"{statistics.median(times):.2f}" if times else ""
+            rates.append(_scaled(rate, units))
+    beside = ""
+    if first is not None and first is not found and (factors := ratios(first, found)):
+        beside = f"{times(statistics.median(factors))} × {first.implementation}"
     span = f"{low} to {high}" if len(found.samples) > 1 else ""
     return *names, amount(found.median, found.unit), span, beside, "; ".join(rates)
 
@@ -108,24 +152,22 @@ def limit_share(found: Measurement, ceilings: dict[str, float]) -> float | None:
 
 
 def growth_table(curves: Iterable[Curve]) -> Table:
-    rows = [
-        (
-            curve.name,
-            f"{short(curve.sizes[0])} to {short(curve.sizes[-1])} {curve.of}",
-            f"{amount(curve.points[0].median, curve.unit)} to "
-            f"{amount(curve.points[-1].median, curve.unit)}",
-            f"{curve.law.exponent:.2f}",
-            f"{curve.end.exponent:.2f}" if curve.end else "",
-            f"{curve.law.spread:.2f}",
-        )
-        for curve in curves
-    ]
-    head = ("what", "sizes", "cost", "exponent", "of the last two", "farthest point")
+    """The exponent between each two neighbouring sizes of each curve."""
+    rows = []
+    for curve in curves:
+        name = curve.name
+        for slope in curve.slopes:
+            sizes = " to ".join(map(short, slope.sizes))
+            costs = " to ".join(amount(cost, curve.unit) for cost in slope.costs)
+            rows.append((name, f"{sizes} {curve.of}", costs, f"{slope.exponent:.2f}"))
+            name = ""
     note = (
-        "The exponent of a power law through all points, and through the last two; 1 is linear. "
-        "Last, the largest factor by which a point lies off the law through all."
+        "The exponent is the slope between two neighbouring sizes in logarithms: 0 means that cost "
+        "does not grow, 1 that twice the size costs twice as much, 2 that it costs four times as "
+        "much."
     )
-    return Table("How cost grows", head, rows, note=note)
+    head = "operation", "from size to size", "from cost to cost", "exponent"
+    return Table("Exponent between neighbouring sizes", head, rows, note=note)
 
 
 def promise_table(
@@ -141,11 +183,12 @@ def promise_table(
             old = before.get(each.what)
             row.append(f"{short(old.measured)}, {old.outcome}" if old else "")
         rows.append(tuple(row))
-    head = ["promise", "promised", "measured", "outcome"]
+    head = ["promise", "target", "measured", "outcome"]
     head += [] if earlier is None else ["in the earlier run"]
     found = [marks.get(each.outcome, "") for each in promises]
     note = (
-        "Not reachable here: a limit that was measured in the same run is lower than the promise."
+        "“Not reachable here” means that a limit which the same run measured is lower than the "
+        "target."
     )
     return Table("Promises", tuple(head), rows, figures=1, marks=found, note=note)
 
@@ -177,15 +220,13 @@ def _figures(found: Measurement) -> list[float]:
 
 
 def growth_rows(curves: Iterable[Curve]) -> list[list[Cell]]:
-    """Fitted laws under a head."""
-    rows: list[list[Cell]] = [
-        ["what", "of", "unit", "smallest", "largest", "exponent", "exponent_of_last_two", "spread"]
-    ]
+    """Exponents between neighbouring sizes, under a head."""
+    head = ["operation", "of", "unit", "from_size", "to_size", "from_cost", "to_cost", "exponent"]
+    rows: list[list[Cell]] = [[*head]]
     for curve in curves:
-        end: Cell = curve.end.exponent if curve.end else ""
         names = curve.name, curve.of, curve.unit
-        figures = curve.sizes[0], curve.sizes[-1], curve.law.exponent, end, curve.law.spread
-        rows.append([*names, *figures])
+        for slope in curve.slopes:
+            rows.append([*names, *slope.sizes, *slope.costs, slope.exponent])
     return rows
 
 
@@ -213,12 +254,31 @@ def _harmless(text: str) -> str:
 
 
 def at(found: Measurement, but: Iterable[str] = ()) -> str:
-    """The parameters of a measurement, such as "16x, k 5", without some."""
+    """The settings of a measurement, such as "16x, k = 5, 1,000 documents", without some.
+
+    "size" and "of", which say of what, are one setting.
+    """
     kept = {name: value for name, value in found.parameters.items() if name not in but}
-    parts = {name: f"{name} {short(value)}" for name, value in kept.items()}
-    if isinstance(kept.get("rate"), int | float):
-        parts["rate"] = f"{short(kept['rate'])}x"
-    return ", ".join(parts.values())
+    sized = f"{short(kept.pop('size'))} {kept.pop('of')}" if {"size", "of"} <= kept.keys() else ""
+    return ", ".join(filter(None, [sized, *(setting(name, value) for name, value in kept.items())]))
+
+
+def setting(name: str, value: Cell) -> str:
+    """One setting in words, such as "16x", "1,000 documents", "float32" or "k = 5"."""
+    if name == "rate" and isinstance(value, int | float):
+        return f"{short(value)}x"
+    if name in _COUNTED and isinstance(value, int | float):
+        return f"{short(value)} {_COUNTED[name] if value == 1 else name}"
+    if name == "dtype" and isinstance(value, str):
+        return value
+    return f"{name} = {short(value)}"
+
+
+def times(ratio: float) -> str:
+    """A factor, in two decimals below 10 and in three digits from there on."""
+    if 0 < ratio < 0.01:
+        return short(ratio)
+    return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.1f}" if ratio < 99.95 else short(ratio)
 
 
 def amount(value: float, unit: str) -> str:

@@ -18,10 +18,15 @@ from clara.cli import (
     index,
     models,
     questions,
+    streams,
     synthesis,
     training,
 )
 from clara.cli.errors import Group
+from clara.cli.examples import add_examples
+
+# What these do is kept in files: their work goes on if standard output cannot be written.
+WRITE_FILES = {"init", "convert", "compress", "train", "plot", "synthesize", "bench", "index"}
 
 app = typer.Typer(
     cls=Group,
@@ -55,6 +60,8 @@ def common(
 ) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
+    if context.invoked_subcommand in WRITE_FILES:
+        streams.output_is_extra()
 
 
 app.command("init")(models.init)
@@ -72,13 +79,12 @@ app.command("doctor")(diagnosis.doctor)
 app.command("demo")(demonstration.demo)
 app.add_typer(benchmarks.bench)
 app.add_typer(index.index)
+add_examples(app)
 
 
 def main() -> None:
     """Run the command line of this process."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a locale that cannot show a character is no error
-            stream.reconfigure(errors="replace")
+    streams.prepare()
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # for bars that have no other switch
         if not sys.warnoptions:

@@ -24,7 +24,7 @@ def report(
         "report"
     ),
 ) -> None:
-    """Make a page, tables and pictures of results."""
+    """Make one page with pictures and tables of results, and the same as separate files."""
     from clara.benchmarks.report import write_report
 
     with user_errors():

@@ -16,7 +16,9 @@ from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
 from clara.cli.output import one_line, print_json, size
+from clara.cli.paths import check_device, check_model, check_output, expanded
 from clara.cli.resuming import refuse_changed, refuse_other_texts, stored_documents
+from clara.cli.short_documents import count_short, remark
 from clara.fingerprints import check_addable
 
 if TYPE_CHECKING:
@@ -63,6 +65,9 @@ def compress(
     as_json: options.Json = False,
 ) -> None:
     """Compress a corpus into an index."""
+    check_model(model, backbone=backbone)
+    check_device(device)
+    check_output(output, resume)
     ids = read_ids(corpus)
     existing = existing_index(output, resume)
     loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
@@ -77,6 +82,9 @@ def compress(
         print_json(result)
     else:
         print(summary(result))
+        if result["short_documents"]:
+            tokens = loaded.config.memory_tokens
+            print(remark(result["short_documents"], result["documents"], tokens))
 
 
 def read_ids(corpus: str) -> set[str]:
@@ -86,6 +94,7 @@ def read_ids(corpus: str) -> set[str]:
         DataError: a line is not as it should be; names it.
         CommandError: the file holds no documents, or cannot be read twice.
     """
+    from clara.data.recognition import CORPUS
     from clara.data.records import read_documents
 
     file = Path(corpus)
@@ -93,13 +102,13 @@ def read_ids(corpus: str) -> set[str]:
         raise CommandError(f"{corpus}: is a pipe or device; a corpus is read twice, use a file")
     ids = {document.id for document in read_documents(corpus)}
     if not ids:
-        raise CommandError(f"{corpus}: holds no documents")
+        raise CommandError(f"{corpus}: holds no documents; {CORPUS}")
     return ids
 
 
 def existing_index(output: str, resume: bool) -> MemoryIndex | None:
     """The index to go on with; None if there is nothing yet."""
-    folder = Path(output).expanduser()
+    folder = expanded(output)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not resume:
@@ -259,6 +268,7 @@ class Work:
     documents: int = 0
     rows: int = 0
     tokens: int = 0
+    short_documents: int = 0
     added_by_others: int = 0
 
     def run(self) -> dict[str, Any]:
@@ -281,6 +291,7 @@ class Work:
             "added_by_others": self.added_by_others,
             "rows": self.rows,
             "tokens": self.tokens,
+            "short_documents": self.short_documents,
             "seconds": seconds,
             "documents_per_second": self.documents / seconds,
             "nominal_compression": self.model.config.compression_rate,
@@ -306,6 +317,7 @@ class Work:
         self.documents += len(set(added.document_ids))
         self.rows += len(added)
         self.tokens += sum(added.token_counts)
+        self.short_documents += count_short(added)
         reached = self.tokens / (self.rows * self.index.memory_tokens) if self.rows else 0.0
         shown.all_done(f"{reached:.1f}x compression")
 

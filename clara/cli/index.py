@@ -8,7 +8,7 @@ import typer
 
 from clara.cli import options
 from clara.cli.errors import Group, user_errors
-from clara.cli.loading import load_model, open_index
+from clara.cli.loading import load_both
 from clara.cli.output import one_line, print_json
 from clara.fingerprints import check_readable
 
@@ -28,13 +28,10 @@ def upgrade(
 
     It then takes documents from several hosts at once, has the fingerprint of all weights of its
     model, and holds every document once. Its memory is not written again.
-
-    Example: clara index upgrade --model models/mine data/index
     """
     from clara.index.upgrade import upgrade as upgrade_index
 
-    opened = open_index(path)
-    loaded = load_model(model, backbone=backbone, device="cpu")
+    opened, loaded = load_both(path, model, backbone, "cpu", None)
     with user_errors():
         check_readable(
             loaded, opened.fingerprint, f"{opened.path}: was written", "name the model that did"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from clara.index.errors import MemoryIndexError, failures_in
+from clara.path_characters import check_characters
 
 
 def local_path(path: str | os.PathLike[str]) -> str:
@@ -19,25 +20,15 @@ def local_path(path: str | os.PathLike[str]) -> str:
         MemoryIndexError: a path that Lance cannot open; names the character.
     """
     given = os.fsdecode(path)
-    _check_characters(given, given)
-    absolute = os.path.realpath(os.path.expanduser(given))
-    _check_characters(absolute, given)
-    return absolute
+    return _checked(os.path.realpath(os.path.expanduser(_checked(given, given))), given)
 
 
-def _check_characters(path: str, given: str) -> None:
-    for character in path:
-        if ord(character) < 32 or ord(character) == 127:
-            what = f"the control character {character!r}"
-        elif "\ud800" <= character <= "\udfff":
-            what = "a byte that is not UTF-8"
-        else:
-            continue
-        beside = "" if path == given else f", which is {path!r},"
-        raise MemoryIndexError(
-            f"the path {given!r}{beside} holds {what}, which Lance cannot have in a path; "
-            "choose another"
-        )
+def _checked(path: str, given: str) -> str:
+    try:
+        check_characters(path, given)
+    except ValueError as error:
+        raise MemoryIndexError(str(error)) from error
+    return path
 
 
 @contextmanager

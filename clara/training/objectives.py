@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from clara.adapters import ADAPTERS
 from clara.model import Clara
+from clara.output_path import applies_head_alone
 from clara.training.batches import Batch, EmptyBatch, Encoder
-
-# Settings of a backbone that change logits after the output head, which losses here would miss.
-_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,7 @@ class Objective(nn.Module, ABC):
         self.progress = 0.0
         self.step_seed = 0
         self._stand_in: Batch | None = None
-        for name in _LOGIT_SETTINGS:
-            value = getattr(model.backbone.config, name, None)
-            if value not in (None, 1, 1.0):
-                raise ValueError(f"backbones with {name}={value} cannot be trained")
+        applies_head_alone(model.backbone)  # which refuses a backbone without a loss
         if train_backbone and model.config.quantization is not None:
             raise ValueError("train_backbone needs a backbone that is not quantized")
         model.adapters.freeze(*self.adapters)

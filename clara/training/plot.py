@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from clara.training.callbacks import LOG, read_log
+from clara.training.folder import LOG, read_log
 
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss", "eval_loss")),
@@ -50,7 +50,7 @@ def plot_run(run: Path, output: Path) -> None:
     if not panels:
         raise ValueError(f"{file}: nothing is logged yet")
     if find_spec("matplotlib") is None:
-        raise ValueError("drawing needs the package matplotlib: pip install 'clara-rag[plot]'")
+        raise ValueError("drawing needs the package matplotlib: pip install matplotlib")
     from matplotlib.figure import Figure
 
     rows = (len(panels) + 1) // 2

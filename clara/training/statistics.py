@@ -16,7 +16,7 @@ def compression_sums(candidates: CompressedDocuments) -> dict[str, Tensor]:
     memory = candidates.memory
     written = memory.shape[0] * memory.shape[1]
     sums = {"text_tokens": sum(candidates.token_counts), "memory_written": written}
-    return {name: torch.tensor(float(value)) for name, value in sums.items()}
+    return {name: torch.tensor(value, dtype=torch.float32) for name, value in sums.items()}
 
 
 def recall_sums(scores: Tensor, batch: RankingBatch) -> dict[str, Tensor]:
@@ -38,4 +38,5 @@ def recall_sums(scores: Tensor, batch: RankingBatch) -> dict[str, Tensor]:
         first = best[: max(CUTOFFS)].tolist()
         for k in CUTOFFS:
             totals[f"recall@{k}"] += len(set(first[:k]) & set(positives)) / len(positives)
-    return {name: torch.tensor(value) for name, value in {**totals, "ranked": ranked}.items()}
+    sums = {name: torch.tensor(value, dtype=torch.float32) for name, value in totals.items()}
+    return {**sums, "ranked": torch.tensor(ranked)}

@@ -30,8 +30,9 @@ class TextObjective(Objective):
         self.terms = {"ce": Term("tokens")}
 
     def sums(self, batch: PromptBatch) -> dict[str, Tensor]:
-        none = torch.empty(0, self.model.hidden_size, device=self.model.device)
-        return {"ce": answer_cross_entropy(self.model, batch.prompts, none, self._adapter)}
+        model = self.model
+        none = torch.empty(0, model.hidden_size, dtype=model.dtype, device=model.device)
+        return {"ce": answer_cross_entropy(model, batch.prompts, none, self._adapter)}
 
     def stand_in(self) -> PromptBatch:
         batch = TextCollator(self._plain_encoder)([AnswerExample("Who?", ("Ada.",), "Ada")])

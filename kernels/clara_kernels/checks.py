@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import torch
@@ -55,12 +57,36 @@ def require_choice(name: str, value: Any, choices: Sequence[str | None]) -> None
         raise ValueError(f"{name} must be one of {accepted}, got {value!r}")
 
 
-def require_int(name: str, value: Any, least: int) -> None:
-    """TypeError unless `value` is an int, ValueError unless it is at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def as_int(name: str, value: Any, least: int | None = None) -> int:
+    """`value` as an int: one itself, or what can be an index, such as a numpy integer.
+
+    Raises:
+        TypeError: it is neither, or it is a bool.
+        ValueError: it is less than `least`.
+    """
+    number = value if type(value) is int else index_of(value)
+    if number is None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def index_of(value: Any) -> Any:
+    """`operator.index`, or None for what has none and for bools, numpy's and torch's included."""
+    if isinstance(value, torch.SymInt):
+        return value  # `operator.index` would make it a constant
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a real number, such as an int, a float or one of numpy's, and no bool."""
+    return isinstance(value, (int, float, Real)) and not isinstance(value, bool)
 
 
 def require_offsets(name: str, offsets: Any, total: int, counted: str) -> None:
@@ -107,7 +133,7 @@ def require_memory_counts(
         require_shape("n_memory", n_memory, "[{}] or []", matches, count)
         require_same_device("n_memory", n_memory, counted, cu_seqlens)
     elif not torch.compiler.is_compiling():
-        require_int("n_memory", n_memory, least)
+        n_memory = as_int("n_memory", n_memory, least)
     if may_read(cu_seqlens):
         lengths = cu_seqlens.diff()
         memory = torch.as_tensor(n_memory).expand_as(lengths)

@@ -102,19 +102,19 @@ EXPECTED = {
         "| 16x | memory | 100 ms (94.0 ms to 106 ms) | 5.00 (5.00 to 5.00) | 1.10 s | 1.36 |",
         "| 16x | memory, generator merged | 80.0 ms (75.2 ms to 84.8 ms) | 6.25 (6.25 to 6.25) "
         "| 1.08 s | 1.39 |",
-        "| 16x, backbone Other | memory | 2.00 s |  |  |  |",
+        "| 16x, backbone = Other | memory | 2.00 s |  |  |  |",
     ],
     "compress": ["| 16x | 8 | 768 | 3.00 |", "| 128x | 16 | 1,536 |  |"],
     "memory": [
-        "| compress | peak memory | 16x | ours | 4.00 MiB | 0.33 |",
-        "| compress | peak memory | 16x | reference way | 12.0 MiB |  |",
+        "| compression | peak memory | 16x | ours | 4.00 MiB | 0.33 |",
+        "| compression | peak memory | 16x | reference way | 12.0 MiB |  |",
     ],
     "training": [
         "| pretraining step | 16x | 6.00 s (4.80 s to 7.20 s) | 18.0 s (14.4 s to 21.6 s) "
         "| 3.00 (3.00 to 3.00) |"
     ],
     "promises": ["| first token | at least 4 | 5 | kept |"],
-    "scoring": ["| search | documents 1,000, queries 1, dtype int8 | 1.00 ms | 3.00 ms (3.00) |"],
+    "scoring": ["| search | 1,000 documents, 1 query, int8 | 1.00 ms | 3.00 ms (3.00) |"],
 }
 EXPECTED |= {
     operator: [

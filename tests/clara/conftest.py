@@ -68,6 +68,35 @@ def tiny_backbone(tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="module")
+def random_backbone(tmp_path_factory):
+    """A function from a class of configurations and settings to the folder of a random backbone."""
+
+    def make(kind, **settings):
+        folder = tmp_path_factory.mktemp(kind.__name__)
+        sizes = {
+            "vocab_size": 600,
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "initializer_range": 0.2,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 2,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            config = kind(**{**sizes, **settings})
+            AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(REFERENCE / "base").save_pretrained(folder)
+        return folder
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def reference_model(tmp_path_factory):
     """The converted reference checkpoint in float32; shared, so leave it as it is."""

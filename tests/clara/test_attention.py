@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from clara import Clara, ClaraConfig
 from clara.attention import CLARA_SDPA, PackedLayout, packed_arguments, packed_attention
+from clara.attention_patterns import FULL, AttentionPattern
 from clara.packing import PackedBatch, pack
 
 LENGTHS = [
@@ -26,19 +28,26 @@ def layout_of(lengths, n_memory):
     return PackedLayout.of(PackedBatch(ids, lengths, n_memory, list(range(len(lengths)))))
 
 
-def alone(query, key, value, scale):
-    """Causal attention of one document, `[heads, n, d]` each, without torch's own attention."""
+def alone(query, key, value, scale, pattern=FULL):
+    """Attention of one document, `[heads, n, d]` each, without torch's own attention."""
     repeats = query.shape[0] // key.shape[0]
     key, value = (x.repeat_interleave(repeats, 0) for x in (key, value))
     scores = scale * query @ key.transpose(1, 2)
     n = query.shape[1]
-    later = torch.ones(n, n, dtype=torch.bool).triu(1)
-    return (scores.masked_fill(later, -torch.inf).softmax(-1) @ value).transpose(0, 1)
+    unseen = torch.ones(n, n, dtype=torch.bool).triu(1)
+    for i in range(n):
+        first = 0
+        if pattern.window is not None:
+            first = max(i + 1 - pattern.window, 0)
+        if pattern.chunk is not None:
+            first = max(i - i % pattern.chunk, first)
+        unseen[i, :first] = True
+    return (scores.masked_fill(unseen, -torch.inf).softmax(-1) @ value).transpose(0, 1)
 
 
-def one_by_one(query, key, value, lengths, scale):
+def one_by_one(query, key, value, lengths, scale, pattern=FULL):
     parts = [x.split(lengths, 1) for x in (query, key, value)]
-    return torch.cat([alone(q, k, v, scale) for q, k, v in zip(*parts, strict=True)])
+    return torch.cat([alone(q, k, v, scale, pattern) for q, k, v in zip(*parts, strict=True)])
 
 
 def random_inputs(lengths, heads, kv_heads, dtype, seed=0):
@@ -91,6 +100,38 @@ def test_memory_rows_alone_are_the_same(lengths, n_memory, heads, kv_heads, dtyp
         torch.testing.assert_close(one, other, rtol=10 * tolerance, atol=10 * tolerance)
 
 
+@pytest.mark.parametrize("n_memory", [0, 3])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        AttentionPattern(window=1),
+        AttentionPattern(window=4),
+        AttentionPattern(window=100),
+        AttentionPattern(chunk=1),
+        AttentionPattern(chunk=4),  # whose bounds lie among the memory rows
+        AttentionPattern(chunk=9),
+        AttentionPattern(chunk=100),
+    ],
+)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_windows_and_chunks_count_from_the_start_of_a_document(lengths, pattern, n_memory):
+    inputs = random_inputs(lengths, 4, 2, torch.float64)
+    layout = layout_of(lengths, n_memory)
+    expected = one_by_one(*inputs, lengths, 0.3, pattern)
+    tolerance = {"rtol": 1e-11, "atol": 1e-11}
+    every = packed_attention(*inputs, layout, scale=0.3, memory_only=False, pattern=pattern)
+    torch.testing.assert_close(every, expected, **tolerance)
+    if not n_memory:
+        return
+    only = packed_attention(*inputs, layout, scale=0.3, memory_only=True, pattern=pattern)
+    rows = layout.memory_rows
+    torch.testing.assert_close(only[rows], expected[rows], **tolerance)
+    ours = torch.autograd.grad(only[rows].sin().sum(), inputs)
+    theirs = torch.autograd.grad(expected[rows].sin().sum(), inputs)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
 def test_a_document_that_is_not_a_number_does_not_reach_its_neighbours():
     lengths = [6, 6, 5]
     inputs = [x.detach() for x in random_inputs(lengths, 4, 2, torch.float32)]
@@ -117,7 +158,8 @@ def test_a_layout_describes_its_batch():
 
 def test_flash_attention_is_told_the_bounds():
     batch = PackedBatch(torch.zeros(12, dtype=torch.long), [7, 5], 2, [1, 0])
-    arguments = packed_arguments(batch, "flash_attention_2", None)
+    backbone = SimpleNamespace(config=SimpleNamespace(_attn_implementation="flash_attention_2"))
+    arguments = packed_arguments(batch, backbone, None)
     assert arguments["cu_seq_lens_q"].tolist() == arguments["cu_seq_lens_k"].tolist() == [0, 7, 12]
     assert arguments["cu_seq_lens_q"].dtype == torch.int32
     assert arguments["max_length_q"] == arguments["max_length_k"] == 7
@@ -144,7 +186,7 @@ def test_a_model_computes_packed_documents_as_if_alone(models):
             input_ids=batch.ids[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
-            **packed_arguments(batch, CLARA_SDPA, None),
+            **packed_arguments(batch, ours, None),
         ).logits[0]
         for row, part in zip(batch.rows, packed.split(batch.lengths), strict=True):
             expected = theirs(input_ids=torch.tensor([sequences[row]])).logits[0]

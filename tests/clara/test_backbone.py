@@ -221,16 +221,22 @@ def test_quantization_without_its_package(monkeypatch, quantization):
         Clara.from_backbone(BASE, CONFIG.replace(quantization=quantization))
 
 
-def test_a_sliding_window_shorter_than_a_document(write):
-    config = MistralConfig(**SIZES, sliding_window=66)
-    with pytest.raises(ValueError, match="do not fit the backbone's sliding_window of 66"):
+def test_fewer_positions_than_a_document_has(write):
+    config = MistralConfig(**SIZES, max_position_embeddings=70)
+    with pytest.raises(ValueError, match="do not fit the backbone's max_position_embeddings of 70"):
         Clara.from_backbone(write(config), CONFIG)
 
 
-def test_a_sliding_window_that_is_long_enough(write):
-    config = MistralConfig(**SIZES, sliding_window=71)
+def test_a_prompt_beyond_the_positions_has_no_loss(write):
+    """Nor an answer: both are refused."""
+    config = MistralConfig(**SIZES, max_position_embeddings=71)
     model = Clara.from_backbone(write(config), CONFIG)
-    assert model.compress(["word " * 200], overflow="truncate").memory.isfinite().all()
+    memory = model.compress(["word " * 200], overflow="truncate").memory
+    assert memory.isfinite().all()
+    with pytest.raises(ValueError, match="longer than the backbone's 71 positions"):
+        model.answer_loss(["word " * 70], memory[None], ["word"])
+    with pytest.raises(ValueError, match="the backbone's 71 positions"):
+        model.generate(["word " * 70], memory[None], max_new_tokens=1)
 
 
 def test_a_sliding_window_that_is_switched_off(write):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
+import torch
 
 from clara.config import FORMAT_VERSION, MODEL_FIELDS, ClaraConfig
 from clara.prompts import DEFAULT_PROMPT, PromptTemplate
@@ -127,6 +129,55 @@ def test_replace_validates_and_leaves_the_original():
     with pytest.raises(ValueError, match="compression_rate 5 does not divide document_length 64"):
         FULL.replace(compression_rate=5)
     assert set(MODEL_FIELDS) <= FULL.to_dict().keys()
+
+
+def test_numbers_of_numpy_are_kept_as_pythons_own(tmp_path):
+    given = ClaraConfig(
+        compression_rate=np.int64(8),
+        document_length=np.int32(64),
+        lora_rank=np.uint8(4),
+        top_k=np.int16(3),
+        temperature=np.float32(0.5),
+        lora_dropout=np.int64(0),
+    )
+    assert given == ClaraConfig(
+        compression_rate=8,
+        document_length=64,
+        lora_rank=4,
+        top_k=3,
+        temperature=0.5,
+        lora_dropout=0.0,
+    )
+    for name in ("compression_rate", "document_length", "lora_rank", "top_k"):
+        assert type(getattr(given, name)) is int
+    for name in ("temperature", "lora_dropout"):
+        assert type(getattr(given, name)) is float
+    given.save(tmp_path / "config.json")
+    assert ClaraConfig.load(tmp_path / "config.json") == given
+    assert type(given.replace(top_k=np.int64(7)).top_k) is int
+
+
+@pytest.mark.parametrize("name", ["top_k", "lora_rank", "document_length"])
+@pytest.mark.parametrize("value", [True, np.True_, 4.0, np.float32(4)])
+def test_what_is_no_integer(name, value):
+    with pytest.raises(TypeError, match=f"{name} must be an integer, got"):
+        ClaraConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_dtype_of_torch_is_kept_by_name(name, tmp_path):
+    config = ClaraConfig(dtype=getattr(torch, name))
+    assert config == ClaraConfig(dtype=name)
+    assert type(config.dtype) is str
+    config.save(tmp_path / "config.json")
+    assert ClaraConfig.load(tmp_path / "config.json") == config
+    assert ClaraConfig().replace(dtype=getattr(torch, name)) == config
+
+
+def test_other_dtypes_are_refused():
+    message = "dtype must be one of null, float32, bfloat16, float16; got 'int8'"
+    with pytest.raises(ValueError, match=message):
+        ClaraConfig(dtype=torch.int8)
 
 
 @pytest.mark.parametrize(

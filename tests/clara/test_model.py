@@ -349,3 +349,41 @@ def test_logit_lens_nests_like_its_argument(model):
     assert model.logit_lens(questions, top=100_000)
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         model.logit_lens(questions, top=0)
+
+
+# Trained or not
+
+
+def test_a_new_model_is_not_trained(tiny_backbone, tmp_path):
+    config = ClaraConfig(compression_rate=16, document_length=64, lora_rank=4, dtype="float32")
+    model = Clara.from_backbone(tiny_backbone("llama"), config)
+    assert not model.is_trained
+    model.save_pretrained(tmp_path / "new")
+    assert not Clara.from_pretrained(tmp_path / "new", dtype="float32").is_trained
+
+
+@pytest.mark.parametrize("name", ["compressor", "query_reasoner", "generator"])
+def test_a_model_with_one_adapter_that_changes_something_is_trained(tiny_backbone, name):
+    config = ClaraConfig(compression_rate=16, document_length=64, lora_rank=4, dtype="float32")
+    model = Clara.from_backbone(tiny_backbone("llama"), config)
+    assert not model.is_trained
+    key = [key for key in model.adapters.parameters(name) if "lora_B" in key][-1]
+    weight = model.adapters.parameters(name)[key]
+    with torch.no_grad():
+        weight[-1, -1] = 1e-6
+    assert model.is_trained
+    with torch.no_grad():
+        weight.zero_()
+    assert not model.is_trained
+
+
+def test_whether_a_model_is_trained_is_looked_up_once(own_model, monkeypatch):
+    calls = []
+    look = own_model.adapters.change_anything
+    monkeypatch.setattr(own_model.adapters, "change_anything", lambda: calls.append(1) or look())
+    assert own_model.is_trained
+    assert own_model.is_trained
+    assert len(calls) == 1
+    own_model.train().eval()
+    assert own_model.is_trained
+    assert len(calls) == 2

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, MistralConfig, Qwen2MoeConfig
 
 from clara import generation
 from clara.adapters import ADAPTERS, GENERATOR
@@ -269,7 +269,6 @@ def test_states_made_under_inference_mode_serve_outside(model, each):
         ("llama", {}, True),
         ("qwen3", {}, True),
         ("mistral", {}, False),  # its window slides
-        ("mistral", {"sliding_window": None}, True),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, False),
         (
             "phi3",
@@ -286,3 +285,18 @@ def test_backbones_it_is_right_for(tiny_backbone, family, settings, possible):
     for name, value in settings.items():
         setattr(backbone.config, name, value)
     assert can_continue(backbone, GenerationConfig()) is possible
+
+
+def test_a_family_with_windows_whose_window_is_off(random_backbone):
+    backbone = new_model(random_backbone(MistralConfig, sliding_window=None)).backbone
+    assert can_continue(backbone, GenerationConfig())
+
+
+def test_a_window_that_only_the_mask_has(random_backbone):
+    """Its cache is the plain one, and says nothing of it."""
+    settings = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    kinds = {"layer_types": ["sliding_attention", "full_attention", "full_attention"]}
+    folder = random_backbone(
+        Qwen2MoeConfig, use_sliding_window=True, sliding_window=24, **kinds, **settings
+    )
+    assert not can_continue(new_model(folder).backbone, GenerationConfig())

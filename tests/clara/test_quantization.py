@@ -1,5 +1,6 @@
 """NF4 and int8 through bitsandbytes, on the CPU."""
 
+import copy
 import shutil
 
 import pytest
@@ -184,3 +185,12 @@ def test_gradients_reach_adapters_of_a_quantized_backbone(quantized):
     finally:
         quantized.adapters.freeze()
         quantized.zero_grad()
+
+
+def test_a_deep_copy_computes_the_same(quantized):
+    other = copy.deepcopy(quantized)
+    documents = quantized.compress(TEXTS)
+    assert torch.equal(other.compress(TEXTS).memory, documents.memory)
+    memory = [documents.memory] * 2
+    answers = quantized.generate(QUESTIONS, memory, max_new_tokens=4)
+    assert other.generate(QUESTIONS, memory, max_new_tokens=4) == answers

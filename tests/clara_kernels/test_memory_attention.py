@@ -12,12 +12,15 @@ from clara_kernels import memory_attention
 from clara_kernels.dispatch import cpu_tensors_use
 
 
-def document_by_document(q, k, v, lengths, counts, memory_only, scale):
+def document_by_document(q, k, v, lengths, counts, memory_only, scale, window=None):
     """PyTorch's attention with a mask, one document at a time."""
     outputs, q_start, start = [], 0, 0
     for length, memory in zip(lengths, counts, strict=True):
         rows = memory if memory_only else length
-        mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()[-rows:]
+        mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+        if window is not None:
+            mask = mask.triu(1 - window)
+        mask = mask[-rows:]
         parts = q[q_start : q_start + rows], k[start : start + length], v[start : start + length]
         query, key, value = (x.transpose(0, 1)[None] for x in parts)
         out = scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=True)
@@ -45,7 +48,18 @@ def with_gradients(function, tensors, grad):
     return [out.detach(), *(leaf.grad for leaf in leaves)]
 
 
-def check(lengths, counts, heads, kv_heads, width, dtype, memory_only, scale=None, device="cpu"):
+def check(
+    lengths,
+    counts,
+    heads,
+    kv_heads,
+    width,
+    dtype,
+    memory_only,
+    scale=None,
+    device="cpu",
+    window=None,
+):
     """Result and gradients against float64, allowed twice PyTorch's own error."""
     uniform = isinstance(counts, int)
     every = [counts] * len(lengths) if uniform else counts
@@ -54,10 +68,12 @@ def check(lengths, counts, heads, kv_heads, width, dtype, memory_only, scale=Non
     bounds = offsets_of(lengths, device)
 
     def ours(*x):
-        return memory_attention(*x, bounds, n_memory, memory_only=memory_only, scale=scale)
+        return memory_attention(
+            *x, bounds, n_memory, memory_only=memory_only, scale=scale, window=window
+        )
 
     def theirs(*x):
-        return document_by_document(*x, lengths, every, memory_only, scale)
+        return document_by_document(*x, lengths, every, memory_only, scale, window)
 
     actual = with_gradients(ours, tensors, grad)
     plain = with_gradients(theirs, tensors, grad)
@@ -205,12 +221,13 @@ def test_repeats_to_the_bit():
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("window", [0, 3])
 @pytest.mark.parametrize("memory_only", [False, True])
-def test_opcheck(memory_only):
+def test_opcheck(memory_only, window):
     q, k, v, _ = random_case([5, 9], [2, 3], 4, 2, 16, torch.float32, memory_only)
     leaves = [x.requires_grad_() for x in (q, k, v)]
     counts = torch.tensor([2, 3], dtype=torch.int32)
-    arguments = (*leaves, offsets_of([5, 9]), counts, memory_only, 0.25)
+    arguments = (*leaves, offsets_of([5, 9]), counts, memory_only, 0.25, window)
     torch.library.opcheck(torch.ops.clara.memory_attention, arguments)
     with torch.no_grad():
         out, lse = torch.ops.clara.memory_attention(*arguments)
@@ -270,7 +287,7 @@ def test_a_document_without_rows_where_values_are_not_checked(implementation, sp
     queries = torch.cat([q, q[:2]])
     with cpu_tensors_use(implementation):
         out, _ = torch.ops.clara.memory_attention(
-            queries, k, v, offsets_of([80, 70, 0]), counts, True, 0.25
+            queries, k, v, offsets_of([80, 70, 0]), counts, True, 0.25, 0
         )
     torch.testing.assert_close(out[:4], expected)
     assert not out[4:].any() or implementation == "reference"  # it has no row to leave out
@@ -294,7 +311,7 @@ def test_rows_before_the_first_document(backwards, monkeypatch):
     own = [x[first:] for x in tensors]
     expected = with_gradients(lambda *x: memory_attention(*x, bounds, 2), own, grad[first:])
     with cpu_tensors_use("triton"):
-        rest = (bounds + first, counts, False, 32**-0.5)
+        rest = (bounds + first, counts, False, 32**-0.5, 0)
         out, lse = torch.ops.clara.memory_attention(*tensors, *rest)
         backward = torch.ops.clara.memory_attention_backward
         gradients = backward(grad, *tensors, out, lse, *rest)
@@ -306,7 +323,7 @@ def test_rows_before_the_first_document(backwards, monkeypatch):
 def test_no_queries(implementation):
     q, k, v, _ = random_case([5, 9], [2, 2], 4, 2, 16, torch.float32, False)
     counts = torch.zeros((), dtype=torch.int32)
-    arguments = (k, v, offsets_of([5, 9]), counts, True, 0.25)
+    arguments = (k, v, offsets_of([5, 9]), counts, True, 0.25, 0)
     with cpu_tensors_use(implementation):
         out, lse = torch.ops.clara.memory_attention(q[:0], *arguments)
         assert out.shape == (0, 4, 16)
@@ -382,7 +399,7 @@ def test_in_a_cuda_graph(memory_only):
 
     def run():
         counts = torch.full((), 4, dtype=torch.int32, device="cuda")
-        rest = (bounds, counts, memory_only, 0.125)
+        rest = (bounds, counts, memory_only, 0.125, 0)
         outputs = torch.ops.clara.memory_attention(*tensors, *rest)
         backward = torch.ops.clara.memory_attention_backward
         return outputs[0], *backward(grad, *tensors, *outputs, *rest)

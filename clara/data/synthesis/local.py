@@ -16,9 +16,12 @@ from transformers import (
 )
 
 from clara.backbone import BackboneError, resolve_backbone
-from clara.data.lines import DataError
 from clara.data.synthesis.generators import TOO_LONG, Completion, RequestFailedError, Sampling
 from clara.data.synthesis.prompts import Message
+from clara.data.values import DataError
+from clara.generation_settings import default_ends
+from clara.prompts import AnswerEnd, answer_end
+from clara.stopping import AnswerReader, StopTexts, StopWhen
 from clara.tokenizer import Control, Piece, SafeTokenizer
 
 _Waiting = tuple[list[int], "asyncio.Future[Completion]"]
@@ -46,11 +49,23 @@ class LocalGenerator:
         self.retries = 0
         self._sampling = sampling
         self._window: int | None = getattr(self._model.config, "max_position_embeddings", None)
-        ends = self._model.generation_config.eos_token_id
-        ends = (
-            ends if isinstance(ends, list) else [tokenizer.eos_token_id if ends is None else ends]
+        try:
+            end = answer_end(self._tokenizer)
+        except Exception:  # a template can raise whatever it likes; `complete` says so
+            end = AnswerEnd(None, "", "")
+        self._ends = default_ends(self._model, self._tokenizer, end)
+        stops = [end.text] if end.text else []
+        stored = self._model.generation_config
+        if stored.stop_strings:
+            stops += (
+                [stored.stop_strings]
+                if isinstance(stored.stop_strings, str)
+                else list(stored.stop_strings)
+            )
+        stored.stop_strings = None  # transformers looks for them with a tokenizer only
+        self._reader = AnswerReader(
+            self._tokenizer, self._ends, left_out=self._ends, stops=tuple(stops), blank=end.blank
         )
-        self._ends: list[int] = [end for end in ends if end is not None]
         pad = tokenizer.pad_token_id
         self._pad: int = pad if pad is not None else (*self._ends, 0)[0]
         self._waiting: list[_Waiting] = []
@@ -96,11 +111,12 @@ class LocalGenerator:
         blank = [width - len(ids) for ids in prompts]
         inputs = [[self._pad] * n + ids for n, ids in zip(blank, prompts, strict=True)]
         mask = [[0] * n + [1] * (width - n) for n in blank]
+        texts = [StopTexts(self._reader, width)] if self._reader.stops else []
         output = self._model.generate(
             input_ids=torch.tensor(inputs, device=self._device),
             attention_mask=torch.tensor(mask, device=self._device),
             generation_config=self._settings(width),
-            stopping_criteria=StoppingCriteriaList([self._given_up]),
+            stopping_criteria=StoppingCriteriaList([StopWhen(lambda: self._stopped), *texts]),
         )
         return [
             self._completion(ids, made)
@@ -118,13 +134,8 @@ class LocalGenerator:
             eos_token_id=self._ends or None,
         )
 
-    def _given_up(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.full((len(ids),), self._stopped, device=ids.device)
-
     def _completion(self, prompt: list[int], made: list[int]) -> Completion:
-        end = next((i for i, token in enumerate(made) if token in self._ends), len(made))
-        text = self._tokenizer.decode(made[:end])
-        return Completion(text, len(prompt), min(end + 1, len(made)))
+        return Completion(self._reader.text(made), len(prompt), self._reader.length(made))
 
     def _encoded(self, messages: list[Message]) -> list[int]:
         """Token ids in the model's chat format; no text of a message becomes a control token."""

@@ -11,9 +11,28 @@ import triton
 import triton.language as tl
 
 from ..segments import find_segment
-from .tiles import find_queries, load_rows, packed_rows, packed_start, seen_keys, store_rows
+from .tiles import (
+    find_queries,
+    load_rows,
+    masked_block,
+    packed_rows,
+    packed_start,
+    seen_keys,
+    sees,
+    store_rows,
+)
 
-_VARYING = ["documents", "rows_each", "heads", "q_rows", "k_heads", "v_heads", "scale", "splits"]
+_VARYING = [
+    "documents",
+    "rows_each",
+    "heads",
+    "q_rows",
+    "k_heads",
+    "v_heads",
+    "scale",
+    "splits",
+    "window",
+]
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -48,12 +67,14 @@ def _key_step(
     shift,
     o_n,
     heads,
+    window,
     scale,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     MASKED: tl.constexpr,
+    WINDOWED: tl.constexpr,
 ):
     """What one tile of packed rows adds to dk and dv of a block of keys."""
     dk, dv = state  # [BN, BD]
@@ -65,7 +86,8 @@ def _key_step(
     s = tl.dot(k, tl.trans(q), input_precision="ieee") * scale  # [BN, BM]
     p = tl.exp2(s - lse[None, :])
     if MASKED:
-        p = tl.where(o_n[:, None] <= (shift + o_m // GROUP)[None, :], p, 0.0)
+        own = shift + o_m // GROUP
+        p = tl.where(sees(o_n[:, None], own[None, :], window, WINDOWED), p, 0.0)
     grad = load_rows(p_grad, rows, HEAD_DIM, m_m, HEAD_DIM, BLOCK_D, False)  # [BM, BD]
     dv = tl.dot(p.to(grad.dtype), grad, dv, input_precision="ieee")
     sums = tl.load(p_sums + rows, mask=m_m, other=0.0)  # [BM]
@@ -93,12 +115,14 @@ def key_gradients(
     k_heads,
     v_heads,
     scale,
+    window,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     UNIFORM: tl.constexpr,
+    WINDOWED: tl.constexpr,
 ):
     """Grid: blocks of keys, key heads. `scale` is without log2(e)."""
     i_head = tl.program_id(1)
@@ -128,25 +152,37 @@ def key_gradients(
     p_lse += first
     p_sums += first
 
-    # Packed rows from `start` on see a key of the block; from `full` on they see all of them.
+    # Packed rows from `start` to `end` see a key of the block, from `full` to `behind` all of them.
     shift = keys - queries
     last_row = queries * GROUP
     start = tl.maximum(o_key - shift, 0) * GROUP // BLOCK_M * BLOCK_M
     full = tl.cdiv(tl.maximum(o_key + BLOCK_N - 1 - shift, 0) * GROUP, BLOCK_M) * BLOCK_M
-    full = tl.minimum(full, tl.cdiv(last_row, BLOCK_M) * BLOCK_M)
+    end = last_row
+    if WINDOWED:
+        end = tl.minimum(tl.maximum(o_key + BLOCK_N - 1 + window - shift, 0), queries) * GROUP
+    full = tl.minimum(full, tl.cdiv(end, BLOCK_M) * BLOCK_M)
+    behind = end
+    if WINDOWED:
+        sees_all = tl.minimum(tl.maximum(o_key + window - shift, 0), queries) * GROUP
+        behind = tl.maximum(sees_all // BLOCK_M * BLOCK_M, full)
 
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     log_scale = scale * 1.4426950408889634
-    for o_row in range(start, full, BLOCK_M):
+    for o_block in range(start, end - (behind - full), BLOCK_M):
+        o_row = o_block
+        if WINDOWED:
+            o_row = tl.where(o_block < full, o_block, o_block + behind - full)
         dk, dv = _key_step(
             (dk, dv), k, v, p_q, p_grad, p_lse, p_sums, o_row, last_row, shift, o_n,
-            heads, log_scale, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M, MASKED=True,
+            heads, window, log_scale, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M,
+            MASKED=True, WINDOWED=WINDOWED,
         )  # fmt: skip
-    for o_row in range(full, last_row, BLOCK_M):
+    for o_row in range(full, behind, BLOCK_M):
         dk, dv = _key_step(
             (dk, dv), k, v, p_q, p_grad, p_lse, p_sums, o_row, last_row, shift, o_n,
-            heads, log_scale, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M, MASKED=False,
+            heads, window, log_scale, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M,
+            MASKED=False, WINDOWED=WINDOWED,
         )  # fmt: skip
 
     out_stride = heads // GROUP * HEAD_DIM
@@ -169,11 +205,13 @@ def _query_step(
     o_key,
     keys,
     last_key,
+    window,
     scale,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr,
+    WINDOWED: tl.constexpr,
 ):
     """What one block of keys adds to dq of a tile of packed rows."""
     o_n = o_key + tl.arange(0, BLOCK_N)
@@ -183,7 +221,7 @@ def _query_step(
     s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [BM, BN]
     p = tl.exp2(s - lse[:, None])
     if MASKED:
-        p = tl.where(o_n[None, :] <= last_key[:, None], p, 0.0)
+        p = tl.where(sees(o_n[None, :], last_key[:, None], window, WINDOWED), p, 0.0)
     dp = tl.dot(grad, tl.trans(v), input_precision="ieee")  # [BM, BN]
     ds = p * (dp - sums[:, None])
     return tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
@@ -208,12 +246,14 @@ def query_gradients(
     v_heads,
     scale,
     splits,
+    window,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     UNIFORM: tl.constexpr,
+    WINDOWED: tl.constexpr,
 ):
     """Grid: tiles of packed rows, key heads, parts of the keys. `scale` is without log2(e)."""
     i_head, i_split = tl.program_id(1), tl.program_id(2)
@@ -238,19 +278,22 @@ def query_gradients(
     sums = tl.load(p_sums + first + rows, mask=m_m, other=0.0)  # [BM]
     last_key = keys - queries + o_m // GROUP  # [BM]
 
-    start, full, end = seen_keys(o_row, queries, keys, i_split, splits, GROUP, BLOCK_M, BLOCK_N)
+    start, ahead, full, end = seen_keys(
+        o_row, queries, keys, window, i_split, splits, GROUP, BLOCK_M, BLOCK_N, WINDOWED
+    )
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     log_scale = scale * 1.4426950408889634
-    for o_key in range(start, full, BLOCK_N):
+    for o_key in range(ahead, full, BLOCK_N):
         dq = _query_step(
-            dq, q, grad, lse, sums, p_k, p_v, k_stride, v_stride, o_key, keys, last_key,
-            log_scale, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=False,
+            dq, q, grad, lse, sums, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, window,
+            log_scale, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=False, WINDOWED=WINDOWED,
         )  # fmt: skip
-    for o_key in range(full, end, BLOCK_N):
+    for o_block in range(full - (ahead - start), end, BLOCK_N):
+        o_key = masked_block(o_block, ahead, full, WINDOWED)
         dq = _query_step(
-            dq, q, grad, lse, sums, p_k, p_v, k_stride, v_stride, o_key, keys, last_key,
-            log_scale, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=True,
+            dq, q, grad, lse, sums, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, window,
+            log_scale, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=True, WINDOWED=WINDOWED,
         )  # fmt: skip
     first += i_split.to(tl.int64) * q_rows * heads
     store_rows(p_dq + first * HEAD_DIM, rows, HEAD_DIM, m_m, dq * scale, HEAD_DIM, BLOCK_D)

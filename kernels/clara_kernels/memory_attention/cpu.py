@@ -1,4 +1,9 @@
-"""On the CPU: PyTorch's flash attention on many documents at once."""
+"""On the CPU: PyTorch's flash attention on many documents at once.
+
+A document longer than the window is computed in pieces: some of its query rows, and the keys that
+at least one of them sees. So time and the size of masks grow with length · window, not with the
+square of the length.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ import torch
 from torch import Tensor
 
 from .reference import query_offsets
+
+_LEAST_PIECE = 64  # query rows of a piece, for windows of fewer rows
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -44,6 +51,16 @@ class _Rows:
         else:
             x[self.index[self.present]] = rows[self.present]
 
+    def add(self, x: Tensor, batch: Tensor) -> None:
+        """As `put`, but added to what is there, and rows may overlap."""
+        rows, index = batch.transpose(1, 2).flatten(0, 1).to(x.dtype), self.index
+        if isinstance(index, slice):
+            x[index] += rows
+        elif self.present is None:
+            x.index_add_(0, index, rows)
+        else:
+            x.index_add_(0, index[self.present], rows[self.present])
+
 
 def _rows(starts: list[int], lengths: list[int]) -> _Rows:
     count, longest = len(starts), max(lengths)
@@ -58,22 +75,48 @@ def _rows(starts: list[int], lengths: list[int]) -> _Rows:
     return _Rows(index.clamp(min=first).flatten(), count, longest, (index >= first).flatten())
 
 
-def _groups(cu_seqlens: Tensor, q_offsets: Tensor) -> Iterator[tuple[_Rows, _Rows]]:
-    """Query rows and key rows of documents that are computed as one batch.
+class _Piece(NamedTuple):
+    """Query rows of one document, and the keys up to the last query row's own."""
 
-    Those of equal length; with queries for the memory rows alone, of about equal length, as few
-    queries make small batches. Documents without rows are left out.
-    """
-    members = defaultdict(list)
+    q_start: int
+    q_length: int
+    start: int
+    length: int
+
+
+def _pieces(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> Iterator[_Piece]:
+    """Whole documents, or pieces of those that are longer than the window. None without rows."""
     documents = zip(pairwise(q_offsets.tolist()), pairwise(cu_seqlens.tolist()), strict=True)
     for (q_start, q_end), (start, end) in documents:
         q_length, length = q_end - q_start, end - start
-        if 0 < q_length <= length:
-            about = length if q_length == length else int(2 * math.log2(length))
-            members[q_length, about, q_length == length].append((q_start, start, length))
+        if not 0 < q_length <= length:
+            continue
+        if not window or length <= window:
+            yield _Piece(q_start, q_length, start, length)
+            continue
+        size = max(window, _LEAST_PIECE)
+        for first in range(0, q_length, size):
+            count = min(size, q_length - first)
+            position = length - q_length + first  # of the piece's first row in the document
+            first_key = max(position - window + 1, 0)
+            yield _Piece(q_start + first, count, start + first_key, position + count - first_key)
+
+
+def _groups(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> Iterator[tuple[_Rows, _Rows]]:
+    """Query rows and key rows of pieces that are computed as one batch.
+
+    Those of equal length; with fewer queries than keys, of about equal length, as few queries make
+    small batches.
+    """
+    members = defaultdict(list)
+    for piece in _pieces(cu_seqlens, q_offsets, window):
+        q_length, length = piece.q_length, piece.length
+        about = length if q_length == length else int(2 * math.log2(length))
+        members[q_length, about, q_length == length].append(piece)
     for (q_length, _, _), found in members.items():
-        q_starts, starts, lengths = map(list, zip(*found, strict=True))
-        yield _rows(q_starts, [q_length] * len(found)), _rows(starts, lengths)
+        q_starts = [piece.q_start for piece in found]
+        rows = _rows([piece.start for piece in found], [piece.length for piece in found])
+        yield _rows(q_starts, [q_length] * len(found)), rows
 
 
 class _Call(NamedTuple):
@@ -86,14 +129,18 @@ class _Call(NamedTuple):
     mask: Tensor | None
 
 
-def _prepare(q: Tensor, k: Tensor, v: Tensor, q_rows: _Rows, rows: _Rows) -> _Call:
-    """With few queries the heads of a group become rows: their keys are read once."""
+def _prepare(q: Tensor, k: Tensor, v: Tensor, q_rows: _Rows, rows: _Rows, window: int) -> _Call:
+    """With a mask the heads of a group become rows: their keys are read once."""
     group = q.shape[1] // k.shape[1]
     query, key, value = q_rows.of(q), rows.of(k), rows.of(v)
-    if q_rows.length == rows.length:
+    cut = 0 < window < rows.length
+    if q_rows.length == rows.length and not cut:
         return _Call(query, key, value, True, None)
     position = torch.arange(q_rows.length)[:, None] + rows.length - q_rows.length
-    seen = (torch.arange(rows.length) <= position)[None]  # [1, queries, keys]
+    keys = torch.arange(rows.length)
+    seen = (keys <= position)[None]  # [1, queries, keys]
+    if cut:
+        seen = seen & (keys > position - window)
     if rows.present is not None:
         seen = seen & rows.present.view(rows.count, 1, rows.length)
     mask = torch.where(seen, 0.0, -torch.inf).to(q.dtype)
@@ -117,14 +164,16 @@ def forward(
     n_memory: Tensor,
     memory_only: bool,
     scale: float,
+    window: int,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.forward`."""
     out = torch.zeros(q.shape, dtype=q.dtype)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     lse = torch.zeros(q.shape[:2], dtype=dtype)
     group = q.shape[1] // k.shape[1]
-    for q_rows, rows in _groups(cu_seqlens, query_offsets(cu_seqlens, n_memory, memory_only)):
-        call = _prepare(q, k, v, q_rows, rows)
+    q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
+    for q_rows, rows in _groups(cu_seqlens, q_offsets, window):
+        call = _prepare(q, k, v, q_rows, rows, window)
         result, sums = _forward(*call[:3], 0.0, call.causal, attn_mask=call.mask, scale=scale)
         if not call.causal:
             result, sums = _unfold(result, group), _unfold(sums, group)
@@ -144,12 +193,17 @@ def backward(
     n_memory: Tensor,
     memory_only: bool,
     scale: float,
+    window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    gradients = [torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v)]
+    dtype = lse.dtype if window else q.dtype  # pieces of a document add up
+    gradients = [
+        torch.zeros(x.shape, dtype=kind) for x, kind in ((q, q.dtype), (k, dtype), (v, dtype))
+    ]
     group = q.shape[1] // k.shape[1]
-    for q_rows, rows in _groups(cu_seqlens, query_offsets(cu_seqlens, n_memory, memory_only)):
-        call = _prepare(q, k, v, q_rows, rows)
+    q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
+    for q_rows, rows in _groups(cu_seqlens, q_offsets, window):
+        call = _prepare(q, k, v, q_rows, rows, window)
         own = [q_rows.of(x) for x in (grad, out, lse)]
         if not call.causal:
             own = [_fold(x, group) for x in own]
@@ -168,6 +222,7 @@ def backward(
         if not call.causal:
             dq = _unfold(dq, group)
         q_rows.put(gradients[0], dq)
-        rows.put(gradients[1], dk)
-        rows.put(gradients[2], dv)
-    return gradients[0], gradients[1], gradients[2]
+        put = rows.add if window else rows.put
+        put(gradients[1], dk)
+        put(gradients[2], dv)
+    return gradients[0], gradients[1].to(k.dtype), gradients[2].to(v.dtype)

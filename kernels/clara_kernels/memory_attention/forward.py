@@ -9,9 +9,28 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tiles import find_queries, load_rows, packed_rows, packed_start, seen_keys, store_rows
+from .tiles import (
+    find_queries,
+    load_rows,
+    masked_block,
+    packed_rows,
+    packed_start,
+    seen_keys,
+    sees,
+    store_rows,
+)
 
-_VARYING = ["documents", "rows_each", "heads", "q_rows", "k_heads", "v_heads", "scale", "splits"]
+_VARYING = [
+    "documents",
+    "rows_each",
+    "heads",
+    "q_rows",
+    "k_heads",
+    "v_heads",
+    "scale",
+    "splits",
+    "window",
+]
 
 
 @triton.jit
@@ -25,11 +44,13 @@ def _attend(
     o_key,
     keys,
     last_key,
+    window,
     scale,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr,
+    WINDOWED: tl.constexpr,
 ):
     """One block of keys. `state`: sums of values, sums of weights, maximum, in base 2."""
     acc, total, top = state  # [BM, BD], [BM], [BM]
@@ -38,7 +59,7 @@ def _attend(
     k = load_rows(p_k, o_n, k_stride, m_n, HEAD_DIM, BLOCK_D, not MASKED)  # [BN, BD]
     s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [BM, BN]
     if MASKED:
-        s = tl.where(o_n[None, :] <= last_key[:, None], s, -float("inf"))
+        s = tl.where(sees(o_n[None, :], last_key[:, None], window, WINDOWED), s, -float("inf"))
     new_top = tl.maximum(top, tl.max(s, 1))
     # A row that has seen no key yet has no maximum.
     base = tl.where(new_top == -float("inf"), 0.0, new_top) if MASKED else new_top
@@ -66,12 +87,14 @@ def forward(
     v_heads,
     scale,
     splits,
+    window,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     UNIFORM: tl.constexpr,
+    WINDOWED: tl.constexpr,
 ):
     """Grid: tiles of packed rows, key heads, parts of the keys. `scale` includes log2(e)."""
     i_head, i_split = tl.program_id(1), tl.program_id(2)
@@ -93,20 +116,24 @@ def forward(
     q = load_rows(p_q + first * HEAD_DIM, rows, HEAD_DIM, m_m, HEAD_DIM, BLOCK_D, False)  # [BM, BD]
     last_key = keys - queries + o_m // GROUP  # [BM]
 
-    start, full, end = seen_keys(o_row, queries, keys, i_split, splits, GROUP, BLOCK_M, BLOCK_N)
+    start, ahead, full, end = seen_keys(
+        o_row, queries, keys, window, i_split, splits, GROUP, BLOCK_M, BLOCK_N, WINDOWED
+    )
 
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     top = tl.full([BLOCK_M], -float("inf"), tl.float32)
-    for o_key in range(start, full, BLOCK_N):
+    for o_key in range(ahead, full, BLOCK_N):
         acc, total, top = _attend(
-            (acc, total, top), q, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, scale,
-            HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=False,
+            (acc, total, top), q, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, window,
+            scale, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=False, WINDOWED=WINDOWED,
         )  # fmt: skip
-    for o_key in range(full, end, BLOCK_N):
+    # Masked blocks in one loop: the kernel is smaller, and takes fewer registers.
+    for o_block in range(full - (ahead - start), end, BLOCK_N):
+        o_key = masked_block(o_block, ahead, full, WINDOWED)
         acc, total, top = _attend(
-            (acc, total, top), q, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, scale,
-            HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=True,
+            (acc, total, top), q, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, window,
+            scale, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=True, WINDOWED=WINDOWED,
         )  # fmt: skip
 
     # A part without keys weighs nothing.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import (
+    as_int,
     require_floating,
     require_memory_counts,
     require_offsets,
@@ -16,6 +17,9 @@ from ..checks import (
 )
 from ..dispatch import declare, may_read
 from . import cpu, reference
+
+_NO_WINDOW = 0  # in the operator's schema
+_WIDEST_WINDOW = 2**63 - 1  # that it holds; no document has so many rows
 
 
 def memory_attention(
@@ -27,6 +31,7 @@ def memory_attention(
     *,
     memory_only: bool = False,
     scale: float | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """Causal attention over packed documents, each its tokens followed by its memory tokens.
 
@@ -36,6 +41,9 @@ def memory_attention(
 
     With `memory_only` the queries are the memory rows alone, as the last layer of a compressor
     needs them: the m queries of a document are its last m rows.
+
+    With a `window` row i attends to rows max(0, i - window + 1) … i only. Rows are counted within
+    the document, memory rows included, so `memory_only` gives the same rows as all do.
 
     Args:
         q: `[T, heads, head_dim]`, float32, float16, bfloat16 or float64; with `memory_only`
@@ -48,6 +56,8 @@ def memory_attention(
             `memory_only` they are computed like all others, and there may be none.
         memory_only: compute the memory rows only.
         scale: default head_dim ** -0.5.
+        window: rows that a row attends to at most, itself included, as `sliding_window` in
+            transformers; None for all rows before it.
 
     Values of `cu_seqlens` and `n_memory` are checked on the CPU and not under torch.compile:
     elsewhere that would wait for the device. There a document of no rows is skipped, rows of no
@@ -78,7 +88,9 @@ def memory_attention(
         layout = "[{}, heads, head_dim], the rows of k"
         require_shape("q", q, layout, q.shape[0] == k.shape[0], k.shape[0])
     scale = q.shape[2] ** -0.5 if scale is None else float(scale)
-    out, _ = torch.ops.clara.memory_attention(q, k, v, cu_seqlens, counts, memory_only, scale)
+    window = _NO_WINDOW if window is None else min(as_int("window", window, 1), _WIDEST_WINDOW)
+    rest = (cu_seqlens, counts, memory_only, scale, window)
+    out, _ = torch.ops.clara.memory_attention(q, k, v, *rest)
     return out
 
 
@@ -120,6 +132,7 @@ def _fake(
     n_memory: Tensor,
     memory_only: bool,
     scale: float,
+    window: int,
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=dtype)
@@ -133,7 +146,7 @@ def _fake_backward(
 
 _INPUTS = (
     "Tensor q, Tensor k, Tensor v, {}Tensor cu_seqlens, Tensor n_memory, bool memory_only, "
-    "float scale"
+    "float scale, int window"
 )
 declare(
     "memory_attention",
@@ -155,17 +168,17 @@ declare(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, cu_seqlens, n_memory, ctx.memory_only, ctx.scale = inputs
+    q, k, v, cu_seqlens, n_memory, ctx.memory_only, ctx.scale, ctx.window = inputs
     ctx.save_for_backward(q, k, v, *output, cu_seqlens, n_memory)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
-    nothing = (None,) * 4
+    nothing = (None,) * 5
     if grad is None:
         return (None, None, None, *nothing)
-    arguments = (grad, *ctx.saved_tensors, ctx.memory_only, ctx.scale)
+    arguments = (grad, *ctx.saved_tensors, ctx.memory_only, ctx.scale, ctx.window)
     return (*torch.ops.clara.memory_attention_backward(*arguments), *nothing)
 
 

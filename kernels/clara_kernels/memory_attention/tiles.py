@@ -53,23 +53,56 @@ def seen_keys(
     o_row,
     queries,
     keys,
+    window,
     i_split,
     splits,
     GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    WINDOWED: tl.constexpr,
 ):
-    """Keys for one part of a tile: from `start` to `full` every row sees all, then to `end` some.
+    """Keys for one part of a tile: `start`, `ahead`, `full`, `end`.
 
-    The parts are of equal numbers of blocks; `start` and `full` are multiples of a block.
+    From `ahead` to `full` every row of the tile sees every key. From `start` to `ahead`, where
+    windows begin, and from `full` to `end`, where rows end, some rows see some keys. The parts are
+    of equal numbers of blocks; `start`, `ahead` and `full` are multiples of a block.
     """
     shift = keys - queries
-    end = tl.minimum(keys, shift + (o_row + BLOCK_M - 1) // GROUP + 1)
-    part = tl.cdiv(tl.cdiv(end, BLOCK_N), splits) * BLOCK_N
-    start = i_split * part
+    first = shift + o_row // GROUP  # the first row's own key
+    last = shift + (o_row + BLOCK_M - 1) // GROUP
+    end = tl.minimum(keys, last + 1)
+    if WINDOWED:
+        begin = tl.maximum(first - window + 1, 0) // BLOCK_N * BLOCK_N
+        ahead = tl.cdiv(tl.maximum(last - window + 1, 0), BLOCK_N) * BLOCK_N
+        part = tl.cdiv(tl.cdiv(end - begin, BLOCK_N), splits) * BLOCK_N
+        start = begin + i_split * part
+    else:
+        part = tl.cdiv(tl.cdiv(end, BLOCK_N), splits) * BLOCK_N
+        start = i_split * part
+        ahead = start
     end = tl.minimum(end, start + part)
-    full = tl.minimum(shift + o_row // GROUP + 1, end) // BLOCK_N * BLOCK_N
-    return start, tl.maximum(full, start), end
+    full = tl.maximum(tl.minimum(first + 1, end) // BLOCK_N * BLOCK_N, start)
+    if WINDOWED:
+        ahead = tl.minimum(tl.maximum(ahead, start), full)
+    return start, ahead, full, end
+
+
+@triton.jit
+def masked_block(o_block, ahead, full, WINDOWED: tl.constexpr):
+    """First key of a block: of those before `ahead` if `o_block` is below `full`, else itself."""
+    o_key = o_block
+    if WINDOWED:
+        o_key = tl.where(o_block < full, o_block - (full - ahead), o_block)
+    return o_key
+
+
+@triton.jit
+def sees(key, own, window, WINDOWED: tl.constexpr):
+    """Whether a row whose own key is `own` sees `key`; one block each, of shapes that broadcast."""
+    seen = key <= own
+    if WINDOWED:
+        seen = seen & (key > own - window)
+    return seen
 
 
 @triton.jit

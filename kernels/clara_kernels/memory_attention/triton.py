@@ -114,6 +114,7 @@ class _Problem:
         cu_seqlens: Tensor,
         n_memory: Tensor,
         memory_only: bool,
+        window: int,
     ) -> None:
         self.q, self.k, self.v = q.contiguous(), _with_whole_rows(k), _with_whole_rows(v)
         self.q_rows, self.heads, self.head_dim = q.shape
@@ -130,6 +131,9 @@ class _Problem:
         self.mean_rows = triton.cdiv(self.q_rows * self.group, self.documents)
         if not self.uniform:
             self.mean_rows = max(self.mean_rows, _LEAST_PACKED_ROWS)
+        # A window that no document is longer than cuts nothing: the kernel without one is faster.
+        self.windowed = 0 < window < k.shape[0]
+        self.window = window if self.windowed else 0
         self.device, self.dtype = q.device, q.dtype
         self.key = (q.dtype, self.width, self.mean_rows, architecture_of(q.device))
 
@@ -144,7 +148,10 @@ class _Problem:
         if not self.uniform:
             return 1
         programs = self.tiles(blocks.m) * self.kv_heads
-        return _splits(programs, self.k.shape[0] // self.documents, blocks.n, self.device)
+        mean_keys = self.k.shape[0] // self.documents
+        if self.windowed:
+            mean_keys = min(mean_keys, self.window + self.rows_each)
+        return _splits(programs, mean_keys, blocks.n, self.device)
 
     def sizes(self) -> tuple[int, ...]:
         return self.documents, self.rows_each, self.heads
@@ -160,6 +167,7 @@ class _Problem:
             "BLOCK_M": blocks.m,
             "BLOCK_N": blocks.n,
             "UNIFORM": self.uniform,
+            "WINDOWED": self.windowed,
             "num_warps": blocks.num_warps,
             "num_stages": blocks.num_stages,
             **OPTIONS,
@@ -189,11 +197,12 @@ def forward(
     n_memory: Tensor,
     memory_only: bool,
     scale: float,
+    window: int,
 ) -> tuple[Tensor, Tensor]:
     """The result and the log of its softmax's sums, as `reference.forward`."""
     if q.shape[2] > _WIDEST_HEAD:
-        return reference.forward(q, k, v, cu_seqlens, n_memory, memory_only, scale)
-    problem = _Problem(q, k, v, cu_seqlens, n_memory, memory_only)
+        return reference.forward(q, k, v, cu_seqlens, n_memory, memory_only, scale, window)
+    problem = _Problem(q, k, v, cu_seqlens, n_memory, memory_only, window)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     if q.numel() == 0:
@@ -217,6 +226,7 @@ def forward(
         *problem.strides(),
         scale * _LOG2_E,
         splits,
+        problem.window,
         **problem.constants(blocks),
     )
     if splits > 1:
@@ -246,14 +256,15 @@ def backward(
     n_memory: Tensor,
     memory_only: bool,
     scale: float,
+    window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
     if q.shape[2] > _WIDEST_HEAD:
-        arguments = (grad, q, k, v, out, lse, cu_seqlens, n_memory, memory_only, scale)
+        arguments = (grad, q, k, v, out, lse, cu_seqlens, n_memory, memory_only, scale, window)
         return reference.backward(*arguments)
     if q.numel() == 0:
         return torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    problem = _Problem(q, k, v, cu_seqlens, n_memory, memory_only)
+    problem = _Problem(q, k, v, cu_seqlens, n_memory, memory_only, window)
     grad, out, lse = (x.contiguous() for x in (grad.to(q.dtype), out, lse))
     dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
     sums = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
@@ -282,6 +293,7 @@ def backward(
         *problem.sizes(),
         *problem.strides(),
         scale,
+        problem.window,
         **problem.constants(blocks),
     )
     return _query_gradients(problem, grad, lse, sums, scale), dk, dv
@@ -311,6 +323,7 @@ def _query_gradients(
         *problem.strides(),
         scale,
         splits,
+        problem.window,
         **problem.constants(blocks),
     )
     return dq if splits == 1 else dq.sum(0).to(q.dtype)
@@ -319,23 +332,32 @@ def _query_gradients(
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Head width and query heads to a key head, of common models and at the ends of what is possible.
 _HEADS = ((128, 4), (128, 1), (64, 4), (64, 3), (64, 1), (32, 1), (80, 1), (96, 1), (256, 4))
+# Of models with sliding windows: Mistral, Qwen2 and Gemma 3.
+_WINDOWED_HEADS = ((128, 4), (64, 4), (256, 4))
 
 
 def builds(architecture: int) -> Iterator[Build]:
     """What the launchers above compile, for usual heads; see `clara_kernels.builds`."""
-    for dtype, (head_dim, group) in product(_DTYPES, _HEADS):
-        for mean_rows in (128, 64):
-            yield from _builds(dtype, head_dim, group, False, mean_rows, architecture)
-        for mean_rows in (128, 64, 32, 16):
-            yield from _builds(dtype, head_dim, group, True, mean_rows, architecture)
+    for heads, windowed in ((_HEADS, False), (_WINDOWED_HEADS, True)):
+        for dtype, head in product(_DTYPES, heads):
+            for mean_rows in (128, 64):
+                yield from _builds(dtype, head, False, mean_rows, windowed, architecture)
+            for mean_rows in (128, 64, 32, 16):
+                yield from _builds(dtype, head, True, mean_rows, windowed, architecture)
     for dtype, head_dim in product(_DTYPES, dict(_HEADS)):
         yield from _row_builds(dtype, head_dim)
 
 
 def _builds(
-    dtype: torch.dtype, head_dim: int, group: int, uniform: bool, mean_rows: int, architecture: int
+    dtype: torch.dtype,
+    heads: tuple[int, int],
+    uniform: bool,
+    mean_rows: int,
+    windowed: bool,
+    architecture: int,
 ) -> Iterator[Build]:
     x = f"*{TYPE_NAMES[dtype]}"
+    head_dim, group = heads
     head = _head_constants(head_dim)
     key = (dtype, head["BLOCK_D"], mean_rows, architecture)
     direct = [(forward_kernels.forward, _forward_blocks, x)]
@@ -346,13 +368,21 @@ def _builds(
         blocks = pick(*key)
         rows = f"to {mean_rows} {'memory' if uniform else 'packed'} rows"
         parts = ", in parts" if result != x else ""
+        window = ", with a window" if windowed else ""
         yield Build(
             kernel,
             {name: _type(name, x, result) for name in kernel.arg_names if not name.isupper()},
-            {"GROUP": group, **head, "BLOCK_M": blocks.m, "BLOCK_N": blocks.n, "UNIFORM": uniform},
+            {
+                "GROUP": group,
+                **head,
+                "BLOCK_M": blocks.m,
+                "BLOCK_N": blocks.n,
+                "UNIFORM": uniform,
+                "WINDOWED": windowed,
+            },
             num_warps=blocks.num_warps,
             num_stages=blocks.num_stages,
-            note=f"{TYPE_NAMES[dtype]}, head_dim {head_dim}, {rows}{parts}",
+            note=f"{TYPE_NAMES[dtype]}, head_dim {head_dim}, {rows}{parts}{window}",
             tensor_cores=dtype != torch.float32,
         )
 

@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require_floating, require_same_device, require_shape, require_tensor
+from ..checks import (
+    index_of,
+    require_floating,
+    require_same_device,
+    require_shape,
+    require_tensor,
+)
 from ..dispatch import declare
 from . import cpu, reference
 from .reference import group_count
@@ -42,8 +48,10 @@ def quantize_memory(memory: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     """
     require_floating("memory", memory)
     _require_rows("memory", memory, "[..., H] with H of at least 1")
-    if isinstance(bits, bool) or bits not in (8, 4):
+    number = index_of(bits)
+    if number not in (8, 4):
         raise ValueError(f"bits must be 8 or 4, got {bits!r}")
+    bits = number
     leading, width = memory.shape[:-1], memory.shape[-1]
     rows = memory.detach().reshape(leading.numel(), width)
     codes, scales = torch.ops.clara.quantize_memory(rows, bits)
@@ -107,8 +115,10 @@ def _width(codes: Tensor, width: int | None) -> int:
     four = codes.dtype == torch.uint8
     if width is None:
         return 2 * columns if four else columns
-    if isinstance(width, bool) or not isinstance(width, (int, torch.SymInt)):
+    number = index_of(width)
+    if number is None:
         raise TypeError(f"width must be an int or None, got {type(width).__name__}")
+    width = number
     if (width + 1) // 2 != columns if four else width != columns:
         accepted = f"{2 * columns - 1} or {2 * columns}" if four else str(columns)
         raise ValueError(

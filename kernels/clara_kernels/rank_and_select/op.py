@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require_floating, require_offsets, require_same_device, require_shape
+from ..checks import as_int, require_floating, require_offsets, require_same_device, require_shape
 from ..cosine_scores import cpu as cosine_cpu
 from ..cosine_scores import reference as cosine_reference
 from ..dispatch import declare, may_read
@@ -81,7 +81,8 @@ def rank_and_select(
         memory = memory.reshape(memory.shape[0], trailing.numel())
     query = query_memory.reshape(questions, trailing.numel())
     dtype = accumulation_dtype(query, memory)
-    options = checked_options(k, temperature, relaxation, mask, noise, seed, query, dtype)
+    k = as_int("k", k, 1)
+    options = checked_options(temperature, relaxation, mask, noise, seed, query, dtype)
     selected, indices, scores, _, _ = torch.ops.clara.rank_and_select(
         query, memory, offsets, k, *options
     )

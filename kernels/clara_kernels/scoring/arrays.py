@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..checks import as_int
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -62,13 +64,8 @@ def map_file(
         raise FileNotFoundError(f"path {str(file)!r} does not exist")
     if not file.is_file():
         raise ValueError(f"path must be a file, got {str(file)!r}")
-    for name, value in (("offset", offset), ("count", count)):
-        if value is None and name == "count":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        if value < 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
+    offset = as_int("offset", offset, 0)
+    count = None if count is None else as_int("count", count, 0)
     if file.suffix == ".npy":
         rows = _map_npy(file, dtype, offset)
         if width is not None and rows.shape[1] != width:
@@ -102,10 +99,7 @@ def _map_raw(file: Path, dtype: torch.dtype | None, width: int | None, offset: i
 
     if dtype not in CORPUS_DTYPES:
         raise TypeError(f"dtype must be float32, float16, bfloat16 or int8, got {dtype}")
-    if isinstance(width, bool) or not isinstance(width, int):
-        raise TypeError(f"width must be an int, got {type(width).__name__}")
-    if width < 1:
-        raise ValueError(f"width must be at least 1, got {width}")
+    width = as_int("width", width, 1)
     if offset % dtype.itemsize:
         raise ValueError(f"offset must be a multiple of {dtype.itemsize} bytes, got {offset}")
     row = width * dtype.itemsize

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require_int
+from ..checks import as_int
 from .corpus import Corpus
-from .merge import merge_topk, require_k, widened
+from .merge import checked_k, merge_topk, widened
 from .search import search_rows
 
 _UNKNOWN = -1
@@ -50,9 +50,10 @@ def distributed_topk(
         raise RuntimeError("distributed_topk needs torch.distributed.init_process_group first")
     if not isinstance(shard, Corpus):
         raise TypeError(f"shard must be a Corpus, got {type(shard).__name__}")
-    require_k(k, k)
+    k = as_int("k", k)
+    k = checked_k(k, k)
     if first_row is not None:
-        require_int("first_row", first_row, 0)
+        first_row = as_int("first_row", first_row, 0)
     scores, rows = widened(*search_rows(queries, shard, k), k)
     sizes = [len(shard), _UNKNOWN if first_row is None else first_row]
     bits = scores.view(torch.int32).to(torch.int64)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require_int
+from ..checks import as_int
 from .corpus import Corpus
 from .first_stage import (
     padded,
@@ -82,7 +82,7 @@ class Faiss:
             ValueError: queries of another width, or count below 1.
         """
         require_stage_queries(queries, self.width)
-        require_int("count", count, 1)
+        count = as_int("count", count, 1)
         vectors = unit(queries).cpu().numpy()
         if not len(vectors) or not self.index.ntotal:
             return padded(torch.empty(len(vectors), 0, dtype=torch.int64), count).to(queries.device)
@@ -146,8 +146,8 @@ def _faiss() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "faiss":
             raise
-        wanted = "pip install 'clara-rag[faiss]'"
-        raise ModuleNotFoundError(f"a Faiss stage needs faiss: {wanted}", name="faiss") from None
+        message = "a Faiss stage needs faiss: pip install faiss-cpu"
+        raise ModuleNotFoundError(message, name="faiss") from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ..checks import require_int, require_same_device, require_shape
+from ..checks import as_int, require_same_device, require_shape
 from ..quantization import quantize_memory
 from .arrays import CORPUS_DTYPES
 from .compiled import MOST_FOUND
@@ -83,7 +83,7 @@ class ReducedCorpus(ABC):
         """
         require_stage_queries(queries, self._width)
         require_same_device("queries", queries, "codes", self._codes.rows)
-        require_int("count", count, 1)
+        count = as_int("count", count, 1)
         if count > self.most_candidates:
             raise ValueError(f"count must be at most {self.most_candidates}, got {count}")
         reduced = unit(self.reduce(unit(queries)))
@@ -170,7 +170,7 @@ class MeanPooled(ReducedCorpus):
 
     def __init__(self, corpus: Corpus, memory_tokens: int, dtype: torch.dtype = torch.int8) -> None:
         require_corpus(corpus)
-        require_int("memory_tokens", memory_tokens, 1)
+        memory_tokens = as_int("memory_tokens", memory_tokens, 1)
         if corpus.width % memory_tokens:
             accepted = f"a divisor of the corpus' width, {corpus.width}"
             raise ValueError(f"memory_tokens must be {accepted}, got {memory_tokens}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require_int, require_same_device, require_shape, require_tensor
+from ..checks import as_int, require_same_device, require_shape, require_tensor
 from .compiled import MOST_FOUND
 
 
@@ -34,7 +34,7 @@ def merge_topk(
         TypeError: not tensors of the stated dtypes, or k no int.
         ValueError: no tensors, shapes or devices that do not go together, or k below 1.
     """
-    require_int("k", k, 1)
+    k = as_int("k", k, 1)
     _require_results(scores, indices)
     values, rows = torch.cat(tuple(scores), dim=1), torch.cat(tuple(indices), dim=1)
     absent = rows < 0
@@ -49,11 +49,12 @@ def merge_topk(
     return values.gather(1, order), rows.gather(1, order)
 
 
-def require_k(k: Any, count: int) -> None:
-    """TypeError or ValueError unless `count` rows can be searched for k, see `cosine_topk`."""
-    require_int("k", k, 1)
+def checked_k(k: Any, count: int) -> int:
+    """k; TypeError or ValueError unless `count` rows can be searched for it, see `cosine_topk`."""
+    k = as_int("k", k, 1)
     if min(k, count) > MOST_FOUND:
         raise ValueError(f"k must be at most {MOST_FOUND}, got {k}")
+    return k
 
 
 def widened(scores: Tensor, indices: Tensor, width: int) -> tuple[Tensor, Tensor]:

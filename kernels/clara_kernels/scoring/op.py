@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import (
-    require_int,
+    as_int,
     require_offsets,
     require_same_device,
     require_shape,
@@ -58,7 +58,7 @@ def cosine_topk(
         ValueError: shapes or devices that do not go together, or k out of range.
     """
     rows, inverse_norms = _corpus_rows(queries, corpus)
-    _require_k(k, rows.shape[0])
+    k = _checked_k(k, rows.shape[0])
     if mask is not None:
         require_mask(mask, rows)
     return torch.ops.clara.cosine_topk(queries.detach(), rows, inverse_norms, mask, k)
@@ -95,7 +95,7 @@ def cosine_rerank(
         ValueError: shapes, offsets or devices that do not go together, or k out of range.
     """
     candidates, inverse_norms = _corpus_rows(queries, corpus)
-    _require_k(k)
+    k = _checked_k(k)
     count = queries.shape[0]
     if rows is not None:
         require_tensor("rows", rows)
@@ -147,12 +147,13 @@ def _corpus_rows(queries: Any, corpus: Any) -> tuple[Tensor, Tensor | None]:
     return corpus.detach(), inverse_norms
 
 
-def _require_k(k: Any, rows: int | None = None) -> None:
+def _checked_k(k: Any, rows: int | None = None) -> int:
     if torch.compiler.is_compiling():
-        return  # a size that becomes a bound of a check would be taken for a constant
-    require_int("k", k, 1)
+        return k  # a size that becomes a bound of a check would be taken for a constant
+    k = as_int("k", k, 1)
     if min(k, k if rows is None else rows) > compiled.MOST_FOUND:
         raise ValueError(f"k must be at most {compiled.MOST_FOUND}, got {k}")
+    return k
 
 
 def _define(name: str, schema: str, fake: Any, reference: Any, cpu: Any, cuda: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import require_int
+from ..checks import as_int
 from ..select_topk.noise import philox4x32
 from .corpus import Corpus
 from .first_stage import ReducedCorpus, require_corpus
@@ -45,10 +45,10 @@ class RandomProjection(ReducedCorpus):
         self, corpus: Corpus, width: int, seed: int = 0, dtype: torch.dtype = torch.int8
     ) -> None:
         require_corpus(corpus)
-        require_int("width", width, 1)
+        width = as_int("width", width, 1)
         if width > corpus.width:
             raise ValueError(f"width must be at most the corpus' {corpus.width}, got {width}")
-        require_int("seed", seed, 0)
+        seed = as_int("seed", seed, 0)
         if seed >= 1 << 64:
             raise ValueError(f"seed must be below 2⁶⁴, got {seed}")
         self.seed = seed

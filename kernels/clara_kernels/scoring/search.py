@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .corpus import Corpus
 from .ids import Ids
-from .merge import require_k, widened
+from .merge import checked_k, widened
 from .op import cosine_rerank, cosine_topk, require_mask, require_queries
 from .streaming import streamed_topk
 
@@ -43,7 +43,7 @@ def search_rows(
         listed: int64 on the CPU, ascending, each once: rows to search among.
     """
     require_queries(queries)
-    require_k(k, len(corpus))
+    k = checked_k(k, len(corpus))
     streams = corpus.device.type == "cpu" and queries.device.type == "cuda"
     if listed is None:
         if streams:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import require_shape, require_tensor
 from .corpus import Corpus
 from .ids import joined
-from .merge import merge_topk, require_k, widened
+from .merge import checked_k, merge_topk, widened
 from .op import require_queries
 from .search import listed_rows, search_rows
 
@@ -130,7 +130,7 @@ class ShardedCorpus:
             ValueError: shapes that do not go together, k out of range, or an id that no shard has.
         """
         require_queries(queries)
-        require_k(k, len(self))
+        k = checked_k(k, len(self))
         if mask is not None:
             self._require_mask(mask)
         listed = None if ids is None else listed_rows(self._ids, ids)

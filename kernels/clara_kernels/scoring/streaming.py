@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require_int
+from ..checks import as_int
 from .corpus import Corpus
-from .merge import merge_topk, require_k, widened
+from .merge import checked_k, merge_topk, widened
 from .op import cosine_topk, require_mask, require_queries
 
 CHUNK_BYTES = 256 << 20
@@ -53,8 +53,8 @@ def streamed_topk(
     if corpus.device.type != "cpu":
         raise ValueError(f"corpus must be on the CPU, got {corpus.device}")
     require_queries(queries)
-    require_k(k, len(corpus))
-    require_int("chunk_bytes", chunk_bytes, 1)
+    k = checked_k(k, len(corpus))
+    chunk_bytes = as_int("chunk_bytes", chunk_bytes, 1)
     if mask is not None:
         require_mask(mask, corpus.rows)
     if queries.device.type not in ("cpu", "cuda"):

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import is_number
 from .corpus import Corpus
 from .first_stage import FirstStage, require_corpus, require_stage_queries
-from .merge import require_k
+from .merge import checked_k
 from .op import cosine_rerank
 from .search import search_rows
 
@@ -41,7 +42,7 @@ class TwoStageSearch:
         require_corpus(corpus)
         if not callable(getattr(first, "candidates", None)):
             raise TypeError(f"first must have a method candidates, got {type(first).__name__}")
-        if isinstance(oversampling, bool) or not isinstance(oversampling, (int, float)):
+        if not is_number(oversampling):
             raise TypeError(f"oversampling must be a number, got {type(oversampling).__name__}")
         if not 1 <= oversampling < math.inf:
             raise ValueError(f"oversampling must be at least 1 and finite, got {oversampling}")
@@ -71,7 +72,7 @@ class TwoStageSearch:
                 that are not int64 `[B, count]`.
         """
         require_stage_queries(queries, self.corpus.width)
-        require_k(k, len(self.corpus))
+        k = checked_k(k, len(self.corpus))
         width = min(k, len(self.corpus))
         if not width:
             nothing = queries.new_empty(len(queries), 0, dtype=torch.float32)

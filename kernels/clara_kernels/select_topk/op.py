@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from ..checks import (
+    as_int,
+    index_of,
+    is_number,
     require_choice,
     require_floating,
-    require_int,
     require_offsets,
     require_same_device,
     require_shape,
@@ -94,7 +96,8 @@ def select_topk(
         require_offsets("offsets", offsets, scores.shape[0], "scores")
         require_same_device("offsets", offsets, "scores", scores)
     dtype = accumulation_dtype(scores, memory)
-    options = checked_options(k, temperature, relaxation, mask, noise, seed, scores, dtype)
+    k = as_int("k", k, 1)
+    options = checked_options(temperature, relaxation, mask, noise, seed, scores, dtype)
     if may_read(scores) and not bool((scores < torch.inf).all()):
         raise ValueError("scores must be finite or -inf, got NaN or +inf")
 
@@ -109,7 +112,6 @@ def select_topk(
 
 
 def checked_options(
-    k: Any,
     temperature: Any,
     relaxation: Any,
     mask: Any,
@@ -119,17 +121,12 @@ def checked_options(
     dtype: torch.dtype,
 ) -> Options:
     """Options as the registered operators take them; TypeError or ValueError for others."""
-    require_int("k", k, 1)
     require_choice("relaxation", relaxation, ("softmax", "sparsemax"))
     require_choice("mask", mask, ("exact", "reference"))
     require_choice("noise", noise, (None, "gumbel"))
     _check_temperature(temperature, scores)
     temperature = _temperature_tensor(temperature, dtype, scores.device)
-    if noise is None:
-        seed = None
-    else:
-        _check_seed(seed, scores)
-        seed = _seed_tensor(seed, scores.device)
+    seed = None if noise is None else _seed_tensor(_checked_seed(seed, scores), scores.device)
     return temperature, seed, relaxation == "sparsemax", mask == "reference"
 
 
@@ -149,7 +146,7 @@ def _check_temperature(temperature: Any, scores: Tensor) -> None:
             raise ValueError("temperature must not require a gradient: none is defined for it")
         if temperature.device.type != "cpu":
             require_same_device("temperature", temperature, "scores", scores)
-    elif isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+    elif not is_number(temperature):
         raise TypeError(
             f"temperature must be a float or a 0-d tensor, got {type(temperature).__name__}"
         )
@@ -162,7 +159,7 @@ def _check_temperature(temperature: Any, scores: Tensor) -> None:
         raise ValueError(f"temperature must be above 0 and finite, got {value}")
 
 
-def _check_seed(seed: Any, scores: Tensor) -> None:
+def _checked_seed(seed: Any, scores: Tensor) -> int | Tensor:
     if seed is None:
         raise ValueError('seed must be given when noise="gumbel", got None')
     if isinstance(seed, Tensor):
@@ -171,11 +168,13 @@ def _check_seed(seed: Any, scores: Tensor) -> None:
         require_shape("seed", seed, "[]", seed.dim() == 0)
         if seed.device.type != "cpu":
             require_same_device("seed", seed, "scores", scores)
-        return
-    if isinstance(seed, bool) or not isinstance(seed, int):
+        return seed
+    number = seed if type(seed) is int else index_of(seed)
+    if number is None:
         raise TypeError(f"seed must be an int or a 0-d int64 tensor, got {type(seed).__name__}")
-    if not torch.compiler.is_compiling() and not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+    if not torch.compiler.is_compiling() and not 0 <= number < 2**64:
+        raise ValueError(f"seed must be in [0, 2**64), got {number}")
+    return number
 
 
 def _temperature_tensor(

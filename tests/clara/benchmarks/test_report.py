@@ -1,51 +1,92 @@
+import base64
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from clara.benchmarks.plots import draw_all
 from clara.benchmarks.report import NO_PICTURES, write_report
-from clara.benchmarks.results import Measurement, PromiseOutcome, Results, ResultsError
+from clara.benchmarks.results import (
+    Measurement,
+    PromiseOutcome,
+    Results,
+    ResultsError,
+    read_results,
+)
 
 HOSTILE = "<script>alert(1)</script>\" onload='x' \x1b[31m\u202e|$\\frac{$ {{ 7*7 }} \ud800 _"
 PICTURES = [
-    "throughput.png",
     "answers.png",
-    "sweeps.png",
     "stages.png",
+    "sweeps.png",
+    "throughput.png",
+    "memory.png",
     "search.png",
     "growth.png",
-    "memory.png",
     "roofline.png",
 ]
+COMMITTED = Path(__file__).parents[3] / "bench/results/AMD-EPYC/cpu.json"
 DRAWN = {*PICTURES} - {"sweeps.png"}
 
 
 class Page(HTMLParser):
-    """Tags that are open, all that ever were, texts of cells, and images."""
+    """What a page holds: its tags, cells, headings, paragraphs, links and pictures."""
+
+    WITHOUT_END = ("img", "meta")
+    TEXTS = ("td", "th", "h1", "h2", "h3", "p", "figcaption", "summary", "a")
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.cells, self.images = [], [], [], []
+        self.open, self.tags, self.attributes, self.ids = [], [], [], []
+        self.texts = []  # of all tags in `TEXTS`, in their order: tag and text
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        if tag == "img":
-            self.images.append(dict(attrs)["src"])
-        if tag not in ("img", "meta"):
+        self.attributes += [(tag, *attribute) for attribute in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.WITHOUT_END:
             self.open.append(tag)
-        if tag in ("td", "th"):
-            self.cells.append("")
+        if tag in self.TEXTS:
+            self.texts.append((tag, ""))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th"):
-            self.cells[-1] += data
+        if self.open and self.open[-1] in self.TEXTS:
+            tag, text = self.texts[-1]
+            self.texts[-1] = tag, text + data
+
+    def all(self, *tags):
+        return [text for tag, text in self.texts if tag in tags]
+
+    @property
+    def cells(self):
+        return self.all("td", "th")
+
+    @property
+    def images(self):
+        """The bytes of every picture; each is in the page itself."""
+        found = [value for tag, name, value in self.attributes if (tag, name) == ("img", "src")]
+        assert all(source.startswith("data:image/png;base64,") for source in found)
+        return [base64.b64decode(source.partition(",")[2], validate=True) for source in found]
+
+    def check_links(self):
+        """Nothing is fetched, nothing runs, and every link leads to a place in the page."""
+        assert len(set(self.ids)) == len(self.ids)
+        for tag, name, value in self.attributes:
+            assert not name.startswith("on")
+            assert name not in ("srcset", "data", "action", "poster", "background")
+            if name == "src":
+                assert tag == "img"
+            if name == "href":
+                assert tag == "a"
+                assert value.startswith("#")
+                assert value[1:] in self.ids
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +116,64 @@ def test_what_is_made(comparison):
 
 def test_the_page(comparison):
     folder, _ = comparison
-    text = (folder / "report.html").read_text(encoding="utf-8")
-    page = Page(text)
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert page.open == []
-    assert page.images == PICTURES
+    page.check_links()
+    assert page.images == [(folder / name).read_bytes() for name in PICTURES]
     for cell in ("Example CPU @ 2.50GHz", "not reachable here", "faiss is not installed"):
         assert cell in page.cells
-    assert text.index("Compared with") < text.index("Promises") < text.index("throughput.png")
+    titles = page.all("h2")
+    assert titles == [
+        "Contents",
+        "Compared with the earlier run",
+        "Promises",
+        "Answers to questions",
+        "Generation from memory and from text",
+        "Compression of documents",
+        "Training steps",
+        "Peak memory",
+        "Search",
+        "How cost grows with size",
+        "Operators",
+        "Environment",
+    ]
     markdown = (folder / "report.md").read_text(encoding="utf-8")
-    titles = re.findall(r"<h2>(.*?)</h2>", text)
-    assert re.findall(r"^## (.*)$", markdown, re.MULTILINE) == titles
-    assert "compress" in titles
-    assert "How cost grows" in titles
+    assert re.findall(r"^## (.*)$", markdown, re.MULTILINE) == titles[1:]
+    assert re.findall(r"^### (.*)$", markdown, re.MULTILINE) == page.all("h3")
+    assert re.findall(r"^!\[.*\]\((.*)\)$", markdown, re.MULTILINE) == PICTURES
+
+
+def test_the_page_of_committed_results(tmp_path):
+    """One file, as somebody reads it: what was found, contents, figures, and then the machine."""
+    write_report([COMMITTED], tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    page.check_links()
+    assert [page.texts[0], page.texts[1][0]] == [("h1", "CLaRa benchmarks"), "p"]
+    sentences = page.all("p")[0]
+    assert sentences.startswith("Measured on AMD EPYC with 2 threads, 2026-11-26, commit ")
+    assert "answers to questions, generation, compression, training steps" in sentences
+    results = read_results(COMMITTED)
+    own, other = (
+        results.find("question", "time to first token", name, rate=16, k=5, documents=1000)
+        for name in ("memory", "text")
+    )
+    assert (
+        f"At 16x compression, the first token of an answer takes {own.median * 1e3:.0f} ms from "
+        f"memory tokens and {other.median:.2f} s from the documents' text"
+    ) in sentences
+    kept = sum(promise.outcome == "kept" for promise in results.promises)
+    assert f"{kept} of 12 promises are kept" in sentences
+
+    contents, *titles = page.all("h2")
+    assert contents == "Contents"
+    assert page.all("a") == titles
+    assert titles[-1] == "Environment"
+    assert text.index(results.environment["torch"]) > text.rindex("<img")
+    assert len(page.images) == len(PICTURES)
+    assert all(picture.startswith(b"\x89PNG") for picture in page.images)
+    riddles = {"at", "what", "by the first", "of the limit", "of the last two", "farthest point"}
+    assert not riddles & {*page.all("th")}
 
 
 def test_regressions_are_marked(comparison):
@@ -117,6 +204,7 @@ def test_other_conditions_are_said_first(make, tmp_path):
     )
     text = (tmp_path / "out" / "report.html").read_text()
     assert text.index(note) < text.index("<h2>")
+    assert "measurements are slower or larger" in " ".join(report.lead)
     after_title = text.index("<h2>Compared with the earlier run</h2>")
     assert 0 < text.index(note, after_title) - after_title < 80
 
@@ -151,8 +239,15 @@ def test_nothing_in_a_file_gets_out_of_its_cell(tmp_path):
     results.write(file)
     write_report([file, file], tmp_path / "out")
     page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
-    known = "html head meta title style body h1 h2 p div figure img figcaption"
-    assert set(page.tags) <= {*known.split(), "table", "thead", "tbody", "tr", "th", "td"}
+    known = "html head meta title style body nav ul li a section h1 h2 h3 p div figure img"
+    known += " figcaption details summary table thead tbody tr th td"
+    assert set(page.tags) <= {*known.split()}
+    assert {name for _, name, _ in page.attributes} <= {
+        *("lang", "charset", "name", "content", "http-equiv", "class", "id", "href", "src", "alt"),
+        "aria-label",
+    }
+    page.check_links()
+    assert all(re.fullmatch("[a-z0-9-]+", name) for name in page.ids)
     assert len(page.images) == 7
     assert any("{{ 7*7 }}" in cell for cell in page.cells)
     for name in ("report.html", "report.md", "results.csv", "comparison.csv", "growth.csv"):
@@ -194,12 +289,37 @@ def test_many_measurements_stay_one_picture(tmp_path):
 def test_without_measurements(tmp_path):
     Results({}).write(tmp_path / "results.json")
     report = write_report([tmp_path / "results.json"], tmp_path / "out")
-    assert report.notes == ["The file holds no measurements."]
+    assert report.lead == ["This file holds no measurements."]
+    assert "This file holds no measurements." in (tmp_path / "out" / "report.html").read_text()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "report.html",
         "report.md",
         "results.csv",
     ]
+
+
+def test_suites_that_nobody_knows_have_sections_of_their_own(tmp_path):
+    names = ["", "a b", "a-b", "Promises", "<i>"]
+    rows = [Measurement(name, "c", "ours", samples=[1.0]) for name in names]
+    promises = [PromiseOutcome("x", 1.0, at_least=1.0)]
+    Results({}, {}, rows, promises).write(tmp_path / "results.json")
+    report = write_report([tmp_path / "results.json"], tmp_path / "out")
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    page.check_links()
+    assert page.all("h2") == ["Contents", "Promises", *names]
+    assert page.ids == ["promises", "section", "a-b", "a-b-2", "promises-2", "i"]
+    assert report.lead[0] == "Measured: , <i>, Promises, a b and a-b."
+
+
+def test_long_tables_are_folded(tmp_path):
+    def page_of(count):
+        rows = [Measurement("x", f"case {n}", "ours", samples=[1.0]) for n in range(count)]
+        Results({}, {}, rows).write(tmp_path / "results.json")
+        write_report([tmp_path / "results.json"], tmp_path / "out")
+        return Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+
+    assert page_of(30).all("summary") == []
+    assert page_of(31).all("summary") == ["Show all 31 rows"]
 
 
 def test_without_matplotlib(files, tmp_path, monkeypatch):
@@ -209,6 +329,7 @@ def test_without_matplotlib(files, tmp_path, monkeypatch):
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "No pictures: drawing needs the package matplotlib" in text
     assert Page(text).images == []
+    assert "Answers to questions" in Page(text).all("h2")
     assert not list(tmp_path.glob("*.png"))
 
 

@@ -3,16 +3,21 @@ import io
 
 import pytest
 
+from clara.benchmarks.growth import curves
 from clara.benchmarks.results import Measurement, PromiseOutcome, Results
 from clara.benchmarks.tables import (
     Table,
     amount,
+    at,
     csv_text,
+    growth_rows,
+    growth_table,
     limit_share,
     measurement_rows,
     promise_table,
     short,
     suite_tables,
+    times,
 )
 
 
@@ -49,15 +54,65 @@ def test_the_table_of_a_suite():
             Measurement("operators", "sparsemax forward", "peer", withheld="not installed"),
         ],
     )
-    (table,) = suite_tables(results)
-    assert table.title == "operators"
-    assert table.head[-3:] == ("by the first", "rate", "of the limit")
+    (table,) = suite_tables(results).values()
+    assert table.title == "All measurements: operators"
+    assert table.head[-3:] == ("relative cost", "throughput", "share of the limit")
     assert table.rows[0] == (
-        *("sparsemax forward", "16x, rows 4,096", "ours"),
-        *("3.00 ms", "2.40 ms to 3.60 ms", "", "0.5 GB/s", "50%"),
+        *("sparsemax forward", "16x, 4,096 rows", "ours"),
+        *("3.00 ms", "2.40 ms to 3.60 ms", "", "500 MB/s", "50%"),
     )
-    assert table.rows[1][3:] == ("60.0 ms", "36.0 ms to 72.0 ms", "20.00", "", "")
-    assert table.rows[2][2:] == ("peer", "none", "not installed", "", "", "")
+    assert table.rows[1][3:] == ("60.0 ms", "36.0 ms to 72.0 ms", "20.0 × ours", "", "")
+    assert table.rows[2][2:] == ("peer", "not measured", "not installed", "", "", "")
+
+
+def test_a_column_without_figures_is_left_out():
+    results = Results({}, {}, [Measurement("x", "case", "ours", samples=[1.0, 1.0])])
+    (table,) = suite_tables(results).values()
+    assert table.head == ("case", "settings", "implementation", "median", "20th to 80th percentile")
+    assert list(table.rows) == [("case", "", "ours", "1.00 s", "1.00 s to 1.00 s")]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "shown"),
+    [
+        ({"rate": 16, "k": 5, "documents": 1000}, "16x, k = 5, 1,000 documents"),
+        ({"queries": 1, "columns": 576, "dtype": "int8"}, "1 query, 576 columns, int8"),
+        ({"size": 2048, "of": "tokens of a document"}, "2,048 tokens of a document"),
+        ({"size": 3, "backbone": "Other"}, "size = 3, backbone = Other"),
+        ({"rate": "high", "documents": "all"}, "rate = high, documents = all"),
+    ],
+)
+def test_settings_in_words(parameters, shown):
+    assert at(Measurement("s", "c", "i", parameters, samples=[1.0])) == shown
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"),
+    [
+        (0.00012, "1.20e-04"),
+        (0.4, "0.40"),
+        (9.994, "9.99"),
+        (9.996, "10.0"),
+        (34.47, "34.5"),
+        (99.96, "100"),
+        (1234.5, "1,234"),
+    ],
+)
+def test_factors_have_about_three_digits(ratio, shown):
+    assert times(ratio) == shown
+
+
+def test_growth_is_said_between_neighbouring_sizes():
+    points = [
+        Measurement("growth", "search", "ours", {"size": size, "of": "rows"}, samples=[cost])
+        for size, cost in ((10, 1e-3), (1000, 1e-3), (100_000, 0.1))
+    ]
+    found = curves(Results({}, {}, points))
+    assert list(growth_table(found).rows) == [
+        ("search", "10 to 1,000 rows", "1.00 ms to 1.00 ms", "0.00"),
+        ("", "1,000 to 100,000 rows", "1.00 ms to 100 ms", "1.00"),
+    ]
+    assert growth_rows(found)[2] == ["search", "rows", "s", 1e3, 1e5, 1e-3, 0.1, pytest.approx(1)]
 
 
 def test_the_limit_is_the_slower_of_two():

@@ -107,12 +107,12 @@ def test_missing_extras(monkeypatch):
     installed = {"bitsandbytes": "1.0"}
     monkeypatch.setattr(diagnosis, "version", installed.get)
     missing = diagnosis.missing_extras()
-    assert missing["serve"] == ["fastapi", "uvicorn"]
+    assert missing["train"] == ["datasets", "accelerate"]
     assert "quant" not in missing
     assert missing["gguf"] == ["gguf"]
-    installed.update(fastapi="1", gguf="1")
+    installed.update(datasets="1", gguf="1")
     missing = diagnosis.missing_extras()
-    assert missing["serve"] == ["uvicorn"]
+    assert missing["train"] == ["accelerate"]
     assert "gguf" not in missing
 
 

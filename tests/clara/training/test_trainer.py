@@ -95,6 +95,21 @@ class TestStep:
             assert_same(found[0][0], other, rtol=1e-4, atol=1e-6)
             assert curve == pytest.approx(found[0][1], rel=1e-5)
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    def test_the_default_dtype_of_torch_does_not_matter(self, settings, dtype):
+        made = settings("plain", config={"dtype": "float32"}, max_steps=2)
+        expected = weights(run("pretrain", made).model)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            other = settings("other", config={"dtype": "float32"}, max_steps=2)
+            assert_same(expected, weights(run("pretrain", other).model))
+            assert torch.get_default_dtype() == dtype
+        finally:
+            torch.set_default_dtype(before)
+        curves = [losses(each.arguments["output_dir"]) for each in (made, other)]
+        assert curves[0] == pytest.approx(curves[1], rel=1e-6)
+
     def test_the_logged_loss_is_the_mean_over_tokens_and_documents(
         self, make_model, training_data, tmp_path
     ):

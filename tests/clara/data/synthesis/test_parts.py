@@ -10,12 +10,13 @@ import torch
 
 from clara.data import DataError
 from clara.data.records import Document
-from clara.data.synthesis import replies
+from clara.data.synthesis import local, replies
 from clara.data.synthesis.document import Limits
 from clara.data.synthesis.generators import RequestFailedError, Sampling
 from clara.data.synthesis.local import LocalGenerator
 from clara.data.synthesis.prompts import PARAPHRASE_TASKS, SynthesisPrompts, paraphrase_task
 from clara.data.synthesis.run import SynthesisSettings, synthesize
+from clara.tokenizer import Control
 
 from .server import answered
 
@@ -217,6 +218,38 @@ class TestLocalGenerator:
         tokenizer.chat_template = "{{ bos_token }}"
         with pytest.raises(DataError, match="does not write the texts"):
             generator._encoded(turns)
+
+    @pytest.mark.parametrize("closing", ["</s>", "<|user|>", " <|user|>\n", "\n### user:\n"])
+    def test_a_reply_ends_where_the_template_ends_a_turn(self, make, monkeypatch, closing):
+        loaded = local._loaded
+
+        def with_template(*arguments):
+            tokenizer, model = loaded(*arguments)
+            tokenizer.chat_template = (
+                "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ "
+                + repr(closing)
+                + " }}{% endfor %}"
+            )
+            return tokenizer, model
+
+        monkeypatch.setattr(local, "_loaded", with_template)
+        generator = make(max_tokens=40)
+        said = generator._tokenizer.encode_texts(["north"])[0].ids
+        end = generator._tokenizer.encode_pieces([Control(closing)]).ids
+        ids = [*said, *end, *generator._tokenizer.encode_texts([" more"])[0].ids]
+        steps = []
+
+        def put(module, arguments, logits):
+            made = torch.full_like(logits, -100.0)
+            made[..., ids[min(len(steps), len(ids) - 1)]] = 100.0
+            steps.append(1)
+            return made
+
+        generator._model.get_output_embeddings().register_forward_hook(put)
+        turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}]
+        reply = asyncio.run(generator.complete(turns))
+        assert reply.text == "north"
+        assert len(steps) == reply.completion_tokens <= len(said) + len(end)
 
     def test_closing_stops_generation(self, make):
         generator = make(max_tokens=2000)
