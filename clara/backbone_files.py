@@ -26,7 +26,7 @@ def resolve_backbone(name_or_path: str) -> str:
     Raises:
         BackboneError: a path that does not exist, or a folder that holds no model.
     """
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise BackboneError(f"backbone file {name_or_path!r} does not exist")
