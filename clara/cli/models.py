@@ -50,7 +50,7 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="Checkpoint of the reference implementation: folder, or its place on the hub, such "
+            help="Checkpoint of the reference implementation: folder, or place on the hub, such "
             "as apple/CLaRa-7B-Base/compression-16."
         ),
     ],
