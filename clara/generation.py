@@ -7,6 +7,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -127,7 +128,7 @@ def generate(
     Prompts of like length are batched together; answers come back in the given order.
     """
     batch_size = as_integer(batch_size, "batch_size", least=1)
-    if takes_one_question(model, settings):
+    if takes_one_question(model.backbone, settings):
         batch_size = 1
     reader = answer_reader(model, settings)
     answers = [""] * len(prompts)
@@ -137,9 +138,10 @@ def generate(
             inputs = generation_inputs(
                 model, backbone, together, [memory[row] for row in rows], settings, adapter
             )
-            output: Any = backbone.generate(
-                **inputs,
-                generation_config=settings_for(settings, len(together[0].ids)),
+            output = _generated(
+                backbone,
+                inputs,
+                settings_for(settings, len(together[0].ids)),
                 stopping_criteria=_criteria(reader),
             )
         for row, ids in zip(rows, output.tolist(), strict=True):
@@ -164,6 +166,24 @@ def _batches(
     for rows in groups.values():
         for first in range(0, len(rows), batch_size):
             yield rows[first : first + batch_size]
+
+
+def _generated(
+    backbone: PreTrainedModel, inputs: dict[str, Any], settings: GenerationConfig, **options: Any
+) -> Tensor:
+    """Token ids that `generate` makes; the prompt, which is embeddings, is not among them."""
+    try:
+        made: Any = backbone.generate(**inputs, generation_config=settings, **options)
+    except IndexError as error:
+        # transformers 5.0 looks at the last token id of the prompt; there is none.
+        if takes_one_question(backbone, settings):
+            raise ValueError(
+                "generation_config.prompt_lookup_num_tokens cannot be used with memory in "
+                f"transformers {transformers.__version__}; leave it out, or update transformers"
+            ) from error
+        raise
+    ids: Tensor = made
+    return ids
 
 
 def _criteria(reader: AnswerReader, *others: StoppingCriteria) -> StoppingCriteriaList:
@@ -198,9 +218,10 @@ def stream(
                 recomputed_at_switch(backbone),
             ):
                 inputs = generation_inputs(model, backbone, [prompt], [memory], settings, adapter)
-                backbone.generate(
-                    **inputs,
-                    generation_config=settings_for(settings, len(prompt.ids)),
+                _generated(
+                    backbone,
+                    inputs,
+                    settings_for(settings, len(prompt.ids)),
                     streamer=tokens,
                     stopping_criteria=_criteria(reader, StopWhen(closed.is_set)),
                 )

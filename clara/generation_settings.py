@@ -236,9 +236,9 @@ def counts_the_prompt(settings: GenerationConfig) -> bool:
     )
 
 
-def takes_one_question(model: ClaraCore, settings: GenerationConfig) -> bool:
+def takes_one_question(backbone: PreTrainedModel, settings: GenerationConfig) -> bool:
     """Whether a batch can hold one question only, as where tokens are drafted."""
-    modes = (s.get_generation_mode() for s in (settings, model.backbone.generation_config))
+    modes = (s.get_generation_mode() for s in (settings, backbone.generation_config))
     return GenerationMode.ASSISTED_GENERATION in modes
 
 

@@ -143,8 +143,9 @@ class Clara(ClaraCore):
         """Turn documents into memory tokens.
 
         Args:
-            documents: texts, `Document`s, or mappings with "contents", "id", "title". Only the
-                contents are read; markup that looks like control tokens is text.
+            documents: texts, `Document`s, or mappings with "contents", "id", "title"; see
+                `as_documents`. Only the contents are read; markup that looks like control
+                tokens is text.
             batch_tokens: tokens of one forward, memory slots included. By default 1024 on CPU,
                 where larger buffers only cost page faults, and 16,384 on a GPU.
             overflow: what to do with documents over the limit; default from the configuration.
@@ -154,6 +155,8 @@ class Clara(ClaraCore):
             One row per document, or per chunk of it (`CompressedDocuments.ids`), in order.
 
         Raises:
+            TypeError, ValueError: a document is of another type, has no usable text, id or title,
+                or the id of an earlier one; names its position.
             ValueError: a document is empty or, with overflow="error", too long; names its id.
         """
         passages = prepare_passages(

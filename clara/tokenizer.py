@@ -14,10 +14,12 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # settings are read on the command line, which need not wait for transformers
+    from transformers import PreTrainedTokenizerBase
 
 
 class Marker(IntEnum):

@@ -5,15 +5,28 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    from pip._vendor import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"clara": "clara", "clara_kernels": "kernels/clara_kernels"}
 SOURCES = ["pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "LICENSE", "README.md"]
+
+
+# The module of a package, where it is not called as the package is. The trainer of transformers,
+# which ours is built on, imports accelerate.
+MODULES = {"faiss-cpu": "faiss", "flash-attn": "flash_attn", "accelerate": "transformers"}
+# What people run on the sources, which no module imports.
+TOOLS = {"dev", "docs"}
 
 
 def package_files(tree: Path) -> set[str]:
@@ -104,6 +117,107 @@ assert clara_kernels.build_info()["compiled"]
 print(*clara_kernels.cosine_topk(torch.eye(3), torch.eye(3), 1)[1].flatten().tolist())
 """
     assert run_on(site, code).split() == ["0", "1", "2"]
+
+
+def test_every_extra_is_used():
+    """An extra that no module imports or looks for would promise what is not there yet."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    sources = "\n".join(
+        file.read_text(encoding="utf-8")
+        for folder in PACKAGES.values()
+        for file in (ROOT / folder).rglob("*.py")
+    )
+    extras = project["optional-dependencies"]
+    assert extras.keys() >= TOOLS
+    for extra in extras.keys() - TOOLS:
+        for requirement in extras[extra]:
+            name = re.match(r"[\w.-]+", requirement)[0]
+            module = MODULES.get(name, name.replace("-", "_"))
+            used = rf"""(?m)^\s*(import|from) {module}\b|(find_spec|import_module)\("{module}"\)"""
+            assert re.search(used, sources), f"extra {extra}: nothing uses {module}"
+
+
+def test_nothing_tells_to_install_what_is_not_released():
+    """`pip install clara-rag` and its extras need a release; a checkout is installed by path."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    modules = [file for folder in PACKAGES.values() for file in (ROOT / folder).rglob("*.py")]
+    for file in (*pages, *modules):
+        text = " ".join(file.read_text(encoding="utf-8").split())
+        assert not re.search(r"pip install ['\"]?clara-rag", text), file
+
+
+@pytest.fixture(scope="module")
+def editable_site(tmp_path_factory) -> Path:
+    """What an editable install puts into site-packages, with an empty file for the extension."""
+    tree = tmp_path_factory.mktemp("editable")
+    for name in SOURCES:
+        shutil.copy(ROOT / name, tree)
+    for folder in PACKAGES.values():
+        ignored = shutil.ignore_patterns("__pycache__", "_C.*")
+        shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
+    file = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    (tree / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.24)\nproject(nothing LANGUAGES NONE)\n"
+        f'file(WRITE "${{CMAKE_LIBRARY_OUTPUT_DIRECTORY}}/{file}" "")\n'
+    )
+    wheels = tmp_path_factory.mktemp("wheels")
+    code = f"import setuptools.build_meta as b; b.build_editable({str(wheels)!r})"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, cwd=tree, env=os.environ | {"CLARA_CUDA": "OFF"}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tree / "kernels" / "clara_kernels" / file).exists()
+    site = tmp_path_factory.mktemp("editable-site")
+    with zipfile.ZipFile(*wheels.glob("*.whl")) as archive:
+        archive.extractall(site)
+    return site
+
+
+def test_an_editable_install_makes_the_two_packages_importable_and_nothing_else(editable_site):
+    (file,) = editable_site.glob("*.pth")
+    (folder,) = file.read_text().splitlines()
+    found = {path.name: path.resolve() for path in Path(folder).iterdir()}
+    assert found.keys() == PACKAGES.keys()
+    for name, source in PACKAGES.items():
+        assert found[name].parts[-len(Path(source).parts) :] == Path(source).parts
+        assert (Path(folder) / name / "py.typed").exists()
+
+
+@pytest.mark.parametrize("kind", ["site", "editable_site"])
+def test_type_checkers_find_both_packages(kind, request, tmp_path):
+    """Outside of the repository, with a Python that has nothing else installed."""
+    environment = tmp_path / "environment"
+    command = [sys.executable, "-m", "venv", "--without-pip", str(environment)]
+    subprocess.run(command, check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    source = request.getfixturevalue(kind)
+    if kind == "site":
+        (packages / "packages.pth").write_text(f"{source}\n")
+    else:
+        shutil.copy(*source.glob("*.pth"), packages)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from clara import Clara\n"
+        "from clara_kernels import cosine_topk\n"
+        "reveal_type(cosine_topk)\n"
+        "reveal_type(Clara)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache")]
+    command += ["--python-executable", str(environment / "bin" / "python"), str(script)]
+    variables = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")
+    }
+    result = subprocess.run(
+        command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    first, second = (line for line in result.stdout.splitlines() if "Revealed type" in line)
+    assert "corpus: Any | clara_kernels.scoring.corpus.Corpus, k: int" in first.replace(
+        "Union[Any, clara_kernels.scoring.corpus.Corpus]",
+        "Any | clara_kernels.scoring.corpus.Corpus",
+    )
+    assert "clara.model.Clara" in second
 
 
 def test_build_mentions_neither_torch_nor_numpy(tree):

@@ -29,7 +29,7 @@ from clara.benchmarks.results import Measurement, Results, ResultsError, read_re
 from clara.benchmarks.tables import Cell, Table, amount, at, csv_text, escaped, short
 from clara.cli.output import one_line
 
-NO_PICTURES = "No pictures: drawing needs the package matplotlib (pip install 'clara-rag[plot]')."
+NO_PICTURES = "No pictures: drawing needs the package matplotlib (pip install matplotlib)."
 
 # Title, suites and pictures of each section. Other suites come after these, each in its own.
 _SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (

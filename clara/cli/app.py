@@ -17,10 +17,15 @@ from clara.cli import (
     diagnosis,
     models,
     questions,
+    streams,
     synthesis,
     training,
 )
 from clara.cli.errors import Group
+from clara.cli.examples import add_examples
+
+# What these do is kept in files: their work goes on if standard output cannot be written.
+WRITE_FILES = {"init", "convert", "compress", "train", "plot", "synthesize", "bench"}
 
 app = typer.Typer(
     cls=Group,
@@ -54,6 +59,8 @@ def common(
 ) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
+    if context.invoked_subcommand in WRITE_FILES:
+        streams.output_is_extra()
 
 
 app.command("init")(models.init)
@@ -70,13 +77,12 @@ app.command("info")(models.info)
 app.command("doctor")(diagnosis.doctor)
 app.command("demo")(demonstration.demo)
 app.add_typer(benchmarks.bench)
+add_examples(app)
 
 
 def main() -> None:
     """Run the command line of this process."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a locale that cannot show a character is no error
-            stream.reconfigure(errors="replace")
+    streams.prepare()
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # for bars that have no other switch
         if not sys.warnoptions:

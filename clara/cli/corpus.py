@@ -16,6 +16,8 @@ from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
 from clara.cli.output import one_line, print_json, size
+from clara.cli.paths import check_device, check_model, check_output
+from clara.cli.short_documents import count_short, remark
 
 if TYPE_CHECKING:
     from clara.data.records import Document
@@ -60,6 +62,9 @@ def compress(
     as_json: options.Json = False,
 ) -> None:
     """Compress a corpus into an index."""
+    check_model(model, backbone=backbone)
+    check_device(device)
+    check_output(output, resume)
     ids = read_ids(corpus)
     existing = existing_index(output, resume)
     loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
@@ -72,6 +77,9 @@ def compress(
         print_json(result)
     else:
         print(summary(result))
+        if result["short_documents"]:
+            tokens = loaded.config.memory_tokens
+            print(remark(result["short_documents"], result["documents"], tokens))
 
 
 def read_ids(corpus: str) -> set[str]:
@@ -81,6 +89,7 @@ def read_ids(corpus: str) -> set[str]:
         DataError: a line is not as it should be; names it.
         CommandError: the file holds no documents, or cannot be read twice.
     """
+    from clara.data.recognition import CORPUS
     from clara.data.records import read_documents
 
     file = Path(corpus)
@@ -88,7 +97,7 @@ def read_ids(corpus: str) -> set[str]:
         raise CommandError(f"{corpus}: is a pipe or device; a corpus is read twice, use a file")
     ids = {document.id for document in read_documents(corpus)}
     if not ids:
-        raise CommandError(f"{corpus}: holds no documents")
+        raise CommandError(f"{corpus}: holds no documents; {CORPUS}")
     return ids
 
 
@@ -189,7 +198,7 @@ class Work:
         from clara.progress import document_progress
 
         stored = self._stored()
-        rows = tokens = 0
+        rows = tokens = short = 0
         begin = time.perf_counter()
         with document_progress("compress", len(self.ids), done=len(stored)) as bar:
             for group in groups(self.corpus):
@@ -206,6 +215,7 @@ class Work:
                 self.index.add(compressed)
                 rows += len(compressed)
                 tokens += sum(compressed.token_counts)
+                short += count_short(compressed)
                 reached = tokens / (rows * self.index.memory_tokens)
                 shown.all_done(f"{reached:.1f}x compression")
         seconds = time.perf_counter() - begin
@@ -217,6 +227,7 @@ class Work:
             "skipped": len(stored),
             "rows": rows,
             "tokens": tokens,
+            "short_documents": short,
             "seconds": seconds,
             "documents_per_second": documents / seconds,
             "nominal_compression": self.model.config.compression_rate,

@@ -12,18 +12,21 @@ import typer
 
 from clara.cli import options
 from clara.cli.errors import user_errors
-from clara.cli.loading import check_device
-from clara.cli.output import console, one_line, printable, quiet_libraries
+from clara.cli.output import (
+    EMPTY_ANSWER,
+    UNTRAINED,
+    console,
+    one_line,
+    printable,
+    quiet_libraries,
+)
+from clara.cli.paths import check_backbone, check_device
 
 if TYPE_CHECKING:
     from clara.data.records import Question
     from clara.demo import Comparison
 
 MODELS = Path("models")
-UNTRAINED = (
-    "The adapters are untrained: they compute what the backbone computes, so ranking and the "
-    "answers from memory tokens are not meaningful yet."
-)
 
 
 def _checked_questions(values: list[str]) -> list[str]:
@@ -55,8 +58,9 @@ def demo(
     device: options.Device = None,
 ) -> None:
     """Compress sections of the CIA World Factbook and answer questions about them."""
-    quiet_libraries()
+    check_backbone(backbone)
     check_device(device)
+    quiet_libraries()
     from clara import demo as demonstration
     from clara.cli.inspection import is_trained
 
@@ -97,8 +101,6 @@ def asked(given: list[str] | None, known: list[Question]) -> Iterator[tuple[str,
         yield from ((question, None) for question in given)
         return
     yield from ((each.question, " / ".join(each.golden_answers)) for each in known)
-    if not known:
-        print("The documents answer none of the built-in questions; ask with --question.")
     while sys.stdin.isatty():
         try:
             typed = input("\nYour question (empty to end): ").strip()
@@ -130,8 +132,8 @@ def print_comparison(result: Comparison, expected: str | None) -> None:
     table.add_row("generated in", f"{result.memory_seconds:.2f} s", f"{result.text_seconds:.2f} s")
     table.add_row(
         "answer",
-        Text(printable(answer.text) or "(empty)"),
-        Text(printable(result.text_answer) or "(empty)"),
+        Text(printable(answer.text).strip() or EMPTY_ANSWER),
+        Text(printable(result.text_answer).strip() or EMPTY_ANSWER),
     )
     console().print(table)
     query, rank = answer.timings_ms["query"], answer.timings_ms["rank"]

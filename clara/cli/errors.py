@@ -1,7 +1,8 @@
 """Errors on the command line: one line on standard error and an exit status, no traceback.
 
 1 stands for input with bad content, 2 for bad usage, 130 for an interrupt. An error that is not
-expected is a bug and keeps its traceback.
+expected is a bug and keeps its traceback. A reader of standard output that leaves early, as `head`
+does, is no error.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from clara.cli.output import one_line
+from clara.cli.streams import output_failure, output_is_needed
 
 BAD_CONTENT = 1
 BAD_USAGE = 2
@@ -59,6 +61,8 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
+            if error is output_failure():
+                raise typer.Exit from error
             code = _expected(error)
             if code is None or ctx.params.get("debug"):
                 raise
@@ -68,15 +72,30 @@ class Group(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> Any:
         try:
             result = super().main(*args, **{**extra, "standalone_mode": False})
+            sys.stdout.flush()  # of --version and --help, which invoke nothing
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        except (OSError, SystemExit):  # click exits where a pipe is closed
+            if output_failure() is None:
+                raise
+            result = 0
         except Exception as error:
             # What typer raises for bad usage is click's, or its own copy of that.
             if not hasattr(error, "format_message"):
                 raise
-            _report(f"{error.format_message().rstrip('.')} (see '{_command_path(error)} --help')")
+            message = error.format_message().rstrip(".") or "Missing command"
+            _report(f"{message} (see '{_command_path(error)} --help')")
             sys.exit(BAD_USAGE)
-        sys.exit(result if isinstance(result, int) else 0)
+        sys.exit(_status(result if isinstance(result, int) else 0))
+
+
+def _status(code: int) -> int:
+    """The exit status, which says so if output that was asked for is lost."""
+    failure = output_failure()
+    if failure is None or failure.errno == errno.EPIPE:
+        return code
+    print(f"error: standard output could not be written: {failure.strerror}", file=sys.stderr)
+    return code or (BAD_CONTENT if output_is_needed() else 0)
 
 
 def _expected(error: Exception) -> int | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clara.cli.errors import CommandError, user_errors
+from clara.cli.errors import user_errors
 from clara.cli.options import Quantization
 from clara.cli.output import quiet_libraries
+from clara.cli.paths import check_device, check_index, check_model
 
 if TYPE_CHECKING:
     from clara.index import MemoryIndex
@@ -25,10 +26,11 @@ def load_model(
     Raises:
         CommandError: it cannot be loaded, or the device is not there.
     """
+    check_model(name, backbone=backbone)
+    check_device(device)
     quiet_libraries()
     from clara.model import Clara
 
-    check_device(device)
     settings: dict[str, Any] = {}
     if quantization is not None:
         settings["quantization"] = quantization.value
@@ -36,21 +38,32 @@ def load_model(
         return Clara.from_pretrained(name, backbone=backbone, device=device, **settings)
 
 
+def load_both(
+    index: str,
+    model: str,
+    backbone: str | None,
+    device: str | None,
+    quantization: Quantization | None,
+) -> tuple[MemoryIndex, Clara]:
+    """An index and a saved model, after both were looked for.
+
+    Raises:
+        CommandError, MemoryIndexError: one of them cannot be loaded, or the device is not there.
+    """
+    check_index(index)
+    check_model(model, backbone=backbone)
+    check_device(device)
+    opened = open_index(index)
+    return opened, load_model(model, backbone=backbone, device=device, quantization=quantization)
+
+
 def open_index(path: str) -> MemoryIndex:
+    """An index on disk.
+
+    Raises:
+        CommandError, MemoryIndexError: there is none, or it cannot be read.
+    """
+    check_index(path)
     from clara.index import MemoryIndex
 
     return MemoryIndex.open(path)
-
-
-def check_device(device: str | None) -> None:
-    """Refuse a CUDA device that is not there."""
-    if device is None or device == "cpu":
-        return
-    import torch
-
-    if torch.version.cuda is None:
-        raise CommandError(f"device {device!r}: this PyTorch ({torch.__version__}) is CPU-only")
-    count = torch.cuda.device_count()
-    number = int(device.partition(":")[2] or 0)
-    if number >= count:
-        raise CommandError(f"device {device!r} is not there: {count} CUDA devices are visible")

@@ -10,6 +10,7 @@ import typer
 from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.output import one_line, print_json, quiet_libraries, size
+from clara.cli.paths import check_backbone, check_parent, check_reference
 
 Target = Annotated[str, typer.Argument(help="Folder to write; new or empty.")]
 
@@ -29,12 +30,15 @@ def init(
 ) -> None:
     """Make a model with untrained adapters on a backbone."""
     folder = empty_folder(target)
-    quiet_libraries()
+    check_backbone(backbone)
     from clara.config import ClaraConfig
-    from clara.model import Clara
 
     with user_errors():
         config = ClaraConfig(compression_rate=compression_rate, document_length=document_length)
+    quiet_libraries()
+    from clara.model import Clara
+
+    with user_errors():
         # Half the memory of float32, and nothing is lost: all that is kept of it is random.
         model = Clara.from_backbone(backbone, config.replace(dtype="bfloat16"), device="cpu")
         model.config = config.replace(backbone=model.config.backbone)
@@ -59,6 +63,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint of the reference implementation into a model folder."""
     folder = empty_folder(target)
+    check_reference(source)
+    check_backbone(backbone)
     quiet_libraries()
     from clara.convert import convert_reference
 
@@ -89,11 +95,12 @@ def empty_folder(target: str) -> Path:
     """A folder to write to.
 
     Raises:
-        CommandError: there is something at that place.
+        CommandError: there is something at that place, or it cannot be written to.
     """
     folder = Path(target).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CommandError(f"{target}: exists already; choose a new or an empty folder")
+    check_parent(folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from enum import Enum
 from typing import Annotated
 
@@ -36,11 +37,31 @@ def checked_question(value: str) -> str:
     return value
 
 
+def read_question(value: str) -> str:
+    """The question; "-" stands for all of standard input."""
+    if value != "-":
+        return checked_question(value)
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise typer.BadParameter("standard input is not valid text in UTF-8") from None
+    return checked_question(text.strip())
+
+
 Model = Annotated[
-    str, typer.Option("--model", help="Model folder, or its id on the Hugging Face hub.")
+    str,
+    typer.Option(
+        "--model", envvar="CLARA_MODEL", help="Model folder, or its id on the Hugging Face hub."
+    ),
 ]
-Index = Annotated[str, typer.Option("--index", help="Folder that `clara compress` wrote.")]
-Question = Annotated[str, typer.Argument(callback=checked_question, help="What is asked.")]
+Index = Annotated[
+    str,
+    typer.Option("--index", envvar="CLARA_INDEX", help="Folder that `clara compress` wrote."),
+]
+Question = Annotated[
+    str,
+    typer.Argument(callback=read_question, help="What is asked; - reads it from standard input."),
+]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Number of documents.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 Device = Annotated[

@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+EMPTY_ANSWER = "(empty answer)"
+UNTRAINED = (
+    "The adapters are untrained: they compute what the backbone computes, so ranking and the "
+    "answers from memory tokens are not meaningful yet. `clara train` trains them, see "
+    "docs/training.md."
+)
+
 # Control characters but tab and newline, marks that reorder text, and half surrogate pairs.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"

@@ -8,8 +8,16 @@ import typer
 
 from clara.cli import options
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
-from clara.cli.loading import load_model, open_index
-from clara.cli.output import console, excerpt, one_line, print_json, printable
+from clara.cli.loading import load_both
+from clara.cli.output import (
+    EMPTY_ANSWER,
+    UNTRAINED,
+    console,
+    excerpt,
+    one_line,
+    print_json,
+    printable,
+)
 
 if TYPE_CHECKING:
     from clara.answering import Found, RankedDocument
@@ -28,15 +36,21 @@ def search(
     as_json: options.Json = False,
 ) -> None:
     """Find the documents of an index that are nearest to a question."""
-    opened = open_index(index)
-    loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
+    opened, loaded = load_both(index, model, backbone, device, quantization)
     found, timings = find(loaded, opened, question, top_k)
     if as_json:
-        documents = [{**as_fields(each), "text": each.text} for each in found.documents]
-        print_json({"question": question, "documents": documents, "timings_ms": timings})
+        print_json(
+            {
+                "question": question,
+                "trained": loaded.is_trained,
+                "documents": [as_fields(each) for each in found.documents],
+                "timings_ms": timings,
+            }
+        )
     else:
         print_documents(found.documents, texts=True)
         print_timings(timings)
+        print_untrained(loaded)
 
 
 def ask(
@@ -58,8 +72,7 @@ def ask(
     """Answer a question from the documents of an index nearest to it."""
     if stream and as_json:
         raise CommandError("--stream and --json exclude each other", BAD_USAGE)
-    opened = open_index(index)
-    loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
+    opened, loaded = load_both(index, model, backbone, device, quantization)
     if stream:
         ask_streaming(loaded, opened, question, top_k, max_new_tokens)
         return
@@ -68,7 +81,9 @@ def ask(
     if as_json:
         print_json(
             {
+                "question": question,
                 "answer": answer.text,
+                "trained": loaded.is_trained,
                 "documents": [as_fields(each) for each in answer.documents],
                 "timings_ms": answer.timings_ms,
                 "prompt_tokens": answer.prompt_tokens,
@@ -76,10 +91,11 @@ def ask(
             }
         )
         return
-    print(printable(answer.text) + "\n")
+    print((printable(answer.text).strip() or EMPTY_ANSWER) + "\n")
     print_documents(answer.documents)
     print_tokens(answer.prompt_tokens, answer.text_prompt_tokens)
     print_timings(answer.timings_ms)
+    print_untrained(loaded)
 
 
 def ask_streaming(
@@ -97,13 +113,14 @@ def ask_streaming(
             begun = begun or bool(text)
             print(printable(text), end="", flush=True)
     clock.lap("generate")
-    print("\n")
+    print("\n" if begun else f"{EMPTY_ANSWER}\n")
     print_documents(found.documents)
     print_tokens(
         model.prompt_tokens(question, len(found.memory)),
         model.text_prompt_tokens(question, found.texts),
     )
     print_timings({**timings, **clock.laps})
+    print_untrained(model)
 
 
 def find(
@@ -122,7 +139,12 @@ def find(
 
 
 def as_fields(document: RankedDocument) -> dict[str, Any]:
-    return {"id": document.id, "title": document.title, "score": document.score}
+    return {
+        "id": document.id,
+        "title": document.title,
+        "score": document.score,
+        "text": document.text,
+    }
 
 
 def print_documents(documents: list[RankedDocument], *, texts: bool = False) -> None:
@@ -140,6 +162,12 @@ def print_documents(documents: list[RankedDocument], *, texts: bool = False) -> 
             shown.append(("\n" if shown else "") + excerpt(document.text), style="not bold")
         table.add_row(f"{document.score:.4f}", Text(one_line(document.id)), shown)
     console().print(table)
+
+
+def print_untrained(model: Clara) -> None:
+    """Say why answers are what they are, where the model has learnt nothing yet."""
+    if not model.is_trained:
+        print(UNTRAINED)
 
 
 def print_tokens(memory: int, text: int | None) -> None:

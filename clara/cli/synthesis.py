@@ -11,6 +11,7 @@ import typer
 from clara.cli.errors import BAD_USAGE, CommandError
 from clara.cli.options import Json
 from clara.cli.output import console, one_line, print_json, quiet_libraries
+from clara.cli.paths import check_backbone
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,7 +64,6 @@ def synthesize(
 
     A run that was interrupted goes on where it was: replies are kept in OUTPUT.journal.
     """
-    quiet_libraries()
     from itertools import islice
 
     from clara.data.records import read_documents
@@ -82,6 +82,7 @@ def synthesize(
         raise CommandError(f"{output.parent}: no such folder")
     if output.exists() and any(output.samefile(f) for f in (corpus, prompts) if f and f.exists()):
         raise CommandError(f"--output must be a file of its own, got {output}", BAD_USAGE)
+    _check_generator(generator)
     documents = list(islice(read_documents(corpus), limit))
     sampling = Sampling(temperature, max_tokens, timeout, retries, requests_per_minute)
     model = _generator(generator, base_url, sampling, concurrency)
@@ -98,16 +99,27 @@ def synthesize(
         _print(report, output)
 
 
-def _generator(name: str, base_url: str | None, sampling: Sampling, concurrency: int) -> Generator:
+def _check_generator(name: str) -> None:
+    """Refuse what names no generator, or a folder that is not there."""
     kind, colon, model = name.partition(":")
     if not colon or not model or kind not in ("openai", "local"):
         raise CommandError(
             f"--generator must be openai:MODEL or local:FOLDER_OR_ID, got {name!r}", BAD_USAGE
         )
+    if kind == "local":
+        try:
+            check_backbone(model)
+        except CommandError as error:
+            raise CommandError(f"cannot load generator {model!r}: {error}") from error
+
+
+def _generator(name: str, base_url: str | None, sampling: Sampling, concurrency: int) -> Generator:
+    kind, _, model = name.partition(":")
     if kind == "openai":
         from clara.data.synthesis.server import OpenAIGenerator
 
         return OpenAIGenerator(model, base_url, sampling, concurrency)
+    quiet_libraries()
     from clara.data.synthesis.local import LocalGenerator
 
     return LocalGenerator(model, sampling, concurrency)

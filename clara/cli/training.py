@@ -12,6 +12,7 @@ import typer
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.cli.options import Json
 from clara.cli.output import one_line, print_json, quiet_libraries
+from clara.cli.paths import check_backbone, check_model, check_parent
 
 
 class Stage(str, Enum):
@@ -36,14 +37,25 @@ def train(
     Any setting of the file can be given as an option too, such as --max-steps 20 or
     --learning-rate 1e-4, and comes before the file's.
     """
-    quiet_libraries()
-    from clara.training.arguments import SettingsError, parse_overrides, read_settings
-    from clara.training.run import run
+    from clara.training.folder import check_folder
+    from clara.training.settings import SettingsError, check_early, parse_overrides, read_settings
 
     try:
         settings = read_settings(config, stage.value, parse_overrides(context.args))
     except SettingsError as error:
         raise CommandError(str(error), BAD_USAGE) from error
+    with user_errors():
+        check_early(settings)
+        folder = Path(str(settings.arguments["output_dir"])).expanduser()
+        check_folder(folder, resume)
+    check_parent(folder / "model")
+    if settings.model:
+        check_model(settings.model, backbone=settings.backbone)
+    else:
+        check_backbone(settings.backbone)
+    quiet_libraries()
+    from clara.training.run import run
+
     with user_errors():
         outcome = run(stage.value, settings, resume=resume)
     if not outcome.is_main_process:
@@ -66,9 +78,14 @@ def plot(
     ] = None,
 ) -> None:
     """Draw the curves of a training run."""
+    target = output or run_folder / "curves.png"
+    if not (run_folder / "log.jsonl").is_file():
+        raise CommandError(f"{run_folder}: is no training run: it holds no log.jsonl")
+    if not target.absolute().parent.is_dir():
+        raise CommandError(f"{target.parent}: no such folder")
+    check_parent(target)
     from clara.training.plot import plot_run
 
-    target = output or run_folder / "curves.png"
     with user_errors():
         plot_run(run_folder, target)
     print(target)

@@ -1,6 +1,5 @@
 """Corpora and questions on disk."""
 
-from clara.data.lines import DataError
 from clara.data.records import (
     Document,
     Question,
@@ -8,6 +7,7 @@ from clara.data.records import (
     read_questions,
     write_jsonl,
 )
+from clara.data.values import DataError
 
 __all__ = [
     "DataError",

@@ -6,11 +6,14 @@ import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from clara.data.lines import DataError, Fields, lines, parsed
+from clara.data import recognition
+from clara.data.lines import Fields, lines, parsed
+from clara.data.values import DataError
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,9 @@ class ExampleFile(Sequence[Example], Generic[Example]):
     Only their places are kept. Lines are parsed when read, so that opening a file of millions is
     quick; an error names the line.
 
+    Attributes:
+        digest: of the content of all lines that are not blank.
+
     Raises:
         DataError: the file cannot be read or holds no line.
     """
@@ -134,9 +140,12 @@ class ExampleFile(Sequence[Example], Generic[Example]):
         self._path = os.fspath(path)
         self._parse: Parse[Example] = parse
         self._numbers, self._offsets = array("q"), array("q")
-        for number, offset, _ in lines(path):
+        digest = blake2b(digest_size=16)
+        for number, offset, raw in lines(path):
             self._numbers.append(number)
             self._offsets.append(offset)
+            digest.update(raw + b"\n")
+        self.digest: str | None = digest.hexdigest()
         if not self._offsets:
             raise DataError(f"{self._path}: holds no examples")
 
@@ -161,10 +170,17 @@ class ExampleFile(Sequence[Example], Generic[Example]):
 
 
 class ExampleRows(Sequence[Example], Generic[Example]):
-    """The examples of a table with random access to its rows, such as `datasets.Dataset`."""
+    """The examples of a table with random access to its rows, such as `datasets.Dataset`.
+
+    Attributes:
+        digest: the table's own fingerprint, None where it has none.
+    """
 
     def __init__(self, rows: Any, name: str, parse: Parse[Example]) -> None:
         self._rows, self._name = rows, name
+        # Depends on the revision and split of a published data set, not on where it is kept.
+        fingerprint = getattr(rows, "_fingerprint", None)
+        self.digest: str | None = fingerprint if isinstance(fingerprint, str) else None
         self._parse: Parse[Example] = parse
         if not len(rows):
             raise DataError(f"{name}: holds no examples")
@@ -183,7 +199,33 @@ class ExampleRows(Sequence[Example], Generic[Example]):
         return self._parse(Fields(f"{self._name}: row {row}", fields))
 
 
-def open_examples(source: str, split: str, parse: Parse[Example]) -> Sequence[Example]:
+Examples = ExampleFile[Example] | ExampleRows[Example]
+
+
+def check_source(source: str) -> Path | None:
+    """The file that `source` names; None if it may be the name of a data set.
+
+    Raises:
+        DataError: there is no such file, and it cannot be the name of a data set.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise DataError(recognition.folder(source, recognition.RECORDS))
+    if path.exists():
+        raise DataError(f"{source}: is not a file of JSON lines")
+    if path.suffix in (".json", ".jsonl") or path.is_absolute() or source.startswith("."):
+        raise DataError(f"{source}: no such file")
+    if find_spec("datasets") is None:
+        raise DataError(
+            f"{source}: no such file; reading a data set of that name needs the package datasets: "
+            "pip install datasets"
+        )
+    return None
+
+
+def open_examples(source: str, split: str, parse: Parse[Example]) -> Examples[Example]:
     """Examples of a file of JSON lines or of a data set.
 
     Args:
@@ -194,18 +236,9 @@ def open_examples(source: str, split: str, parse: Parse[Example]) -> Sequence[Ex
     Raises:
         DataError: no such file or data set, or nothing in it.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = check_source(source)
+    if path is not None:
         return ExampleFile(path, parse)
-    if path.exists():
-        raise DataError(f"{source}: is not a file of JSON lines")
-    if path.suffix in (".json", ".jsonl") or path.is_absolute() or source.startswith("."):
-        raise DataError(f"{source}: no such file")
-    if find_spec("datasets") is None:
-        raise DataError(
-            f"{source}: no such file; reading a data set of that name needs the package datasets: "
-            "pip install 'clara-rag[train]'"
-        )
     import datasets
 
     name, _, configuration = source.partition(":")

@@ -7,13 +7,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
-_LONGEST_SHOWN = 80  # characters of a value quoted in a message
-
-
-class DataError(ValueError):
-    """Records cannot be read. The message is one line: file, line number, reason."""
+from clara.data import recognition
+from clara.data.values import DataError, as_id, as_text, as_title, is_missing, kind
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class Fields:
     values: Mapping[str, Any]
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is such a field that is not null."""
-        return self.values.get(name) is not None
+        """Whether there is such a field that is neither null nor NaN."""
+        return not is_missing(self.values.get(name))
 
     def text(self, name: str) -> str:
         """A field that must be there, a string with something in it."""
@@ -35,10 +33,8 @@ class Fields:
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """A string; None where it is absent or null."""
-        if name not in self:
-            return None
-        return string(self.values, name, self.where)
+        """A string; None where it is absent, null or NaN."""
+        return as_title(self.values.get(name), f"{self.where}: field '{name}'")
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list that must be there and hold at least one string."""
@@ -66,13 +62,13 @@ class Fields:
             return ()
         values = self._list(name, "integers")
         for entry, value in _entries(name, values):
-            if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, Integral):
                 raise DataError(
                     f"{self.where}: field '{entry}' must be an integer, got {kind(value)}"
                 )
-            if not 0 <= value < count:
+            if not 0 <= int(value) < count:
                 raise DataError(f"{self.where}: field '{entry}' is {value}, there are {count}")
-        return tuple(dict.fromkeys(values))
+        return tuple(dict.fromkeys(int(value) for value in values))
 
     def _list(self, name: str, of: str) -> list[Any]:
         value = self.values[name]
@@ -83,22 +79,37 @@ class Fields:
         return value
 
 
-def lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, bytes]]:
+def lines(
+    path: str | os.PathLike[str], expected: str = recognition.RECORDS
+) -> Iterator[tuple[int, int, bytes]]:
     """Number, byte offset and content of every line that is not blank.
 
+    Args:
+        expected: said of a file that holds no JSON lines.
+
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or is plainly of another kind.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=recognition.HEAD) as file:
+            message = recognition.foreign(path, _peeked(file), expected)
+            if message is not None:
+                raise DataError(message)
             offset = 0
             for number, raw in enumerate(file, 1):
                 line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
                 if line.strip():
                     yield number, offset + len(raw) - len(line), line.strip()
                 offset += len(raw)
+    except IsADirectoryError as error:
+        raise DataError(recognition.folder(path, expected)) from error
     except OSError as error:
         raise DataError(f"{os.fspath(path)}: {error.strerror or error}") from error
+
+
+def _peeked(file: Any) -> bytes:
+    """What a file begins with; nothing is taken out of it, which matters for a pipe."""
+    return bytes(file.peek(recognition.HEAD))
 
 
 def parsed(raw: bytes, place: str) -> dict[str, Any]:
@@ -126,46 +137,19 @@ def parsed(raw: bytes, place: str) -> dict[str, Any]:
 
 
 def identifier(fields: Mapping[str, Any], name: str, where: str) -> str:
-    """An id, a string with something in it; an integer becomes its decimal digits."""
-    value = fields.get(name)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    text = string(fields, name, where)
-    if not text.strip():
-        raise DataError(f"{where}: field '{name}' is empty")
-    return text
+    """An id, see `as_id`; it must be there."""
+    return as_id(_present(fields, name, where), f"{where}: field '{name}'")
 
 
 def string(fields: Mapping[str, Any], name: str, where: str) -> str:
-    """A string that UTF-8 can hold."""
+    """A string that UTF-8 can hold; it must be there."""
+    return as_text(_present(fields, name, where), f"{where}: field '{name}'")
+
+
+def _present(fields: Mapping[str, Any], name: str, where: str) -> Any:
     if name not in fields:
         raise DataError(f"{where}: field '{name}' is missing")
-    value = fields[name]
-    if not isinstance(value, str):
-        raise DataError(f"{where}: field '{name}' must be a string, got {kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        code = ord(value[error.start])
-        raise DataError(
-            f"{where}: field '{name}' holds half a surrogate pair, \\u{code:04x}, "
-            f"at character {error.start}"
-        ) from error
-    return value
-
-
-def kind(value: Any) -> str:
-    """How JSON calls a value."""
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
-    return names.get(type(value), "a number")
-
-
-def shown(value: str) -> str:
-    """A value as quoted in a message."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
+    return fields[name]
 
 
 def _entries(name: str, values: list[Any]) -> Iterator[tuple[str, Any]]:

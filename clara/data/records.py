@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from clara.data.lines import DataError, Fields, identifier, lines, parsed, shown
+from clara.data.lines import Fields, identifier, lines, parsed
+from clara.data.recognition import CORPUS, QUESTIONS
+from clara.data.values import DataError, as_id, as_text, as_title, kind, shown
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,90 @@ class Question:
     positives: tuple[str, ...] = ()
 
 
+DocumentLike = str | Document | Mapping[str, Any]
+"""A text, a `Document`, or a mapping with "contents" and perhaps "id" and "title"."""
+
+
+def as_documents(documents: Iterable[DocumentLike]) -> list[Document]:
+    """Documents from any accepted form; a document without an id gets its position as id.
+
+    Ids and titles may be what `read_documents` takes: an integer id becomes its decimal digits,
+    and NaN or None as a title is no title. Strings and integers of NumPy become plain ones.
+
+    Raises:
+        TypeError: `documents` is no list of documents, or one of them is of another type.
+        DataError: a document has no usable text, id or title, or the id of an earlier one; names
+            its position.
+    """
+    if isinstance(documents, str | Mapping | Document):
+        raise TypeError("documents must be a list of documents, got a single one")
+    if hasattr(documents, "columns"):  # iterating a table gives its columns
+        raise TypeError(
+            f"documents must be a list of documents, got a {type(documents).__name__}; "
+            "pass its rows, such as table.to_dict('records') of pandas"
+        )
+    records: list[Document] = []
+    first: dict[str, int] = {}
+    unnamed: set[int] = set()
+    for position, given in enumerate(documents):
+        document = _as_document(given, position)
+        name = str(position) if document.id is None else document.id
+        if document.id is None:
+            unnamed.add(position)
+        if name in first:
+            other = f"documents[{first[name]}]"
+            reason = "; a document without an id gets its position as id"
+            named = not {position, first[name]} & unnamed
+            raise DataError(
+                f"documents[{position}]: id {shown(name)} is also that of {other}"
+                f"{'' if named else reason}"
+            )
+        first[name] = position
+        records.append(Document(name, document.text, document.title))
+    return records
+
+
+class _Given(NamedTuple):
+    """A document whose id may still be missing."""
+
+    id: str | None
+    text: str
+    title: str | None
+
+
+def _as_document(given: Any, position: int) -> _Given:
+    place = f"documents[{position}]"
+    if isinstance(given, str):
+        return _Given(None, as_text(given, place), None)
+    if isinstance(given, Document):
+        return _Given(
+            as_id(given.id, f"{place}.id"),
+            as_text(given.text, f"{place}.text"),
+            as_title(given.title, f"{place}.title"),
+        )
+    if isinstance(given, Mapping):
+        name = given.get("id")
+        return _Given(
+            None if name is None else as_id(name, f"{place}: 'id'"),
+            as_text(given.get("contents"), f"{place}: 'contents'"),
+            as_title(given.get("title"), f"{place}: 'title'"),
+        )
+    raise TypeError(f"{place} must be a string, Document or mapping, got {type(given).__name__}")
+
+
 def read_documents(path: str | os.PathLike[str]) -> Iterator[Document]:
     """Read a corpus line by line; only the ids are kept in memory.
 
-    An integer id becomes its decimal digits. Other fields than "id", "contents" and "title" are
-    ignored, as are blank lines and a byte order mark at the start.
+    An integer id becomes its decimal digits; null or NaN as a title is no title. Other fields
+    than "id", "contents" and "title" are ignored, as are blank lines and a byte order mark at
+    the start.
 
     Raises:
         DataError: when the iterator gets there. The file cannot be read, or a line is not UTF-8,
             not a JSON object, lacks "id" or "contents" or has them empty or of another type, or
             repeats an id.
     """
-    for name, line in _records(path):
+    for name, line in _records(path, CORPUS):
         yield Document(id=name, text=line.text("contents"), title=line.optional_text("title"))
 
 
@@ -59,7 +133,7 @@ def read_questions(path: str | os.PathLike[str]) -> Iterator[Question]:
         DataError: as `read_documents`, for "id", "question", "golden_answers" (a list of at least
             one string) and "positives" (a list of ids, may be absent).
     """
-    for name, line in _records(path):
+    for name, line in _records(path, QUESTIONS):
         yield Question(
             id=name,
             question=line.text("question"),
@@ -95,35 +169,53 @@ def write_jsonl(path: str | os.PathLike[str], records: Iterable[Any]) -> None:
 
 
 def _encoded(record: Any, position: int) -> bytes:
+    place = f"records[{position}]"
     if isinstance(record, Document):
-        fields: Mapping[str, Any] = {"id": record.id, "contents": record.text}
-        if record.title is not None:
-            fields = {**fields, "title": record.title}
+        fields: Mapping[str, Any] = _document_fields(record, place)
     elif isinstance(record, Question):
-        fields = {
-            "id": record.id,
-            "question": record.question,
-            "golden_answers": record.golden_answers,
-            "positives": record.positives,
-        }
+        fields = _question_fields(record, place)
     elif isinstance(record, Mapping):
         fields = record
     else:
         raise DataError(
-            f"records[{position}] must be a Document, Question or mapping, "
-            f"got {type(record).__name__}"
+            f"{place} must be a Document, Question or mapping, got {type(record).__name__}"
         )
     try:
         text = json.dumps(dict(fields), ensure_ascii=False, allow_nan=False)
         return text.encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"records[{position}] cannot be written: {error}") from error
+        raise DataError(f"{place} cannot be written: {error}") from error
 
 
-def _records(path: str | os.PathLike[str]) -> Iterator[tuple[str, Fields]]:
+def _document_fields(document: Document, place: str) -> dict[str, Any]:
+    """The line of a document; what `read_documents` would refuse is not written."""
+    fields: dict[str, Any] = {
+        "id": as_id(document.id, f"{place}.id"),
+        "contents": as_text(document.text, f"{place}.text"),
+    }
+    title = as_title(document.title, f"{place}.title")
+    return fields if title is None else {**fields, "title": title}
+
+
+def _question_fields(question: Question, place: str) -> dict[str, Any]:
+    return {
+        "id": as_id(question.id, f"{place}.id"),
+        "question": as_text(question.question, f"{place}.question"),
+        "golden_answers": _each(as_text, question.golden_answers, f"{place}.golden_answers"),
+        "positives": _each(as_id, question.positives, f"{place}.positives"),
+    }
+
+
+def _each(convert: Callable[[Any, str], str], values: Any, what: str) -> list[str]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise DataError(f"{what} must be a list of strings, got {kind(values)}")
+    return [convert(value, f"{what}[{row}]") for row, value in enumerate(values)]
+
+
+def _records(path: str | os.PathLike[str], expected: str) -> Iterator[tuple[str, Fields]]:
     """Id and fields of each line that is not blank; no line before it has the same id."""
     first_line: dict[str, int] = {}
-    for number, _, raw in lines(path):
+    for number, _, raw in lines(path, expected):
         place = f"{os.fspath(path)}:{number}"
         fields = parsed(raw, place)
         name = identifier(fields, "id", place)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ from transformers import (
     TrainingArguments,
 )
 
-LOG = "log.jsonl"
+from clara.training.folder import LOG, read_log
+from clara.training.messages import is_terminal, say
+
+__all__ = ["LOG", "EarlyStopping", "LineProgress", "RichProgress", "RunLog", "read_log"]
+
 _COUNTER = "early_stopping_patience_counter"
 _SHOWN = ("loss", "ce", "mse", "contrastive", "recall@1", "tokens_per_second")
 
@@ -75,27 +81,6 @@ class RunLog(TrainerCallback):
                 file.write(record + "\n")
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a run; a last line that a kill cut off is left out.
-
-    Raises:
-        ValueError: a line before the last is not a record.
-    """
-    records: list[dict[str, Any]] = []
-    written = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(written, 1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-                raise ValueError("no step")
-        except ValueError as error:
-            if number == len(written):
-                break
-            raise ValueError(f"{path}:{number}: is not a record of a run") from error
-        records.append(record)
-    return records
-
-
 class RichProgress(TrainerCallback):
     """A bar over the steps on a terminal, with the last record beside it; quiet in a pipe."""
 
@@ -109,7 +94,7 @@ class RichProgress(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero or not sys.stderr.isatty():
+        if not state.is_world_process_zero or not is_terminal():
             return
         self._bar = Progress(
             TextColumn("train"),
@@ -160,3 +145,90 @@ class RichProgress(TrainerCallback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class LineProgress(TrainerCallback):
+    """A line on standard error every so often where that is no terminal: a log of a job.
+
+    The first step has one, the last has one, and in between there is at most one in `interval`.
+
+    Args:
+        interval: seconds.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(self, interval: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._wanted = False
+        self._shown_step = -1
+        self._loss: float | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._wanted = state.is_world_process_zero and not is_terminal()
+        self._began = self._last = self._clock()
+        self._first_step = self._shown_step = state.global_step
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if not control.should_log:  # else its record comes next, with the loss
+            self._tell(state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self._loss = logs["loss"]
+            self._tell(state)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if self._wanted and state.global_step > self._first_step:
+            took = _duration(self._clock() - self._began)
+            say(f"train: step {state.global_step}/{state.max_steps}{self._shown_loss()}, {took}")
+        self._wanted = False
+
+    def _tell(self, state: TrainerState) -> None:
+        now = self._clock()
+        first = self._shown_step == self._first_step
+        if not self._wanted or state.global_step >= state.max_steps:
+            return  # the last step is told at the end
+        if not first and now - self._last < self._interval:
+            return
+        self._last, self._shown_step = now, state.global_step
+        done = state.global_step - self._first_step
+        left = (now - self._began) / done * (state.max_steps - state.global_step)
+        say(
+            f"train: step {state.global_step}/{state.max_steps}{self._shown_loss()}, "
+            f"about {_duration(left)} left"
+        )
+
+    def _shown_loss(self) -> str:
+        return "" if self._loss is None else f", loss {self._loss:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

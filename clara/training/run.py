@@ -35,17 +35,25 @@ from clara.training.arguments import (
     training_arguments,
 )
 from clara.training.batches import CompressionCollator, Encoder, RankingCollator, TextCollator
-from clara.training.callbacks import EarlyStopping, RichProgress, RunLog
+from clara.training.callbacks import EarlyStopping, LineProgress, RichProgress, RunLog
 from clara.training.compression import CompressionObjective
+from clara.training.folder import (
+    MODEL,
+    check_folder,
+    checkpoints,
+    read_record,
+    remove_unfinished,
+    write_record,
+)
+from clara.training.length import length_of, remarks
+from clara.training.messages import say
 from clara.training.objectives import Objective
+from clara.training.resuming import check_backbone, check_resumed, run_record
 from clara.training.text import TextObjective
-from clara.training.trainer import ClaraTrainer, checkpoints, remove_unfinished
+from clara.training.trainer import ClaraTrainer
 
 if TYPE_CHECKING:
     from clara.training.candidates import CandidateMemory
-
-MODEL = "model"
-"""Folder of the trained model in a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +95,7 @@ def run(
     _leave_group_at_exit()
     arguments = training_arguments(settings)
     folder = Path(arguments.output_dir)
-    found = checkpoints(folder)
-    if (found or (folder / MODEL).exists()) and not resume:
-        raise SettingsError(f"{folder}: holds a run already; resume it, or choose another folder")
-    if (folder / MODEL).exists() and not found:
-        raise SettingsError(f"{folder}: is finished, and holds no checkpoint to go on from")
+    last = _last_checkpoint(folder, resume)
     parse = _PARSERS[stage]
     train = open_examples(settings.train_data, settings.train_split, parse)
     evaluation = None
@@ -99,9 +103,24 @@ def run(
         evaluation = open_examples(settings.eval_data, settings.eval_split, parse)
     elif arguments.eval_strategy != "no":
         raise SettingsError("eval_strategy needs eval_data")
+    length = length_of(arguments, len(train))
+    record = run_record(stage, settings, arguments, length, train, evaluation)
+    lines = remarks(arguments, length)
+    before = None
+    if last is not None:
+        before = read_record(last)
+        lines += check_resumed(last, record, _config(settings))
+    if arguments.process_index == 0:
+        for line in lines:
+            say(line)
     model = _model(settings, arguments)
+    record["backbone_digest"] = model.backbone_digest
+    check_backbone(before, record)
     with arguments.main_process_first():
         remove_unfinished(folder)
+        if arguments.process_index == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_record(folder, record)
         parts = _STAGES[stage](model, arguments, [train, evaluation])
     trainer = ClaraTrainer(
         parts.objective,
@@ -110,20 +129,39 @@ def run(
         train,
         evaluation,
         parts.events,
+        record,
         callbacks=[*_callbacks(arguments), *callbacks],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     try:
-        trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
     finally:
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, RichProgress):
                 callback.close()
     trainer.save_run(folder / MODEL)
-    last = {k: v for record in trainer.state.log_history for k, v in record.items()}
+    metrics = {k: v for logged in trainer.state.log_history for k, v in logged.items()}
     main = trainer.is_world_process_zero()
-    return Outcome(folder / MODEL, trainer.state.global_step, last, trainer.events, main)
+    return Outcome(folder / MODEL, trainer.state.global_step, metrics, trainer.events, main)
+
+
+def _last_checkpoint(folder: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from; None where the run is to begin.
+
+    Raises:
+        SettingsError: there is a run already, or a finished one without a checkpoint.
+    """
+    check_folder(folder, resume)
+    found = checkpoints(folder)
+    return found[-1] if found else None
+
+
+def _config(settings: RunSettings) -> ClaraConfig:
+    """The configuration of the model that `_model` loads."""
+    if settings.model:
+        return read_config(locate(settings.model), settings.config)
+    return ClaraConfig().replace(**settings.config)
 
 
 @cache
@@ -145,7 +183,7 @@ class _Parts:
 
 
 def _callbacks(arguments: ClaraTrainingArguments) -> list[Any]:
-    callbacks: list[Any] = [RunLog(), RichProgress()]
+    callbacks: list[Any] = [RunLog(), RichProgress(), LineProgress()]
     if arguments.patience is not None:
         callbacks.append(EarlyStopping(early_stopping_patience=arguments.patience))
     return callbacks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def load_optimizer(folder: Path, optimizer: Any, scheduler: Any, scaler: Any = N
     """Read what `save_optimizer` wrote.
 
     Raises:
-        CheckpointError: a file is missing or unreadable, or of other parameters.
+        CheckpointError: a file is missing or unreadable, or of another optimizer or other
+            parameters.
     """
     try:
         tensors = load_file(folder / _OPTIMIZER)
@@ -67,6 +68,7 @@ def load_optimizer(folder: Path, optimizer: Any, scheduler: Any, scaler: Any = N
     for key, value in [*tensors.items(), *written["optimizer"].items()]:
         parameter, _, name = key.partition(".")
         state.setdefault(int(parameter), {})[name] = value
+    _check_kind(folder, written["groups"], optimizer)
     try:
         optimizer.load_state_dict({"state": state, "param_groups": written["groups"]})
     except (ValueError, KeyError) as error:
@@ -74,6 +76,21 @@ def load_optimizer(folder: Path, optimizer: Any, scheduler: Any, scaler: Any = N
     scheduler.load_state_dict(written["scheduler"])
     if scaler is not None and written["scaler"] is not None:
         scaler.load_state_dict(written["scaler"])
+
+
+def _check_kind(folder: Path, groups: Sequence[Mapping[str, Any]], optimizer: Any) -> None:
+    """Refuse the state of another kind of optimizer, which would fail in the first step.
+
+    A kind has settings that the other has not. A later torch may add one to a kind.
+    """
+    saved, given = (set().union(*each) for each in (groups, optimizer.param_groups))
+    saved.discard("initial_lr")  # of the schedule
+    if saved - given and given - saved:
+        kind = type(getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
+        raise CheckpointError(
+            f"{folder}: holds the state of another optimizer than {kind.__name__}: "
+            f"one with {', '.join(sorted(saved - given))}"
+        )
 
 
 def save_random_state(folder: Path, process: int) -> None:

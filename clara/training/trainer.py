@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -25,10 +24,12 @@ from clara.sharding import whole
 from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import EVENTS, EmptyBatch
+from clara.training.folder import UNFINISHED, checkpoints, remove_unfinished, write_record
 from clara.training.objectives import Objective
 from clara.training.statistics import CUTOFFS
 
-_UNFINISHED = ".unfinished-"
+__all__ = ["ClaraTrainer", "TrainingError", "checkpoints", "remove_unfinished"]
+
 _COUNTED = (
     "positions",
     "text_tokens",
@@ -49,6 +50,9 @@ class ClaraTrainer(Trainer):
     whatever the accumulation and the number of processes), in what is logged, and in
     checkpoints: they are model folders that `Clara.from_pretrained` reads, with the state of the
     run beside them, appear only when complete, and hold no pickle.
+
+    Args:
+        record: settings and data of the run, which go into every checkpoint.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class ClaraTrainer(Trainer):
         train: Sequence[Any],
         evaluation: Sequence[Any] | None = None,
         events: Mapping[str, int] | None = None,
+        record: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -73,6 +78,7 @@ class ClaraTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.add_callback(_BeforeStep(self))
         self.objective = objective
+        self._record = record
         self._totals: dict[str, Any] = {}
         self._events: Counter[str] = Counter(events or {})
         self._norms: dict[str, Tensor] = {}
@@ -307,7 +313,7 @@ class ClaraTrainer(Trainer):
         best = final.with_name(f"checkpoint-{self.state.best_global_step}")
         if best == final or best.is_dir():
             self.state.best_model_checkpoint = str(best)
-        unfinished = final.with_name(_UNFINISHED + final.name)
+        unfinished = final.with_name(UNFINISHED + final.name)
         main = self.args.should_save
         if main:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -320,6 +326,8 @@ class ClaraTrainer(Trainer):
         if main:
             self._update_callback_states()
             self.state.save_to_json(str(unfinished / "trainer_state.json"))
+            if self._record is not None:
+                write_record(unfinished, self._record)
             _sync(unfinished)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(unfinished, final)
@@ -343,7 +351,7 @@ class ClaraTrainer(Trainer):
 
     def save_run(self, folder: Path) -> None:
         """Write the trained model, all of it or nothing."""
-        unfinished = folder.with_name(_UNFINISHED + folder.name)
+        unfinished = folder.with_name(UNFINISHED + folder.name)
         if self.args.should_save:
             shutil.rmtree(unfinished, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -408,22 +416,6 @@ class _BeforeStep(TrainerCallback):
 
     def on_pre_optimizer_step(self, *arguments: Any, **kwargs: Any) -> None:
         self._trainer.require_finite()
-
-
-def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    found = {
-        int(match[1]): Path(folder) / match[0]
-        for name in (os.listdir(folder) if os.path.isdir(folder) else [])
-        if (match := re.fullmatch(r"checkpoint-(\d+)", name))
-    }
-    return [found[step] for step in sorted(found)]
-
-
-def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Remove what a killed run left behind of a checkpoint it was writing."""
-    for path in Path(folder).glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _means(totals: Mapping[str, float], objective: Objective) -> dict[str, float]:

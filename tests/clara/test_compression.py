@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -36,7 +37,9 @@ def test_every_form_becomes_the_same_document():
         {"contents": "text", "id": "b", "title": "B", "url": "ignored"},
         {"contents": "text"},
         {"contents": "text", "id": None, "title": None},
-        {"contents": "text", "id": 7, "title": 8},
+        {"contents": "text", "id": 7, "title": float("nan")},
+        {"contents": np.str_("text"), "id": np.int64(8), "title": np.str_("B")},
+        Document(id=9, text="text", title=np.float32("nan")),
     ]
     assert as_documents(iter(given)) == [
         Document(id="0", text="text", title=None),
@@ -44,8 +47,12 @@ def test_every_form_becomes_the_same_document():
         Document(id="b", text="text", title="B"),
         Document(id="3", text="text", title=None),
         Document(id="4", text="text", title=None),
-        Document(id="7", text="text", title="8"),
+        Document(id="7", text="text", title=None),
+        Document(id="8", text="text", title="B"),
+        Document(id="9", text="text", title=None),
     ]
+    for each in as_documents(given):
+        assert {type(each.id), type(each.text), type(each.title)} <= {str, type(None)}
     assert as_documents([]) == []
 
 
@@ -63,7 +70,7 @@ def test_every_form_becomes_the_same_document():
         (["a", ["b"]], TypeError, "documents[1] must be a string, Document or mapping, got list"),
         (["a", {"text": "b"}], ValueError, "documents[1]: 'contents' must be a string"),
         ([{"contents": None}], ValueError, "documents[0]: 'contents' must be a string"),
-        ([Document(id="a", text=None)], TypeError, "documents[0].text must be a string"),
+        ([Document(id="a", text=None)], ValueError, "documents[0].text must be a string, got null"),
         (["a", "\ud83d"], ValueError, "documents[1] holds half a surrogate pair"),
         ([{"contents": "b\ud83d"}], ValueError, "documents[0]: 'contents' holds half a surrogate"),
         ([Document(id="a", text="\udc00")], ValueError, "documents[0].text holds half a surrogate"),
@@ -72,6 +79,75 @@ def test_every_form_becomes_the_same_document():
 def test_what_is_no_document_is_named_by_its_position(documents, error, message):
     with pytest.raises(error, match=re.escape(message)):
         as_documents(documents)
+
+
+@pytest.mark.parametrize("name", [1.0, float("nan"), True, np.True_, ["a"], {}, b"a", " \n"])
+def test_ids_that_are_none(name):
+    for document, place in (
+        ({"contents": "text", "id": name}, "documents[1]: 'id'"),
+        (Document(id=name, text="text"), "documents[1].id"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(place) + " (must be a string or|is empty)"):
+            as_documents(["text", document])
+
+
+@pytest.mark.parametrize("title", [5, True, ["a"], {"a": 1}, "\ud800"])
+def test_titles_that_are_none(title):
+    for document, place in (
+        ({"contents": "text", "title": title}, "documents[0]: 'title'"),
+        (Document(id="a", text="text", title=title), "documents[0].title"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(place) + " (must be a string|holds half)"):
+            as_documents([document])
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        (
+            [{"contents": "a", "id": 1}, {"contents": "b", "id": "1"}],
+            r"documents\[1\]: id '1' is also that of documents\[0\]$",
+        ),
+        (
+            [{"contents": "a", "id": np.int64(1)}, Document("1", "b")],
+            r"documents\[1\]: id '1' is also that of documents\[0\]$",
+        ),
+        (
+            ["a", {"contents": "b", "id": 0}],
+            r"documents\[1\]: id '0' .* documents\[0\]; a document without an id gets its position",
+        ),
+        (
+            [{"contents": "a", "id": "1"}, "b"],
+            r"documents\[1\]: id '1' .* documents\[0\]; a document without an id gets its position",
+        ),
+    ],
+)
+def test_an_id_is_given_once(documents, message):
+    with pytest.raises(ValueError, match=message):
+        as_documents(documents)
+
+
+def test_rows_of_a_table_are_documents():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(
+        {"id": [1, 2, 3], "contents": ["a", "b", "c"], "title": ["A", None, pandas.NA]}
+    )
+    assert as_documents(table.to_dict("records")) == [
+        Document("1", "a", "A"),
+        Document("2", "b", None),
+        Document("3", "c", None),
+    ]
+    with pytest.raises(TypeError, match="got a DataFrame; pass its rows"):
+        as_documents(table)
+    with pytest.raises(ValueError, match=r"documents\[0\]: 'id' must be a string or an integer"):
+        as_documents([{"contents": "a", "id": pandas.NA}])
+
+
+def test_a_document_named_like_a_chunk_of_another_is_refused(tokenizer):
+    documents = [Document("y#0", "short"), Document("y", TEXT)]
+    with pytest.raises(ValueError, match="documents 'y#0' and 'y' both have a part named 'y#0'"):
+        prepare_passages(tokenizer, documents, limit=40, overflow="chunk")
+    assert prepare_passages(tokenizer, documents, limit=40, overflow="truncate")
 
 
 @pytest.mark.parametrize("overflow", ["chunk", "truncate", "error"])

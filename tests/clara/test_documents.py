@@ -94,6 +94,25 @@ def test_lists_of_another_length_are_refused(name):
         CompressedDocuments(**{**fields, name: fields[name][:4]})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ids", 1.0, r"ids\[3\] must be a string, got 1.0"),
+        ("document_ids", None, r"document_ids\[3\] must be a string, got None"),
+        ("token_counts", True, r"token_counts\[3\] must be a whole number, got True"),
+        ("token_counts", 1.5, r"token_counts\[3\] must be a whole number, got 1.5"),
+        ("texts", b"a", r"texts\[3\] must be a string, got b'a'"),
+        ("titles", float("nan"), r"titles\[3\] must be a string or None, got nan"),
+    ],
+)
+def test_entries_of_another_type_are_refused(name, value, message):
+    whole = documents()
+    fields = {n: list(getattr(whole, n)) for n in FIELDS}
+    fields[name][3] = value
+    with pytest.raises(TypeError, match=message):
+        CompressedDocuments(whole.memory, **fields, fingerprint="f")
+
+
 def test_memory_of_other_dimensions_is_refused():
     whole = documents()
     fields = {n: getattr(whole, n) for n in (*FIELDS, "fingerprint")}

@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import GenerationConfig, SynthIDTextWatermarkingConfig, WatermarkingConfig
 
 from clara.generation_settings import HARMLESS, HONOURED, REFUSED, generation_settings
@@ -93,6 +95,9 @@ EXPECTED = {
 }
 
 
+DRAFTING = {"prompt_lookup_num_tokens", "max_matching_ngram_size"}
+
+
 def test_all_that_is_honoured_is_tried():
     elsewhere = {"max_length", "min_length", "watermarking_config"}
     assert set(EXPECTED) | elsewhere == HONOURED
@@ -102,6 +107,8 @@ def test_all_that_is_honoured_is_tried():
 def test_honoured(model, memory, letters, name):
     if not hasattr(GenerationConfig(), name):
         pytest.skip("not in this version of transformers")
+    if name in DRAFTING and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("earlier versions may draft from prompts of token ids alone")
 
     def ids(value):
         if isinstance(value, list):
@@ -111,6 +118,23 @@ def test_honoured(model, memory, letters, name):
     settings, expected = EXPECTED[name]
     settings = {key: ids(value) for key, value in settings.items()}
     assert written(model, memory, letters, **settings) == [expected] * 2
+
+
+def test_drafting_that_transformers_cannot_do(model, memory, monkeypatch):
+    """transformers 5.0 looks for a token id before the answer."""
+
+    def fail(**arguments):
+        raise IndexError("index -1 is out of bounds")
+
+    monkeypatch.setattr(model.backbone, "generate", fail)
+    given = GenerationConfig(prompt_lookup_num_tokens=2)
+    message = "prompt_lookup_num_tokens cannot be used with memory in transformers .*; leave it out"
+    with pytest.raises(ValueError, match=message):
+        model.generate(QUESTIONS, memory, generation_config=given)
+    with pytest.raises(ValueError, match=message):
+        list(model.stream(QUESTIONS[0], memory[0], generation_config=given))
+    with pytest.raises(IndexError, match="index -1"):
+        model.generate(QUESTIONS, memory)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,10 @@ FAMILIES = {
 PLAIN = {"Gemma", "Llama"}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module",
+    params=[name for name in FAMILIES if hasattr(transformers, f"{name}Config")],
+)
 def family(request):
     return request.param
 
@@ -95,7 +98,7 @@ def test_training_has_the_same_loss(model):
     assert any(g is not None and g.abs().max() > 0 for g in gradients)
 
 
-@pytest.mark.parametrize("family", ["Granite", "NanoChat", "MiniCPM3"], indirect=True)
+@pytest.mark.parametrize("family", ["Granite", "NanoChat", "Cohere"], indirect=True)
 def test_gradients_in_chunks_are_those_of_all_logits(model, monkeypatch):
     monkeypatch.setattr(output_path, "CHUNK_LOGITS", 3 * 600)
     generator = torch.Generator().manual_seed(0)

@@ -6,6 +6,7 @@ import torch
 from comparison import IMPLEMENTATIONS, assert_close_to, poisoned
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import cosine_similarity
 
 import clara_kernels.ragged
 from clara_kernels import cosine_scores
@@ -45,7 +46,7 @@ def terms(grad, queries, documents, offsets):
     """The largest terms that the gradients are sums of; of nearly equal vectors little is left."""
     queries, documents = queries.double(), documents.double().flatten(0, -2)
     norms = [each.norm(dim=-1) for each in (queries, documents)]
-    lengths = [torch.where(norm < 2.0**-63, torch.inf, norm) for norm in norms]
+    lengths = [torch.where(norm == 0, torch.inf, norm) for norm in norms]
     units = [x / length[:, None] for x, length in zip((queries, documents), lengths, strict=True)]
     largest = max(unit.abs().max().item() if unit.numel() else 0.0 for unit in units)
     if offsets is None:
@@ -179,7 +180,7 @@ def test_zero_vectors_score_zero_with_zero_gradients(dtype):
 def test_scale_does_not_matter_down_to_the_smallest_norms():
     query, document = torch.randn(1, 16), torch.randn(1, 1, 16)
     expected = cosine_scores(query, document)
-    for scale in (1e-18, 1e-6, 1e6, 1e17):
+    for scale in (1e-37, 1e-22, 1e-18, 1e-6, 1e6, 1e17, 3e18, 1e37):
         small = (query * scale).requires_grad_()
         scores = cosine_scores(small, document)
         torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
@@ -313,15 +314,49 @@ def test_zero_vectors_of_every_implementation(implementation, dtype):
 
 
 @IMPLEMENTATIONS
-def test_norms_at_the_ends_of_the_range(implementation):
-    query, document = torch.randn(1, 32), torch.randn(1, 1, 32)
-    expected = cosine_scores_reference(query.double(), document.double())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_at_the_ends_of_the_range(implementation, dtype):
+    query, document = torch.randn(1, 33), torch.randn(1, 2, 33)
+    # Triton's interpreter misreads subnormal bfloat16.
+    end = 1e37 if dtype == torch.float32 else 1e33
+    scales = (1 / end, 1e-22, 1e-17, 1.0, 3e18, end)
+    with cpu_tensors_use(implementation), poisoned("cosine_scores"):
+        for scale, other in product(scales, scales):
+            one, two = (query * scale).to(dtype), (document * other).to(dtype)
+            check(one, two, None)
+            exact = cosine_similarity(one.double()[:, None], two.double(), dim=-1, eps=0)
+            assert_close_to(cosine_scores(one, two), exact, scale=1.0)
+
+
+@IMPLEMENTATIONS
+def test_each_document_has_a_magnitude_of_its_own(implementation):
+    """Extreme, ordinary and zero vectors side by side do not change each other's scores."""
+    queries, documents, offsets = randoms([6, 1, 3], 40)
+    documents *= torch.tensor([1e-44, 1, 0, 3e18, 1e37, 1e-22, 1, 1e30, 1, 1e-38])[:, None]
+    queries *= torch.tensor([1.0, 1e25, 1e-41])[:, None]
+    question = torch.repeat_interleave(torch.arange(3), torch.tensor([6, 1, 3]))
+    wide = queries.double()[question], documents.double()
+    exact = cosine_similarity(*wide, dim=-1, eps=0).nan_to_num()
+    with cpu_tensors_use(implementation), poisoned("cosine_scores"):
+        scores = cosine_scores(queries, documents, offsets)
+        alone = torch.cat([cosine_scores(queries[i][None], d[None, None])[0] for i, d in
+                           zip(question.tolist(), documents, strict=True)])  # fmt: skip
+    assert scores[2] == 0
+    assert_close_to(scores, exact, scale=1.0)
+    torch.testing.assert_close(scores, alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "cpu"])
+def test_extreme_norms_in_float64(implementation):
+    query, document = (torch.randn(*shape, dtype=torch.float64) for shape in ((1, 9), (1, 2, 9)))
+    expected = with_gradients(cosine_scores, query, document, None, torch.ones(1, 2))
     with cpu_tensors_use(implementation):
-        for scale, other in product((1e-17, 1e-6, 1e6, 1e17), (1e-6, 1.0, 1e6)):
-            check(query * scale, document * other, None)
-            assert_close_to(cosine_scores(query * scale, document * other), expected, scale=1.0)
-        assert cosine_scores(query * 1e-21, document).item() == 0
-        assert cosine_scores(query, document * 1e-21).item() == 0
+        for scale, other in ((1e-200, 1e200), (1e250, 1e-290), (1e-300, 1e-300)):
+            found = with_gradients(
+                cosine_scores, query * scale, document * other, None, torch.ones(1, 2)
+            )
+            for one, two, factor in zip(found, expected, (1, scale, other), strict=True):
+                torch.testing.assert_close(one * factor, two)
 
 
 @IMPLEMENTATIONS

@@ -363,3 +363,22 @@ def test_gpu_graph_and_nothing_waits(lengths):
     expected = step()
     torch.cuda.synchronize()
     assert all(torch.equal(one, other) for one, other in zip(captured, expected, strict=True))
+
+
+@EACH
+def test_norms_whose_squares_are_no_float32():
+    """Order, scores and the question's gradient do not depend on how long vectors are."""
+    query, memory, _ = randoms([6, 6], [2, 10])
+    grad = torch.randn(2, 6)
+
+    def ranked(factor, other):
+        leaf = (query * factor).requires_grad_()
+        _, indices, scores = rank_and_select(leaf, memory * other, 3, temperature=0.1)
+        scores.backward(grad)
+        return indices, scores.detach(), leaf.grad * factor
+
+    expected = ranked(1.0, 1.0)
+    for factor, other in ((1.0, 1e-23), (1.0, 4e18), (1e-23, 4e18), (1e30, 1e-37)):
+        indices, *found = ranked(factor, other)
+        assert torch.equal(indices, expected[0])
+        torch.testing.assert_close(found, list(expected[1:]), rtol=1e-4, atol=1e-5)

@@ -181,7 +181,7 @@ def test_faiss_is_asked_for_when_it_is_missing(monkeypatch):
     monkeypatch.setattr(clara_kernels.scoring.faiss_stage, "import_module", missing)
     with pytest.raises(ModuleNotFoundError) as caught:
         Faiss("Flat", Corpus(torch.ones(2, 3)))
-    assert str(caught.value) == "a Faiss stage needs faiss: pip install 'clara-rag[faiss]'"
+    assert str(caught.value) == "a Faiss stage needs faiss: pip install faiss-cpu"
 
 
 def test_bad_faiss_indexes():

@@ -9,9 +9,9 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from clara.data.lines import DataError
 from clara.data.synthesis.generators import Completion
 from clara.data.synthesis.prompts import Message
+from clara.data.values import DataError
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS replies (key BLOB PRIMARY KEY, text TEXT NOT NULL, "

@@ -16,9 +16,9 @@ from transformers import (
 )
 
 from clara.backbone import BackboneError, resolve_backbone
-from clara.data.lines import DataError
 from clara.data.synthesis.generators import TOO_LONG, Completion, RequestFailedError, Sampling
 from clara.data.synthesis.prompts import Message
+from clara.data.values import DataError
 from clara.generation_settings import default_ends
 from clara.prompts import AnswerEnd, answer_end
 from clara.stopping import AnswerReader, StopTexts, StopWhen

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from clara.data.lines import DataError
+from clara.data.values import DataError
 
 Message = dict[str, str]
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clara.data.lines import DataError
-from clara.data.records import Document, write_jsonl
+from clara.data.records import Document, as_documents, write_jsonl
 from clara.data.synthesis import replies
 from clara.data.synthesis.document import (
     CallFailedError,
@@ -25,6 +24,7 @@ from clara.data.synthesis.generators import Completion, Generator, RequestFailed
 from clara.data.synthesis.journal import Journal, request_key
 from clara.data.synthesis.prompts import Message, SynthesisPrompts, paraphrase_task
 from clara.data.synthesis.statistics import Statistics
+from clara.data.values import DataError
 
 JOURNAL = ".journal"
 REPORT = ".report.json"
@@ -74,6 +74,7 @@ def synthesize(
     for path in (target, target + REPORT):
         if os.path.isdir(path):
             raise DataError(f"{path}: is a folder")
+    documents = as_documents(documents)
     journal = Journal(target + JOURNAL)
     try:
         counted = Statistics(documents=len(documents), held=journal.held)

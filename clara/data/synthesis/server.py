@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from clara.data.lines import DataError
 from clara.data.synthesis.generators import TOO_LONG, Completion, RequestFailedError, Sampling
 from clara.data.synthesis.prompts import Message
+from clara.data.values import DataError
 
 FIRST_PAUSE = 0.5  # seconds before the first retry; doubled for every other
 LONGEST_PAUSE = 30.0

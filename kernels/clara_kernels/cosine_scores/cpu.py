@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ..ragged import accumulation_dtype
-from .reference import alive, inverse_norm, question_of_rows
+from .norms import inverse_root, is_ordinary
+from .reference import alive, question_of_rows, row_scores
+from .reference import backward as backward_reference
 
 _BLOCK = 2**19  # values
 
@@ -35,28 +37,33 @@ def forward(
     """As `reference.forward`."""
     dtype = accumulation_dtype(queries, documents)
     queries = queries.to(dtype)
-    query_inverse = inverse_norm(_squared_norm(queries))
+    query_norms = torch.linalg.vector_norm(queries, dim=-1)
+    query_inverse = _inverse(query_norms)
     dots = queries.new_empty(documents.shape[:-1])
-    squares = torch.empty_like(dots)
+    norms = torch.empty_like(dots)
     if offsets is None:
         for block in _dense_blocks(documents.shape):
             document = documents[block].to(dtype)  # [b, n, D]
             dots[block] = torch.bmm(document, queries[block[0], :, None])[..., 0]
-            squares[block] = _squared_norm(document)
-        query_scale = query_inverse[:, None]
+            norms[block] = torch.linalg.vector_norm(document, dim=-1)
+        question = torch.arange(len(queries))[:, None]
     else:
         question = question_of_rows(queries, documents, offsets)
         for rows in _row_blocks(documents.shape):
             document = documents[rows].to(dtype)  # [n, D]
             dots[rows] = queries[question[rows]].mul_(document).sum(-1)
-            squares[rows] = _squared_norm(document)
-        query_scale = query_inverse[question]
-    inverse = inverse_norm(squares)
-    return dots * query_scale * inverse, query_inverse, inverse
+            norms[rows] = torch.linalg.vector_norm(document, dim=-1)
+    inverse = _inverse(norms)
+    scores = dots * query_inverse[question] * inverse
+    if not bool(is_ordinary(norms).all()) or not bool(is_ordinary(query_norms).all()):
+        rest = ~(is_ordinary(norms) & is_ordinary(query_norms)[question])
+        own = question.expand(rest.shape)[rest]
+        scores[rest], query_inverse, inverse[rest] = row_scores(queries, documents[rest], own)
+    return scores, query_inverse, inverse
 
 
-def _squared_norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1).square()
+def _inverse(norms: Tensor) -> Tensor:
+    return inverse_root(norms.square())
 
 
 def backward(
@@ -70,7 +77,11 @@ def backward(
     need_queries: bool,
     need_documents: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.backward`."""
+    """As `reference.backward`, which also computes it for norms that are not ordinary."""
+    if bool((query_inverse < 0).any()) or bool((document_inverse < 0).any()):
+        inverses = (query_inverse, document_inverse)
+        needs = (need_queries, need_documents)
+        return backward_reference(grad, queries, documents, offsets, scores, *inverses, *needs)
     dtype = scores.dtype
     unit = queries.to(dtype) * query_inverse[:, None]  # [B, D]
     total = torch.zeros_like(unit) if need_queries else unit

@@ -17,8 +17,7 @@ def cosine_scores(queries: Tensor, documents: Tensor, offsets: Tensor | None = N
     """Cosine similarity between each query and its own candidate documents.
 
     Memory `[m, H]` is compared as one flat vector of `D = m * H`. A zero vector scores 0 and
-    takes no gradient; so does one so small that its squared norm is no normal float32, below
-    2⁻¹²⁶. Norms beyond 10¹⁹, whose square is no float32, are not supported.
+    takes no gradient. Vectors may have any other length, also one whose square is no float32.
 
     Args:
         queries: `[B, D]`, any floating-point dtype.

@@ -21,15 +21,48 @@ from torch import Tensor
 from ..builds import OPTIONS, TYPE_NAMES, Build, architecture_of
 from ..segments import find_segment, tile_count
 
-_SMALLEST = tl.constexpr(2.0**-126)
+# Of norms, see `norms`.
+_ORDINARY = tl.constexpr(2.0**40)
+_SHIFT = tl.constexpr(2.0**32)
 
 
 @triton.jit
 def inverse_norm(squares):
-    """1/√squares, and 0 for what counts as a zero vector."""
-    tiny = squares < _SMALLEST
-    root = tl.math.sqrt_rn(tl.where(tiny, 1.0, squares))
-    return tl.where(tiny, 0.0, tl.math.div_rn(1.0, root))
+    """1/√squares, and 0 for 0."""
+    zero = squares == 0
+    root = tl.math.sqrt_rn(tl.where(zero, 1.0, squares))
+    return tl.where(zero, 0.0, tl.math.div_rn(1.0, root))
+
+
+@triton.jit
+def is_ordinary(squares):
+    """Of squared norms, whether sums of products may be made as they are; not for 0 and NaN."""
+    limit = _ORDINARY * _ORDINARY
+    return (squares >= 1 / limit) & (squares <= limit)
+
+
+@triton.jit
+def power_of_two(largest):
+    """As `norms.power_of_two`."""
+    field = largest.to(tl.int32, bitcast=True) >> 23
+    return ((254 - tl.minimum(field, 253)) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def keep(inverse, scale):
+    """As `norms.keep`."""
+    plain = inverse * scale
+    shift = tl.where(scale < 1, _SHIFT, 1 / _SHIFT)
+    ordinary = ((plain >= 1 / _ORDINARY) & (plain <= _ORDINARY)) | (inverse == 0)
+    return tl.where(ordinary, plain, -inverse * (scale * shift))
+
+
+@triton.jit
+def inverse_parts(kept):
+    """As `norms.parts`."""
+    inverse = tl.abs(kept)
+    shift = tl.where(inverse < 1, 1 / _SHIFT, _SHIFT)
+    return tl.where(kept < 0, shift, 1.0), inverse
 
 
 @triton.jit
@@ -53,6 +86,40 @@ def question_tile(i_tile, p_offsets, questions, rows, count, BN: tl.constexpr):
         question, i_n = find_segment(i_tile, p_offsets, questions, 1, BN)
     first, end = question_rows(question, p_offsets, rows, count)
     return question, i_n, first + i_n * BN, end
+
+
+@triton.jit
+def _scaled_scores(p_q, p_d, m_n, columns, BN: tl.constexpr, BD: tl.constexpr):
+    """Scores of a tile with a norm that is not ordinary, and what is kept of the norms.
+
+    Reads the vectors twice more: for their largest values, and for sums of them scaled by a power
+    of two.
+    """
+    o_d = tl.arange(0, BD)[None, :]  # [1, BD]
+    largest_q = tl.zeros([1, BD], tl.float32)
+    largest_d = tl.zeros([BN, BD], tl.float32)
+    for o in range(0, columns, BD):
+        m_d = o + o_d < columns
+        d = tl.load(p_d + o, mask=m_n[:, None] & m_d, other=0.0).to(tl.float32)  # [BN, BD]
+        q = tl.load(p_q + o, mask=m_d, other=0.0).to(tl.float32)  # [1, BD]
+        largest_q = tl.maximum(largest_q, tl.abs(q))
+        largest_d = tl.maximum(largest_d, tl.abs(d))
+    scale_q = power_of_two(tl.max(tl.max(largest_q, 1), 0))
+    scale_d = power_of_two(tl.max(largest_d, 1))  # [BN]
+    dots = tl.zeros([BN, BD], tl.float32)
+    squares = tl.zeros([BN, BD], tl.float32)
+    query_squares = tl.zeros([1, BD], tl.float32)
+    for o in range(0, columns, BD):
+        m_d = o + o_d < columns
+        d = tl.load(p_d + o, mask=m_n[:, None] & m_d, other=0.0).to(tl.float32) * scale_d[:, None]
+        q = tl.load(p_q + o, mask=m_d, other=0.0).to(tl.float32) * scale_q
+        dots += d * q
+        squares += d * d
+        query_squares += q * q
+    query_inverse = inverse_norm(tl.sum(tl.sum(query_squares, 1), 0))
+    document_inverse = inverse_norm(tl.sum(squares, 1))  # [BN]
+    scores = tl.sum(dots, 1) * query_inverse * document_inverse
+    return scores, keep(query_inverse, scale_q), keep(document_inverse, scale_d)
 
 
 @triton.jit(do_not_specialize=["questions", "rows", "count", "units"])
@@ -93,9 +160,13 @@ def _forward(
         squares += d * d
         query_squares += q * q
 
-    query_inverse = inverse_norm(tl.sum(tl.sum(query_squares, 1), 0))
-    document_inverse = inverse_norm(tl.sum(squares, 1))  # [BN]
+    query_square, document_squares = tl.sum(tl.sum(query_squares, 1), 0), tl.sum(squares, 1)
+    query_inverse = inverse_norm(query_square)
+    document_inverse = inverse_norm(document_squares)  # [BN]
     scores = tl.sum(dots, 1) * query_inverse * document_inverse
+    far = (~is_ordinary(document_squares + tl.zeros_like(scores)) & m_n).to(tl.int32)
+    if (tl.max(far, 0) > 0) | ~is_ordinary(query_square):
+        scores, query_inverse, document_inverse = _scaled_scores(p_q, p_d, m_n, columns, BN, BD)
     tl.store(p_scores + o_n, scores, mask=m_n)
     tl.store(p_document_inverse + o_n, document_inverse, mask=m_n)
     if i_n == 0:
@@ -128,8 +199,9 @@ def _backward(
     o_d = tl.program_id(0) % blocks * BD + tl.arange(0, BD)[None, :]  # [1, BD]
     m_d = o_d < columns
     o_q = question.to(tl.int64) * columns + o_d
-    query_inverse = tl.load(p_query_inverse + question)
-    query = tl.load(p_queries + o_q, mask=m_d, other=0.0).to(tl.float32) * query_inverse  # [1, BD]
+    query_shift, query_inverse = inverse_parts(tl.load(p_query_inverse + question))
+    query = tl.load(p_queries + o_q, mask=m_d, other=0.0).to(tl.float32)  # [1, BD]
+    query = query * query_shift * query_inverse
     first, end = question_rows(question, p_offsets, rows, count)
 
     along_documents = tl.zeros([BN, BD], tl.float32)
@@ -140,7 +212,9 @@ def _backward(
         m = m_n[:, None] & m_d
         o_document = o_n.to(tl.int64)[:, None] * columns + o_d  # [BN, BD]
         document = tl.load(p_documents + o_document, mask=m, other=0.0).to(tl.float32)
-        inverse = tl.load(p_document_inverse + o_n, mask=m_n, other=0.0)  # [BN]
+        kept = tl.load(p_document_inverse + o_n, mask=m_n, other=0.0)
+        shift, inverse = inverse_parts(kept)  # [BN]
+        document *= shift[:, None]
         score = tl.load(p_scores + o_n, mask=m_n, other=0.0)
         grad = tl.load(p_grad + o_n, mask=m_n, other=0.0)
         grad = tl.where((inverse > 0) & (query_inverse + tl.zeros_like(inverse) > 0), grad, 0.0)
@@ -149,11 +223,11 @@ def _backward(
             along_documents += weight[:, None] * document
             along_query += grad * score
         if p_grad_documents is not None:
-            out = weight[:, None] * (query - (score * inverse)[:, None] * document)
+            out = weight[:, None] * (query - (score * inverse)[:, None] * document) * shift[:, None]
             tl.store(p_grad_documents + o_document, out, mask=m)
     if p_grad_queries is not None:
         out = tl.sum(along_documents, 0)[None, :] - tl.sum(along_query) * query
-        tl.store(p_grad_queries + o_q, out * query_inverse, mask=m_d)
+        tl.store(p_grad_queries + o_q, out * query_inverse * query_shift, mask=m_d)
 
 
 def _single_tile(dtype: torch.dtype, unit: int, architecture: int) -> dict[str, Any]:
@@ -215,7 +289,7 @@ def forward(
         offsets: int32 `[B + 1]` or None.
 
     Returns:
-        Scores `[B, N]` or `[ΣN]`, 1/|q| `[B]`, and 1/|d| like the scores.
+        Scores `[B, N]` or `[ΣN]`, and 1/|q| `[B]` and 1/|d| like the scores as `norms` keeps them.
     """
     queries, documents = _comparable(queries, documents), documents.contiguous()
     questions, columns = queries.shape

@@ -14,6 +14,7 @@ from ..segments import find_segment
 from .tiles import (
     find_queries,
     load_rows,
+    masked_block,
     packed_rows,
     packed_start,
     seen_keys,
@@ -168,7 +169,10 @@ def key_gradients(
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     log_scale = scale * 1.4426950408889634
-    for o_row in range(start, full, BLOCK_M):
+    for o_block in range(start, end - (behind - full), BLOCK_M):
+        o_row = o_block
+        if WINDOWED:
+            o_row = tl.where(o_block < full, o_block, o_block + behind - full)
         dk, dv = _key_step(
             (dk, dv), k, v, p_q, p_grad, p_lse, p_sums, o_row, last_row, shift, o_n,
             heads, window, log_scale, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M,
@@ -180,13 +184,6 @@ def key_gradients(
             heads, window, log_scale, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M,
             MASKED=False, WINDOWED=WINDOWED,
         )  # fmt: skip
-    if WINDOWED:
-        for o_row in range(behind, end, BLOCK_M):
-            dk, dv = _key_step(
-                (dk, dv), k, v, p_q, p_grad, p_lse, p_sums, o_row, last_row, shift, o_n,
-                heads, window, log_scale, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M,
-                MASKED=True, WINDOWED=WINDOWED,
-            )  # fmt: skip
 
     out_stride = heads // GROUP * HEAD_DIM
     o_out = first_key.to(tl.int64) * out_stride + i_head * HEAD_DIM
@@ -287,18 +284,13 @@ def query_gradients(
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     log_scale = scale * 1.4426950408889634
-    if WINDOWED:
-        for o_key in range(start, ahead, BLOCK_N):
-            dq = _query_step(
-                dq, q, grad, lse, sums, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, window,
-                log_scale, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=True, WINDOWED=WINDOWED,
-            )  # fmt: skip
     for o_key in range(ahead, full, BLOCK_N):
         dq = _query_step(
             dq, q, grad, lse, sums, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, window,
             log_scale, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=False, WINDOWED=WINDOWED,
         )  # fmt: skip
-    for o_key in range(full, end, BLOCK_N):
+    for o_block in range(full - (ahead - start), end, BLOCK_N):
+        o_key = masked_block(o_block, ahead, full, WINDOWED)
         dq = _query_step(
             dq, q, grad, lse, sums, p_k, p_v, k_stride, v_stride, o_key, keys, last_key, window,
             log_scale, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED=True, WINDOWED=WINDOWED,

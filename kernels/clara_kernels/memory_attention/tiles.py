@@ -88,6 +88,15 @@ def seen_keys(
 
 
 @triton.jit
+def masked_block(o_block, ahead, full, WINDOWED: tl.constexpr):
+    """First key of a block: of those before `ahead` if `o_block` is below `full`, else itself."""
+    o_key = o_block
+    if WINDOWED:
+        o_key = tl.where(o_block < full, o_block - (full - ahead), o_block)
+    return o_key
+
+
+@triton.jit
 def sees(key, own, window, WINDOWED: tl.constexpr):
     """Whether a row whose own key is `own` sees `key`; one block each, of shapes that broadcast."""
     seen = key <= own

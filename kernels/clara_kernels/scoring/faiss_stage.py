@@ -146,8 +146,8 @@ def _faiss() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "faiss":
             raise
-        wanted = "pip install 'clara-rag[faiss]'"
-        raise ModuleNotFoundError(f"a Faiss stage needs faiss: {wanted}", name="faiss") from None
+        message = "a Faiss stage needs faiss: pip install faiss-cpu"
+        raise ModuleNotFoundError(message, name="faiss") from None
 
 
 @contextmanager

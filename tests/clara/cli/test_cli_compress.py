@@ -69,6 +69,7 @@ def test_json_summary(clara, compress, write_corpus, tmp_path):
         "skipped": int,
         "rows": int,
         "tokens": int,
+        "short_documents": int,
         "seconds": float,
         "documents_per_second": float,
         "nominal_compression": int,
@@ -84,6 +85,28 @@ def test_json_summary(clara, compress, write_corpus, tmp_path):
     assert found["tokens"] == sum(stored.token_counts)
     assert found["effective_compression"] == stored.effective_compression
     assert found["documents_per_second"] == pytest.approx(5 / found["seconds"])
+
+
+def test_short_documents_get_one_remark(clara, compress, write_corpus, tmp_path):
+    """The model makes 4 memory tokens; chunks of long documents are not short documents."""
+    records = [
+        {"id": "two", "contents": "hi"},
+        {"id": "also", "contents": "a b"},
+        {"id": "whole", "contents": "This one has more words than there are memory tokens."},
+        {"id": "long", "contents": LONG + "x"},
+    ]
+    file = write_corpus(records)
+    summary, note = clara(*compress(file, tmp_path / "index")).stdout.splitlines()
+    stored = content(tmp_path / "index")
+    short = [name for name, n in zip(stored.ids, stored.token_counts) if n < 4 and "#" not in name]
+    assert short == ["two", "also"]
+    assert summary.startswith("4 documents, ")
+    assert note.startswith("2 of 4 documents have fewer tokens than the 4 memory tokens")
+    assert "--compression-rate" in note
+    found = json.loads(clara(*compress(file, tmp_path / "other", "--json")).stdout)
+    assert found["short_documents"] == 2
+    again = clara(*compress(file, tmp_path / "index", "--resume")).stdout
+    assert len(again.splitlines()) == 1
 
 
 def test_existing_index_needs_resume(clara, refused, compress, write_corpus, tmp_path):
@@ -186,7 +209,7 @@ def test_document_named_as_a_chunk_is_not_taken_for_its_document(
 def test_bad_usage(refused, compress, write_corpus, model, tmp_path):
     file, output = write_corpus(count=1), tmp_path / "index"
     assert "No such file" in refused(*compress(str(tmp_path / "none.jsonl"), output))
-    assert "directory" in refused(*compress(str(tmp_path), output))
+    assert "is a folder" in refused(*compress(str(tmp_path), output))
     assert "holds no documents" in refused(*compress(write_corpus([]), output))
     assert "--batch-tokens" in refused(*compress(file, output, "--batch-tokens", "0"), code=2)
     assert "--overflow" in refused(*compress(file, output, "--overflow", "wrap"), code=2)

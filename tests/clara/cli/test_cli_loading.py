@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from clara.cli.errors import CommandError
-from clara.cli.loading import check_device, load_model
+from clara.cli.loading import load_model
 from clara.cli.options import Quantization
+from clara.cli.paths import check_device
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])

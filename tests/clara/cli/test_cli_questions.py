@@ -2,9 +2,12 @@ import json
 import shutil
 
 import pytest
+from typer.testing import CliRunner
 
-from clara import Clara
-from clara.cli.output import printable
+from clara import Clara, ClaraConfig
+from clara.answering import Answer, find
+from clara.cli.app import app
+from clara.cli.output import UNTRAINED, printable
 from clara.index import MemoryIndex
 
 QUESTION = "How many rivers has country 3?"
@@ -28,8 +31,9 @@ def test_search_json(clara, on, expected):
     printed = clara(*on("search", "--top-k", "2", "--json", QUESTION)).stdout
     assert len(printed.splitlines()) == 1
     found = json.loads(printed)
-    assert set(found) == {"question", "documents", "timings_ms"}
+    assert set(found) == {"question", "trained", "documents", "timings_ms"}
     assert found["question"] == QUESTION
+    assert found["trained"] is False
     assert found["documents"] == [
         {"id": each.id, "title": each.title, "score": each.score, "text": each.text}
         for each in expected.documents
@@ -47,7 +51,8 @@ def test_search_for_readers(clara, on, expected):
         assert each.title in line
     for line, each in zip(lines[2::2], expected.documents):
         assert each.text.split(".")[0] in line
-    assert lines[-1].startswith("time: query ")
+    assert lines[-2].startswith("time: query ")
+    assert lines[-1] == UNTRAINED
 
 
 def test_more_documents_asked_for_than_there_are(clara, on):
@@ -66,9 +71,12 @@ def test_ask_json(clara, on, expected):
     assert set(timings) == {"query", "rank", "generate"}
     assert all(isinstance(value, float) and value > 0 for value in timings.values())
     assert found == {
+        "question": QUESTION,
         "answer": expected.text,
+        "trained": False,
         "documents": [
-            {"id": each.id, "title": each.title, "score": each.score} for each in expected.documents
+            {"id": each.id, "title": each.title, "score": each.score, "text": each.text}
+            for each in expected.documents
         ],
         "prompt_tokens": expected.prompt_tokens,
         "text_prompt_tokens": expected.text_prompt_tokens,
@@ -86,8 +94,78 @@ def test_ask_for_readers(clara, on, expected, stream):
         assert f"{each.score:.4f}  {each.id}" in rest
     counts = f"{expected.prompt_tokens} tokens, {expected.text_prompt_tokens} with"
     assert counts in rest
-    assert rest.splitlines()[-1].startswith("time: query ")
-    assert ", generate " in rest
+    *_, timings, note = rest.splitlines()
+    assert timings.startswith("time: query ")
+    assert ", generate " in timings
+    assert note == UNTRAINED
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+@pytest.mark.parametrize("blank", ["", " \n\t"])
+def test_a_blank_answer_is_explained(clara, on, monkeypatch, stream, blank):
+    def answer(self, questions, documents, **options):
+        (found,) = find(self, self.encode_queries(questions), documents, 1)
+        timings = {"query": 1.0, "rank": 1.0, "generate": 1.0}
+        return [Answer(blank, found.documents, 1, 2, timings)]
+
+    monkeypatch.setattr(Clara, "answer", answer)
+    monkeypatch.setattr(Clara, "stream", lambda *arguments, **options: iter(blank))
+    printed = clara(*on("ask", *stream, QUESTION)).stdout
+    assert printed.startswith("(empty answer)\n\n")
+    assert printed.count(UNTRAINED) == 1
+    if not stream:
+        assert json.loads(clara(*on("ask", "--json", QUESTION)).stdout)["answer"] == blank
+
+
+@pytest.fixture(scope="module")
+def trained(backbone, index, tmp_path_factory):
+    """A model whose memory is that of `model`, and whose generator was trained."""
+    config = ClaraConfig(document_length=64, compression_rate=16, dtype="float32")
+    made = Clara.from_backbone(backbone, config)
+    for name, value in made.adapters.parameters("generator").items():
+        if "lora_B" in name:
+            value.data.fill_(1e-3)
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    made.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("command", ["search", "ask"])
+def test_a_trained_model_is_not_called_untrained(clara, index, trained, command):
+    on = (command, "--model", trained, "--index", index, QUESTION)
+    assert "untrained" not in clara(*on).stdout
+    assert json.loads(clara(*on, "--json").stdout)["trained"] is True
+
+
+@pytest.mark.parametrize("command", ["search", "ask"])
+def test_a_question_from_standard_input(on, command):
+    def found(given, *more):
+        arguments = on(command, "--json", *more)
+        return CliRunner().invoke(app, arguments, input=given)
+
+    done = found(b"\xef\xbb\xbfWie viele Fl\xc3\xbcsse?\nHat es welche?\n\n", "-")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["question"] == "Wie viele Flüsse?\nHat es welche?"
+    for given, reason in ((b"", "the question is empty"), (b"\n", "empty"), (b"\xff", "UTF-8")):
+        done = found(given, "-")
+        assert (done.exit_code, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert reason in line
+
+
+@pytest.mark.parametrize("command", ["search", "ask"])
+def test_model_and_index_from_the_environment(
+    clara, refused, monkeypatch, model, index, tmp_path, command
+):
+    monkeypatch.setenv("CLARA_MODEL", model)
+    monkeypatch.setenv("CLARA_INDEX", index)
+    assert json.loads(clara(command, "--json", QUESTION).stdout)["question"] == QUESTION
+    # What is given comes first.
+    assert "none: not found" in refused(command, "--index", str(tmp_path / "none"), QUESTION)
+    monkeypatch.setenv("CLARA_MODEL", str(tmp_path / "none"))
+    assert "none' does not exist" in refused(command, QUESTION)
+    monkeypatch.setenv("CLARA_MODEL", "")
+    assert "--model" in refused(command, QUESTION, code=2)
 
 
 def test_hostile_documents_cannot_steer_the_terminal(clara, model, write_corpus, tmp_path):
@@ -174,7 +252,9 @@ def test_process_keeps_stdout_to_one_object(process, on):
     assert result.stderr == ""
     assert len(result.stdout.splitlines()) == 1
     assert set(json.loads(result.stdout)) == {
+        "question",
         "answer",
+        "trained",
         "documents",
         "timings_ms",
         "prompt_tokens",

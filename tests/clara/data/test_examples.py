@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from clara.data import DataError
@@ -54,7 +55,7 @@ def test_pretraining():
         ({"data_type": ...}, "'data_type' is missing"),
         ({"answers": ["Ada"]}, "there are 2 questions and 1 answers"),
         ({"docs": []}, "'docs' is empty"),
-        ({"docs": ["a", 3]}, r"'docs\[1\]' must be a string, got a number"),
+        ({"docs": ["a", 3]}, r"'docs\[1\]' must be a string, got the number 3"),
         ({"question": "Who?"}, "'question' must be a list of strings, got a string"),
     ],
 )
@@ -71,6 +72,7 @@ def test_pretraining_records_that_are_none(changes, message):
         ({"answer": ..., "gold_answer": "Ben", "golden_answers": ["Eve"]}, "Ben"),
         ({"answer": ..., "gold_answer": ["Ben"]}, "Ben"),
         ({"answers": ["Cid"]}, "Ada"),
+        ({"answer": float("nan"), "answers": ["Cid"]}, "Cid"),
         ({"answer": None, "answers": ["Cid"], "golden_answers": ["Eve"]}, "Cid"),
     ],
 )
@@ -84,10 +86,12 @@ def test_positives():
     assert read(ranking_example, pos_index=...).positives == ()
     assert read(ranking_example, pos_index=None).positives == ()
     assert read(ranking_example, pos_index=[1, 0, 1]).positives == (1, 0)
+    (plain,) = read(ranking_example, pos_index=[np.int64(1)]).positives
+    assert (plain, type(plain)) == (1, int)
     for index in (2, -1):
         with pytest.raises(DataError, match=rf"'pos_index\[0\]' is {index}, there are 2"):
             read(ranking_example, pos_index=[index])
-    for index, kind in (("1", "a string"), (True, "a boolean"), (1.0, "a number")):
+    for index, kind in (("1", "a string"), (True, "a boolean"), (1.0, "the number 1.0")):
         with pytest.raises(DataError, match=f"must be an integer, got {kind}"):
             read(ranking_example, pos_index=[index])
 
@@ -147,7 +151,7 @@ def test_sources(tmp_path, monkeypatch):
     file = file_of(tmp_path, RANKED)
     assert len(open_examples(str(file), "train", ranking_example)) == 1
     for source, message in (
-        (str(tmp_path), "is not a file"),
+        (str(tmp_path), "is a folder; records are JSON lines"),
         ("missing.jsonl", "missing.jsonl: no such file"),
         (str(tmp_path / "none"), "no such file"),
     ):

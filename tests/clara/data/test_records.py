@@ -4,6 +4,7 @@ import os
 import re
 import stat
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,13 +35,18 @@ def question(number=0, **fields):
 
 def test_documents_are_read_with_and_without_title(written):
     path = written(
-        document(0, title="A title"), document(1), document(2, title=None), document(3, title="")
+        document(0, title="A title"),
+        document(1),
+        document(2, title=None),
+        document(3, title=""),
+        document(4, title=float("nan")),
     )
     assert list(read_documents(path)) == [
         Document("d0", "text 0", "A title"),
         Document("d1", "text 1"),
         Document("d2", "text 2"),
         Document("d3", "text 3", ""),
+        Document("d4", "text 4"),
     ]
 
 
@@ -109,14 +115,15 @@ def test_unknown_fields_are_ignored(written):
         (b'["a", "b"]', "must be a JSON object, got a list"),
         (b'"text"', "must be a JSON object, got a string"),
         (b"null", "must be a JSON object, got null"),
-        (b"3", "must be a JSON object, got a number"),
+        (b"3", "must be a JSON object, got the number 3"),
         ({"contents": "t"}, "field 'id' is missing"),
         (document(id=""), "field 'id' is empty"),
         (document(id=" \n"), "field 'id' is empty"),
-        (document(id=None), "field 'id' must be a string, got null"),
-        (document(id=True), "field 'id' must be a string, got a boolean"),
-        (document(id=1.0), "field 'id' must be a string, got a number"),
-        (document(id=["a"]), "field 'id' must be a string, got a list"),
+        (document(id=None), "field 'id' must be a string or an integer, got null"),
+        (document(id=True), "field 'id' must be a string or an integer, got a boolean"),
+        (document(id=1.0), "field 'id' must be a string or an integer, got the number 1.0"),
+        (document(id=float("nan")), "'id' must be a string or an integer, got the number nan"),
+        (document(id=["a"]), "field 'id' must be a string or an integer, got a list"),
         ({"id": "a"}, "'a': field 'contents' is missing"),
         ({"id": "a", "text": "t"}, "'a': field 'contents' is missing"),
         (document(contents=""), "'d0': field 'contents' is empty"),
@@ -124,7 +131,7 @@ def test_unknown_fields_are_ignored(written):
         (document(contents=None), "'d0': field 'contents' must be a string, got null"),
         (document(contents=["t"]), "'d0': field 'contents' must be a string, got a list"),
         (document(contents={}), "'d0': field 'contents' must be a string, got an object"),
-        (document(title=5), "'d0': field 'title' must be a string, got a number"),
+        (document(title=5), "'d0': field 'title' must be a string, got the number 5"),
         (document(id="\ud800"), r"field 'id' holds half a surrogate pair, \ud800, at character 0"),
         (document(contents="ab\udfffc"), r"surrogate pair, \udfff, at character 2"),
         (document(title="\udc00"), "'d0': field 'title' holds half a surrogate pair"),
@@ -151,11 +158,14 @@ def test_a_bad_document_is_named_by_its_line(written, line, reason):
         (question(golden_answers=[]), "'q0': field 'golden_answers' is empty"),
         (question(golden_answers="Ada"), "'golden_answers' must be a list of strings, got a str"),
         (question(golden_answers=None), "'golden_answers' must be a list of strings, got null"),
-        (question(golden_answers=["a", 3]), "'golden_answers[1]' must be a string, got a number"),
+        (
+            question(golden_answers=["a", 3]),
+            "'golden_answers[1]' must be a string, got the number 3",
+        ),
         (question(golden_answers=["\ud800"]), "'golden_answers[0]' holds half a surrogate pair"),
         (question(positives="d1"), "'positives' must be a list of strings, got a string"),
         (question(positives=["d1", ""]), "field 'positives[1]' is empty"),
-        (question(positives=[None]), "'positives[0]' must be a string, got null"),
+        (question(positives=[None]), "'positives[0]' must be a string or an integer, got null"),
     ],
 )
 def test_a_bad_question_is_named_by_its_line(written, line, reason):
@@ -182,7 +192,7 @@ def test_a_long_id_is_cut_in_messages(written):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match=r"nothing\.jsonl: No such file or directory$"):
         next(read_documents(tmp_path / "nothing.jsonl"))
-    with pytest.raises(DataError, match=r"Is a directory$"):
+    with pytest.raises(DataError, match=r": is a folder; questions are JSON lines"):
         next(read_questions(tmp_path))
 
 
@@ -241,6 +251,12 @@ def test_mappings_are_written_one_per_line_in_utf8(tmp_path):
     assert path.read_bytes() == '{"a": "ü\\n"}\n{"b": [1, null]}\n'.encode()
 
 
+def test_what_a_table_holds_is_written_as_plain_values(tmp_path):
+    path = tmp_path / "out.jsonl"
+    write_jsonl(path, [Document(np.int64(7), np.str_("text"), float("nan"))])
+    assert path.read_text() == '{"id": "7", "contents": "text"}\n'
+
+
 def test_no_records_make_an_empty_file(tmp_path):
     write_jsonl(tmp_path / "out.jsonl", [])
     assert (tmp_path / "out.jsonl").read_bytes() == b""
@@ -253,6 +269,13 @@ def test_no_records_make_an_empty_file(tmp_path):
         ({"a": float("nan")}, r"records\[1\] cannot be written"),
         ({"a": object()}, r"records\[1\] cannot be written"),
         ({"a": "\ud800"}, r"records\[1\] cannot be written"),
+        (Document(1.0, "text"), r"records\[1\]\.id must be a string or an integer, got the number"),
+        (Document("a", None), r"records\[1\]\.text must be a string, got null"),
+        (Document("a", "text", ["b"]), r"records\[1\]\.title must be a string, got a list"),
+        (Question(True, "Who?", ("Ada",)), r"records\[1\]\.id must be a string or an integer"),
+        (Question("q", "Who?", (1,)), r"records\[1\]\.golden_answers\[0\] must be a string"),
+        (Question("q", "Who?", "Ada"), r"records\[1\]\.golden_answers must be a list of strings"),
+        (Question("q", "Who?", ("Ada",), (None,)), r"records\[1\]\.positives\[0\] must be"),
     ],
 )
 @pytest.mark.parametrize("existing", [True, False])

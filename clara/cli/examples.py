@@ -1,0 +1,62 @@
+"""Examples of commands, shown at the end of their `--help`."""
+
+from __future__ import annotations
+
+import typer
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "init": (
+        "clara init HuggingFaceTB/SmolLM2-135M-Instruct models/mine",
+        "clara init backbones/qwen3 models/8x --compression-rate 8",
+    ),
+    "convert": ("clara convert checkpoints/reference models/reference",),
+    "compress": (
+        "clara compress --model models/mine --corpus docs.jsonl --output index",
+        "clara compress --model m --corpus more.jsonl --output index --resume",
+    ),
+    "search": (
+        'clara search --model models/mine --index index "Where is Aruba?"',
+        "clara search --model models/mine --index index --json - < question.txt",
+    ),
+    "ask": (
+        'clara ask --model models/mine --index index "Where is Aruba?"',
+        "export CLARA_MODEL=models/mine CLARA_INDEX=index",
+        'clara ask --stream "Where is Aruba?"',
+        "clara ask --json - < question.txt",
+    ),
+    "train": (
+        "clara train pretrain --config recipes/smollm2-135m/16x.yaml",
+        "clara train instruct --config run.yaml --max-steps 20 --resume",
+    ),
+    "plot": ("clara plot runs/mine/pretrain --output curves.png",),
+    "synthesize": (
+        "export OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none",
+        "clara synthesize --corpus docs.jsonl --output scp.jsonl --generator openai:m",
+    ),
+    "info": ("clara info models/mine", "clara info --json index"),
+    "doctor": ("clara doctor", "clara doctor --json"),
+    "demo": ('clara demo --documents 12 --question "Where is Kenya?"',),
+    "bench report": (
+        "clara bench report build/bench/results.json -o report",
+        "clara bench report before.json after.json",
+    ),
+}
+"""By the words of a command. Each fits a line of a terminal with 80 columns."""
+
+
+def add_examples(app: typer.Typer, above: str = "") -> None:
+    """Give every command of an application, and of those in it, its examples."""
+    for command in app.registered_commands:
+        callback = command.callback
+        name = command.name or (callback.__name__ if callback else "")
+        if examples := EXAMPLES.get(f"{above}{name}"):
+            command.epilog = _shown(examples)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            add_examples(group.typer_instance, f"{above}{group.typer_instance.info.name} ")
+
+
+def _shown(examples: tuple[str, ...]) -> str:
+    """Paragraphs, which all versions of typer leave on lines of their own."""
+    title = "Example:" if len(examples) == 1 else "Examples:"
+    return "\n\n".join([title, *(f"$ {each}" for each in examples)])

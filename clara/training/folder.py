@@ -1,0 +1,142 @@
+"""What the folder of a run holds. Read without torch, so that `clara info` and `plot` are quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clara.training.settings import SettingsError
+
+LOG = "log.jsonl"
+MODEL = "model"
+"""Folder of the trained model in a run's folder."""
+RECORD = "run.json"
+"""Settings and data of a run, in its folder and in each of its checkpoints."""
+UNFINISHED = ".unfinished-"
+"""What the name of a checkpoint begins with while it is written."""
+
+
+def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = {
+        int(match[1]): Path(folder) / match[0]
+        for name in (os.listdir(folder) if os.path.isdir(folder) else [])
+        if (match := re.fullmatch(r"checkpoint-(\d+)", name))
+    }
+    return [found[step] for step in sorted(found)]
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Refuse to write a run over another one.
+
+    Raises:
+        SettingsError: there is a run already and `resume` is not wanted, or it is finished and
+            holds no checkpoint to go on from.
+    """
+    found, finished = checkpoints(folder), (folder / MODEL).exists()
+    if (found or finished) and not resume:
+        raise SettingsError(f"{folder}: holds a run already; resume it, or choose another folder")
+    if finished and not found:
+        raise SettingsError(f"{folder}: is finished, and holds no checkpoint to go on from")
+
+
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Remove what a killed run left behind of a checkpoint it was writing."""
+    for path in Path(folder).glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def steps_of(checkpoint: Path) -> int:
+    """Steps that were done when a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, finished or not."""
+    return (folder / LOG).is_file() or (folder / RECORD).is_file() or bool(checkpoints(folder))
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `run.json`; the file holds all of the record or what it held before."""
+    temporary = folder / f"{RECORD}.tmp"
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / RECORD)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """`run.json` of a run or a checkpoint; None if there is none, as in runs of version 0.1.
+
+    Raises:
+        ValueError: the file cannot be read; names it.
+    """
+    file = folder / RECORD
+    if not file.is_file():
+        return None
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: cannot read the run's settings: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{file}: is not a JSON object")
+    return record
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a run; a last line that a kill cut off is left out.
+
+    Raises:
+        ValueError: a line before the last is not a record.
+    """
+    records: list[dict[str, Any]] = []
+    written = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(written, 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                raise ValueError("no step")
+        except ValueError as error:
+            if number == len(written):
+                break
+            raise ValueError(f"{path}:{number}: is not a record of a run") from error
+        records.append(record)
+    return records
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What is known of a run from its files, for `clara info`.
+
+    Returns:
+        "stage", "steps" done, "max_steps", "loss" (the last logged), "scores" (of the last
+        evaluation), "model" and "last_checkpoint" (paths, or None), "finished". Values that the
+        files do not tell are None.
+
+    Raises:
+        ValueError: a file of the run is damaged; names it.
+    """
+    record = read_record(folder) or {}
+    logged = read_log(folder / LOG) if (folder / LOG).is_file() else []
+    saved = checkpoints(folder)
+    finished = (folder / MODEL).is_dir()
+    steps = max([0, *(each["step"] for each in logged), *map(steps_of, saved)])
+    losses = [each["loss"] for each in logged if "loss" in each]
+    evaluated = [each for each in logged if any(name.startswith("eval_") for name in each)]
+    scores = {k: v for k, v in (evaluated[-1] if evaluated else {}).items() if k in _SCORES}
+    return {
+        "stage": record.get("stage"),
+        "finished": finished,
+        "steps": steps,
+        "max_steps": record.get("max_steps"),
+        "loss": losses[-1] if losses else None,
+        "scores": scores,
+        "train_data": (record.get("train_data") or {}).get("source"),
+        "model": str(folder / MODEL) if finished else None,
+        "last_checkpoint": str(saved[-1]) if saved else None,
+    }
+
+
+_SCORES = ("eval_loss", "eval_ce", "eval_mse", "eval_contrastive", "eval_recall@1", "eval_recall@5")

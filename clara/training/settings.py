@@ -1,0 +1,379 @@
+"""Settings of a run as they stand in YAML and on the command line.
+
+They are read and checked here without torch and transformers, whose imports take seconds: a
+mistyped setting is answered at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+STAGES = ("text", "pretrain", "instruct", "end-to-end", "contrastive")
+
+
+class SettingsError(ValueError):
+    """Settings of a run are not usable; the message names the setting."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run trains, and on what.
+
+    Attributes:
+        model: folder or hub id of a CLaRa model to go on from, or None.
+        backbone: of a new model, or where that of `model` is now.
+        config: fields of `ClaraConfig`, from the file and the command line.
+        train_data, eval_data: file of JSON lines or name of a data set.
+        train_split, eval_split: of a data set.
+        arguments: of the trainer.
+    """
+
+    model: str | None
+    backbone: str | None
+    config: dict[str, Any]
+    train_data: str
+    eval_data: str | None
+    train_split: str
+    eval_split: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+_OWN = {f.name: f for f in fields(RunSettings) if f.name not in ("config", "arguments")}
+
+
+def read_settings(path: str | Path, stage: str, overrides: Mapping[str, Any]) -> RunSettings:
+    """Settings of one stage.
+
+    The file is a mapping. Its settings hold for all stages; those under a stage's name hold for
+    that stage and come first. `extends` names a file, relative to this one, whose settings stand
+    behind. `overrides` come before everything.
+
+    Raises:
+        SettingsError: not YAML, an unknown setting, or no data; names the file.
+    """
+    merged = {**_settings_of(Path(path).expanduser(), stage, ()), **overrides}
+    known, of_model = trainer_settings(), model_settings()
+    for name in merged:
+        if name not in known | _OWN.keys() | of_model:
+            close = difflib.get_close_matches(name, known | _OWN.keys() | of_model, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise SettingsError(f"{path}: unknown setting {name!r}{hint}")
+    if not merged.get("train_data"):
+        raise SettingsError(f"{path}: no train_data for {stage}")
+    if not (merged.get("model") or merged.get("backbone")):
+        raise SettingsError(f"{path}: neither a model nor a backbone to train")
+    if not merged.get("output_dir"):
+        raise SettingsError(f"{path}: no output_dir for {stage}")
+    own: dict[str, Any] = {name: merged.get(name) for name in _OWN}
+    for name, value in own.items():
+        if value is not None and not isinstance(value, str):
+            raise SettingsError(f"{path}: {name} must be a string, got {value!r}")
+    own["train_split"] = own["train_split"] or "train"
+    own["eval_split"] = own["eval_split"] or "validation"
+    return RunSettings(
+        **own,
+        config={name: value for name, value in merged.items() if name in of_model},
+        arguments={name: value for name, value in merged.items() if name in known},
+    )
+
+
+def _settings_of(path: Path, stage: str, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The settings of a file for a stage, with those of the files it extends."""
+    if path.resolve() in above:
+        raise SettingsError(f"{path}: extends itself")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{path}: not readable as YAML: {reason}") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise SettingsError(f"{path}: must be a mapping from names of settings to values")
+    parent = values.pop("extends", None)
+    base: dict[str, Any] = {}
+    if parent is not None:
+        if not isinstance(parent, str):
+            raise SettingsError(f"{path}: extends must be the name of a file, got {parent!r}")
+        base = _settings_of(path.parent / parent, stage, (*above, path.resolve()))
+    stages = {name: values.pop(name) for name in STAGES if name in values}
+    for name, section in stages.items():
+        if not isinstance(section, dict):
+            raise SettingsError(f"{path}: {name} must be a mapping, got {section!r}")
+    return {**base, **values, **stages.get(stage, {})}
+
+
+def parse_overrides(words: list[str]) -> dict[str, Any]:
+    """`--max-steps 20 --bf16 --selection '[{temperature: 0.1}]'` as settings.
+
+    A value is read as YAML; an option without one is true.
+
+    Raises:
+        SettingsError: a word that belongs to no option, or a value that is not YAML.
+    """
+    overrides: dict[str, Any] = {}
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        if not word.startswith("--") or len(word) < 3:
+            raise SettingsError(f"unexpected argument {word!r}; settings are given as --name value")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if position < len(words) and not words[position].startswith("--"):
+                value = words[position]
+                position += 1
+            else:
+                value = "true"
+        try:
+            overrides[name.replace("-", "_")] = as_number(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--{name}: {value!r} is not readable as YAML") from error
+    return overrides
+
+
+def as_number(value: Any) -> Any:
+    """A string that YAML 1.1 did not read as a number, such as 1e-4, as one."""
+    if isinstance(value, str):
+        try:
+            return float(value) if set(value) <= set("0123456789.eE+-") else value
+        except ValueError:
+            return value
+    return value
+
+
+# Names of settings
+
+
+def trainer_settings() -> set[str]:
+    """Names of the trainer's settings, transformers' and ours."""
+    ours = _declared("clara", "training/arguments.py", "ClaraTrainingArguments")
+    theirs = _declared("transformers", "training_args.py", "TrainingArguments")
+    if not ours or not theirs:  # no sources to look at
+        from clara.training.arguments import ClaraTrainingArguments
+
+        return {f.name for f in fields(ClaraTrainingArguments) if f.init}
+    return {*ours, *theirs}
+
+
+def model_settings() -> set[str]:
+    """Names of the settings in `ClaraConfig` but "backbone"."""
+    names = _declared("clara", "config.py", "ClaraConfig")
+    if not names:
+        from clara.config import ClaraConfig
+
+        names = frozenset(f.name for f in fields(ClaraConfig))
+    return set(names) - {"backbone"}
+
+
+@cache
+def _declared(package: str, file: str, name: str) -> frozenset[str]:
+    """Fields of a dataclass from its source, which reads in milliseconds; empty if there is none.
+
+    Fields that its `__init__` does not take are left out.
+    """
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        try:
+            tree = ast.parse(Path(folder, file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, SyntaxError):
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                return frozenset(
+                    part.target.id
+                    for part in node.body
+                    if isinstance(part, ast.AnnAssign)
+                    and isinstance(part.target, ast.Name)
+                    and not _is_left_out(part)
+                )
+    return frozenset()
+
+
+def _is_left_out(declaration: ast.AnnAssign) -> bool:
+    value = declaration.value
+    if ast.unparse(declaration.annotation).startswith("ClassVar"):
+        return True
+    given = value.keywords if isinstance(value, ast.Call) else []
+    return any(k.arg == "init" and ast.unparse(k.value) == "False" for k in given)
+
+
+# Values of settings
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Which numbers a setting may have.
+
+    Attributes:
+        least: the smallest; the bound itself is left out if `above`.
+        most: the largest.
+        below: the first that is too large.
+        whole: integers alone.
+    """
+
+    least: float = 0
+    most: float = math.inf
+    below: float = math.inf
+    whole: bool = False
+    above: bool = False
+
+    def holds(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if not math.isfinite(value) or (self.whole and value != int(value)):
+            return False
+        if value < self.least or (self.above and value == self.least):
+            return False
+        return value <= self.most and value < self.below
+
+    def __str__(self) -> str:
+        text = "a whole number" if self.whole else "a number"
+        if self.above:
+            return f"{text} above {self.least:g}"
+        text += f" of at least {self.least:g}"
+        if self.below < math.inf:
+            return f"{text} and below {self.below:g}"
+        return text if self.most == math.inf else f"{text} and at most {self.most:.0f}"
+
+
+_COUNT = Numbers(1, whole=True)
+_FROM_ZERO = Numbers(whole=True)
+_SEED = Numbers(whole=True, most=2**32 - 1)  # what NumPy takes
+NUMBERS: dict[str, Numbers] = {
+    "num_train_epochs": Numbers(above=True),
+    "learning_rate": Numbers(),
+    "per_device_train_batch_size": _COUNT,
+    "per_device_eval_batch_size": _COUNT,
+    "gradient_accumulation_steps": _COUNT,
+    "total_batch_size": _COUNT,
+    "eval_accumulation_steps": _COUNT,
+    "torch_empty_cache_steps": _COUNT,
+    "warmup_steps": Numbers(),
+    "weight_decay": Numbers(),
+    "adam_beta1": Numbers(below=1),
+    "adam_beta2": Numbers(below=1),
+    "adam_epsilon": Numbers(),
+    "max_grad_norm": Numbers(),
+    "logging_steps": Numbers(above=True),
+    "eval_steps": Numbers(above=True),
+    "save_steps": Numbers(above=True),
+    "eval_delay": Numbers(),
+    "save_total_limit": _FROM_ZERO,
+    "seed": _SEED,
+    "data_seed": _SEED,
+    "dataloader_num_workers": _FROM_ZERO,
+    "dataloader_prefetch_factor": _COUNT,
+    "ddp_timeout": _COUNT,
+    "alignment_weight": Numbers(),
+    "max_prompt_tokens": _COUNT,
+    "patience": _COUNT,
+    "negatives": _FROM_ZERO,
+    "negatives_every": _FROM_ZERO,
+}
+"""Settings of the trainer that are numbers, and which; None stands for the default."""
+
+
+def check_numbers(values: Mapping[str, Any]) -> None:
+    """Refuse numbers that a run cannot be made with, NaN and infinity among them.
+
+    Raises:
+        SettingsError: names the setting, its value and what it may be.
+    """
+    for name, allowed in NUMBERS.items():
+        value = as_number(values.get(name))
+        if value is None or allowed.holds(value):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SettingsError(f"{name} must be a number, got {value!r}")
+        if allowed.whole and math.isfinite(value) and value != int(value):
+            raise SettingsError(f"{name} must be a whole number, got {value!r}")
+        raise SettingsError(f"{name} must be {allowed}, got {value!r}")
+    steps = as_number(values.get("max_steps"))
+    if isinstance(steps, int | float) and steps != -1 and not _COUNT.holds(steps):
+        raise SettingsError(
+            f"max_steps must be a whole number of at least 1, or -1 to train num_train_epochs, "
+            f"got {steps!r}"
+        )
+
+
+_REPORTERS: dict[str, tuple[str, ...]] = {
+    "azure_ml": ("azureml",),
+    "clearml": ("clearml",),
+    "codecarbon": ("codecarbon",),
+    "comet_ml": ("comet_ml",),
+    "dagshub": ("dagshub", "mlflow"),
+    "dvclive": ("dvclive",),
+    "flyte": ("flytekit",),
+    "mlflow": ("mlflow",),
+    "neptune": ("neptune",),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+}
+_PACKAGES = {"azureml": "azureml-mlflow", "comet_ml": "comet-ml"}
+
+
+def check_reporters(report_to: Any) -> None:
+    """Refuse a reporter whose package is not installed, before anything is loaded.
+
+    Args:
+        report_to: a name or a list of them; "all" stands for those that are installed.
+
+    Raises:
+        SettingsError: names the reporter and the package to install.
+    """
+    names = [report_to] if isinstance(report_to, str) else (report_to or [])
+    for name in names:
+        if not isinstance(name, str) or name not in _REPORTERS:
+            continue  # "none", "all", and what other versions of transformers know
+        modules = _REPORTERS[name]
+        found = [find_spec(module) is not None for module in modules]
+        if not (any(found) if name == "tensorboard" else all(found)):
+            missing = modules[found.index(False)]
+            package = _PACKAGES.get(missing, missing)
+            raise SettingsError(
+                f"report_to: {name} needs the package {package}, which is not installed: "
+                f"pip install {package}"
+            )
+
+
+def check_early(settings: RunSettings) -> None:
+    """What can be said of settings before torch is imported: numbers, reporters and paths.
+
+    Raises:
+        ValueError: a kind of it, with one line.
+    """
+    check_numbers(settings.arguments)
+    check_reporters(settings.arguments.get("report_to"))
+    for name in ("model", "backbone"):
+        place = getattr(settings, name)
+        if place and _is_path(place) and not Path(place).expanduser().exists():
+            raise SettingsError(f"{name} {place!r} does not exist")
+    from clara.data.examples import check_source
+
+    check_source(settings.train_data)
+    if settings.eval_data:
+        check_source(settings.eval_data)
+    if settings.config:
+        from clara.config import ClaraConfig
+
+        try:
+            ClaraConfig().replace(**settings.config)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(str(error)) from error
+
+
+def _is_path(place: str) -> bool:
+    return Path(place).expanduser().is_absolute() or place.startswith((".", "~"))
