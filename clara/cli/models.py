@@ -52,7 +52,11 @@ def init(
 
 def convert(
     source: Annotated[
-        str, typer.Argument(help="Checkpoint folder of the reference implementation.")
+        str,
+        typer.Argument(
+            help="Checkpoint of the reference implementation: folder, or place on the hub, such "
+            "as apple/CLaRa-7B-Base/compression-16."
+        ),
     ],
     target: Target,
     backbone: options.Backbone = None,
