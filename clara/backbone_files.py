@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,18 +16,24 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from clara import hub
+
+_TEXTS = (".json", ".jinja", ".txt", ".model", ".tiktoken")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
 
 class BackboneError(ValueError):
     """A backbone that cannot be found, read, or used."""
 
 
 def resolve_backbone(name_or_path: str) -> str:
-    """Folder or hub id that transformers can load: converts GGUF files, checks local paths.
+    """Folder that transformers can load: converts GGUF files, downloads models of the hub.
 
     Raises:
-        BackboneError: a path that does not exist, or a folder that holds no model.
+        BackboneError: a path that does not exist, a folder that holds no model, or a model that
+            cannot be got from the hub.
     """
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise BackboneError(f"backbone file {name_or_path!r} does not exist")
@@ -37,7 +44,36 @@ def resolve_backbone(name_or_path: str) -> str:
         return str(path)
     if path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
         raise BackboneError(f"backbone folder {name_or_path!r} does not exist")
-    return name_or_path
+    try:
+        return str(hub.snapshot(name_or_path, choose=_needed_files, complete=_is_complete))
+    except hub.HubError as error:
+        raise BackboneError(f"backbone {error}") from error
+
+
+def _needed_files(files: Sequence[str], download: Callable[[str], Path]) -> list[str]:
+    """Of the files on the hub, those that transformers reads: no pickles and no other formats."""
+    here = [file for file in files if "/" not in file]
+    if "config.json" not in here:
+        raise hub.HubError("on the hub holds no config.json")
+    if SAFE_WEIGHTS_NAME in here:
+        weights = [SAFE_WEIGHTS_NAME]
+    elif SAFE_WEIGHTS_INDEX_NAME in here:
+        weights = [file.name for file in weight_files(download(SAFE_WEIGHTS_INDEX_NAME).parent)]
+    else:
+        raise hub.HubError("on the hub holds no weights as safetensors")
+    texts = [file for file in here if Path(file).suffix in _TEXTS]
+    templates = [file for file in files if file.startswith("additional_chat_templates/")]
+    return [*texts, *templates, *weights]
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder of the hub's cache holds configuration, weights and a tokenizer."""
+    try:
+        weights = weight_files(folder)
+    except (OSError, ValueError):
+        return False
+    present = {file.name for file in folder.iterdir()}
+    return all(file.is_file() for file in weights) and not present.isdisjoint(_TOKENIZERS)
 
 
 def local_folder(name_or_path: str) -> Path:
