@@ -12,11 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from clara import hub
+from clara import digest_cache, hub
+from clara.digest_cache import cache_folder
 
 _TEXTS = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -76,31 +76,6 @@ def _is_complete(folder: Path) -> bool:
     return all(file.is_file() for file in weights) and not present.isdisjoint(_TOKENIZERS)
 
 
-def local_folder(name_or_path: str) -> Path:
-    """Folder that holds a backbone's configuration and weights; for a hub id, in the hub's cache.
-
-    The hub is asked only for what its cache lacks: a backbone that was loaded is there.
-
-    Raises:
-        BackboneError: there is none here, and the hub has no such model or cannot be reached.
-    """
-    source = resolve_backbone(name_or_path)
-    if Path(source).is_dir():
-        return Path(source)
-    try:
-        folder = Path(snapshot_download(source, local_files_only=True))
-        if all(file.exists() for file in (folder / "config.json", *weight_files(folder))):
-            return folder
-    except (OSError, ValueError):
-        pass  # it is not there, or only in part
-    patterns = ["config.json", "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME]
-    try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BackboneError(f"cannot get the weights of {name_or_path!r}: {reason}") from error
-
-
 def weight_files(folder: Path, *, shards_first: bool = False) -> list[Path]:
     """The safetensors files that transformers reads from a model's folder.
 
@@ -122,14 +97,6 @@ def weight_files(folder: Path, *, shards_first: bool = False) -> list[Path]:
     return [folder / name for name in sorted(set(listed["weight_map"].values()))]
 
 
-def cache_folder() -> Path:
-    """Where converted backbones are kept: `$CLARA_CACHE`, or `clara` in the user's cache."""
-    root = os.environ.get("CLARA_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clara"
-
-
 def convert_gguf(file: Path) -> Path:
     """Convert a GGUF file to a folder that transformers loads quickly; done once per content.
 
@@ -139,11 +106,8 @@ def convert_gguf(file: Path) -> Path:
     Raises:
         BackboneError: the package `gguf` is missing, or the file cannot be read.
     """
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    target = cache_folder() / "gguf" / f"{file.stem}-{digest.hexdigest()[:16]}"
+    digest = digest_cache.cached(file, [file], lambda: _content_digest(file))
+    target = cache_folder() / "gguf" / f"{file.stem}-{digest[:16]}"
     if target.is_dir():
         return target
     if find_spec("gguf") is None:
@@ -173,3 +137,11 @@ def convert_gguf(file: Path) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _content_digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
