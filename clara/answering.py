@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clara.candidates import Candidates
+from clara.fingerprints import check_readable
 
 if TYPE_CHECKING:
     from clara.model import Clara
@@ -88,11 +89,12 @@ def find(model: Clara, queries: Tensor, source: Any, k: int) -> list[Found]:
             _found(candidates, row, scores, order)
             for row, (scores, order) in enumerate(candidates.rank(queries, k))
         ]
-    if source.fingerprint != model.fingerprint:
-        raise ValueError(
-            f"the index was written by another model ({source.fingerprint[:12]}, this one is "
-            f"{model.fingerprint[:12]}); compress its documents again with this model"
-        )
+    check_readable(
+        model,
+        source.fingerprint,
+        "the index was written",
+        "compress its documents again with this model",
+    )
     found = []
     for hits in source.search(queries, k):
         if not hits:

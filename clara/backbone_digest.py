@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from clara import digest_cache
-from clara.backbone_files import BackboneError, local_folder, weight_files
+from clara.backbone_files import BackboneError, resolve_backbone, weight_files
 from clara.body_weights import body_names
 from clara.progress import byte_progress
 from clara.weight_hashing import hash_tensors, stored_tensors
@@ -33,7 +33,7 @@ def backbone_digest(name_or_path: str) -> str:
     Raises:
         BackboneError: not found, or without safetensors files.
     """
-    source = local_folder(name_or_path)
+    source = Path(resolve_backbone(name_or_path))
     try:
         files = weight_files(source)
         before = digest_cache.state([source / "config.json", *files])
@@ -72,7 +72,7 @@ def sampled_backbone_digest(name_or_path: str) -> str:
     Raises:
         BackboneError: not found, or without safetensors files.
     """
-    source = local_folder(name_or_path)
+    source = Path(resolve_backbone(name_or_path))
     sampled = {}
     try:
         for file in weight_files(source, shards_first=True):

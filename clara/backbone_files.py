@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from clara import hub
@@ -34,7 +33,7 @@ def resolve_backbone(name_or_path: str) -> str:
         BackboneError: a path that does not exist, a folder that holds no model, or a model that
             cannot be got from the hub.
     """
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise BackboneError(f"backbone file {name_or_path!r} does not exist")
@@ -75,31 +74,6 @@ def _is_complete(folder: Path) -> bool:
         return False
     present = {file.name for file in folder.iterdir()}
     return all(file.is_file() for file in weights) and not present.isdisjoint(_TOKENIZERS)
-
-
-def local_folder(name_or_path: str) -> Path:
-    """Folder that holds a backbone's configuration and weights; for a hub id, in the hub's cache.
-
-    The hub is asked only for what its cache lacks: a backbone that was loaded is there.
-
-    Raises:
-        BackboneError: there is none here, and the hub has no such model or cannot be reached.
-    """
-    source = resolve_backbone(name_or_path)
-    if Path(source).is_dir():
-        return Path(source)
-    try:
-        folder = Path(snapshot_download(source, local_files_only=True))
-        if all(file.exists() for file in (folder / "config.json", *weight_files(folder))):
-            return folder
-    except (OSError, ValueError):
-        pass  # it is not there, or only in part
-    patterns = ["config.json", "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME]
-    try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BackboneError(f"cannot get the weights of {name_or_path!r}: {reason}") from error
 
 
 def weight_files(folder: Path, *, shards_first: bool = False) -> list[Path]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from clara.checks import is_integer
 from clara.data.records import Document
 from clara.documents import CompressedDocuments
+from clara.fingerprints import check_readable
 from clara_kernels import cosine_rerank, cosine_topk
 
 if TYPE_CHECKING:
@@ -141,11 +142,7 @@ def _check_shape(model: ClaraCore, memory: Tensor, row: int) -> None:
 
 
 def _check_fingerprint(model: ClaraCore, documents: CompressedDocuments) -> None:
-    if documents.fingerprint != model.fingerprint:
-        raise ValueError(
-            f"documents were compressed by another model ({documents.fingerprint[:12]}, this "
-            f"one is {model.fingerprint[:12]}); compress them again"
-        )
+    check_readable(model, documents.fingerprint, "documents were compressed", "compress them again")
 
 
 def check_top_k(top_k: int) -> int:

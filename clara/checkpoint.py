@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -104,7 +105,7 @@ def locate(name_or_path: str | Path) -> Path:
         ValueError: no such folder or hub model, or one that is not a CLaRa model; a `HubError`
             if it cannot be got from the hub.
     """
-    folder = Path(name_or_path).expanduser()
+    folder = Path(os.path.expanduser(name_or_path))
     if not folder.is_dir():
         name = str(name_or_path)
         if folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1:

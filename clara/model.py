@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -394,5 +395,5 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 def _absolute(name_or_path: str | Path) -> str:
     """A local path as one that holds in any folder; a hub id as it is."""
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     return str(path.resolve()) if path.exists() else str(name_or_path)

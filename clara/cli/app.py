@@ -15,6 +15,7 @@ from clara.cli import (
     corpus,
     demonstration,
     diagnosis,
+    index,
     models,
     questions,
     streams,
@@ -25,7 +26,7 @@ from clara.cli.errors import Group
 from clara.cli.examples import add_examples
 
 # What these do is kept in files: their work goes on if standard output cannot be written.
-WRITE_FILES = {"init", "convert", "compress", "train", "plot", "synthesize", "bench"}
+WRITE_FILES = {"init", "convert", "compress", "train", "plot", "synthesize", "bench", "index"}
 
 app = typer.Typer(
     cls=Group,
@@ -77,6 +78,7 @@ app.command("info")(models.info)
 app.command("doctor")(diagnosis.doctor)
 app.command("demo")(demonstration.demo)
 app.add_typer(benchmarks.bench)
+app.add_typer(index.index)
 add_examples(app)
 
 

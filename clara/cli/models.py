@@ -10,7 +10,7 @@ import typer
 from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.output import one_line, print_json, quiet_libraries, size
-from clara.cli.paths import check_backbone, check_parent, check_reference
+from clara.cli.paths import check_backbone, check_parent, check_reference, expanded
 
 Target = Annotated[str, typer.Argument(help="Folder to write; new or empty.")]
 
@@ -77,17 +77,21 @@ def convert(
 
 
 def info(
-    path: Annotated[str, typer.Argument(help="Model, index or reference checkpoint.")],
+    path: Annotated[
+        str, typer.Argument(help="Model, index, training run or reference checkpoint.")
+    ],
     as_json: options.Json = False,
 ) -> None:
     """Say what a folder holds."""
     from clara.cli.inspection import inspect
 
-    found = inspect(Path(path).expanduser())
+    found = inspect(expanded(path))
     if as_json:
         print_json(found)
         return
     for name, value in found.items():
+        if value is None or value == {}:
+            continue  # what the files do not tell
         print(f"{name.replace('_', ' ')}: {one_line(_shown(name, value))}")
 
 
@@ -97,7 +101,7 @@ def empty_folder(target: str) -> Path:
     Raises:
         CommandError: there is something at that place, or it cannot be written to.
     """
-    folder = Path(target).expanduser()
+    folder = expanded(target)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CommandError(f"{target}: exists already; choose a new or an empty folder")
     check_parent(folder)
@@ -110,7 +114,9 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.2f}"
+        return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(str(each) for each in value) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key}={each}" for key, each in value.items())
+        return ", ".join(f"{key}={_shown(key, each)}" for key, each in value.items())
     return str(value)

@@ -12,8 +12,14 @@ import sys
 from pathlib import Path
 
 from clara.cli.errors import CommandError, user_errors
+from clara.path_characters import check_characters
 
 _CONFIG = "config.json"
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of ~; a name that is no user's stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def check_model(name: str, *, backbone: str | None = None) -> None:
@@ -25,7 +31,7 @@ def check_model(name: str, *, backbone: str | None = None) -> None:
     Raises:
         CommandError: no such folder, or no model in it, or its backbone is missing.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not folder.is_dir():
         if folder.exists() or _is_path(name):
             raise CommandError(f"model folder {name!r} does not exist")
@@ -53,7 +59,7 @@ def check_backbone(name: str | None) -> None:
     """
     if name is None:
         return
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise CommandError(f"backbone file {name!r} does not exist")
@@ -70,8 +76,10 @@ def check_reference(source: str) -> None:
     Raises:
         CommandError: no such folder, or one without configuration.
     """
-    folder = Path(source).expanduser()
-    local = folder.exists() or _is_path(source)
+    folder = expanded(source)
+    # On the hub a checkpoint may lie in a folder of a model: owner/name/folder.
+    hub = source.count("/") >= 2 and not _is_path("/".join(source.split("/")[:2]))
+    local = folder.exists() or (_is_path(source) and not hub)
     if local and not (folder / _CONFIG).is_file():
         raise CommandError(f"{source} is not a reference checkpoint: it holds no {_CONFIG}")
 
@@ -82,7 +90,7 @@ def check_index(path: str) -> None:
     Raises:
         CommandError: nothing there, or something else.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     shown = os.path.realpath(folder)
     if not folder.is_dir():
         what = "is a file, not the folder of an index" if folder.exists() else "not found"
@@ -97,7 +105,7 @@ def check_parent(output: str | Path) -> None:
     Raises:
         CommandError: a folder above it is a file, or may not be written to.
     """
-    parent = Path(output).expanduser().absolute().parent
+    parent = expanded(output).absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
@@ -112,7 +120,9 @@ def check_output(path: str, resume: bool) -> None:
     Raises:
         CommandError: something is there that is not resumed, or it cannot be written to.
     """
-    folder = Path(path).expanduser()
+    with user_errors():
+        check_characters(os.path.realpath(expanded(path)), path)
+    folder = expanded(path)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         check_parent(folder)
     elif not resume:
@@ -162,4 +172,4 @@ def _torch_build() -> tuple[str, str | None]:
 
 def _is_path(name: str) -> bool:
     """Whether a name of a model can be no id of the hub."""
-    return Path(name).expanduser().is_absolute() or name.startswith(".") or name.count("/") != 1
+    return expanded(name).is_absolute() or name.startswith(".") or name.count("/") != 1

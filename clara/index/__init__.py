@@ -1,7 +1,8 @@
 """Compressed documents on disk and exact search over them. Needs the package `pylance`."""
 
-from clara.index.errors import MemoryIndexError
+from clara.index.errors import DuplicateIdError, MemoryIndexError
 from clara.index.hits import Hit
 from clara.index.memory_index import MemoryIndex
+from clara.index.texts import text_digest
 
-__all__ = ["Hit", "MemoryIndex", "MemoryIndexError"]
+__all__ = ["DuplicateIdError", "Hit", "MemoryIndex", "MemoryIndexError", "text_digest"]

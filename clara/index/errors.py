@@ -15,6 +15,22 @@ class MemoryIndexError(ValueError):
     """An index cannot be opened, written or searched, or is damaged. The message is one line."""
 
 
+class DuplicateIdError(MemoryIndexError):
+    """Documents were not added since their ids are in the index already.
+
+    Attributes:
+        ids: all of those ids.
+    """
+
+    def __init__(self, ids: list[str]) -> None:
+        more = f" (and {len(ids) - 1} more)" if len(ids) > 1 else ""
+        super().__init__(f"document {ids[0]!r} is in the index already{more}")
+        self.ids = ids
+
+    def __reduce__(self) -> tuple[type, tuple[list[str]]]:
+        return type(self), (self.ids,)
+
+
 @contextmanager
 def failures_in(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
     """Turn what Lance and Arrow raise into a MemoryIndexError "PATH: `doing` failed: reason".

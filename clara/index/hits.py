@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from clara.index.snapshot import Snapshot
+from clara.index.contents import Contents
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Hit:
     Attributes:
         text, title: what the memory was made from.
         score: cosine to the query, in [-1, 1].
-        row: position in the index.
+        row: position in the index, in the order documents were added.
         memory: `[m, H]` on the CPU, in the index's dtype.
     """
 
@@ -29,10 +29,10 @@ class Hit:
     memory: Tensor = field(repr=False, compare=False)
 
 
-def read_hits(snapshot: Snapshot, scores: Tensor, rows: Tensor) -> list[list[Hit]]:
+def read_hits(contents: Contents, scores: Tensor, rows: Tensor) -> list[list[Hit]]:
     """Hits of each query from scores and rows `[B, k]`; each document is read once."""
     distinct = sorted(set(rows.flatten().tolist()))
-    found = snapshot.take(distinct)
+    found = contents.take(distinct)
     place = {row: position for position, row in enumerate(distinct)}
 
     def hit(score: float, row: int) -> Hit:

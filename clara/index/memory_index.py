@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 import copy
-import fcntl
 import os
-import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
-import lance
 import torch
 from torch import Tensor
 
+from clara.checks import as_integer
 from clara.documents import CompressedDocuments
-from clara.index.errors import MemoryIndexError, failures_in
+from clara.index import writing
+from clara.index.catalog import Catalog
+from clara.index.contents import Contents
+from clara.index.errors import DuplicateIdError, MemoryIndexError
+from clara.index.folders import bytes_on_disk, local_path, new_folder
+from clara.index.header import Header
 from clara.index.hits import Hit, read_hits
-from clara.index.layout import FORMAT_VERSION, Header, encode
+from clara.index.layout import StoredText, encode
 from clara.index.snapshot import Snapshot
+from clara.index.texts import text_digests
 from clara_kernels import cosine_topk
 
 _QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_TRIES = 3  # of a read while the index is replaced or upgraded again and again
+
+Result = TypeVar("Result")
 
 
 class MemoryIndex:
     """Compressed documents of one model in a folder, a Lance dataset. Rows are never changed.
 
     Made by `create` or `open`. Each `add` is one commit: a process killed in the middle of it
-    leaves the index as it was before. Several processes may read and add; each sees what others
-    committed at its next call. Every document carries a checksum that is verified whenever the
-    document is read: a damaged one raises MemoryIndexError with its id, from any method.
+    leaves the index as it was before. Several processes may read and add, on several hosts too;
+    each sees what others committed at its next call. Every document carries a checksum that is
+    verified whenever the document is read: a damaged one raises MemoryIndexError with its id, from
+    any method.
 
-    Searching reads all memory into RAM once, and again after documents were added.
+    If the folder is deleted and an index is built anew at its path, the next call reads the new
+    one, given that it is of the same model and has the same shape, dtype and settings. Otherwise
+    every call raises MemoryIndexError: the index was replaced by another one.
+
+    Searching reads all memory into RAM once, and again after documents were added. Copies, also
+    by `copy.deepcopy` and `pickle`, are handles of the same folder: no document is copied.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._header = snapshot.header
-        self._catalog: _Catalog | None = None
-        self._lock = threading.RLock()  # guards the two above; held while either is loaded
+        self._catalog: Catalog | None = None
+        self._contents: Contents | None = None
+        self._writer = writing.Writer()
+        self._lock = threading.RLock()  # guards all of these; held while any of them is loaded
 
     @classmethod
     def create(
@@ -61,32 +75,26 @@ class MemoryIndex:
             fingerprint: of the model whose memory the index will hold, `Clara.fingerprint`.
             memory_tokens: m, memory tokens per document.
             hidden_size: H.
-            dtype: float32, float16 or bfloat16: how memory is stored and searched.
+            dtype: float32, float16 or bfloat16, or its name: how memory is stored and searched.
             settings: anything JSON holds, to keep beside the documents.
 
         Raises:
             ValueError, TypeError: an argument is not as stated.
-            MemoryIndexError: `path` exists and is no empty folder, or cannot be written.
+            MemoryIndexError: `path` exists and is no empty folder, or cannot be written. Then
+                nothing is left there.
         """
         settings = {} if settings is None else settings
-        header = Header(fingerprint, memory_tokens, hidden_size, dtype, copy.deepcopy(settings))
-        target = _local_path(path)
-        if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
-            raise MemoryIndexError(f"{target}: exists already; choose a new or an empty folder")
-        # Under another name first: a process killed here leaves nothing at `path`.
-        unfinished = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
-        try:
-            with failures_in(target, "creating the index"):
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-                lance.write_dataset(
-                    header.schema.empty_table(),
-                    unfinished,
-                    mode="create",
-                    data_storage_version="2.1",
-                )
-                os.rename(unfinished, target)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        header = Header(
+            fingerprint,
+            memory_tokens,
+            hidden_size,
+            dtype,
+            copy.deepcopy(settings),
+            identity=uuid.uuid4().hex,
+        )
+        target = local_path(path)
+        with new_folder(target) as unfinished:
+            writing.write_empty(header, unfinished)
         return cls.open(target)
 
     @classmethod
@@ -96,37 +104,30 @@ class MemoryIndex:
         Raises:
             MemoryIndexError: nothing there, not an index, a newer format, or damaged.
         """
-        return cls(Snapshot.latest(_local_path(path)))
+        return cls(Snapshot.latest(local_path(path)))
 
     def add(self, compressed: CompressedDocuments) -> None:
         """Store documents after those already there, all of them or none.
 
         Each call is one commit with files of its own; hundreds of documents per call make a
-        compact index. Memory is converted to the index's dtype.
+        compact index. Memory is converted to the index's dtype. Of several processes that add
+        the same id at the same time, one adds its documents and the others get DuplicateIdError.
 
         Args:
             compressed: N documents with memory `[N, m, H]`, on any device.
 
         Raises:
             TypeError: not CompressedDocuments, or memory that is not floating point.
-            MemoryIndexError: another model's memory, another shape, an id that is empty, given
-                twice or stored already, or a value that cannot be stored.
+            DuplicateIdError: ids are stored already; a MemoryIndexError.
+            MemoryIndexError: another model's memory, another shape, an id that is empty or given
+                twice, a value that cannot be stored, or an index of format 1 on a file system
+                that has no locks.
         """
-        self._check_documents(compressed)
-        batch = encode(self._header, compressed)
-        with self._lock, _only_writer(self.path):
-            catalog = self._read_catalog()
-            for name in compressed.ids:
-                if name in catalog.rows:
-                    raise MemoryIndexError(f"document {name!r} is in the index already")
-            if not len(compressed):
-                return
-            before = self._snapshot
-            self._snapshot = before.append(batch)
-            if self._snapshot.count == before.count + len(compressed):
-                catalog.extend(compressed.ids, compressed.document_ids, compressed.token_counts)
-            else:
-                self._catalog = None
+        with self._lock:
+            for _ in range(_TRIES):
+                if self._added(compressed):
+                    return
+        raise MemoryIndexError(f"{self.path}: was upgraded or replaced while documents were added")
 
     def get(self, ids: Sequence[str]) -> CompressedDocuments:
         """The documents with these ids, in the order asked.
@@ -135,26 +136,45 @@ class MemoryIndex:
             TypeError: `ids` is a single string.
             MemoryIndexError: an id is not in the index, or its document is damaged.
         """
-        _check_ids(ids)
-        with self._lock:
-            stored = self._read_catalog().rows
-            snapshot = self._snapshot
-        for name in ids:
-            if name not in stored:
-                raise MemoryIndexError(f"{self.path}: no document has the id {name!r}")
-        return snapshot.take([stored[name] for name in ids])
+        ids = _as_ids(ids)
+
+        def read(contents: Contents) -> CompressedDocuments:
+            return contents.take(self._rows(contents, ids))
+
+        return self._read(read)
 
     def contains(self, ids: Sequence[str]) -> list[bool]:
         """Whether a document with each of these ids is stored."""
-        _check_ids(ids)
+        ids = _as_ids(ids)
         with self._lock:
             stored = self._read_catalog().rows
-        return [name in stored for name in ids]
+            return [name in stored for name in ids]
+
+    def contains_documents(self, document_ids: Sequence[str]) -> list[bool]:
+        """Whether each of these documents is stored, whole or in chunks."""
+        document_ids = _as_ids(document_ids)
+        with self._lock:
+            stored = self._read_catalog().document_ids
+            return [name in stored for name in document_ids]
 
     def ids(self) -> list[str]:
         """The ids of all documents, in the order they were added."""
         with self._lock:
             return list(self._read_catalog().rows)
+
+    def texts(self, ids: Sequence[str]) -> list[StoredText]:
+        """Title and text of these documents. Reads no memory, so their checksums are not verified.
+
+        Raises:
+            TypeError: `ids` is a single string.
+            MemoryIndexError: an id is not in the index.
+        """
+        ids = _as_ids(ids)
+        return self._read(lambda contents: contents.take_texts(self._rows(contents, ids)))
+
+    def text_digests(self) -> dict[str, bytes]:
+        """`clara.index.text_digest` of each document, its chunks joined. Reads no memory."""
+        return self._read(text_digests)
 
     def search(self, query_memory: Tensor, k: int) -> list[list[Hit]]:
         """The documents whose flattened memory has the highest cosine to each query.
@@ -163,7 +183,8 @@ class MemoryIndex:
 
         Args:
             query_memory: `[B, m, H]` or `[m, H]`; float32, float16 or bfloat16, on any device.
-            k: at least 1; at most 2,048 if the index holds more.
+            k: an integer, Python's or numpy's, of at least 1; at most 2,048 if the index holds
+                more.
 
         Returns:
             `min(k, len(index))` hits for each of the B queries (one for `[m, H]`), best first.
@@ -174,24 +195,38 @@ class MemoryIndex:
             MemoryIndexError: a document is damaged: any for the first search, a hit later on.
         """
         queries = self._check_queries(query_memory)
-        if isinstance(k, bool) or not isinstance(k, int):
-            raise TypeError(f"k must be an int, got {type(k).__name__}")
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        with self._lock:
-            snapshot = self._current()
-            corpus = snapshot.corpus
-        if not len(queries) or not len(corpus):
-            return [[] for _ in queries]
-        scores, rows = cosine_topk(queries, corpus, k)
-        return read_hits(snapshot, scores, rows)
+        k = as_integer(k, "k", least=1)
+
+        def read(contents: Contents) -> list[list[Hit]]:
+            with self._lock:
+                corpus = contents.corpus
+            if not len(queries) or not len(corpus):
+                return [[] for _ in queries]
+            scores, rows = cosine_topk(queries, corpus, k)
+            return read_hits(contents, scores, rows)
+
+        return self._read(read)
 
     def __len__(self) -> int:
         return self._current().count
 
     def __iter__(self) -> Iterator[CompressedDocuments]:
-        """All documents in the order they were added, in batches of a few megabytes."""
-        return self._current().batches()
+        """All documents in the order they were added, in batches of a few megabytes.
+
+        Raises:
+            MemoryIndexError: a document is damaged, or the index was replaced by another one
+                after the iteration began.
+        """
+        return self._iterate(self._current())
+
+    def __copy__(self) -> MemoryIndex:
+        return type(self)(self._snapshot)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MemoryIndex:
+        return copy.copy(self)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _reopen, (type(self), self.path, self._snapshot.identity)
 
     def __repr__(self) -> str:
         return (
@@ -205,24 +240,26 @@ class MemoryIndex:
         Keys: "path", "format_version", "count" (rows), "documents" (distinct document ids),
         "memory_tokens", "hidden_size", "dtype", "fingerprint", "bytes" (on disk), "tokens"
         (document tokens read), "effective_compression" (tokens read per memory token, 0 when
-        empty) and "settings".
+        empty), "duplicate_ids" (stored more than once, as writers without a lock leave them; the
+        first of them is the document, `clara index upgrade` removes the others) and "settings".
         """
         with self._lock:
             catalog = self._read_catalog()
             count, documents = len(catalog.rows), len(catalog.document_ids)
-            tokens = catalog.tokens
+            tokens, duplicates = catalog.tokens, list(catalog.duplicates)
         return {
             "path": self.path,
-            "format_version": FORMAT_VERSION,
+            "format_version": self._header.format_version,
             "count": count,
             "documents": documents,
             "memory_tokens": self.memory_tokens,
             "hidden_size": self.hidden_size,
             "dtype": self._header.dtype_name,
             "fingerprint": self.fingerprint,
-            "bytes": _bytes_on_disk(self.path),
+            "bytes": bytes_on_disk(self.path),
             "tokens": tokens,
             "effective_compression": tokens / (count * self.memory_tokens) if count else 0.0,
+            "duplicate_ids": duplicates,
             "settings": self.settings,
         }
 
@@ -256,27 +293,106 @@ class MemoryIndex:
         """A copy of what `create` was given."""
         return copy.deepcopy(self._header.settings)
 
-    def _current(self) -> Snapshot:
+    def _current(self) -> Contents:
         """The last commit, whichever process made it."""
         with self._lock:
             if not self._snapshot.is_latest:
-                snapshot = Snapshot.latest(self.path)
-                if snapshot.header != self._header:
-                    raise MemoryIndexError(f"{self.path}: was replaced by another index")
-                self._snapshot, self._catalog = snapshot, None
-            return self._snapshot
+                self._take_on(Snapshot.latest(self.path))
+            if self._contents is None:
+                self._catalog = Catalog()
+                self._catalog.extend(self._snapshot.heads())
+                self._contents = Contents(self._snapshot, self._catalog.positions)
+            return self._contents
 
-    def _read_catalog(self) -> _Catalog:
+    def _take_on(self, latest: Snapshot) -> None:
+        """Go on with a later commit, or with an index that was built anew. Keeps what holds."""
+        before, self._header = self._header, self._same_kind(latest)
+        same = before == latest.header and latest.continues(self._snapshot)
+        grown = latest.count > self._snapshot.count
+        self._snapshot = latest
+        if self._catalog is None or not same:
+            self._catalog = self._contents = None
+        elif grown:
+            catalog, self._catalog, self._contents = self._catalog, None, None
+            catalog.extend(latest.heads(start=catalog.stored))
+            self._catalog, self._contents = catalog, Contents(latest, catalog.positions)
+
+    def _same_kind(self, latest: Snapshot) -> Header:
+        """The header to go on with.
+
+        Raises:
+            MemoryIndexError: this handle cannot stand for what is in the folder.
+        """
+        upgraded = latest.identity == self._snapshot.identity
+        if not upgraded and not latest.header.is_like(self._header):
+            raise MemoryIndexError(f"{self.path}: was replaced by another index; open it anew")
+        return latest.header
+
+    def _read_catalog(self) -> Catalog:
         """Of the last commit. The caller holds the lock."""
-        snapshot = self._current()
+        self._current()
         if self._catalog is None:
-            catalog = _Catalog()
-            for heads in snapshot.heads():
-                catalog.extend(heads.ids, heads.document_ids, heads.token_counts)
-            if len(catalog.rows) != snapshot.count:
-                raise MemoryIndexError(f"{self.path}: is damaged: an id is stored twice")
-            self._catalog = catalog
+            raise MemoryIndexError(f"{self.path}: the catalog of the index is not loaded")
         return self._catalog
+
+    def _read(self, read: Callable[[Contents], Result]) -> Result:
+        """What `read` makes of the last commit; again if another index replaced it meanwhile."""
+        for _ in range(_TRIES - 1):
+            contents = self._current()
+            try:
+                return read(contents)
+            except MemoryIndexError:
+                if self._current().snapshot.identity == contents.snapshot.identity:
+                    raise
+        return read(self._current())
+
+    def _iterate(self, contents: Contents) -> Iterator[CompressedDocuments]:
+        try:
+            yield from contents.batches()
+        except MemoryIndexError as error:
+            if self._current().snapshot.identity == contents.snapshot.identity:
+                raise
+            raise MemoryIndexError(
+                f"{self.path}: was replaced by another index while it was read; read it anew"
+            ) from error
+
+    def _rows(self, contents: Contents, ids: Sequence[str]) -> list[int]:
+        """Where these ids are.
+
+        Raises:
+            MemoryIndexError: one is not in the index.
+        """
+        with self._lock:
+            stored = self._read_catalog().rows
+            rows = [stored.get(name, contents.count) for name in ids]
+        for name, row in zip(ids, rows):
+            if row >= contents.count:
+                raise MemoryIndexError(f"{self.path}: no document has the id {name!r}")
+        return rows
+
+    def _added(self, compressed: CompressedDocuments) -> bool:
+        """Add; False if the index was upgraded or replaced before that. The caller has the lock."""
+        self._current()
+        self._check_documents(compressed)
+        header = self._header
+        batch = encode(header, compressed)
+        with writing.only_writer(self._snapshot):
+            self._refuse_duplicates(compressed.ids)
+            if self._header != header:
+                return False
+            if not len(compressed):
+                return True
+            try:
+                return self._writer.commit(self._snapshot, batch)
+            except MemoryIndexError:
+                # Another process may have added one of the ids since they were compared.
+                self._refuse_duplicates(compressed.ids)
+                raise
+
+    def _refuse_duplicates(self, ids: Sequence[str]) -> None:
+        stored = self._read_catalog().rows
+        if there := [name for name in ids if name in stored]:
+            raise DuplicateIdError(there)
 
     def _check_documents(self, compressed: CompressedDocuments) -> None:
         if not isinstance(compressed, CompressedDocuments):
@@ -286,7 +402,7 @@ class MemoryIndex:
         if compressed.fingerprint != self.fingerprint:
             raise MemoryIndexError(
                 f"compressed is of another model ({compressed.fingerprint[:12]}) than the index "
-                f"({self.fingerprint[:12]}); compress the documents with the index's model"
+                f"({self.fingerprint[:12]}); {self._remedy}"
             )
         memory = compressed.memory
         if tuple(memory.shape[1:]) != (self.memory_tokens, self.hidden_size):
@@ -303,6 +419,16 @@ class MemoryIndex:
             if name in seen:
                 raise MemoryIndexError(f"compressed.ids holds {name!r} twice")
             seen.add(name)
+
+    @property
+    def _remedy(self) -> str:
+        """What to do about memory of another model."""
+        if self._header.format_version >= 2:
+            return "compress the documents with the index's model"
+        return (
+            "if an earlier release wrote the index with this model, run 'clara index upgrade "
+            f"--model MODEL {self.path}'; else compress the documents with the index's model"
+        )
 
     def _check_queries(self, query_memory: Tensor) -> Tensor:
         """Queries `[B, m * H]` on the CPU."""
@@ -326,45 +452,19 @@ class MemoryIndex:
         return queries
 
 
-class _Catalog:
-    """Ids and totals of all rows, in memory so that looking up an id reads nothing."""
+def _reopen(kind: type[MemoryIndex], path: str, identity: str) -> MemoryIndex:
+    """What a pickled index becomes.
 
-    def __init__(self) -> None:
-        self.rows: dict[str, int] = {}
-        self.document_ids: set[str] = set()
-        self.tokens = 0
-
-    def extend(self, ids: list[str], document_ids: list[str], token_counts: list[int]) -> None:
-        self.rows.update(zip(ids, range(len(self.rows), len(self.rows) + len(ids))))
-        self.document_ids.update(document_ids)
-        self.tokens += sum(token_counts)
+    Raises:
+        MemoryIndexError: the index is gone, or another one is in its place.
+    """
+    index = kind.open(path)
+    if index._snapshot.identity != identity:
+        raise MemoryIndexError(f"{index.path}: was replaced by another index; open it anew")
+    return index
 
 
-@contextmanager
-def _only_writer(path: str) -> Iterator[None]:
-    """Wait until no other process adds. The lock goes with the process, however it ends."""
-    with failures_in(path, "locking the index"):
-        folder = os.open(path, os.O_RDONLY)
-    try:
-        with failures_in(path, "locking the index"):
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
-
-
-def _local_path(path: str | os.PathLike[str]) -> str:
-    return os.path.realpath(os.path.expanduser(path))
-
-
-def _bytes_on_disk(path: str) -> int:
-    return sum(
-        os.path.getsize(os.path.join(folder, name))
-        for folder, _, names in os.walk(path)
-        for name in names
-    )
-
-
-def _check_ids(ids: Sequence[str]) -> None:
+def _as_ids(ids: Sequence[str]) -> list[str]:
     if isinstance(ids, str):
         raise TypeError("ids must be a list of ids, got a single string")
+    return list(ids)

@@ -1,7 +1,8 @@
-"""One version of an index: reading its rows, every one of them checked."""
+"""One version of an index as Lance has it: reading its rows, every one of them checked."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,37 +11,42 @@ from typing import Any
 
 import lance
 import pyarrow as pa
-import torch
+from torch import Tensor
 
 from clara.documents import CompressedDocuments
 from clara.index.errors import MemoryIndexError, failures_in
+from clara.index.header import Header
 from clara.index.layout import (
-    ALL_COLUMNS,
-    HEAD_COLUMNS,
-    Header,
     Heads,
+    StoredText,
     damaged,
     decode,
     decode_heads,
+    decode_texts,
 )
-from clara_kernels import Corpus
 
 _BATCH_BYTES = 1 << 23  # of memory, in a batch of rows that is read at a time
 _BATCH_ROWS = 1024
 _HEAD_ROWS = 1 << 14
 _PROBED_ROWS = 1 << 14  # rows that are tried one by one after a failure; Lance reads ahead
+_FIRST_MANIFEST = ("18446744073709551614.manifest", "1.manifest")  # of Lance's two namings
 
 
 class Snapshot:
     """The rows of one commit, which later commits leave as they are.
 
     Every method raises MemoryIndexError where what it reads is not what was written.
+
+    Args:
+        stamp: of the folder, taken before the dataset was opened.
     """
 
-    def __init__(self, dataset: Any, header: Header, path: str) -> None:
+    def __init__(self, dataset: Any, header: Header, path: str, stamp: object) -> None:
         self.header = header
         self.path = path
-        self._dataset = dataset
+        self.dataset = dataset
+        self._stamp = stamp
+        self.identity = header.identity or _derived_identity(path)
         with failures_in(path, "counting the documents"):
             self.count: int = dataset.count_rows()
 
@@ -57,70 +63,111 @@ class Snapshot:
         if not os.path.isdir(os.path.join(path, "_versions")):
             raise MemoryIndexError(f"{path}: not an index: the folder holds no Lance dataset")
         with failures_in(path, "opening the index"):
+            stamp = _stamp(path)
             dataset = lance.dataset(path)
-            return cls(dataset, Header.from_schema(dataset.schema, path), path)
+            return cls(dataset, Header.from_schema(dataset.schema, path), path, stamp)
 
     @property
     def is_latest(self) -> bool:
-        """False once there is a later commit on disk."""
+        """False once there is a later commit on disk, or another index."""
+        if _stamp(self.path) != self._stamp:
+            return False
         with failures_in(self.path, "looking for a newer version"):
-            return bool(self._dataset.latest_version == self._dataset.version)
+            return bool(self.dataset.latest_version == self.dataset.version)
 
-    def append(self, batch: pa.RecordBatch) -> Snapshot:
-        """Commit rows; the version with them."""
+    def continues(self, earlier: Snapshot) -> bool:
+        """Whether this holds the rows of an earlier snapshot, and perhaps more behind them.
+
+        That is so if the same fragments come first with the same number of deletions. The names
+        of files are random, and one commit follows another: the last name stands for all.
+        """
+        with failures_in(self.path, "reading"):
+            before, after = earlier._fragments, self._fragments[: len(earlier._fragments)]
+            return [(part.fragment_id, part.num_deletions) for part in before] == [
+                (part.fragment_id, part.num_deletions) for part in after
+            ] and (not before or _file_of(before[-1]) == _file_of(after[-1]))
+
+    @cached_property
+    def _fragments(self) -> list[Any]:
+        return list(self.dataset.get_fragments())
+
+    def append(self, batch: pa.RecordBatch) -> None:
+        """Commit rows, whatever their ids."""
         with failures_in(self.path, "writing"):
             reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
-            dataset = lance.write_dataset(reader, self.path, mode="append")
-            return Snapshot(dataset, self.header, self.path)
+            lance.write_dataset(reader, self.path, mode="append")
 
-    def heads(self) -> Iterator[Heads]:
+    def heads(self, start: int = 0) -> Iterator[Heads]:
         """Ids, titles and token counts in batches, without reading texts and memory."""
-        for rows, batch in self._scan(HEAD_COLUMNS, _HEAD_ROWS):
+        for rows, batch in self._scan(self.header.head_columns, _HEAD_ROWS, start):
             with failures_in(self.path, "reading"):
                 heads = decode_heads(batch, rows, self.path)
             yield heads
 
+    def texts(self) -> Iterator[list[StoredText]]:
+        """All texts in the order they lie in, in batches, without reading memory."""
+        for rows, batch in self._scan(self._text_columns, _BATCH_ROWS):
+            with failures_in(self.path, "reading"):
+                texts = decode_texts(batch, rows, self.path)
+            yield texts
+
     def batches(self) -> Iterator[CompressedDocuments]:
-        """All documents in order, some megabytes at a time."""
-        for rows, batch in self._scan(ALL_COLUMNS, self._batch_rows):
+        """All rows in the order they lie in, some megabytes at a time."""
+        for rows, batch in self._scan(self.header.all_columns, self.batch_rows):
             with failures_in(self.path, "reading"):
                 documents = decode(self.header, batch, rows, self.path)
             yield documents
 
-    @cached_property
-    def corpus(self) -> Corpus:
-        """`[N, m * H]` in the stored dtype; read at the first use and kept."""
-        matrix = torch.empty(self.count, self.header.width, dtype=self.header.dtype)
-        for rows, batch in self._scan(ALL_COLUMNS, self._batch_rows):
+    def read_memory(self, out: Tensor) -> None:
+        """Memory of all rows into `[count, m * H]` of the header's dtype."""
+        for rows, batch in self._scan(self.header.all_columns, self.batch_rows):
             with failures_in(self.path, "reading"):
-                decode(self.header, batch, rows, self.path, out=matrix[rows.start : rows.stop])
-        return Corpus(matrix)
+                decode(self.header, batch, rows, self.path, out=out[rows.start : rows.stop])
 
     def take(self, rows: Sequence[int]) -> CompressedDocuments:
-        """The documents of the given rows, in that order; a row may come twice."""
+        """The documents at the given positions, in that order; one may come twice."""
         distinct = sorted(set(rows))
-        with self._naming_unreadable(distinct), failures_in(self.path, "reading"):
-            batch = self._take(distinct, ALL_COLUMNS)
+        columns = self.header.all_columns
+        with self._naming_unreadable(distinct, columns), failures_in(self.path, "reading"):
+            batch = self._take(distinct, columns)
         with failures_in(self.path, "reading"):
             documents = decode(self.header, batch, distinct, self.path)
         position = {row: place for place, row in enumerate(distinct)}
         return documents[[position[row] for row in rows]]
 
+    def take_texts(self, rows: Sequence[int]) -> list[StoredText]:
+        """The texts at the given positions, without reading memory."""
+        distinct = sorted(set(rows))
+        columns = self._text_columns
+        with self._naming_unreadable(distinct, columns), failures_in(self.path, "reading"):
+            texts = decode_texts(self._take(distinct, columns), distinct, self.path)
+        found = dict(zip(distinct, texts))
+        return [found[row] for row in rows]
+
     @property
-    def _batch_rows(self) -> int:
+    def _text_columns(self) -> list[str]:
+        return [*self.header.head_columns, "text"]
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows whose memory is some megabytes."""
         return max(1, min(_BATCH_ROWS, _BATCH_BYTES // self.header.row_bytes))
 
-    def _scan(self, columns: list[str], batch_rows: int) -> Iterator[tuple[range, pa.RecordBatch]]:
-        """All rows in order, with where each batch is from."""
-        start = 0
+    def _scan(
+        self, columns: list[str], batch_rows: int, start: int = 0
+    ) -> Iterator[tuple[range, pa.RecordBatch]]:
+        """All rows from `start` on, in order, with where each batch is from."""
         with failures_in(self.path, "reading"):
-            scanner = self._dataset.scanner(
-                columns=columns, batch_size=batch_rows, scan_in_order=True
+            scanner = self.dataset.scanner(
+                columns=columns,
+                batch_size=batch_rows,
+                scan_in_order=True,
+                offset=start or None,
             )
             batches = iter(scanner.to_batches())
         while start <= self.count:
             ahead = range(start, min(self.count, start + _PROBED_ROWS))
-            with self._naming_unreadable(ahead), failures_in(self.path, "reading"):
+            with self._naming_unreadable(ahead, columns), failures_in(self.path, "reading"):
                 batch = next(batches, None)
             if batch is None:
                 break
@@ -133,7 +180,7 @@ class Snapshot:
 
     def _take(self, rows: Sequence[int], columns: list[str]) -> pa.RecordBatch:
         """Rows in ascending order, as one batch."""
-        table = self._dataset.take(list(rows), columns=columns)
+        table = self.dataset.take(list(rows), columns=columns)
         if table.num_rows != len(rows):
             raise MemoryIndexError(
                 f"{self.path}: damaged, {table.num_rows} of {len(rows)} documents were read"
@@ -145,13 +192,14 @@ class Snapshot:
         return pa.record_batch(arrays, schema=table.schema)
 
     @contextmanager
-    def _naming_unreadable(self, rows: Sequence[int]) -> Iterator[None]:
+    def _naming_unreadable(self, rows: Sequence[int], columns: list[str]) -> Iterator[None]:
         """Where Lance itself cannot decode what it reads, say which of `rows` it is."""
         try:
             yield
         except MemoryIndexError as error:
-            row = next((row for row in rows if not self._readable(row, ALL_COLUMNS)), None)
-            if row is None or not self._readable(row, HEAD_COLUMNS):
+            heads = self.header.head_columns
+            row = next((row for row in rows if not self._readable(row, columns)), None)
+            if row is None or not self._readable(row, heads):
                 raise
             name = self._take([row], ["id"]).column("id")[0].as_py()
             raise damaged(self.path, name.encode(), row) from error
@@ -163,3 +211,31 @@ class Snapshot:
         except MemoryIndexError:
             return False
         return True
+
+
+def _file_of(fragment: Any) -> str:
+    return str(fragment.metadata.files[0].path)
+
+
+def _stamp(path: str) -> object:
+    """What changes with every commit in a folder, and when another one takes its place.
+
+    None when there is nothing. The time of a file system may be too coarse to show a commit: the
+    version is compared too.
+    """
+    try:
+        found = os.stat(os.path.join(path, "_versions"))
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _derived_identity(path: str) -> str:
+    """For an index without an identity: of its first manifest, which holds when it was made."""
+    for name in _FIRST_MANIFEST:
+        try:
+            with open(os.path.join(path, "_versions", name), "rb") as file:
+                return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+        except OSError:
+            continue
+    return "unknown"

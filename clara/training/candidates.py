@@ -14,6 +14,7 @@ from clara.config import Overflow
 from clara.data.examples import RankingExample
 from clara.data.records import Document
 from clara.documents import CompressedDocuments
+from clara.fingerprints import check_addable
 from clara.index import MemoryIndex
 from clara.model import Clara
 from clara.progress import document_progress
@@ -50,19 +51,13 @@ class CandidateMemory:
         self._overflow: Overflow = "truncate" if overflow == "chunk" else overflow
         self.unusable: set[str] = set()
         self.truncated = 0
-        fingerprint = model.fingerprint
         if os.path.isdir(path) and os.listdir(path):
             self.index = MemoryIndex.open(path)
-            if self.index.fingerprint != fingerprint:
-                raise ValueError(
-                    f"{os.fspath(path)}: holds memory of another compressor "
-                    f"({self.index.fingerprint[:12]}, this one is {fingerprint[:12]}); choose "
-                    "another candidate_index"
-                )
+            check_addable(model, self.index, "choose another candidate_index")
         else:
             self.index = MemoryIndex.create(
                 path,
-                fingerprint=fingerprint,
+                fingerprint=model.fingerprint,
                 memory_tokens=model.config.memory_tokens,
                 hidden_size=model.hidden_size,
                 dtype=model.dtype,

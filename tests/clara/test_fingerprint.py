@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
@@ -17,7 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from clara import Clara, ClaraConfig, backbone_files, digest_cache, weight_hashing
+from clara import Clara, ClaraConfig, digest_cache, weight_hashing
 from clara import backbone_digest as digests
 from clara.backbone import BackboneError, backbone_digest, sampled_backbone_digest
 from clara.convert import convert_reference
@@ -261,37 +260,6 @@ def test_a_backbone_is_found_by_its_name_on_the_hub(hub, tmp_path):
     assert model.config.backbone == name
     assert model.fingerprint == Clara.from_backbone(folder, config).fingerprint
     assert model.has_fingerprint(model.sampled_fingerprint)
-
-
-@pytest.mark.parametrize("lacking", ["config.json", "model-00001-of-*", "model.safetensors.index*"])
-def test_the_hub_is_asked_for_what_its_cache_lacks(hub, tmp_path, monkeypatch, lacking):
-    asked = []
-
-    def snapshot_download(name, local_files_only=False, allow_patterns=None):
-        if not local_files_only:
-            asked.append((name, allow_patterns))
-            for file in (tmp_path / "first").iterdir():
-                if any(fnmatch(file.name, p) for p in allow_patterns):
-                    shutil.copy(file, tmp_path / "new")
-                    os.replace(tmp_path / "new", hub / file.name)
-        return str(hub)
-
-    monkeypatch.setattr(backbone_files, "snapshot_download", snapshot_download)
-    expected = backbone_digest("someone/small")
-    assert asked == []
-    (file,) = hub.glob(lacking)
-    file.unlink()
-    assert backbone_digest("someone/small") == expected
-    assert [name for name, _ in asked] == ["someone/small"]
-
-
-def test_a_name_that_the_hub_does_not_have(hub):
-    for read in (backbone_digest, sampled_backbone_digest):
-        with pytest.raises(
-            BackboneError, match="cannot get the weights of 'someone/else'"
-        ) as error:
-            read("someone/else")
-        assert "\n" not in str(error.value)
 
 
 # How files are read

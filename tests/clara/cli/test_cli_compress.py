@@ -67,6 +67,7 @@ def test_json_summary(clara, compress, write_corpus, tmp_path):
         "index": str,
         "documents": int,
         "skipped": int,
+        "added_by_others": int,
         "rows": int,
         "tokens": int,
         "short_documents": int,

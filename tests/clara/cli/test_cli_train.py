@@ -205,6 +205,14 @@ def test_a_run_that_cannot_learn_is_refused(settings, refused, tmp_path, changes
     assert not (tmp_path / "run" / "model").exists()
 
 
+def test_a_file_of_another_kind_is_refused_before_a_model_is_loaded(settings, refused, monkeypatch):
+    monkeypatch.setattr("clara.training.run._model", lambda *arguments: pytest.fail("was loaded"))
+    file = settings(lines=[json.dumps({"id": "a", "contents": "A text."})] * 8)
+    assert "data.jsonl:1: field 'data_type' is missing" in refused(
+        "train", "pretrain", "--config", file
+    )
+
+
 def test_a_batch_larger_than_the_data_is_said(settings, train):
     done = train("--config", settings(max_steps=1, total_batch_size=128))
     assert "train_data has 8 examples and a step takes 128" in done.stderr

@@ -5,6 +5,10 @@ import torch
 
 from clara.documents import CompressedDocuments
 from clara.index import MemoryIndex
+from clara.index.header import Header
+from clara.index.layout import encode
+from clara.index.snapshot import Snapshot
+from clara.index.writing import write_empty
 
 FINGERPRINT = "f" * 64
 
@@ -48,6 +52,29 @@ def make_index(tmp_path):
         )
 
     return make
+
+
+@pytest.fixture
+def make_older(tmp_path):
+    """An empty index of format 1, as version 0.1.0 made them, in `tmp_path / "older"`."""
+
+    def make(name="older", shape=(2, 8), dtype=torch.float32, fingerprint=FINGERPRINT, **settings):
+        header = Header(fingerprint, *shape, dtype, settings)
+        write_empty(header, str(tmp_path / name))
+        return MemoryIndex.open(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def store_again():
+    """Append documents whatever their ids, as writers without a lock did in format 1."""
+
+    def store(index, documents):
+        snapshot = Snapshot.latest(index.path)
+        snapshot.append(encode(snapshot.header, documents))
+
+    return store
 
 
 @pytest.fixture

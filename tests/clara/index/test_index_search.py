@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +69,17 @@ def test_equal_scores_go_to_the_lowest_row(make_index, make_documents, dtype):
     ]
 
 
+def test_k_may_be_an_integer_of_numpy(make_index, make_documents):
+    index = make_index()
+    documents = make_documents("abc")
+    index.add(documents)
+    for k in (np.int64(2), np.uint8(2)):
+        assert index.search(documents.memory, k) == index.search(documents.memory, 2)
+    for k in (np.float64(2), np.bool_(True), "2"):
+        with pytest.raises(TypeError, match="k must be an integer"):
+            index.search(documents.memory, k)
+
+
 def test_a_single_query_and_no_query(make_index, make_documents):
     index = make_index()
     documents = make_documents("abc")
@@ -109,8 +121,8 @@ def test_documents_added_after_a_search_are_found(make_index, make_documents):
         ([[0.0] * 8] * 2, 1, TypeError, "query_memory must be a torch.Tensor, got list"),
         (torch.zeros(2, 8), 0, ValueError, "k must be at least 1, got 0"),
         (torch.zeros(2, 8), -1, ValueError, "k must be at least 1, got -1"),
-        (torch.zeros(2, 8), 1.0, TypeError, "k must be an int, got float"),
-        (torch.zeros(2, 8), True, TypeError, "k must be an int, got bool"),
+        (torch.zeros(2, 8), 1.0, TypeError, "k must be an integer, got 1.0"),
+        (torch.zeros(2, 8), True, TypeError, "k must be an integer, got True"),
     ],
 )
 @pytest.mark.parametrize("names", ["", "abc"])

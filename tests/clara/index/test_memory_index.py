@@ -105,7 +105,7 @@ def test_info_counts(make_index, make_documents):
     )
     expected = {
         "path": index.path,
-        "format_version": 1,
+        "format_version": 2,
         "count": 4,
         "documents": 3,
         "memory_tokens": 2,
@@ -115,6 +115,7 @@ def test_info_counts(make_index, make_documents):
         "bytes": on_disk,
         "tokens": 10 + 11 + 12 + 10,
         "effective_compression": 43 / 8,
+        "duplicate_ids": [],
         "settings": {"rate": 16},
     }
     assert index.info() == expected
@@ -281,7 +282,7 @@ def test_create_takes_an_empty_folder_and_nothing_else(tmp_path, make_documents)
         ({"memory_tokens": True}, ValueError, "memory_tokens must be a positive integer"),
         ({"hidden_size": 8.0}, ValueError, "hidden_size must be a positive integer, got 8.0"),
         ({"dtype": torch.float64}, ValueError, "float32, float16, bfloat16, got torch.float64"),
-        ({"dtype": "float32"}, ValueError, "dtype must be one of"),
+        ({"dtype": "float33"}, ValueError, "dtype must be one of"),
         ({"settings": [1]}, TypeError, "settings must be a dict, got list"),
         ({"settings": {"a": object()}}, ValueError, "cannot be written as JSON"),
         ({"settings": {"a": float("nan")}}, ValueError, "cannot be written as JSON"),

@@ -1,0 +1,85 @@
+"""Which documents an index holds, in which order, and where each lies in the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from clara.index.layout import Heads
+
+Positions = npt.NDArray[np.int64]
+
+
+class Catalog:
+    """Ids and totals of all documents, in memory so that looking up an id reads nothing.
+
+    A row of an index is a document in the order in which they were added. A position is where
+    Lance has it. The two differ where Lance wrote the rows of a commit in another order, and
+    behind an id that is stored twice: its first row is the document, later ones are left out.
+
+    Attributes:
+        rows: the row of each id, in order.
+        document_ids: distinct.
+        tokens: document tokens read, of all rows.
+        duplicates: ids that are stored more than once.
+        positions: int64, the position of each row; None while they are equal.
+        stored: how many positions there are.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+        self.document_ids: set[str] = set()
+        self.tokens = 0
+        self.duplicates: dict[str, None] = {}
+        self.positions: Positions | None = None
+        self.stored = 0
+
+    def extend(self, batches: Iterable[Heads]) -> None:
+        """Take in what is stored behind that which the catalog knows; all of a commit at once.
+
+        `positions` becomes a new array, so that readers may keep the one they have.
+        """
+        ids: list[str] = []
+        document_ids: list[str] = []
+        tokens: list[int] = []
+        sequences: list[int | None] = []
+        for heads in batches:
+            ids += heads.ids
+            document_ids += heads.document_ids
+            tokens += heads.token_counts
+            sequences += heads.sequences
+        order = added_order(sequences)
+        chosen = []
+        for place in range(len(ids)) if order is None else order.tolist():
+            name = ids[place]
+            if name in self.rows:
+                self.duplicates[name] = None
+                continue
+            self.rows[name] = len(self.rows)
+            self.document_ids.add(document_ids[place])
+            self.tokens += tokens[place]
+            chosen.append(place)
+        begin, self.stored = self.stored, self.stored + len(ids)
+        if self.positions is not None or order is not None or len(chosen) < len(ids):
+            before = np.arange(begin) if self.positions is None else self.positions
+            self.positions = np.concatenate([before, begin + np.array(chosen, dtype=np.int64)])
+
+
+def added_order(sequences: list[int | None]) -> Positions | None:
+    """Where the rows lie, in the order they were added; None if they lie in that order.
+
+    Rows of one commit follow one another in the dataset; the sequence orders them among
+    themselves, see `clara.index.layout`. Rows without a sequence stay where they are.
+    """
+    count = len(sequences)
+    if all(number is None for number in sequences):
+        return None
+    values = np.array([-1 if number is None else number for number in sequences], dtype=np.int64)
+    tags = values >> 32
+    begins = np.ones(count, dtype=bool)
+    begins[1:] = (tags[1:] != tags[:-1]) | (tags[1:] < 0)
+    commit = np.cumsum(begins)
+    order = np.lexsort((values, commit))
+    return None if np.array_equal(order, np.arange(count)) else order.astype(np.int64)

@@ -1,0 +1,79 @@
+"""The documents of one version of an index, each once, in the order they were added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from clara.documents import CompressedDocuments
+from clara.index.catalog import Positions
+from clara.index.layout import StoredText
+from clara.index.snapshot import Snapshot
+from clara_kernels import Corpus
+
+_TEXTS = 1024  # that are read at a time
+
+
+class Contents:
+    """What can be read of a snapshot, by row.
+
+    Args:
+        positions: where in the snapshot each row is; None if row `n` is at position `n`.
+    """
+
+    def __init__(self, snapshot: Snapshot, positions: Positions | None) -> None:
+        self.snapshot = snapshot
+        self._positions = positions
+        self.count = snapshot.count if positions is None else len(positions)
+
+    def take(self, rows: Sequence[int]) -> CompressedDocuments:
+        """The documents of the given rows, in that order; a row may come twice."""
+        return self.snapshot.take(self._at(rows))
+
+    def take_texts(self, rows: Sequence[int]) -> list[StoredText]:
+        """Texts of the given rows; no memory is read, so their checksums are not verified."""
+        return self.snapshot.take_texts(self._at(rows))
+
+    def texts(self) -> Iterator[StoredText]:
+        """All texts in order, as `take_texts` reads them."""
+        if self._positions is None:
+            for batch in self.snapshot.texts():
+                yield from batch
+            return
+        for begin in range(0, self.count, _TEXTS):
+            yield from self.snapshot.take_texts(self._positions[begin : begin + _TEXTS].tolist())
+
+    def batches(self) -> Iterator[CompressedDocuments]:
+        """All documents in order, some megabytes at a time."""
+        if self._positions is None:
+            yield from self.snapshot.batches()
+            return
+        step = self.snapshot.batch_rows
+        for begin in range(0, self.count, step):
+            yield self.snapshot.take(self._positions[begin : begin + step].tolist())
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """`[N, m * H]` in the stored dtype; read at the first use and kept."""
+        header = self.snapshot.header
+        matrix = torch.empty(self.count, header.width, dtype=header.dtype)
+        if self._positions is None:
+            self.snapshot.read_memory(matrix)
+            return Corpus(matrix)
+        rows = np.full(self.snapshot.count, -1)
+        rows[self._positions] = np.arange(self.count)
+        begin = 0
+        for documents in self.snapshot.batches():
+            target = torch.from_numpy(rows[begin : begin + len(documents)])
+            begin += len(documents)
+            chosen = target >= 0
+            matrix[target[chosen]] = documents.memory.flatten(1)[chosen]
+        return Corpus(matrix)
+
+    def _at(self, rows: Sequence[int]) -> list[int]:
+        if self._positions is None:
+            return list(rows)
+        return [int(self._positions[row]) for row in rows]

@@ -1,0 +1,87 @@
+"""Folders of indexes: which paths Lance can have, and making one that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from clara.index.errors import MemoryIndexError, failures_in
+from clara.path_characters import check_characters
+
+
+def local_path(path: str | os.PathLike[str]) -> str:
+    """The absolute path of a folder, links resolved.
+
+    Raises:
+        TypeError: not a path.
+        MemoryIndexError: a path that Lance cannot open; names the character.
+    """
+    given = os.fsdecode(path)
+    return _checked(os.path.realpath(os.path.expanduser(_checked(given, given))), given)
+
+
+def _checked(path: str, given: str) -> str:
+    try:
+        check_characters(path, given)
+    except ValueError as error:
+        raise MemoryIndexError(str(error)) from error
+    return path
+
+
+@contextmanager
+def new_folder(target: str) -> Iterator[str]:
+    """A folder to write to that appears at `target` once the block is left without an error.
+
+    A process killed before that leaves nothing at `target`, and an error leaves nothing at all,
+    neither the parents that were made for it.
+
+    Raises:
+        MemoryIndexError: `target` exists and is no empty folder, or cannot be written.
+    """
+    if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
+        raise _exists(target)
+    parent = os.path.dirname(target)
+    unfinished = os.path.join(parent, f".{uuid.uuid4().hex}.tmp")
+    made = []
+    try:
+        with failures_in(target, "creating the index"):
+            made = _missing(parent)
+            os.makedirs(parent, exist_ok=True)
+            yield unfinished
+            try:
+                os.rename(unfinished, target)
+            except OSError:
+                if os.path.isdir(target) and os.listdir(target):
+                    raise _exists(target) from None
+                raise
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # not made, or in use by another process
+                os.rmdir(folder)
+        raise
+
+
+def bytes_on_disk(path: str) -> int:
+    """Sizes of all files in a folder."""
+    return sum(
+        os.path.getsize(os.path.join(folder, name))
+        for folder, _, names in os.walk(path)
+        for name in names
+    )
+
+
+def _missing(folder: str) -> list[str]:
+    """The folder and those of its parents that do not exist, innermost first."""
+    missing = []
+    while not os.path.lexists(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    return missing
+
+
+def _exists(target: str) -> MemoryIndexError:
+    return MemoryIndexError(f"{target}: exists already; choose a new or an empty folder")

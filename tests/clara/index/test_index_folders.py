@@ -1,0 +1,149 @@
+"""Paths of indexes, and what a `create` that fails leaves behind: nothing."""
+
+import os
+
+import lance
+import pytest
+
+from clara.index import MemoryIndex, MemoryIndexError
+
+FIELDS = {"fingerprint": "f" * 64, "memory_tokens": 2, "hidden_size": 8}
+
+ODD = [
+    " lead",
+    "trail ",
+    "sp ace",
+    "per%20cent",
+    "per%zz",
+    "h#sh",
+    "q?uery&a=b",
+    "back\\slash",
+    "st*r",
+    "s3:",
+    "s3:bucket",
+    "file:",
+    "C:",
+    "a:b",
+    "-x",
+    "--output",
+    "no~tilde",
+    "~nobody-of-this-name",
+    "...",
+    "..hidden",
+    "a..b",
+    "p|pe",
+    "[a]{b}",
+    "'\"`^<>@!$;",
+    "ünï 日本 😀",
+    "e\u0301",
+    "\u2028",
+    "\u202e",
+    "x" * 200,
+    "index.lance",
+    b"bytes",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_work(tmp_path, monkeypatch, make_documents, name):
+    monkeypatch.chdir(tmp_path)
+    index = MemoryIndex.create(name, **FIELDS)
+    index.add(make_documents("ab"))
+    monkeypatch.chdir("/")
+    index.add(make_documents("c"))
+    absolute = os.path.join(str(tmp_path), os.fsdecode(name))
+    assert index.path == absolute
+    assert MemoryIndex.open(absolute).ids() == ["a", "b", "c"]
+    assert os.listdir(tmp_path) == [os.fsdecode(name)]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\tb", r"the control character '\\t'"),
+        ("a\nb/index", r"the control character '\\n'"),
+        ("\r", r"the control character '\\r'"),
+        ("a\x1b[31m", r"the control character '\\x1b'"),
+        ("a\x7f", r"the control character '\\x7f'"),
+        ("a\x00b", r"the control character '\\x00'"),
+        (b"a\xff", "a byte that is not UTF-8"),
+    ],
+)
+def test_names_that_lance_cannot_have_are_refused(tmp_path, monkeypatch, name, shown):
+    monkeypatch.chdir(tmp_path)
+    for use in (lambda: MemoryIndex.create(name, **FIELDS), lambda: MemoryIndex.open(name)):
+        with pytest.raises(MemoryIndexError, match=f"holds {shown}, which Lance cannot") as caught:
+            use()
+        assert str(caught.value).isprintable()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_working_folder_that_lance_cannot_have(tmp_path, monkeypatch):
+    (tmp_path / "a\tb").mkdir()
+    monkeypatch.chdir(tmp_path / "a\tb")
+    with pytest.raises(MemoryIndexError, match=r"'index', which is '.*a\\tb/index', holds"):
+        MemoryIndex.create("index", **FIELDS)
+    assert os.listdir() == []
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch, make_documents):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    index = MemoryIndex.create("~/index", **FIELDS)
+    assert index.path == str(tmp_path / "index")
+
+
+def test_another_type_is_no_path():
+    with pytest.raises(TypeError):
+        MemoryIndex.open(3)
+
+
+def everything(folder):
+    return sorted(
+        os.path.relpath(os.path.join(where, name), folder)
+        for where, folders, files in os.walk(folder)
+        for name in folders + files
+    )
+
+
+@pytest.mark.parametrize("target", ["index", "a/b/index", "there/index", "there/a/index"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_failed_create_leaves_nothing(tmp_path, monkeypatch, target, error, begun):
+    (tmp_path / "there").mkdir()
+    before = everything(tmp_path)
+    real = lance.write_dataset
+
+    def failing(*arguments, **options):
+        if begun:
+            real(*arguments, **options)
+        raise error
+
+    monkeypatch.setattr(lance, "write_dataset", failing)
+    with pytest.raises((MemoryIndexError, KeyboardInterrupt)):
+        MemoryIndex.create(tmp_path / target, **FIELDS)
+    assert everything(tmp_path) == before
+
+
+def test_parents_that_cannot_be_made_leave_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    for target in ("file/index", "new/" + "x" * 300 + "/index", "y" * 300):
+        with pytest.raises(MemoryIndexError) as caught:
+            MemoryIndex.create(tmp_path / target, **FIELDS)
+        assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_another_process_fills_first_is_left_alone(tmp_path, monkeypatch):
+    target = tmp_path / "new" / "index"
+    real = lance.write_dataset
+
+    def filled_meanwhile(*arguments, **options):
+        monkeypatch.setattr(lance, "write_dataset", real)
+        MemoryIndex.create(target, **FIELDS)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(lance, "write_dataset", filled_meanwhile)
+    with pytest.raises(MemoryIndexError, match="exists already"):
+        MemoryIndex.create(target, **FIELDS)
+    assert os.listdir(target.parent) == ["index"]
+    assert MemoryIndex.open(target).ids() == []

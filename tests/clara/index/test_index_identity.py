@@ -1,0 +1,195 @@
+"""Which index a handle stands for: rebuilt folders, copies, pickles."""
+
+import copy
+import io
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from clara.index import MemoryIndex, MemoryIndexError, memory_index
+
+ROUND = {"fingerprint": "f" * 64, "memory_tokens": 2, "hidden_size": 8}
+
+
+@pytest.fixture
+def rebuild(make_documents, make_older):
+    """Delete the folder of an index and build another one there."""
+
+    def build(index, names, commits=1, older=False, **fields):
+        shutil.rmtree(index.path)
+        new = make_older() if older else MemoryIndex.create(index.path, **(ROUND | fields))
+        for start in range(commits):
+            new.add(make_documents(names[start::commits], fingerprint=new.fingerprint))
+        return new
+
+    return build
+
+
+@pytest.mark.parametrize("commits", [1, 2, 3])  # the first index has two
+@pytest.mark.parametrize("names", ["defg", "bcx", "b"])
+@pytest.mark.parametrize("older", [False, True])
+def test_a_handle_goes_on_with_an_index_built_anew(
+    make_index, make_older, make_documents, rebuild, assert_same, commits, names, older
+):
+    index = make_older() if older else make_index()
+    index.add(make_documents("a"))
+    index.add(make_documents("bc"))
+    before = make_documents("abc")
+    assert index.search(before.memory[1], 1)[0][0].id == "b"
+    names = list(names)
+    expected = [name for start in range(commits) for name in names[start::commits]]
+    after = make_documents(names)
+    uses = {
+        "len": lambda: len(index),
+        "ids": index.ids,
+        "contains": lambda: index.contains(["a", names[0]]),
+        "get": lambda: index.get(names).ids,
+        "search": lambda: index.search(after.memory[-1], 1)[0][0].id,
+        "iterate": lambda: [name for batch in index for name in batch.ids],
+        "info": lambda: index.info()["count"],
+        "texts": lambda: [row.text for row in index.texts(names)],
+    }
+    right = {
+        "len": len(names),
+        "ids": expected,
+        "contains": [False, True],
+        "get": names,
+        "search": names[-1],
+        "iterate": expected,
+        "info": len(names),
+        "texts": after.texts,
+    }
+    for use, call in uses.items():  # each the first to notice
+        rebuild(index, names, commits, older)
+        assert call() == right[use], use
+    rebuild(index, names, commits, older)
+    index.add(make_documents("z"))
+    assert index.ids() == MemoryIndex.open(index.path).ids() == [*expected, "z"]
+    with pytest.raises(MemoryIndexError, match="no document has the id 'a'"):
+        index.get(["a"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"fingerprint": "e" * 64},
+        {"hidden_size": 9},
+        {"dtype": torch.float16},
+        {"settings": {"a": 1}},
+    ],
+)
+def test_an_index_of_another_kind_is_not_served(make_index, make_documents, rebuild, fields):
+    index = make_index()
+    index.add(make_documents("ab"))
+    iteration = iter(index)
+    rebuild(index, [], commits=0, **fields)
+    documents = make_documents("cd")
+    for use in (
+        index.ids,
+        index.info,
+        lambda: len(index),
+        lambda: iter(index),
+        lambda: next(iteration),
+        lambda: index.get(["a"]),
+        lambda: index.contains(["a"]),
+        lambda: index.search(documents.memory, 1),
+        lambda: index.add(documents),
+    ):
+        with pytest.raises(MemoryIndexError, match="was replaced by another index") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    assert MemoryIndex.open(index.path).ids() == []
+
+
+def test_an_index_that_is_gone_is_not_found_until_it_is_back(make_index, make_documents, rebuild):
+    index = make_index()
+    index.add(make_documents("ab"))
+    folder = shutil.move(index.path, index.path + "-away")
+    with pytest.raises(MemoryIndexError, match="not found"):
+        index.ids()
+    shutil.move(folder, index.path)
+    assert index.ids() == ["a", "b"]
+
+
+def test_a_search_begun_before_the_replacement_finds_the_new_documents(
+    make_index, make_documents, rebuild, monkeypatch
+):
+    index = make_index()
+    index.add(make_documents("abc"))
+    real = memory_index.cosine_topk
+
+    def replaced_meanwhile(*arguments):
+        monkeypatch.setattr(memory_index, "cosine_topk", real)
+        rebuild(index, list("def"))
+        return real(*arguments)
+
+    monkeypatch.setattr(memory_index, "cosine_topk", replaced_meanwhile)
+    memory = make_documents("e").memory
+    assert index.search(memory, 1)[0][0].id == "e"
+
+
+def test_an_iteration_says_that_the_index_was_replaced(make_index, make_documents, rebuild):
+    index = make_index()
+    index.add(make_documents("ab"))
+    iteration = iter(index)  # of the index that is there at this moment
+    rebuild(index, list("abc"))
+    with pytest.raises(MemoryIndexError, match="replaced by another index while it was read"):
+        list(iteration)
+    assert [name for batch in index for name in batch.ids] == ["a", "b", "c"]
+
+
+def test_a_copied_folder_is_the_same_index(tmp_path, make_index, make_documents):
+    index = make_index()
+    index.add(make_documents("ab"))
+    index.search(make_documents("a").memory, 1)
+    shutil.copytree(index.path, tmp_path / "copy")
+    shutil.rmtree(index.path)
+    shutil.move(tmp_path / "copy", index.path)
+    contents = index._current()
+    assert index.ids() == ["a", "b"]
+    assert index._current() is contents  # nothing is read again
+    index.add(make_documents("c"))
+    assert index.ids() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda index: pickle.loads(pickle.dumps(index))]
+)
+def test_a_copy_is_another_handle_of_the_folder(
+    make_index, make_older, make_documents, copied, older
+):
+    index = make_older() if older else make_index()
+    index.add(make_documents("ab"))
+    index.search(make_documents("a").memory, 1)
+    other = copied(index)
+    assert type(other) is MemoryIndex
+    assert other.path == index.path
+    other.add(make_documents("c"))
+    index.add(make_documents("d"))
+    assert index.ids() == other.ids() == ["a", "b", "c", "d"]
+    assert other.search(make_documents("d").memory, 1)[0][0].id == "d"
+
+
+def test_a_pickle_holds_no_documents(make_index, make_documents):
+    index = make_index((4, 1024))
+    index.add(make_documents([f"d{n}" for n in range(50)], (4, 1024)))
+    index.search(torch.randn(4, 1024), 1)
+    stored = io.BytesIO()
+    torch.save(index, stored)
+    assert len(stored.getvalue()) < 2000
+    assert len(pickle.dumps(index)) < 500
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_pickle_of_an_index_that_was_replaced_says_so(
+    make_index, make_older, make_documents, rebuild, older
+):
+    index = make_older() if older else make_index()
+    index.add(make_documents("ab"))
+    pickled = pickle.dumps(index)
+    rebuild(index, list("ab"), older=older)
+    with pytest.raises(MemoryIndexError, match="was replaced by another index; open it anew"):
+        pickle.loads(pickled)
