@@ -6,21 +6,20 @@ import copy
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from clara.config import ClaraConfig
-from clara.lora import MergingLinear
 from clara.sharding import fill, whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 COMPRESSOR = "compressor"
 QUERY_REASONER = "query_reasoner"
@@ -39,6 +38,15 @@ class Adapters:
     """
 
     def __init__(self, backbone: PreTrainedModel, config: ClaraConfig) -> None:
+        # Here, as peft takes seconds to import.
+        from clara.lora import MergingLinear
+        from clara.lora_library import (
+            BaseTunerLayer,
+            LoraConfig,
+            inject_adapter_in_model,
+            layers_are_plain,
+        )
+
         self._settings = LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
@@ -47,11 +55,14 @@ class Adapters:
             task_type="CAUSAL_LM",
             base_model_name_or_path=config.backbone,
         )
-        if not getattr(backbone, "is_quantized", False):
+        quantized = getattr(backbone, "is_quantized", False)
+        if not quantized:
             self._settings._register_custom_module({nn.Linear: MergingLinear})
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), nullcontext() if quantized else layers_are_plain():
             # peft warns of several adapters in one model, which is the point here.
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            # GPT-2's layers keep their weights transposed, which peft finds out by itself.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             for name in ADAPTERS:
                 inject_adapter_in_model(self._settings, backbone, adapter_name=name)
         self._layers = [m for m in backbone.modules() if isinstance(m, BaseTunerLayer)]

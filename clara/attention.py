@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from clara.attention_patterns import (
+    CLARA_SDPA,
     FULL,
     AttentionPattern,
     Recording,
@@ -27,8 +28,6 @@ from clara.attention_patterns import (
 )
 from clara.packing import PackedBatch
 from clara_kernels import memory_attention
-
-CLARA_SDPA = "clara_sdpa"
 
 
 @dataclass

@@ -12,16 +12,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.masking_utils import sdpa_mask
 
 from clara.output_path import body_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CLARA_SDPA = "clara_sdpa"
+"""What transformers calls the attention of `clara.attention`."""
 POSITIONS = 4
 """Length of the forward that records the masks."""
 
@@ -121,6 +124,8 @@ def recording_mask(*arguments: Any, **options: Any) -> Tensor | None:
     """Transformers' `sdpa_mask`, or its rule while the masks of a model are recorded."""
     recording = _recording.get()
     if recording is None:
+        from transformers.masking_utils import sdpa_mask
+
         mask: Tensor | None = sdpa_mask(*arguments, **options)
         return mask
     # Releases of transformers differ in how they say where the mask belongs.

@@ -7,17 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+import transformers
 
-from clara.attention import CLARA_SDPA
-from clara.attention_patterns import UnsupportedAttentionError, attention_patterns
+from clara.attention_patterns import CLARA_SDPA, UnsupportedAttentionError, attention_patterns
 from clara.backbone_digest import backbone_digest, sampled_backbone_digest
 from clara.backbone_files import BackboneError, convert_gguf, resolve_backbone
 from clara.config import Attention, Quantization
@@ -44,7 +36,7 @@ def load_backbone(
     dtype: torch.dtype,
     quantization: Quantization | None = None,
     attention: Attention = "sdpa",
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """Load a causal language model, frozen and in evaluation mode, and its tokenizer.
 
     Args:
@@ -60,10 +52,12 @@ def load_backbone(
     if attention == "flash_attention_2" and find_spec("flash_attn") is None:
         raise BackboneError("attention='flash_attention_2' needs the package flash-attn")
     source = resolve_backbone(name_or_path)
+    import clara.attention  # noqa: F401 - which tells transformers of it
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         with bars_on_a_terminal_only():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 source,
                 output_loading_info=True,
                 dtype=dtype,
@@ -95,7 +89,7 @@ def load_backbone(
         model.config._name_or_path = name_or_path  # not the path in this machine's cache
     # Only token ids are kept: a checkpoint's sampling defaults would make answers random.
     stored = model.generation_config
-    model.generation_config = GenerationConfig(
+    model.generation_config = transformers.GenerationConfig(
         bos_token_id=stored.bos_token_id,
         eos_token_id=stored.eos_token_id,
         pad_token_id=stored.pad_token_id,
@@ -103,7 +97,7 @@ def load_backbone(
     return model, tokenizer
 
 
-def _unsuitable(model: PreTrainedModel) -> str | None:
+def _unsuitable(model: transformers.PreTrainedModel) -> str | None:
     """Why packed causal sequences cannot go through a model; None if they can."""
     if not getattr(model, "_supports_attention_backend", False):
         return "does not support transformers' attention interface"
@@ -129,9 +123,9 @@ def _quantization_arguments(
     if find_spec("bitsandbytes") is None:
         raise BackboneError(f"quantization={quantization!r} needs the package bitsandbytes")
     if quantization == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+        return {"quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True)}
     return {
-        "quantization_config": BitsAndBytesConfig(
+        "quantization_config": transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,

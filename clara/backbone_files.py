@@ -12,11 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+import transformers
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from clara import digest_cache, hub
 from clara.digest_cache import cache_folder
+from clara.loading_bars import bars_on_a_terminal_only
 
 _TEXTS = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -97,6 +98,7 @@ def weight_files(folder: Path, *, shards_first: bool = False) -> list[Path]:
     return [folder / name for name in sorted(set(listed["weight_map"].values()))]
 
 
+@bars_on_a_terminal_only()
 def convert_gguf(file: Path) -> Path:
     """Convert a GGUF file to a folder that transformers loads quickly; done once per content.
 
@@ -114,17 +116,19 @@ def convert_gguf(file: Path) -> Path:
         raise BackboneError("reading a GGUF file needs the package gguf: pip install gguf")
     folder, name = str(file.parent), file.name
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=name, dtype=torch.float32
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise BackboneError(f"cannot read GGUF file {str(file)!r}: {reason}") from error
-    config = AutoConfig.for_model(**loaded.config.to_dict())
+    config = transformers.AutoConfig.for_model(**loaded.config.to_dict())
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
-    model.generation_config = GenerationConfig.from_model_config(config)
+    model.generation_config = transformers.GenerationConfig.from_model_config(config)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
     try:

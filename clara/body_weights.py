@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+import transformers
 
 _STALE = ("rotary_emb.inv_freq", "masked_bias")
 """Ends of names of buffers in old checkpoints that models compute anew."""
@@ -27,9 +27,9 @@ def body_names(folder: Path, stored: Collection[str]) -> dict[str, str]:
         folder: with `config.json`.
         stored: names of the tensors in the folder's weight files.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     model.tie_weights()  # some versions of transformers leave it to loading
     aliases = _aliases(model)
     prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
@@ -53,7 +53,7 @@ def body_names(folder: Path, stored: Collection[str]) -> dict[str, str]:
     return found
 
 
-def _aliases(model: PreTrainedModel) -> dict[str, list[str]]:
+def _aliases(model: transformers.PreTrainedModel) -> dict[str, list[str]]:
     """All names of each weight and saved buffer, by the first of them."""
     names: dict[int, list[str]] = {}
     for name, value in model.state_dict(keep_vars=True).items():
@@ -61,7 +61,7 @@ def _aliases(model: PreTrainedModel) -> dict[str, list[str]]:
     return {each[0]: each for each in names.values()}
 
 
-def _head_names(model: PreTrainedModel) -> set[str]:
+def _head_names(model: transformers.PreTrainedModel) -> set[str]:
     """Names of the output head's own weights; a tied one bears the name of the embeddings."""
     head = model.get_output_embeddings()
     if head is None or head is model.get_input_embeddings():

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from clara import checkpoint
@@ -28,6 +27,9 @@ from clara.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.recomputation import enable_checkpointing
 from clara.rotary import switching_lengths
 from clara.tokenizer import SafeTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class ClaraCore(nn.Module):

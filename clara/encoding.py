@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from clara.adapters import GENERATOR
-from clara.attention import check_reached, packed_arguments
 from clara.checks import as_integer
 from clara.compression import Passage
 from clara.memory_only import last_layer, restricted_to_rows
@@ -46,6 +45,8 @@ def forward_packed(
     Raises:
         ValueError: a sequence is longer than the backbone's positions.
     """
+    from clara.attention import check_reached, packed_arguments  # which takes long to import
+
     _check_positions(model, batch)
     body = body_of(model.backbone)
     layer, modules = (memory_only and last_layer(body)) or (None, [])

@@ -78,7 +78,8 @@ def snapshot(
         root = _current(name, here and _root(here, within), choose, endpoint)
     except _Unavailable as error:
         if here is None:
-            raise HubError(f"{name!r} is no folder here, and {error}") from error
+            shown = f"{name}/{within}" if within else name
+            raise HubError(f"{shown!r} is no folder here, and {error}") from error
         root = _root(here, within)
     _found[key] = root / within
     return _found[key]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear
 from torch import Tensor
 from torch.nn.functional import linear
+
+from clara.lora_library import Linear
 
 MERGE_ROWS = 256
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import PreTrainedModel
 
 from clara.adapters import GENERATOR, Adapters
 from clara.free_memory import free_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def parameter_versions(parameters: Iterable[nn.Parameter]) -> tuple[int, ...]:
@@ -30,6 +32,8 @@ def merged_copy(backbone: PreTrainedModel, adapter: str) -> PreTrainedModel:
     """
     if getattr(backbone, "is_quantized", False):
         raise ValueError("merge_generator needs a backbone that is not quantized")
+    from clara.lora_library import LoraLayer
+
     touched = {
         id(layer.get_base_layer().weight)
         for layer in backbone.modules()
@@ -72,6 +76,8 @@ class MergedGenerator:
 
 def merged_copy_fits(backbone: PreTrainedModel) -> bool:
     """Whether the free memory of the backbone's device holds the weights a merged copy adds."""
+    from clara.lora_library import LoraLayer
+
     weights = [
         layer.get_base_layer().weight
         for layer in backbone.modules()

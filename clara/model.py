@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
-from clara import checkpoint, generation, own_backbone
+from clara import checkpoint, own_backbone
 from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.answering import Answer, Clock, Ranking, find, padded_ranking
 from clara.backbone import backbone_digest, load_backbone
@@ -30,6 +29,9 @@ from clara.encoding import encode_passages
 from clara.output_path import states_to_logits
 from clara.progress import document_progress
 from clara.prompts import build_prompt, text_background
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 
 class Clara(ClaraCore):
@@ -249,6 +251,8 @@ class Clara(ClaraCore):
             TypeError: a number is none, such as `True` or `4.0` for an integer.
             ValueError: a prompt is over the budget, or a setting is refused.
         """
+        from clara import generation
+
         each = per_question(self, questions, memory)
         settings = generation.generation_settings(self, generation_config, max_new_tokens)
         prompts = self._prompts(questions, [len(m) for m in each])
@@ -268,6 +272,8 @@ class Clara(ClaraCore):
         max_prompt_tokens: int | None = None,
     ) -> Iterator[str]:
         """Like `generate` for one question and memory `[k, m, H]`, in pieces as they come."""
+        from clara import generation
+
         each = per_question(self, [question], [memory])
         settings = generation.generation_settings(self, generation_config, max_new_tokens)
         if (settings.num_beams or 1) > 1:
@@ -337,6 +343,8 @@ class Clara(ClaraCore):
         Args:
             documents: the texts to put into each question's prompt.
         """
+        from clara import generation
+
         check_questions(questions, len(documents))
         settings = generation.generation_settings(self, None, max_new_tokens)
         prompts = [

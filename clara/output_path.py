@@ -9,17 +9,19 @@ else. For them the loss takes a shorter way that does not hold all logits.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from clara.cross_entropy import CHUNK_LOGITS, head_cross_entropy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _plain: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()

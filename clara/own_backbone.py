@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from clara.loading_bars import bars_on_a_terminal_only
 from clara.sharding import fill, whole
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ FOLDER = "backbone"
 """In the model's folder; as `ClaraConfig.backbone`, it means the backbone there."""
 
 
-def plain_state(backbone: PreTrainedModel) -> dict[str, Tensor]:
+def plain_state(backbone: transformers.PreTrainedModel) -> dict[str, Tensor]:
     """The backbone's weights under their own names, without the LoRA layers around them."""
     return {
         name.replace(".base_layer.", "."): value
@@ -31,12 +32,13 @@ def save(model: ClaraCore, folder: Path) -> None:
     """Write the backbone and its tokenizer as any causal language model is written."""
     backbone = model.backbone
     with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(backbone.config)
+        plain = transformers.AutoModelForCausalLM.from_config(backbone.config)
     state = {name: whole(value) for name, value in plain_state(backbone).items()}
     plain.load_state_dict(state, assign=True)
     plain.tie_weights()
     plain.generation_config = backbone.generation_config
-    plain.save_pretrained(folder)
+    with bars_on_a_terminal_only():
+        plain.save_pretrained(folder)
     model.tokenizer.tokenizer.save_pretrained(folder)
 
 
@@ -48,9 +50,11 @@ def load(model: ClaraCore, folder: Path) -> None:
     """
     own = plain_state(model.backbone)
     try:
-        saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+        with bars_on_a_terminal_only():
+            plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: cannot read the backbone: {error}") from error
+    saved = plain.state_dict()
     if saved.keys() != own.keys() or any(own[name].shape != saved[name].shape for name in own):
         raise ValueError(f"{folder}: holds another backbone")
     for name, value in own.items():

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
-from transformers.generation import GenerationMode
 
-from clara.attention import CLARA_SDPA
-from clara.attention_patterns import FULL, attention_patterns
+from clara.attention_patterns import CLARA_SDPA, FULL, attention_patterns
 from clara.output_path import body_of
 from clara.prompts import Prompt
 from clara.rotary import rope_settings
 
-_PLAIN = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+if TYPE_CHECKING:
+    from transformers import DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,11 @@ def can_continue(backbone: PreTrainedModel, settings: GenerationConfig) -> bool:
     rotation of positions depends on the length of the whole prompt.
     """
 
+    from transformers.cache_utils import DynamicLayer
+    from transformers.generation import GenerationMode
+
+    plain = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+
     def asked(name: str) -> object:
         given = getattr(settings, name, None)
         return getattr(backbone.generation_config, name, None) if given is None else given
@@ -107,7 +110,7 @@ def can_continue(backbone: PreTrainedModel, settings: GenerationConfig) -> bool:
         asked("use_cache") is not False
         and not asked("cache_implementation")
         and not asked("prefill_chunk_size")
-        and all(s.get_generation_mode() in _PLAIN for s in (settings, backbone.generation_config))
+        and all(s.get_generation_mode() in plain for s in (settings, backbone.generation_config))
         and not _rotations(backbone) & {"dynamic", "longrope"}
         and _attends_to_all(backbone)
         and all(type(layer) is DynamicLayer for layer in _empty_cache(backbone).layers)
@@ -164,6 +167,8 @@ def _states(backbone: PreTrainedModel, ids: list[int]) -> list[tuple[Tensor, Ten
 
 
 def _empty_cache(backbone: PreTrainedModel) -> DynamicCache:
+    from transformers import DynamicCache
+
     return DynamicCache(config=_text_config(backbone))
 
 

@@ -77,7 +77,9 @@ def check_reference(source: str) -> None:
         CommandError: no such folder, or one without configuration.
     """
     folder = expanded(source)
-    local = folder.exists() or _is_path(source)
+    # On the hub a checkpoint may lie in a folder of a model: owner/name/folder.
+    hub = source.count("/") >= 2 and not _is_path("/".join(source.split("/")[:2]))
+    local = folder.exists() or (_is_path(source) and not hub)
     if local and not (folder / _CONFIG).is_file():
         raise CommandError(f"{source} is not a reference checkpoint: it holds no {_CONFIG}")
 

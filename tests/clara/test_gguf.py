@@ -71,7 +71,7 @@ def test_converted_once_and_reused(file, tmp_path, monkeypatch):
     assert "quantization_config" not in json.loads((converted / "config.json").read_text())
 
     # Would fail if it were used again.
-    monkeypatch.setattr("clara.backbone_files.AutoModelForCausalLM", None)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM", None)
     assert convert_gguf(file) == converted
     assert {f.name: f.stat().st_mtime_ns for f in converted.iterdir()} == times
 
@@ -146,8 +146,8 @@ def small(tmp_path, monkeypatch):
         def from_pretrained(folder, gguf_file):
             return tokenizer
 
-    monkeypatch.setattr("clara.backbone_files.AutoModelForCausalLM", Models)
-    monkeypatch.setattr("clara.backbone_files.AutoTokenizer", Tokenizers)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM", Models)
+    monkeypatch.setattr("transformers.AutoTokenizer", Tokenizers)
     monkeypatch.setenv("CLARA_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "small.gguf"
     file.write_bytes(b"content")
@@ -197,7 +197,7 @@ class Read:
     from_config = transformers.AutoModelForCausalLM.from_config
     def __init__(self, result):
         self.from_pretrained = lambda *a, **k: result
-backbone.AutoModelForCausalLM, backbone.AutoTokenizer = Read(model), Read(tokenizer)
+transformers.AutoModelForCausalLM, transformers.AutoTokenizer = Read(model), Read(tokenizer)
 tokenizer.save_pretrained = lambda folder: os._exit(9)
 backbone.convert_gguf(file)
 """

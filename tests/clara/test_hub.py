@@ -336,6 +336,18 @@ def test_a_download_that_broke_off_is_completed(cached, server, monkeypatch, tmp
     assert "not in the hub's cache" in refused(lambda: Clara.from_pretrained(NAME))
 
 
+@pytest.mark.parametrize("lacking", ["config.json", "model.safetensors", "tokenizer*.json"])
+def test_a_backbone_that_is_here_in_part_is_completed(server, monkeypatch, tiny_backbone, lacking):
+    server.models[NAME] = tiny_backbone("llama")
+    folder = Path(resolve_backbone(NAME))
+    expected = backbone_digest(NAME)
+    forget(monkeypatch)
+    for file in folder.glob(lacking):
+        file.unlink()
+    assert backbone_digest(NAME) == expected
+    assert {file.name for file in folder.iterdir()} >= {"config.json", "tokenizer.json"}
+
+
 # Commands
 
 

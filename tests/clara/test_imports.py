@@ -1,0 +1,204 @@
+"""What an import and a first use cost, and what they print."""
+
+import json
+import resource
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from transformers.utils import logging
+
+from clara import lora_library
+from clara.loading_bars import bars_on_a_terminal_only
+
+BASE = Path(__file__).parents[1] / "data" / "reference" / "base"
+HEAVY = (
+    "bitsandbytes",
+    "peft",
+    "transformers.modeling_utils",
+    "torch._dynamo",
+    "accelerate",
+    "pyarrow",
+    "lance",
+    "pydantic",
+    "datasets",
+)
+TELL = f"""
+import json, sys
+print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
+"""
+MODEL = """
+import sys
+from clara import Clara, ClaraConfig
+config = ClaraConfig(compression_rate=16, document_length=64, lora_rank=4, dtype="float32")
+model = Clara.from_backbone(sys.argv[1], config)
+memory = model.compress(["The river runs north."]).memory
+"""
+
+
+def script(code, *arguments):
+    """Run a user's script; its output, which is all that it may print."""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+def processor_seconds(code):
+    """Processor time of a script, which other programs lengthen less than its duration, and output.
+
+    What a process waits for is no part of it.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    output = script(code)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, output
+
+
+def test_an_import_loads_nothing_heavy_and_takes_little_longer_than_that_of_torch():
+    """Under 3 s where torch takes 2 s; a busy machine is slow with both."""
+    torch = min(processor_seconds("import torch")[0] for _ in range(2))
+    ours = [processor_seconds("from clara import *" + TELL) for _ in range(2)]
+    assert min(seconds for seconds, _ in ours) < max(3.0, 2 * torch)
+    assert json.loads(ours[0][1]) == []
+
+
+def test_a_backbone_that_is_not_quantized_needs_no_bitsandbytes(tiny_backbone):
+    """And nothing is printed: no loading bar, no message of a library."""
+    loaded = json.loads(script(MODEL + TELL, tiny_backbone("llama")))
+    assert "bitsandbytes" not in loaded
+    assert "peft" in loaded
+
+
+def test_layers_of_other_kinds_need_no_bitsandbytes(tmp_path):
+    """GPT-2 has Conv1D layers, which go another way through peft."""
+    size = {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 600}
+    config = GPT2Config(**size, bos_token_id=1, eos_token_id=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)
+    assert "bitsandbytes" not in json.loads(script(MODEL + TELL, tmp_path))
+
+
+def test_quantized_and_plain_models_in_one_process(tiny_backbone):
+    pytest.importorskip("bitsandbytes")
+    code = (
+        MODEL
+        + """
+import peft.helpers
+assert "bitsandbytes" not in sys.modules
+for quantization in ("nf4", "int8"):
+    quantized = Clara.from_backbone(sys.argv[1], config.replace(quantization=quantization))
+    (layer,) = {type(each).__name__ for each in quantized.adapters._layers}
+    print(layer, bool((quantized.compress(["The river runs north."]).memory - memory).any()))
+import bitsandbytes
+assert peft.helpers.bnb.functional is bitsandbytes.functional
+again = Clara.from_backbone(sys.argv[1], config)
+print(*{type(each).__name__ for each in again.adapters._layers})
+print(bool((again.compress(["The river runs north."]).memory - memory).any()))
+"""
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, tiny_backbone("llama")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [
+        *("Linear4bit", "True"),
+        *("Linear8bitLt", "True"),
+        *("MergingLinear", "False"),
+    ]
+
+
+# The module that is awaited
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A package that notes its import."""
+    folder = tmp_path / "awaited_module"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "import builtins\nbuiltins.awaited_imports += 1\nvalue = 7\n"
+    )
+    (folder / "part.py").write_text("import awaited_module\nvalue = awaited_module.value + 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("builtins.awaited_imports", 0, raising=False)
+    yield folder.name
+    for name in [name for name in sys.modules if name.startswith(folder.name)]:
+        del sys.modules[name]
+
+
+def imports():
+    return sys.modules["builtins"].awaited_imports
+
+
+def test_an_awaited_module_is_imported_at_its_first_use(module):
+    with lora_library._awaiting(module):
+        user = types.ModuleType("user")
+        exec(f"import {module} as named", vars(user))
+        assert lora_library.importlib.util.find_spec(module) is not None
+    assert module not in sys.modules
+    assert imports() == 0
+    assert user.named.value == 7
+    assert imports() == 1
+    assert sys.modules[module].value == 7
+    with pytest.raises(AttributeError, match="absent"):
+        _ = user.named.absent
+    assert imports() == 1
+
+
+def test_a_part_of_an_awaited_module_imports_all_of_it(module):
+    with lora_library._awaiting(module):
+        part = __import__(f"{module}.part", fromlist=["value"])
+        assert part.value == 8
+    assert imports() == 1
+    assert sys.modules[module].value == 7
+
+
+def test_a_module_that_is_there_or_not_installed_is_left_alone(module):
+    real = __import__(module)
+    with lora_library._awaiting(module), lora_library._awaiting("not_installed_anywhere"):
+        assert sys.modules[module] is real
+        with pytest.raises(ModuleNotFoundError):
+            __import__("not_installed_anywhere")
+    assert sys.modules[module] is real
+
+
+# Loading bars
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_come_back(shown):
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        with bars_on_a_terminal_only():
+            assert not logging.is_progress_bar_enabled()
+        assert logging.is_progress_bar_enabled() is shown
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+
+
+def test_bars_stay_on_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    before = logging.is_progress_bar_enabled()
+    with bars_on_a_terminal_only():
+        assert logging.is_progress_bar_enabled() is before
+
+
+def test_a_closed_standard_error_shows_no_bars(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with bars_on_a_terminal_only():
+        assert not logging.is_progress_bar_enabled()
