@@ -19,6 +19,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_ARCHS = (75, 80, 90, 100, 120)  # 86 and 89 run what is made for 80
@@ -158,6 +159,37 @@ class CMakeBuild(build_ext):
                 raise SystemExit("error: clara_kernels._C did not build; the messages are above")
 
 
+class EditableWheel(editable_wheel):
+    """An editable install that mypy and pyright can follow.
+
+    setuptools finds packages of several folders by an import hook, which static checkers do not
+    run. With one folder that holds all packages it writes that folder into a .pth file instead,
+    which they read. So the packages are linked into one. The root itself cannot be that folder:
+    `kernels`, `tests` and `bench` would become importable everywhere.
+    """
+
+    def finalize_options(self) -> None:
+        folder = ROOT / "build" / "editable" / "packages"
+        try:
+            link_packages(folder)
+        except OSError as error:  # Windows may not allow links
+            print(f"warning: type checkers will not find the packages: {error}", file=sys.stderr)
+        else:
+            self.distribution.package_dir = {"": folder.relative_to(ROOT).as_posix()}
+        super().finalize_options()
+
+
+def link_packages(folder: Path) -> None:
+    """Make `folder` hold a link to each package and nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for package in (ROOT / "clara", ROOT / "kernels" / "clara_kernels"):
+        (folder / package.name).symlink_to(package, target_is_directory=True)
+
+
 cuda_request()
 cuda_archs()
-setup(ext_modules=[Extension("clara_kernels._C", [])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    ext_modules=[Extension("clara_kernels._C", [])],
+    cmdclass={"build_ext": CMakeBuild, "editable_wheel": EditableWheel},
+)

@@ -197,6 +197,11 @@ class Adapters:
             self.load_state(name, {key.removeprefix(_PREFIX): v for key, v in state.items()})
 
 
+def adapter_files(folder: Path) -> list[Path]:
+    """Where the weights of the adapters are in a model folder."""
+    return [folder / name / _WEIGHTS for name in ADAPTERS]
+
+
 def _lora_parameters(backbone: nn.Module, name: str) -> dict[str, nn.Parameter]:
     marker = f".{name}."
     return {

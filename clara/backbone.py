@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ from transformers import (
 from clara.attention import CLARA_SDPA
 from clara.attention_patterns import UnsupportedAttentionError, attention_patterns
 from clara.backbone_digest import backbone_digest, sampled_backbone_digest
-from clara.backbone_files import BackboneError, cache_folder, convert_gguf, resolve_backbone
+from clara.backbone_files import BackboneError, convert_gguf, resolve_backbone
 from clara.config import Attention, Quantization
+from clara.digest_cache import cache_folder
+from clara.loading_bars import bars_on_a_terminal_only
 
 __all__ = [
     "BackboneError",
@@ -59,16 +62,17 @@ def load_backbone(
     source = resolve_backbone(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source,
-            output_loading_info=True,
-            dtype=dtype,
-            device_map={"": device},
-            attn_implementation=_IMPLEMENTATION[attention],
-            use_safetensors=True,  # never a pickle
-            trust_remote_code=False,
-            **_quantization_arguments(quantization, dtype),
-        )
+        with bars_on_a_terminal_only():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source,
+                output_loading_info=True,
+                dtype=dtype,
+                device_map={"": device},
+                attn_implementation=_IMPLEMENTATION[attention],
+                use_safetensors=True,  # never a pickle
+                trust_remote_code=False,
+                **_quantization_arguments(quantization, dtype),
+            )
     except Exception as error:  # damaged files raise errors of every kind
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BackboneError(f"cannot load backbone {name_or_path!r}: {reason[:300]}") from error
@@ -87,6 +91,8 @@ def load_backbone(
     flaw = _unsuitable(model)
     if flaw:
         raise BackboneError(f"backbone {name_or_path!r} ({type(model).__name__}) {flaw}")
+    if not Path(name_or_path).expanduser().exists():  # on the hub
+        model.config._name_or_path = name_or_path  # not the path in this machine's cache
     # Only token ids are kept: a checkpoint's sampling defaults would make answers random.
     stored = model.generation_config
     model.generation_config = GenerationConfig(

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from clara import digest_cache
-from clara.backbone_files import BackboneError, local_folder, weight_files
+from clara.backbone_files import BackboneError, resolve_backbone, weight_files
 from clara.body_weights import body_names
 from clara.progress import byte_progress
 from clara.weight_hashing import hash_tensors, stored_tensors
@@ -33,18 +33,11 @@ def backbone_digest(name_or_path: str) -> str:
     Raises:
         BackboneError: not found, or without safetensors files.
     """
-    source = local_folder(name_or_path)
+    source = Path(resolve_backbone(name_or_path))
     try:
         files = weight_files(source)
-        before = digest_cache.state([source / "config.json", *files])
-        kept = digest_cache.find(source, before)
-        if kept is not None:
-            return kept
-        settled = digest_cache.settled(before)
-        digest = _computed(source, files)
-        if settled:
-            digest_cache.keep(source, before, digest)
-        return digest
+        read = [source / "config.json", *files]
+        return digest_cache.cached(source, read, lambda: _computed(source, files))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _unreadable(name_or_path, error) from error
 
@@ -72,7 +65,7 @@ def sampled_backbone_digest(name_or_path: str) -> str:
     Raises:
         BackboneError: not found, or without safetensors files.
     """
-    source = local_folder(name_or_path)
+    source = Path(resolve_backbone(name_or_path))
     sampled = {}
     try:
         for file in weight_files(source, shards_first=True):

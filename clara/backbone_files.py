@@ -7,13 +7,19 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from clara import digest_cache, hub
+from clara.digest_cache import cache_folder
+
+_TEXTS = (".json", ".jinja", ".txt", ".model", ".tiktoken")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 class BackboneError(ValueError):
@@ -21,10 +27,11 @@ class BackboneError(ValueError):
 
 
 def resolve_backbone(name_or_path: str) -> str:
-    """Folder or hub id that transformers can load: converts GGUF files, checks local paths.
+    """Folder that transformers can load: converts GGUF files, downloads models of the hub.
 
     Raises:
-        BackboneError: a path that does not exist, or a folder that holds no model.
+        BackboneError: a path that does not exist, a folder that holds no model, or a model that
+            cannot be got from the hub.
     """
     path = Path(os.path.expanduser(name_or_path))
     if path.suffix.lower() == ".gguf":
@@ -37,32 +44,36 @@ def resolve_backbone(name_or_path: str) -> str:
         return str(path)
     if path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
         raise BackboneError(f"backbone folder {name_or_path!r} does not exist")
-    return name_or_path
-
-
-def local_folder(name_or_path: str) -> Path:
-    """Folder that holds a backbone's configuration and weights; for a hub id, in the hub's cache.
-
-    The hub is asked only for what its cache lacks: a backbone that was loaded is there.
-
-    Raises:
-        BackboneError: there is none here, and the hub has no such model or cannot be reached.
-    """
-    source = resolve_backbone(name_or_path)
-    if Path(source).is_dir():
-        return Path(source)
     try:
-        folder = Path(snapshot_download(source, local_files_only=True))
-        if all(file.exists() for file in (folder / "config.json", *weight_files(folder))):
-            return folder
+        return str(hub.snapshot(name_or_path, choose=_needed_files, complete=_is_complete))
+    except hub.HubError as error:
+        raise BackboneError(f"backbone {error}") from error
+
+
+def _needed_files(files: Sequence[str], download: Callable[[str], Path]) -> list[str]:
+    """Of the files on the hub, those that transformers reads: no pickles and no other formats."""
+    here = [file for file in files if "/" not in file]
+    if "config.json" not in here:
+        raise hub.HubError("on the hub holds no config.json")
+    if SAFE_WEIGHTS_NAME in here:
+        weights = [SAFE_WEIGHTS_NAME]
+    elif SAFE_WEIGHTS_INDEX_NAME in here:
+        weights = [file.name for file in weight_files(download(SAFE_WEIGHTS_INDEX_NAME).parent)]
+    else:
+        raise hub.HubError("on the hub holds no weights as safetensors")
+    texts = [file for file in here if Path(file).suffix in _TEXTS]
+    templates = [file for file in files if file.startswith("additional_chat_templates/")]
+    return [*texts, *templates, *weights]
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder of the hub's cache holds configuration, weights and a tokenizer."""
+    try:
+        weights = weight_files(folder)
     except (OSError, ValueError):
-        pass  # it is not there, or only in part
-    patterns = ["config.json", "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME]
-    try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BackboneError(f"cannot get the weights of {name_or_path!r}: {reason}") from error
+        return False
+    present = {file.name for file in folder.iterdir()}
+    return all(file.is_file() for file in weights) and not present.isdisjoint(_TOKENIZERS)
 
 
 def weight_files(folder: Path, *, shards_first: bool = False) -> list[Path]:
@@ -86,14 +97,6 @@ def weight_files(folder: Path, *, shards_first: bool = False) -> list[Path]:
     return [folder / name for name in sorted(set(listed["weight_map"].values()))]
 
 
-def cache_folder() -> Path:
-    """Where converted backbones are kept: `$CLARA_CACHE`, or `clara` in the user's cache."""
-    root = os.environ.get("CLARA_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clara"
-
-
 def convert_gguf(file: Path) -> Path:
     """Convert a GGUF file to a folder that transformers loads quickly; done once per content.
 
@@ -103,11 +106,8 @@ def convert_gguf(file: Path) -> Path:
     Raises:
         BackboneError: the package `gguf` is missing, or the file cannot be read.
     """
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    target = cache_folder() / "gguf" / f"{file.stem}-{digest.hexdigest()[:16]}"
+    digest = digest_cache.cached(file, [file], lambda: _content_digest(file))
+    target = cache_folder() / "gguf" / f"{file.stem}-{digest[:16]}"
     if target.is_dir():
         return target
     if find_spec("gguf") is None:
@@ -137,3 +137,11 @@ def convert_gguf(file: Path) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _content_digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

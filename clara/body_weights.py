@@ -30,6 +30,7 @@ def body_names(folder: Path, stored: Collection[str]) -> dict[str, str]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model.tie_weights()  # some versions of transformers leave it to loading
     aliases = _aliases(model)
     prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
     head = _head_names(model)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clara import own_backbone
-from clara.adapters import ADAPTERS, COMPRESSOR
+from clara import hub, own_backbone
+from clara.adapters import ADAPTERS, COMPRESSOR, adapter_files
 from clara.backbone import backbone_digest, sampled_backbone_digest
+from clara.backbone_files import weight_files
 from clara.config import MODEL_FIELDS, ClaraConfig
 from clara.sharding import fill, whole
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 MEMORY_TOKENS = "memory_tokens.safetensors"
+_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model", ".md")
 
 _CARD = """---
 library_name: clara-rag
@@ -101,7 +102,8 @@ def locate(name_or_path: str | Path) -> Path:
     """Folder of a saved model, downloaded from the hub if it is not a local one.
 
     Raises:
-        ValueError: no such folder or hub model, or one that is not a CLaRa model.
+        ValueError: no such folder or hub model, or one that is not a CLaRa model; a `HubError`
+            if it cannot be got from the hub.
     """
     folder = Path(os.path.expanduser(name_or_path))
     if not folder.is_dir():
@@ -109,13 +111,33 @@ def locate(name_or_path: str | Path) -> Path:
         if folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
             raise ValueError(f"model folder {name!r} does not exist")
         try:
-            folder = Path(snapshot_download(name))
-        except (OSError, HfHubHTTPError, HFValidationError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"model {name!r} is no folder and not on the hub: {reason}") from error
+            folder = hub.snapshot(name, choose=_needed_files, complete=_is_complete)
+        except hub.HubError as error:
+            raise hub.HubError(f"model {error}") from error
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is not a CLaRa model: it holds no {CONFIG}")
     return folder
+
+
+def _needed_files(files: Sequence[str], download: Callable[[str], Path]) -> list[str]:
+    """Of the files on the hub, those that a model folder has; nothing that could be a pickle."""
+    if CONFIG not in files or MEMORY_TOKENS not in files:
+        remedy = ""
+        if any(Path(file).name == "adapters.pth" for file in files):
+            remedy = ": it holds a checkpoint of the reference implementation; see 'clara convert'"
+        raise hub.HubError(f"on the hub is not a CLaRa model{remedy}")
+    return [file for file in files if Path(file).suffix in _SUFFIXES]
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder of the hub's cache holds a whole model."""
+    files = [folder / MEMORY_TOKENS, *adapter_files(folder)]
+    try:
+        if ClaraConfig.load(folder / CONFIG).backbone == own_backbone.FOLDER:
+            files += weight_files(folder / own_backbone.FOLDER)
+    except (OSError, ValueError):
+        return False
+    return all(file.is_file() for file in files)
 
 
 def read_config(folder: Path, expected: Mapping[str, Any]) -> ClaraConfig:

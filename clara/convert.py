@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from clara import hub
 from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.config import ClaraConfig
 from clara.model import Clara
@@ -30,6 +32,7 @@ REFERENCE_PROMPT = PromptTemplate(
     user="Background:\n{memory}\n\nQuestion:{question}",
 )
 
+_FILES = ("config.json", "adapters.pth", "decoder_first_last_layers.pth")
 _EMBEDDINGS = "model.embed_tokens.weight"
 _MARKERS = 3  # <AE>, <ENC>, <SEP>, after the memory tokens
 
@@ -47,17 +50,19 @@ def convert_reference(
     there, as training would start it. Files are read with `weights_only`, nothing is unpickled.
 
     Args:
-        source: folder with `config.json`, `adapters.pth`, `decoder_first_last_layers.pth`.
+        source: folder with `config.json`, `adapters.pth`, `decoder_first_last_layers.pth`, or such
+            a folder on the hub: "owner/name/folder", or "owner/name" if they are not in a folder.
         target: folder to write; must not exist or be empty.
         backbone: where the backbone is, if not where the checkpoint says.
 
     Raises:
-        ConversionError: a file is missing or unreadable, the target is not empty, or the
-            checkpoint does not belong to the backbone.
+        ConversionError: a file is missing or unreadable, the target is not empty, the checkpoint
+            cannot be got from the hub, or it does not belong to the backbone.
     """
-    source, target = Path(source), Path(target)
+    target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConversionError(f"target {target} exists and is not empty")
+    source = _located(source)
     settings = _read_settings(source)
     adapters = _read_tensors(source / "adapters.pth")
     table = _read_tensors(source / "decoder_first_last_layers.pth").get(_EMBEDDINGS)
@@ -95,6 +100,34 @@ def convert_reference(
     model.config = config.replace(backbone=model.config.backbone)
     model.save_pretrained(target)
     return model.config
+
+
+def _located(source: str | Path) -> Path:
+    """The checkpoint's folder, downloaded if it is on the hub."""
+    folder, name = Path(source).expanduser(), str(source)
+    parts = name.rstrip("/").split("/")
+    if folder.exists() or folder.is_absolute() or name.startswith(".") or len(parts) < 2:
+        return folder
+    within = "/".join(parts[2:])
+
+    def choose(files: Sequence[str], download: Callable[[str], Path]) -> list[str]:
+        needed = [f"{within}/{file}" if within else file for file in _FILES]
+        if set(needed) <= set(files):
+            return needed
+        folders = sorted({file.rpartition("/")[0] for file in files if file.endswith(_FILES[1])})
+        there = [f"'{'/'.join(parts[:2])}/{each}'" for each in folders if each != within]
+        what = f"has such checkpoints in {', '.join(there)}" if there else "has none"
+        raise hub.HubError(
+            f"on the hub is not a reference checkpoint: it holds no {', '.join(needed)}; it {what}"
+        )
+
+    def complete(folder: Path) -> bool:
+        return all((folder / file).is_file() for file in _FILES)
+
+    try:
+        return hub.snapshot("/".join(parts[:2]), within=within, choose=choose, complete=complete)
+    except hub.HubError as error:
+        raise ConversionError(f"checkpoint {error}") from error
 
 
 def _read_settings(source: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -143,6 +144,80 @@ def test_nothing_tells_to_install_what_is_not_released():
     for file in (*pages, *modules):
         text = " ".join(file.read_text(encoding="utf-8").split())
         assert not re.search(r"pip install ['\"]?clara-rag", text), file
+
+
+@pytest.fixture(scope="module")
+def editable_site(tmp_path_factory) -> Path:
+    """What an editable install puts into site-packages, with an empty file for the extension."""
+    tree = tmp_path_factory.mktemp("editable")
+    for name in SOURCES:
+        shutil.copy(ROOT / name, tree)
+    for folder in PACKAGES.values():
+        ignored = shutil.ignore_patterns("__pycache__", "_C.*")
+        shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
+    file = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    (tree / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.24)\nproject(nothing LANGUAGES NONE)\n"
+        f'file(WRITE "${{CMAKE_LIBRARY_OUTPUT_DIRECTORY}}/{file}" "")\n'
+    )
+    wheels = tmp_path_factory.mktemp("wheels")
+    code = f"import setuptools.build_meta as b; b.build_editable({str(wheels)!r})"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, cwd=tree, env=os.environ | {"CLARA_CUDA": "OFF"}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tree / "kernels" / "clara_kernels" / file).exists()
+    site = tmp_path_factory.mktemp("editable-site")
+    with zipfile.ZipFile(*wheels.glob("*.whl")) as archive:
+        archive.extractall(site)
+    return site
+
+
+def test_an_editable_install_makes_the_two_packages_importable_and_nothing_else(editable_site):
+    (file,) = editable_site.glob("*.pth")
+    (folder,) = file.read_text().splitlines()
+    found = {path.name: path.resolve() for path in Path(folder).iterdir()}
+    assert found.keys() == PACKAGES.keys()
+    for name, source in PACKAGES.items():
+        assert found[name].parts[-len(Path(source).parts) :] == Path(source).parts
+        assert (Path(folder) / name / "py.typed").exists()
+
+
+@pytest.mark.parametrize("kind", ["site", "editable_site"])
+def test_type_checkers_find_both_packages(kind, request, tmp_path):
+    """Outside of the repository, with a Python that has nothing else installed."""
+    environment = tmp_path / "environment"
+    command = [sys.executable, "-m", "venv", "--without-pip", str(environment)]
+    subprocess.run(command, check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    source = request.getfixturevalue(kind)
+    if kind == "site":
+        (packages / "packages.pth").write_text(f"{source}\n")
+    else:
+        shutil.copy(*source.glob("*.pth"), packages)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from clara import Clara\n"
+        "from clara_kernels import cosine_topk\n"
+        "reveal_type(cosine_topk)\n"
+        "reveal_type(Clara)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache")]
+    command += ["--python-executable", str(environment / "bin" / "python"), str(script)]
+    variables = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")
+    }
+    result = subprocess.run(
+        command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    first, second = (line for line in result.stdout.splitlines() if "Revealed type" in line)
+    assert "corpus: Any | clara_kernels.scoring.corpus.Corpus, k: int" in first.replace(
+        "Union[Any, clara_kernels.scoring.corpus.Corpus]",
+        "Any | clara_kernels.scoring.corpus.Corpus",
+    )
+    assert "clara.model.Clara" in second
 
 
 def test_build_mentions_neither_torch_nor_numpy(tree):

@@ -62,6 +62,13 @@ def test_pages_have_examples() -> None:
     assert len(runnable_shell()) >= 1
 
 
+@pytest.mark.parametrize(
+    "name", ["MemoryIndex", "answer_from_text", "push_to_hub", "is_trained", "CLARA_MODEL"]
+)
+def test_pages_name_what_people_look_for(name: str) -> None:
+    assert any(name in (ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+
+
 @pytest.mark.parametrize(("page", "code"), examples("python"))
 def test_python_example(page: str, code: str, backbone: str, tmp_path: Path) -> None:
     printed = run([sys.executable, "-c", code.replace(HUB_ID, backbone)], tmp_path)

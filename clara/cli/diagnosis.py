@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import clara
 from clara.cli import options
-from clara.cli.output import one_line, print_json
+from clara.cli.output import print_json
+from clara.cli.remedies import checks, conclusion, has_gpu
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 DISTRIBUTION = "clara-rag"
 PACKAGES = (
@@ -29,13 +35,15 @@ SERVED = {"cpu": "vectorised PyTorch", "reference": REFERENCE, "triton": "Triton
 
 
 def doctor(as_json: options.Json = False) -> None:
-    """Report versions, what was compiled, and which device serves which operator."""
+    """Say what is fine, missing or slow on this machine, and what mends it."""
     report = diagnose()
+    found = checks(report)
     if as_json:
-        print_json(report)
+        print_json({**report, "checks": [asdict(each) for each in found]})
         return
-    for line in lines(report):
-        print(one_line(line))
+    for each in found:
+        print(each)
+    print(f"\n{conclusion(found)}")
 
 
 def diagnose() -> dict[str, Any]:
@@ -48,13 +56,23 @@ def diagnose() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version(name) for name in PACKAGES},
+        "missing_packages": missing_packages(),
         "missing_extras": missing_extras(),
         "torch_cuda": torch.version.cuda,
         "torch_threads": torch.get_num_threads(),
+        "processors": processors(),
+        "gpu": has_gpu(),
         "kernels": build,
         "devices": devices(build),
         "operators": operators(build),
     }
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def version(package: str) -> str | None:
@@ -65,31 +83,55 @@ def version(package: str) -> str | None:
         return None
 
 
-def missing_extras() -> dict[str, list[str]]:
-    """Packages that are not installed, by the extra that asks for them.
+def requirements() -> list[tuple[str | None, Requirement]]:
+    """What the distribution asks for, with the extra that asks for it, None for all of clara.
 
-    Empty where this is a bare source tree, of which pip knows no extras.
+    Empty where this is a bare source tree, of which pip knows nothing.
     """
     from packaging.requirements import Requirement
 
     try:
         metadata = importlib.metadata.metadata(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
-        return {}
-    requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist") or []]
-    missing = {}
-    for extra in metadata.get_all("Provides-Extra") or []:
-        absent = [
-            requirement.name
-            for requirement in requirements
-            if requirement.marker is not None
-            and requirement.marker.evaluate({"extra": extra})
-            and not requirement.marker.evaluate({"extra": ""})
-            and version(requirement.name) is None
-        ]
-        if absent:
-            missing[extra] = absent
+        return []
+    found: list[tuple[str | None, Requirement]] = []
+    for requirement in map(Requirement, metadata.get_all("Requires-Dist") or []):
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": ""}):
+            found.append((None, requirement))
+            continue
+        for extra in metadata.get_all("Provides-Extra") or []:
+            if marker.evaluate({"extra": extra}):
+                found.append((extra, requirement))
+    return found
+
+
+def missing_packages() -> dict[str, str]:
+    """Packages that all of clara needs and that are not installed or too old, as pip takes them."""
+    return {
+        requirement.name: wanted(requirement)
+        for extra, requirement in requirements()
+        if extra is None and not fulfilled(requirement)
+    }
+
+
+def missing_extras() -> dict[str, dict[str, str]]:
+    """Packages that are not installed or too old, by the extra that asks for them."""
+    missing: dict[str, dict[str, str]] = {}
+    for extra, requirement in requirements():
+        if extra is not None and not fulfilled(requirement):
+            missing.setdefault(extra, {})[requirement.name] = wanted(requirement)
     return missing
+
+
+def fulfilled(requirement: Requirement) -> bool:
+    installed = version(requirement.name)
+    return installed is not None and requirement.specifier.contains(installed, prereleases=True)
+
+
+def wanted(requirement: Requirement) -> str:
+    """A requirement as pip takes it, without the condition under which it holds."""
+    return f"{requirement.name}{requirement.specifier}"
 
 
 def build_report() -> dict[str, Any]:
@@ -152,46 +194,3 @@ def operators(build: dict[str, Any]) -> dict[str, dict[str, str]]:
 
     known = {*declared(), *compiled.OPERATORS}
     return {name: served(name) for name in clara_kernels.__all__ if name in known}
-
-
-def lines(report: dict[str, Any]) -> list[str]:
-    """The report for a reader."""
-    kernels = report["kernels"]
-    shown = [
-        f"clara {report['clara']}, Python {report['python']}, {report['platform']}",
-        ", ".join(f"{name} {found or 'missing'}" for name, found in report["packages"].items()),
-        f"PyTorch: CUDA {report['torch_cuda']}"
-        if report["torch_cuda"]
-        else "PyTorch: CPU-only build, a GPU would not be used",
-        f"CPU threads: {report['torch_threads']}",
-    ]
-    if kernels["error"] is not None:
-        shown.append(f"clara_kernels: the compiled module does not load: {kernels['error']}")
-    elif not kernels["compiled"]:
-        shown.append(f"clara_kernels: not compiled: {kernels['reason']}")
-    else:
-        shown.append(
-            f"clara_kernels: {kernels['compiler']}, {kernels['build_type']}; "
-            f"this processor runs {', '.join(kernels['simd_available'])}; {kernels['simd']} is used"
-        )
-        shown.append(
-            f"clara_kernels: CUDA {kernels['cuda']['version']} code for "
-            f"{' '.join(kernels['cuda']['architectures'])}"
-            if kernels["cuda"]
-            else "clara_kernels: CPU-only build, no CUDA code"
-        )
-    for device in report["devices"]:
-        code = device["compiled_code"]
-        with_code = f"runs the compiled {code}" if code else "has no code in the compiled module"
-        shown.append(
-            f"{device['device']}: {device['name']} ({device['architecture']}), {with_code}"
-        )
-    if not report["devices"]:
-        shown.append("CUDA devices: none visible")
-    for name, served in report["operators"].items():
-        shown.append(f"{name}: CPU {served['cpu']}, CUDA {served['cuda']}")
-    if report["packages"]["triton"] is None:
-        shown.append("triton is missing: a GPU would run the PyTorch references")
-    for extra, absent in report["missing_extras"].items():
-        shown.append(f"extra [{extra}] is missing {', '.join(absent)}")
-    return shown

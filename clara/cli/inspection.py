@@ -1,4 +1,4 @@
-"""What a folder is: a model, an index, or a checkpoint of the reference implementation."""
+"""What a folder is: a model, an index, a training run, or a checkpoint of the reference."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clara.cli.errors import CommandError, user_errors
+from clara.training.folder import describe, is_run
 
 _REFERENCE_SETTINGS = (
     "decoder_model_name",
@@ -18,7 +19,9 @@ _REFERENCE_SETTINGS = (
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """What `clara info --json` prints; "kind" is model, index or reference checkpoint.
+    """What `clara info --json` prints.
+
+    "kind" is model, index, training run or reference checkpoint.
 
     Raises:
         CommandError, MemoryIndexError: there is nothing, something else, or it is damaged.
@@ -34,8 +37,12 @@ def inspect(folder: Path) -> dict[str, Any]:
         return _model(folder)
     if "decoder_model_name" in settings:
         return _reference(folder, settings)
+    if is_run(folder):
+        return _run(folder)
     hint = "; a backbone, perhaps: see 'clara init'" if "model_type" in settings else ""
-    raise CommandError(f"{folder}: neither a model, an index, nor a reference checkpoint{hint}")
+    raise CommandError(
+        f"{folder}: neither a model, an index, a training run, nor a reference checkpoint{hint}"
+    )
 
 
 def is_trained(folder: Path) -> bool:
@@ -76,6 +83,18 @@ def _model(folder: Path) -> dict[str, Any]:
         "memory_tokens": config.memory_tokens,
         "top_k": config.top_k,
         "lora_rank": config.lora_rank,
+        "bytes": _bytes(folder),
+    }
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """A run, and the model in it, which is what other commands take."""
+    with user_errors():
+        found = describe(folder)
+    return {
+        "kind": "training run",
+        "path": str(folder.resolve()),
+        **found,
         "bytes": _bytes(folder),
     }
 

@@ -52,7 +52,11 @@ def init(
 
 def convert(
     source: Annotated[
-        str, typer.Argument(help="Checkpoint folder of the reference implementation.")
+        str,
+        typer.Argument(
+            help="Checkpoint of the reference implementation: folder, or place on the hub, such "
+            "as apple/CLaRa-7B-Base/compression-16."
+        ),
     ],
     target: Target,
     backbone: options.Backbone = None,
@@ -73,7 +77,9 @@ def convert(
 
 
 def info(
-    path: Annotated[str, typer.Argument(help="Model, index or reference checkpoint.")],
+    path: Annotated[
+        str, typer.Argument(help="Model, index, training run or reference checkpoint.")
+    ],
     as_json: options.Json = False,
 ) -> None:
     """Say what a folder holds."""
@@ -84,6 +90,8 @@ def info(
         print_json(found)
         return
     for name, value in found.items():
+        if value is None or value == {}:
+            continue  # what the files do not tell
         print(f"{name.replace('_', ' ')}: {one_line(_shown(name, value))}")
 
 
@@ -106,9 +114,9 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.2f}"
+        return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(str(each) for each in value) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key}={each}" for key, each in value.items())
+        return ", ".join(f"{key}={_shown(key, each)}" for key, each in value.items())
     return str(value)

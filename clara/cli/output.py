@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,8 +53,23 @@ def console() -> Console:
     return Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
 
 
+class _Steps(logging.Handler):
+    """Writes what the package says that it is trying to standard error, a line for each step."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError, ValueError, AttributeError):  # closed
+            print(one_line(record.getMessage()), file=sys.stderr, flush=True)
+
+
 def quiet_libraries() -> None:
-    """Loading bars and warnings of transformers and the hub only where somebody watches."""
+    """Loading bars and warnings of transformers and the hub only where somebody watches.
+
+    The hub is slow at times, so what is tried there is said everywhere.
+    """
+    steps = logging.getLogger("clara.hub")
+    if not any(isinstance(handler, _Steps) for handler in steps.handlers):
+        steps.addHandler(_Steps())
+        steps.setLevel(logging.INFO)
     if sys.stderr.isatty():
         return
     from huggingface_hub.utils.tqdm import disable_progress_bars

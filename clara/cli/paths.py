@@ -43,7 +43,12 @@ def check_model(name: str, *, backbone: str | None = None) -> None:
 
     with user_errors():
         config = ClaraConfig.load(folder / _CONFIG)
-    check_backbone(backbone or config.backbone)
+    try:
+        check_backbone(backbone or config.backbone)
+    except CommandError as error:
+        if backbone:
+            raise
+        raise CommandError(f"{error}; the model names it, --backbone says where it is") from error
 
 
 def check_backbone(name: str | None) -> None:

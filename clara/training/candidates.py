@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -18,9 +19,13 @@ from clara.index import MemoryIndex
 from clara.model import Clara
 from clara.progress import document_progress
 from clara.training.batches import Encoder, RankingBatch, RankingCollator, candidate_id
+from clara.training.messages import is_terminal, say
 
 _AT_ONCE = 512
 """Documents compressed and committed together; so many are compressed again after a kill."""
+
+_SECONDS = 30
+"""Between two lines about it where standard error is no terminal."""
 
 
 class CandidateMemory:
@@ -60,13 +65,16 @@ class CandidateMemory:
 
     def add(self, texts: Iterable[str], *, show_progress_bar: bool = True) -> int:
         """Compress the texts whose memory is missing; returns how many that were."""
-        added = 0
+        added, told = 0, time.monotonic()
         with document_progress("compress candidates", None, visible=show_progress_bar) as bar:
             for part in self._missing(texts):
                 documents = self._usable(part)
                 if documents:
                     self._compress(documents, bar.advance)
                 added += len(documents)
+                if time.monotonic() - told > _SECONDS and show_progress_bar and not is_terminal():
+                    told = time.monotonic()
+                    say(f"compress candidates: {added} so far")
         return added
 
     def _compress(self, documents: list[Document], on_progress: Callable[[int], None]) -> None:

@@ -27,6 +27,9 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("positions per second", ("tokens_per_second",)),
 )
 
+# Okabe and Ito's, which people with any form of colour blindness tell apart.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")
+
 
 def plot_run(run: Path, output: Path) -> None:
     """Draw what a run has logged so far, one panel for each kind of figure.
@@ -52,22 +55,45 @@ def plot_run(run: Path, output: Path) -> None:
     if find_spec("matplotlib") is None:
         raise ValueError("drawing needs the package matplotlib: pip install matplotlib")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     rows = (len(panels) + 1) // 2
     figure = Figure(figsize=(10, 3 * rows), layout="constrained")
     axes = figure.subplots(rows, min(len(panels), 2), squeeze=False).flatten()
+    steps = [record["step"] for record in records]
+    room = max(0.02 * (max(steps) - min(steps)), 0.5)
     for axis, (title, drawn) in zip(axes, panels):
-        for name, series in drawn:
-            steps, values = zip(*series)
-            axis.plot(steps, values, label=name, marker="." if len(steps) < 30 else None)
+        _draw(axis, drawn)
         axis.set_title(title)
         axis.set_xlabel("step")
+        axis.set_xlim(min(steps) - room, max(steps) + room)  # the same steps in all panels
+        axis.xaxis.set_major_locator(
+            MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+        )
+        axis.ticklabel_format(axis="y", scilimits=(-3, 5))
         axis.grid(alpha=0.3)
-        if len(drawn) > 1:
-            axis.legend(fontsize="small")
     for axis in axes[len(panels) :]:
         axis.remove()
     figure.savefig(output, format="png", dpi=120)
+
+
+def _draw(axis: Any, drawn: Sequence[tuple[str, list[tuple[int, float]]]]) -> None:
+    """The curves of a panel; an evaluation is dashed, in the colour of what it evaluates."""
+    colours: dict[str, str] = {}
+    for name, series in drawn:
+        steps, values = zip(*series)
+        evaluated = name.startswith("eval_")
+        colour = colours.setdefault(name.removeprefix("eval_"), _COLOURS[len(colours)])
+        axis.plot(
+            steps,
+            values,
+            label=name,
+            color=colour,
+            linestyle="--" if evaluated else "-",
+            marker=("x" if evaluated else ".") if len(steps) < 30 else None,
+        )
+    if len(drawn) > 1:
+        axis.legend(fontsize="small")
 
 
 def _series(records: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from clara import __version__
 from clara.config import ClaraConfig
 from clara.training.arguments import ClaraTrainingArguments
-from clara.training.folder import read_record, steps_of
+from clara.training.folder import RECORD, read_record, steps_of
 from clara.training.length import Length
 from clara.training.settings import RunSettings, SettingsError
 
@@ -54,6 +54,8 @@ _FREE = frozenset(
         "ignore_data_skip",
         "restore_callback_states_from_checkpoint",
         "use_cpu",
+        "no_cuda",
+        "use_mps_device",
         "use_cache",
         "tf32",
         "full_determinism",
@@ -160,6 +162,9 @@ def check_resumed(checkpoint: Path, record: Mapping[str, Any], config: ClaraConf
             "settings and the batch size were compared with it"
         )
     else:
+        missing = sorted(record.keys() - before.keys() - {"backbone_digest", "versions"})
+        if missing:
+            raise SettingsError(f"{checkpoint / RECORD}: lacks {missing[0]!r}")
         contradictions += _other_start(before, record)
         for name in ("train_data", "eval_data"):
             _compare_data(name, before.get(name), record[name], contradictions, changes)

@@ -103,6 +103,9 @@ def run(
         evaluation = open_examples(settings.eval_data, settings.eval_split, parse)
     elif arguments.eval_strategy != "no":
         raise SettingsError("eval_strategy needs eval_data")
+    for examples in (train, evaluation):
+        if examples is not None:
+            examples[0]  # a file of another kind is refused before a model is loaded
     length = length_of(arguments, len(train))
     record = run_record(stage, settings, arguments, length, train, evaluation)
     lines = remarks(arguments, length)

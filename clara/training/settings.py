@@ -366,7 +366,7 @@ def check_early(settings: RunSettings) -> None:
     check_source(settings.train_data)
     if settings.eval_data:
         check_source(settings.eval_data)
-    if settings.config:
+    if settings.config and not settings.model:  # a model has settings of its own to go with them
         from clara.config import ClaraConfig
 
         try:

@@ -86,8 +86,9 @@ def _check_kind(folder: Path, groups: Sequence[Mapping[str, Any]], optimizer: An
     saved, given = (set().union(*each) for each in (groups, optimizer.param_groups))
     saved.discard("initial_lr")  # of the schedule
     if saved - given and given - saved:
+        kind = type(getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
         raise CheckpointError(
-            f"{folder}: holds the state of another optimizer than {type(optimizer).__name__}: "
+            f"{folder}: holds the state of another optimizer than {kind.__name__}: "
             f"one with {', '.join(sorted(saved - given))}"
         )
 

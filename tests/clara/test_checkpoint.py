@@ -436,25 +436,3 @@ def test_push_to_hub(model, hub, tmp_path):
     assert torch.equal(loaded.compress(TEXTS).memory, model.compress(TEXTS).memory)
     written = b"".join(f.read_bytes() for f in (tmp_path / "uploaded").rglob("*") if f.is_file())
     assert b"secret" not in written
-
-
-def test_a_hub_name_is_downloaded(model, saved, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    asked = []
-    monkeypatch.setattr(
-        "clara.checkpoint.snapshot_download", lambda name: asked.append(name) or str(saved)
-    )
-    loaded = Clara.from_pretrained("someone/model")
-    assert asked == ["someone/model"]
-    assert loaded.fingerprint == model.fingerprint
-
-
-def test_a_hub_model_that_is_not_there(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def fail(name):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nand more")
-
-    monkeypatch.setattr("clara.checkpoint.snapshot_download", fail)
-    with pytest.raises(ValueError, match="no folder and not on the hub: no connection and more"):
-        Clara.from_pretrained("someone/model")

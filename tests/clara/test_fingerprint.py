@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
@@ -17,7 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from clara import Clara, ClaraConfig, backbone_files, digest_cache, weight_hashing
+from clara import Clara, ClaraConfig, digest_cache, weight_hashing
 from clara import backbone_digest as digests
 from clara.backbone import BackboneError, backbone_digest, sampled_backbone_digest
 from clara.convert import convert_reference
@@ -263,33 +262,9 @@ def test_a_backbone_is_found_by_its_name_on_the_hub(hub, tmp_path):
     assert model.has_fingerprint(model.sampled_fingerprint)
 
 
-@pytest.mark.parametrize("lacking", ["config.json", "model-00001-of-*", "model.safetensors.index*"])
-def test_the_hub_is_asked_for_what_its_cache_lacks(hub, tmp_path, monkeypatch, lacking):
-    asked = []
-
-    def snapshot_download(name, local_files_only=False, allow_patterns=None):
-        if not local_files_only:
-            asked.append((name, allow_patterns))
-            for file in (tmp_path / "first").iterdir():
-                if any(fnmatch(file.name, p) for p in allow_patterns):
-                    shutil.copy(file, tmp_path / "new")
-                    os.replace(tmp_path / "new", hub / file.name)
-        return str(hub)
-
-    monkeypatch.setattr(backbone_files, "snapshot_download", snapshot_download)
-    expected = backbone_digest("someone/small")
-    assert asked == []
-    (file,) = hub.glob(lacking)
-    file.unlink()
-    assert backbone_digest("someone/small") == expected
-    assert [name for name, _ in asked] == ["someone/small"]
-
-
 def test_a_name_that_the_hub_does_not_have(hub):
     for read in (backbone_digest, sampled_backbone_digest):
-        with pytest.raises(
-            BackboneError, match="cannot get the weights of 'someone/else'"
-        ) as error:
+        with pytest.raises(BackboneError, match="'someone/else'") as error:
             read("someone/else")
         assert "\n" not in str(error.value)
 
@@ -422,8 +397,10 @@ def test_files_that_changed_are_read_again(settled, reads, tmp_path, what):
     assert len(reads) == 2
 
 
-def test_files_written_just_now_may_change_within_one_tick_of_the_clock(settled, reads, cache):
-    os.utime(settled / "model.safetensors")
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_files_written_just_now_may_change_within_one_tick(settled, reads, cache, ahead):
+    """Of the clock, which a file server may have ahead of ours."""
+    os.utime(settled / "model.safetensors", (time.time() + ahead, time.time() + ahead))
     backbone_digest(str(settled))
     assert not cache.exists()
     backbone_digest(str(settled))
@@ -465,6 +442,17 @@ def test_a_cache_that_cannot_be_written_is_no_error(settled, tmp_path, monkeypat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CLARA_CACHE", str(tmp_path / "file"))
     assert backbone_digest(str(settled)) == backbone_digest(str(settled))
+
+
+def test_a_user_without_a_home_folder_has_no_cache(settled, monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    expected = backbone_digest(str(settled))
+    monkeypatch.delenv("CLARA_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(digest_cache.Path, "home", fail)
+    assert backbone_digest(str(settled)) == expected
 
 
 def test_nothing_is_left_of_a_failed_writing(settled, cache, monkeypatch):

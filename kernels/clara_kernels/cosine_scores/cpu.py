@@ -57,8 +57,8 @@ def forward(
     scores = dots * query_inverse[question] * inverse
     if not bool(is_ordinary(norms).all()) or not bool(is_ordinary(query_norms).all()):
         rest = ~(is_ordinary(norms) & is_ordinary(query_norms)[question])
-        rows = (queries, documents[rest], question.expand(rest.shape)[rest])
-        scores[rest], query_inverse, inverse[rest] = row_scores(*rows)
+        own = question.expand(rest.shape)[rest]
+        scores[rest], query_inverse, inverse[rest] = row_scores(queries, documents[rest], own)
     return scores, query_inverse, inverse
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -50,6 +51,9 @@ def named(tmp_path_factory, backbone, model, index, write_corpus):
         "taken": {"output_dir": str(folder / "taken")},
     }.items():
         (folder / f"{name}.yaml").write_text(json.dumps({**settings, **changes}))
+    shutil.copytree(model, folder / "moved")
+    saved = json.loads((folder / "moved" / "config.json").read_text())
+    (folder / "moved" / "config.json").write_text(json.dumps({**saved, "backbone": "/no/such"}))
     (folder / "taken" / "checkpoint-3").mkdir(parents=True)
     known = {"MODEL": model, "INDEX": index, "BACKBONE": backbone, "DOCS": write_corpus(count=2)}
     return {**known, "AT": str(folder)}
@@ -68,6 +72,7 @@ CASES = [
     ("ask --model MODEL --index MODEL q", "not an index"),
     (f"{ASK} --backbone /no/such q", "backbone folder '/no/such' does not exist"),
     (f"{ASK} --backbone AT/none.gguf q", "backbone file .*none.gguf' does not exist"),
+    ("ask --model AT/moved --index INDEX q", "'/no/such' does not exist; .* --backbone says where"),
     (f"{ASK} --device gpu q", "must be cpu, cuda or cuda:N"),
     (f"{ASK} --top-k 0 q", "--top-k"),
     ("search --model AT/none --index INDEX q", "does not exist"),
@@ -109,6 +114,8 @@ CASES = [
     (f"{SYNTHESIZE} --generator gpt", "--generator must be openai:MODEL"),
     ("demo --backbone /no/such", "'/no/such' does not exist"),
     ("info AT/none", "no such folder"),
+    ("index upgrade --model MODEL AT/none", "none: not found"),
+    ("index upgrade --model AT/none INDEX", "none' does not exist"),
     ("bench report AT/none.json", "No such file"),
 ]
 

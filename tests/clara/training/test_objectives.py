@@ -390,10 +390,3 @@ def test_a_quantized_backbone_cannot_train(make_model):
     model.config = model.config.replace(quantization="nf4")
     with pytest.raises(ValueError, match="not quantized"):
         TextObjective(model, train_backbone=True)
-
-
-def test_a_backbone_that_changes_its_logits_is_refused(make_model):
-    model = make_model()
-    model.backbone.config.final_logit_softcapping = 30.0
-    with pytest.raises(ValueError, match="final_logit_softcapping=30"):
-        CompressionObjective(model)

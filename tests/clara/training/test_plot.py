@@ -49,6 +49,42 @@ def test_only_what_was_logged_has_a_panel(log, tmp_path):
     assert drawn(tmp_path / "one.png").shape[0] < drawn(tmp_path / "all.png").shape[0]
 
 
+@pytest.fixture
+def axes(monkeypatch):
+    """Axes of the figure that was drawn last."""
+    figures = pytest.importorskip("matplotlib.figure")
+    made = []
+    save = figures.Figure.savefig
+
+    def kept(figure, *arguments, **options):
+        save(figure, *arguments, **options)
+        made[:] = figure.axes
+
+    monkeypatch.setattr(figures.Figure, "savefig", kept)
+    return made
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 100, 12_345])
+def test_the_axes_show_whole_steps(log, tmp_path, axes, steps):
+    plot_run(log([{**RECORDS[0], "step": step} for step in (1, steps)]), tmp_path / "curves.png")
+    assert len(axes) == 6
+    for axis in axes:
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert 1 <= len(ticks) <= 9
+        assert all(tick == int(tick) for tick in ticks)
+        assert low < 1 <= steps < high
+
+
+def test_an_evaluation_is_told_from_what_it_evaluates(log, tmp_path, axes):
+    plot_run(log(), tmp_path / "curves.png")
+    loss, evaluated = axes[0].get_lines()
+    assert (loss.get_label(), evaluated.get_label()) == ("loss", "eval_loss")
+    assert loss.get_color() == evaluated.get_color()
+    assert loss.get_linestyle() != evaluated.get_linestyle()
+    assert loss.get_marker() != evaluated.get_marker()
+
+
 def test_what_cannot_be_drawn(log, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"holds no log\.jsonl"):
         plot_run(tmp_path, tmp_path / "curves.png")

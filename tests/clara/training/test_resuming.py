@@ -1,7 +1,9 @@
 """Runs that are killed and go on, and runs of two processes."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clara.training.arguments import RunSettings
+from clara.training.arguments import ClaraTrainingArguments, RunSettings, SettingsError
 from clara.training.callbacks import read_log
+from clara.training.resuming import _compare_batches, _other_curve, check_backbone, treatment
 from clara.training.run import run
 from clara.training.trainer import checkpoints
 
@@ -139,6 +142,241 @@ def test_a_damaged_checkpoint_is_named(tiny_backbone, training_data, tmp_path, d
     values["arguments"]["max_steps"] = 6
     with pytest.raises(ValueError, match=str(last)):
         run("pretrain", RunSettings(**values), resume=True)
+
+
+# How every setting of the trainer is treated; what is not listed here is fixed.
+IGNORED = {
+    *("output_dir", "logging_dir", "overwrite_output_dir", "local_rank", "resume_from_checkpoint"),
+    *("do_train", "do_eval", "do_predict"),
+}
+BATCH = {"per_device_train_batch_size", "gradient_accumulation_steps", "total_batch_size"}
+ONCE = {"metric_for_best_model", "greater_is_better"}
+FIXED = {
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+    *("optim", "optim_args", "optim_target_modules", "weight_decay", "max_grad_norm"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16", "seed", "data_seed"),
+    *("dataloader_drop_last", "train_sampling_strategy", "max_prompt_tokens", "on_unusable"),
+    *("train_backbone", "alignment_weight", "alignment_reduction", "query_reasoner"),
+    *("train_query_reasoner", "selection", "negatives", "negatives_every", "in_batch_negatives"),
+    *("fsdp", "fsdp_config", "deepspeed", "accelerator_config", "parallelism_config"),
+    # Without an effect on what is trained here, and not worth a rule of their own.
+    *("average_tokens_across_devices", "label_smoothing_factor", "use_liger_kernel"),
+    *("liger_kernel_config", "neftune_noise_alpha", "auto_find_batch_size", "label_names"),
+    *("include_num_input_tokens_seen", "remove_unused_columns", "length_column_name"),
+    "dataloader_in_order",
+}
+FREE = {
+    *("max_steps", "num_train_epochs", "patience", "logging_steps", "save_steps", "eval_steps"),
+    *("save_total_limit", "report_to", "run_name", "dataloader_num_workers", "use_cpu"),
+    *("eval_strategy", "per_device_eval_batch_size", "candidate_index", "ddp_timeout", "log_level"),
+    *("gradient_checkpointing", "torch_compile", "load_best_model_at_end", "hub_token", "tf32"),
+}
+
+
+def test_every_setting_is_treated_in_one_way():
+    known = {f.name for f in dataclasses.fields(ClaraTrainingArguments) if f.init}
+    found = {}
+    for name in known:
+        found.setdefault(treatment(name), set()).add(name)
+    assert found["ignored"] <= IGNORED
+    assert found["batch"] == BATCH
+    assert found["once"] == ONCE
+    assert found["free"] >= FREE & known
+    assert found["fixed"] >= FIXED & known
+    assert treatment("a_setting_of_a_later_version") == "fixed"
+
+
+@pytest.fixture(scope="module")
+def resumed(tiny_backbone, training_data, tmp_path_factory):
+    """A function that resumes a copy of a run of two steps with changes; gives what was said."""
+    folder = tmp_path_factory.mktemp("resumed")
+    shutil.copy(training_data / "pretrain.jsonl", folder / "data.jsonl")
+    first = settings(
+        tiny_backbone("llama"),
+        folder / "data.jsonl",
+        folder / "first",
+        max_steps=2,
+        lr_scheduler_type="constant",
+        gradient_accumulation_steps=1,
+        per_device_train_batch_size=4,
+    )
+    run("pretrain", RunSettings(**first))
+
+    def go(*, stage="pretrain", config=None, edit=None, **changes):
+        again = tmp_path_factory.mktemp("again") / "run"
+        shutil.copytree(folder / "first", again)
+        if edit is not None:
+            edit(checkpoints(again)[-1])
+        values = {
+            **first,
+            "config": {**first["config"], **(config or {})},
+            **{n: v for n, v in changes.items() if n in first},
+            "arguments": {
+                **first["arguments"],
+                "output_dir": str(again),
+                "max_steps": 3,
+                **{n: v for n, v in changes.items() if n not in first},
+            },
+        }
+        return run(stage, RunSettings(**values), resume=True)
+
+    go.folder = folder
+    return go
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim": "sgd"}, r"optim is sgd, the run has adamw_torch"),
+        ({"learning_rate": 0.5}, r"learning_rate is 0\.5, the run has 0\.01"),
+        ({"lr_scheduler_type": "cosine"}, r"lr_scheduler_type is cosine, the run has constant"),
+        ({"seed": 7}, r"seed is 7, the run has 42"),
+        ({"weight_decay": 0.1}, r"weight_decay is 0\.1, the run has 0\.0"),
+        ({"alignment_weight": 0.5}, r"alignment_weight is 0\.5, the run has 0\.1"),
+        ({"bf16": True, "use_cpu": True}, r"bf16 is true, the run has false"),
+        ({"config": {"lora_rank": 8}}, r"lora_rank is 8, the run has 4"),
+        ({"config": {"lora_dropout": 0.0}}, r"lora_dropout is 0\.0, the run has 0\.1"),
+        ({"config": {"dtype": "bfloat16"}}, r"dtype is bfloat16, the run has null"),
+        (
+            {"per_device_train_batch_size": 2},
+            r"per_device_train_batch_size is 2, the run has 4[.;]",
+        ),
+        (
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+            r"gradient_accumulation_steps is 4, the run has 1; per_device_train_batch_size is 2",
+        ),
+        ({"seed": 7, "optim": "sgd"}, r"optim is sgd.*; seed is 7"),
+        ({"max_steps": 1}, r"the run has done 2 steps, max_steps is 1"),
+        ({"stage": "text"}, r"stage is text, the run has pretrain"),
+    ],
+)
+def test_what_contradicts_a_run_is_refused_before_a_model_is_loaded(
+    resumed, monkeypatch, changes, message
+):
+    monkeypatch.setattr("clara.training.run._model", lambda *arguments: pytest.fail("was loaded"))
+    if changes.get("stage") == "text":
+        changes = {**changes, "train_data": str(resumed.folder / "ranking.jsonl")}
+        shutil.copy(resumed.folder / "data.jsonl", resumed.folder / "ranking.jsonl")
+    with pytest.raises(SettingsError, match=f"cannot be resumed with other settings: .*{message}"):
+        resumed(**changes)
+
+
+def test_other_data_is_told_by_its_content(resumed, capsys):
+    data = resumed.folder / "data.jsonl"
+    rows = data.read_text(encoding="utf-8")
+    moved = resumed.folder / "moved.jsonl"
+    moved.write_text(rows, encoding="utf-8")
+    assert resumed(train_data=str(moved)).steps == 3
+    assert f"train_data {data} -> {moved}" in " ".join(capsys.readouterr().err.split())
+    other = rows.replace("Ayr", "Ulm")
+    try:
+        data.write_text(other, encoding="utf-8")
+        with pytest.raises(
+            SettingsError, match=r"train_data is .*data\.jsonl \(24 examples, .*the run has .*24 ex"
+        ):
+            resumed()
+    finally:
+        data.write_text(rows, encoding="utf-8")
+
+
+def test_what_may_change_is_said(resumed, capsys):
+    outcome = resumed(
+        logging_steps=2,
+        save_steps=1,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+    )
+    assert outcome.steps == 3
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("resuming at step 2 of 3; changed: ")
+    changed = line.partition("changed: ")[2].split(", ")
+    assert set(changed) == {
+        "gradient_accumulation_steps 1 -> 2",
+        "per_device_train_batch_size 4 -> 2",
+        "max_steps 2 -> 3",
+        "logging_steps 1 -> 2",
+        "save_steps 3 -> 1",
+    }
+
+
+def test_a_run_that_is_done_says_so(resumed, capsys):
+    assert resumed(max_steps=2).steps == 2
+    first, second = capsys.readouterr().err.splitlines()[:2]
+    assert first == "resuming at step 2 of 2"
+    assert second == "all steps are done already, nothing is left to train"
+
+
+def test_a_checkpoint_that_does_not_record_its_settings(resumed, capsys):
+    def old(checkpoint):
+        (checkpoint / "run.json").unlink()
+
+    assert resumed(edit=old).steps == 3
+    assert "checkpoint-2 does not record the settings of its run" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="lora_rank is 8, the run has 4"):
+        resumed(edit=old, config={"lora_rank": 8})
+    with pytest.raises(SettingsError, match="per_device_train_batch_size is 2, the run has 4"):
+        resumed(edit=old, per_device_train_batch_size=2)
+    with pytest.raises(ValueError, match="holds the state of another optimizer than SGD"):
+        resumed(edit=old, optim="sgd")
+
+
+def test_a_damaged_record_is_named(resumed):
+    def cut(checkpoint):
+        (checkpoint / "run.json").write_text('{"stage": "pretrain"}', encoding="utf-8")
+
+    with pytest.raises(SettingsError, match=r"checkpoint-2/run\.json: lacks 'arguments'"):
+        resumed(edit=cut)
+
+
+def test_more_steps_of_a_schedule_that_ends_are_explained(tmp_path):
+    before = {"max_steps": 10}
+    for arguments, said in (
+        ({"lr_scheduler_type": "cosine", "warmup_steps": 0}, "lr_scheduler_type cosine"),
+        ({"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.1}, "constant_with_warm"),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 0, "selection": [{}]}, "selection's"),
+    ):
+        (line,) = _other_curve(before, {"max_steps": 20, "arguments": arguments})
+        assert said in line
+        assert "20 steps" in line
+        assert "one of 10" in line
+    steady = {"lr_scheduler_type": "constant", "warmup_steps": 5}
+    assert _other_curve(before, {"max_steps": 20, "arguments": steady}) == []
+
+
+def test_another_backbone_is_told_by_its_digest():
+    def record(place, digest):
+        return {"backbone": {"given": place, "path": place}, "backbone_digest": digest}
+
+    check_backbone(None, record("a", "1"))
+    check_backbone(record("a", "1"), record("a", "2"))  # an index of its own says that
+    check_backbone(record("a", "1"), record("b", "1"))
+    with pytest.raises(
+        SettingsError, match=r"backbone is b \(digest 2\), the run has a \(digest 1"
+    ):
+        check_backbone(record("a", "1"), record("b", "2"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        ((4, 1, 2), (4, 2, 1), True),
+        ((4, 1, 2), (8, 1, 1), True),
+        ((4, 2, 1), (4, 1, 2), False),  # a second process has no random numbers to go on with
+        ((4, 1, 2), (4, 1, 1), False),
+    ],
+)
+def test_batches_may_be_divided_otherwise(before, now, same):
+    def record(size, accumulated, processes):
+        arguments = {
+            "per_device_train_batch_size": size,
+            "gradient_accumulation_steps": accumulated,
+        }
+        return {"arguments": arguments, "processes": processes, "steps_of_an_epoch": 5}
+
+    contradictions, changes = [], []
+    _compare_batches(record(*before), record(*now), contradictions, changes)
+    assert bool(contradictions) is not same
+    assert bool(changes) is same
 
 
 RUNS = {  # stage, settings

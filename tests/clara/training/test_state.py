@@ -66,6 +66,26 @@ def test_an_optimizer_of_other_parameters(tmp_path):
         load_optimizer(tmp_path, optimizer, scheduler)
 
 
+def test_another_kind_of_optimizer(tmp_path):
+    _, optimizer, scheduler = made()
+    save_optimizer(tmp_path, optimizer, scheduler)
+    _, optimizer, scheduler = made(kind=torch.optim.SGD)
+    with pytest.raises(CheckpointError, match=r"of another optimizer than SGD: one with .*betas"):
+        load_optimizer(tmp_path, optimizer, scheduler)
+
+
+def test_an_optimizer_of_a_torch_that_knew_one_setting_less(tmp_path):
+    _, optimizer, scheduler = made()
+    save_optimizer(tmp_path, optimizer, scheduler)
+    written = json.loads((tmp_path / "schedule.json").read_text())
+    for group in written["groups"]:
+        del group["capturable"]
+    (tmp_path / "schedule.json").write_text(json.dumps(written))
+    parameters, optimizer, scheduler = made()
+    load_optimizer(tmp_path, optimizer, scheduler)
+    steps(parameters, optimizer, scheduler, 1)
+
+
 def test_generators_go_on(tmp_path):
     def draw():
         return random.random(), np.random.rand(3).tolist(), torch.rand(3).tolist()  # noqa: NPY002
