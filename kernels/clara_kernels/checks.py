@@ -100,7 +100,7 @@ def as_int(name: str, value: Any, least: int | None = None) -> int:
         TypeError: it is neither, or it is a bool.
         ValueError: it is less than `least`.
     """
-    number = value if type(value) is int else index_of(value)
+    number = index_of(value)
     if number is None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if least is not None and number < least:
@@ -110,8 +110,8 @@ def as_int(name: str, value: Any, least: int | None = None) -> int:
 
 def index_of(value: Any) -> Any:
     """`operator.index`, or None for what has none and for bools, numpy's and torch's included."""
-    if isinstance(value, torch.SymInt):
-        return value  # `operator.index` would make it a constant
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value  # `operator.index` would make a SymInt a constant
     if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""`torch.func`, `torch.vmap` and forward mode: the right values, or one line on what to do."""
+"""`torch.func`, `torch.vmap` and forward mode: right values, or one line that says what to do."""
 
 import pytest
 import torch

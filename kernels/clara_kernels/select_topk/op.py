@@ -185,7 +185,7 @@ def _checked_seed(seed: Any, scores: Tensor) -> int | Tensor:
         if seed.device.type != "cpu":
             require_same_device("seed", seed, "scores", scores)
         return seed
-    number = seed if type(seed) is int else index_of(seed)
+    number = index_of(seed)
     if number is None:
         raise TypeError(f"seed must be an int or a 0-d int64 tensor, got {type(seed).__name__}")
     if not torch.compiler.is_compiling() and not 0 <= number < 2**64:
