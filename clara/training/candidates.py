@@ -15,7 +15,7 @@ from clara.data.examples import RankingExample
 from clara.data.records import Document
 from clara.documents import CompressedDocuments
 from clara.fingerprints import check_addable
-from clara.index import MemoryIndex
+from clara.index import DuplicateIdError, MemoryIndex
 from clara.model import Clara
 from clara.progress import document_progress
 from clara.training.batches import Encoder, RankingBatch, RankingCollator, candidate_id
@@ -79,9 +79,19 @@ class CandidateMemory:
 
     def _compress(self, documents: list[Document], on_progress: Callable[[int], None]) -> None:
         made = self._model.compress(documents, overflow=self._overflow, on_progress=on_progress)
-        self.index.add(made)
+        self._store(made)
         read = zip(documents, made.texts, strict=True)
         self.truncated += sum(document.text != text for document, text in read)
+
+    def _store(self, made: CompressedDocuments) -> None:
+        """Add what no other run adds to the same index at the same time."""
+        while len(made):
+            try:
+                self.index.add(made)
+                return
+            except DuplicateIdError:
+                there = self.index.contains(made.ids)
+                made = made[[row for row, known in enumerate(there) if not known]]
 
     def _usable(self, documents: list[Document]) -> list[Document]:
         """Those that can be compressed; the others are noted."""

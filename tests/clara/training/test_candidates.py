@@ -1,6 +1,8 @@
 """The memory of candidates, made before a run begins."""
 
+from clara.index import MemoryIndex
 from clara.training import candidates
+from clara.training.batches import candidate_id
 from clara.training.candidates import CandidateMemory
 
 
@@ -15,3 +17,20 @@ def test_compressing_many_says_how_far_it_is(make_model, tmp_path, monkeypatch, 
     monkeypatch.setattr(candidates, "_SECONDS", 30)
     assert memory.add(f"Text {row}." for row in range(9)) == 4
     assert "candidates" not in capsys.readouterr().err
+
+
+def test_candidates_that_another_run_adds_first(make_model, tmp_path, monkeypatch):
+    texts = ["The harbour lies in the north.", "Salt is traded for grain.", "The mill burned down."]
+    one, two = (CandidateMemory(make_model(), tmp_path / "index") for _ in range(2))
+    real = MemoryIndex.add
+
+    def late(index, compressed):
+        monkeypatch.setattr(MemoryIndex, "add", real)
+        two.add([texts[1], "Only theirs."], show_progress_bar=False)
+        real(index, compressed)
+
+    monkeypatch.setattr(MemoryIndex, "add", late)
+    one.add(texts, show_progress_bar=False)
+    names = [candidate_id(text) for text in [*texts, "Only theirs."]]
+    assert sorted(one.index.ids()) == sorted(names)
+    assert one.read(names).texts == [*texts, "Only theirs."]
