@@ -11,8 +11,9 @@ import transformers
 
 from clara.attention_patterns import CLARA_SDPA, UnsupportedAttentionError, attention_patterns
 from clara.backbone_digest import backbone_digest, sampled_backbone_digest
-from clara.backbone_files import BackboneError, cache_folder, convert_gguf, resolve_backbone
+from clara.backbone_files import BackboneError, convert_gguf, resolve_backbone
 from clara.config import Attention, Quantization
+from clara.digest_cache import cache_folder
 from clara.loading_bars import bars_on_a_terminal_only
 
 __all__ = [

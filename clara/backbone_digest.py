@@ -36,15 +36,8 @@ def backbone_digest(name_or_path: str) -> str:
     source = Path(resolve_backbone(name_or_path))
     try:
         files = weight_files(source)
-        before = digest_cache.state([source / "config.json", *files])
-        kept = digest_cache.find(source, before)
-        if kept is not None:
-            return kept
-        settled = digest_cache.settled(before)
-        digest = _computed(source, files)
-        if settled:
-            digest_cache.keep(source, before, digest)
-        return digest
+        read = [source / "config.json", *files]
+        return digest_cache.cached(source, read, lambda: _computed(source, files))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _unreadable(name_or_path, error) from error
 

@@ -15,7 +15,8 @@ import torch
 import transformers
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from clara import hub
+from clara import digest_cache, hub
+from clara.digest_cache import cache_folder
 from clara.loading_bars import bars_on_a_terminal_only
 
 _TEXTS = (".json", ".jinja", ".txt", ".model", ".tiktoken")
@@ -97,14 +98,6 @@ def weight_files(folder: Path, *, shards_first: bool = False) -> list[Path]:
     return [folder / name for name in sorted(set(listed["weight_map"].values()))]
 
 
-def cache_folder() -> Path:
-    """Where converted backbones are kept: `$CLARA_CACHE`, or `clara` in the user's cache."""
-    root = os.environ.get("CLARA_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clara"
-
-
 @bars_on_a_terminal_only()
 def convert_gguf(file: Path) -> Path:
     """Convert a GGUF file to a folder that transformers loads quickly; done once per content.
@@ -115,11 +108,8 @@ def convert_gguf(file: Path) -> Path:
     Raises:
         BackboneError: the package `gguf` is missing, or the file cannot be read.
     """
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    target = cache_folder() / "gguf" / f"{file.stem}-{digest.hexdigest()[:16]}"
+    digest = digest_cache.cached(file, [file], lambda: _content_digest(file))
+    target = cache_folder() / "gguf" / f"{file.stem}-{digest[:16]}"
     if target.is_dir():
         return target
     if find_spec("gguf") is None:
@@ -151,3 +141,11 @@ def convert_gguf(file: Path) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _content_digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

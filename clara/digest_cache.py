@@ -8,27 +8,61 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from clara.backbone_files import cache_folder
 
 _FORMAT = 1
 _SETTLED = 2_000_000_000
 """Nanoseconds. File systems keep times as coarse as two seconds: a file that was written so short
 a time ago may be written again and keep its time."""
 
-State = list[list[Any]]
+_State = list[list[Any]]
+_NOT_THERE = (OSError, RuntimeError)  # RuntimeError: the user has no home folder
 
 
-def state(files: Sequence[Path]) -> State:
-    """Resolved path, size, modification time and inode of each file.
+def cache_folder() -> Path:
+    """Where converted backbones and digests are kept.
+
+    `$CLARA_CACHE`, or `clara` in the user's cache.
 
     Raises:
-        OSError: one is not there.
+        RuntimeError: neither is set and the user has no home folder.
     """
+    root = os.environ.get("CLARA_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clara"
+
+
+def cached(source: Path, files: Sequence[Path], compute: Callable[[], str]) -> str:
+    """What `compute` makes of files, computed again only when one of them may have changed.
+
+    That is when its resolved path, size, modification time or inode differs, or when it was
+    written so recently that it may change without a trace.
+
+    Args:
+        source: what the digest is of; the cache has one entry for it.
+        files: what `compute` reads.
+        compute: gives 64 hexadecimal digits.
+
+    Raises:
+        OSError: a file is not there.
+    """
+    before = _state(files)
+    kept = _find(source, before)
+    if kept is not None:
+        return kept
+    settled = _settled(before)
+    digest = compute()
+    if settled:
+        _keep(source, before, digest)
+    return digest
+
+
+def _state(files: Sequence[Path]) -> _State:
+    """Resolved path, size, modification time and inode of each file."""
     found = []
     for file in files:
         file = file.resolve(strict=True)
@@ -37,16 +71,16 @@ def state(files: Sequence[Path]) -> State:
     return found
 
 
-def settled(files: State) -> bool:
+def _settled(files: _State) -> bool:
     """Whether any later change of the files will change their state."""
-    now = time.time_ns()
-    return not any(0 <= now - modified < _SETTLED for _, _, modified, _ in files)
+    now = time.time_ns()  # the clock of a file server may be ahead
+    return all(abs(now - modified) >= _SETTLED for _, _, modified, _ in files)
 
 
-def find(folder: Path, files: State) -> str | None:
+def _find(source: Path, files: _State) -> str | None:
     """The digest that was kept for these files; a damaged cache counts as an empty one."""
     try:
-        kept = json.loads(_entry(folder).read_text(encoding="utf-8"))
+        kept = json.loads(_entry(source).read_text(encoding="utf-8"))
         digest = kept["digest"]
         if (
             kept["format"] == _FORMAT
@@ -54,23 +88,20 @@ def find(folder: Path, files: State) -> str | None:
             and re.fullmatch("[0-9a-f]{64}", digest)
         ):
             return str(digest)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (*_NOT_THERE, ValueError, KeyError, TypeError):
         pass
     return None
 
 
-def keep(folder: Path, files: State, digest: str) -> None:
-    """Keep the digest, unless the files changed meanwhile.
+def _keep(source: Path, files: _State, digest: str) -> None:
+    """Keep the digest, unless the files changed since they had this state.
 
     A cache that cannot be written is no error.
-
-    Args:
-        files: their state before they were read, and `settled` then.
     """
-    with suppress(OSError):
-        if state([Path(file) for file, *_ in files]) != files:
+    with suppress(*_NOT_THERE):
+        if _state([Path(file) for file, *_ in files]) != files:
             return
-        target = _entry(folder)
+        target = _entry(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, scratch = tempfile.mkstemp(dir=target.parent, prefix=".writing-")
         try:
@@ -84,13 +115,13 @@ def keep(folder: Path, files: State, digest: str) -> None:
             raise
 
 
-def _entry(folder: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+def _entry(source: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]
     return cache_folder() / "digests" / f"{name}.json"
 
 
 def _forget_what_is_gone(entries: Path) -> None:
-    """Drop the entries of folders that were deleted."""
+    """Drop the entries of what was deleted."""
     for entry in entries.glob("*.json"):
         try:
             files = json.loads(entry.read_text(encoding="utf-8"))["files"]

@@ -301,6 +301,15 @@ def _check(model: ClaraCore, settings: GenerationConfig, origin: str) -> None:
             as_integer(value, f"{origin}.{name}", least=_INTEGERS[name])
         elif name in _NUMBERS:
             as_number(value, f"{origin}.{name}")
+        elif name == "exponential_decay_length_penalty" and not _is_pair(value):
+            raise ValueError(
+                f"{origin}.{name} must be a pair, the token at which it begins and a factor, got "
+                f"{value!r}"
+            )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))
 
 
 def _check_cache(model: ClaraCore, settings: GenerationConfig, origin: str) -> None:
@@ -340,7 +349,9 @@ def token_ids(given: Any) -> list[int]:
 def _texts(given: str | Iterable[str] | None) -> list[str] | None:
     if given is None:
         return None
-    texts = [given] if isinstance(given, str) else list(given)
+    texts: list[Any] = [given]
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        texts = list(given)
     if any(not isinstance(text, str) or not text for text in texts):
         raise ValueError(
             "generation_config.stop_strings must be a text or a list of texts, none of them "

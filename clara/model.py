@@ -236,7 +236,7 @@ class Clara(ClaraCore):
         An answer ends at the tokens or the text that end a turn in the backbone's chat format, at
         those stored with the backbone, and at the tokenizer's end of sequence; with an
         `eos_token_id` in `generation_config`, at that alone. What ends it is left out of its text,
-        `stop_strings` too.
+        `stop_strings` too; an ordinary token that is made the `eos_token_id` is part of the text.
 
         Args:
             memory: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.

@@ -29,9 +29,9 @@ def upgrade(
     It then takes documents from several hosts at once, has the fingerprint of all weights of its
     model, and holds every document once. Its memory is not written again.
     """
+    opened, loaded = load_both(path, model, backbone, "cpu", None)
     from clara.index.upgrade import upgrade as upgrade_index
 
-    opened, loaded = load_both(path, model, backbone, "cpu", None)
     with user_errors():
         check_readable(
             loaded, opened.fingerprint, f"{opened.path}: was written", "name the model that did"

@@ -37,6 +37,14 @@ def build_info() -> dict[str, Any]:
         - `cuda`: None for a build without CUDA, else `version` of the linked runtime and
           `architectures`, "sm_90" for machine code and "compute_120" for PTX that the driver
           translates on later GPUs.
+
+    Example:
+        >>> from clara_kernels import build_info
+        >>> info = build_info()
+        >>> sorted(info)[:4]
+        ['build_type', 'compiled', 'compiler', 'cuda']
+        >>> info["compiled"] or bool(info["reason"])
+        True
     """
     from . import __version__
 

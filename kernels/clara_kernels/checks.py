@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .dispatch import may_read, scalar_tensor
 
@@ -18,6 +19,41 @@ def require_tensor(name: str, value: Any) -> None:
     """TypeError unless `value` is a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+
+
+def refuse_transforms(operator: str, *tensors: Any) -> None:
+    """RuntimeError where derivatives of the tensors are wanted that the operator does not have.
+
+    Its gradient belongs to `backward` and `torch.autograd.grad`. The transforms of `torch.func`
+    that differentiate, and forward-mode differentiation, would fail with an unrelated message or
+    take its derivative for zero. `torch.vmap` is no derivative and is let through.
+    """
+    forward_mode = forward_ad._current_level >= 0
+    if torch.compiler.is_compiling():
+        derived = forward_mode
+    else:
+        derived = any(map(_has_transform, tensors)) or (
+            forward_mode and any(map(_has_tangent, tensors))
+        )
+    if derived:
+        raise RuntimeError(
+            f"{operator} must be differentiated by backward() or torch.autograd.grad: it does not "
+            "support torch.func.grad, vjp, jvp, jacrev and others, nor forward-mode differentiation"
+        )
+
+
+def _has_transform(tensor: Any) -> bool:
+    """Whether one of `torch.func`'s transforms differentiates by the tensor."""
+    functorch = torch._C._functorch
+    while isinstance(tensor, Tensor) and functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_gradtrackingtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
+def _has_tangent(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def require_floating(name: str, value: Any) -> None:

@@ -153,5 +153,7 @@ def scalar_tensor(value: float | Tensor, dtype: torch.dtype, device: torch.devic
 
 
 def may_read(tensor: Tensor) -> bool:
-    """Whether a check may look at values: on the CPU, and not while torch.compile traces."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether a check may look at values: on the CPU, and not under torch.compile or torch.vmap."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return not torch._C._functorch.is_batchedtensor(tensor)

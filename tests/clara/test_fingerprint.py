@@ -262,6 +262,13 @@ def test_a_backbone_is_found_by_its_name_on_the_hub(hub, tmp_path):
     assert model.has_fingerprint(model.sampled_fingerprint)
 
 
+def test_a_name_that_the_hub_does_not_have(hub):
+    for read in (backbone_digest, sampled_backbone_digest):
+        with pytest.raises(BackboneError, match="'someone/else'") as error:
+            read("someone/else")
+        assert "\n" not in str(error.value)
+
+
 # How files are read
 
 
@@ -390,8 +397,10 @@ def test_files_that_changed_are_read_again(settled, reads, tmp_path, what):
     assert len(reads) == 2
 
 
-def test_files_written_just_now_may_change_within_one_tick_of_the_clock(settled, reads, cache):
-    os.utime(settled / "model.safetensors")
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_files_written_just_now_may_change_within_one_tick(settled, reads, cache, ahead):
+    """Of the clock, which a file server may have ahead of ours."""
+    os.utime(settled / "model.safetensors", (time.time() + ahead, time.time() + ahead))
     backbone_digest(str(settled))
     assert not cache.exists()
     backbone_digest(str(settled))
@@ -433,6 +442,17 @@ def test_a_cache_that_cannot_be_written_is_no_error(settled, tmp_path, monkeypat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CLARA_CACHE", str(tmp_path / "file"))
     assert backbone_digest(str(settled)) == backbone_digest(str(settled))
+
+
+def test_a_user_without_a_home_folder_has_no_cache(settled, monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    expected = backbone_digest(str(settled))
+    monkeypatch.delenv("CLARA_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(digest_cache.Path, "home", fail)
+    assert backbone_digest(str(settled)) == expected
 
 
 def test_nothing_is_left_of_a_failed_writing(settled, cache, monkeypatch):

@@ -345,6 +345,14 @@ def test_integers_of_the_settings(model, memory, value):
             model.generate(QUESTIONS, memory, generation_config=given)
 
 
+@pytest.mark.parametrize("value", [5, 1.5, (5,), (5, "2"), (True, 2.0)])
+def test_a_penalty_that_is_no_pair(model, memory, value):
+    given = GenerationConfig(exponential_decay_length_penalty=value)
+    message = r"generation_config\.exponential_decay_length_penalty must be a pair, .*got "
+    with pytest.raises(ValueError, match=message + re.escape(repr(value))):
+        model.generate(QUESTIONS, memory, generation_config=given)
+
+
 @pytest.mark.parametrize("value", [True, "1", float("nan")])
 def test_numbers_of_the_settings(model, memory, value):
     given = GenerationConfig(do_sample=True)

@@ -1,7 +1,9 @@
 """Backbones from GGUF files: converted once, whatever happens meanwhile, then reused."""
 
+import hashlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +22,23 @@ from clara.backbone import convert_gguf
 BASE = Path(__file__).parents[1] / "data" / "reference" / "base"
 CONFIG = ClaraConfig(compression_rate=16, document_length=64, lora_rank=4, lora_alpha=8)
 TEXTS = ["Paris is the capital of France.", "Salt is traded for grain."]
+
+
+def test_a_file_is_hashed_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLARA_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "small.gguf"
+    file.write_bytes(b"content")
+    os.utime(file, (1, 1))
+    name = f"small-{hashlib.sha256(b'content').hexdigest()[:16]}"
+    converted = tmp_path / "cache" / "gguf" / name
+    converted.mkdir(parents=True)
+    assert convert_gguf(file) == converted
+    with monkeypatch.context() as patch:
+        patch.setattr("clara.backbone_files._content_digest", None)
+        assert convert_gguf(file) == converted
+    file.write_bytes(b"another")
+    (converted.parent / f"small-{hashlib.sha256(b'another').hexdigest()[:16]}").mkdir()
+    assert convert_gguf(file) != converted
 
 
 # A real model

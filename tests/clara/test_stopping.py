@@ -271,7 +271,7 @@ def test_stop_strings(model, memory, stops, expected, beams):
     assert given.stop_strings == stops
 
 
-@pytest.mark.parametrize("stops", ["", [""], ["a", ""], [3]])
+@pytest.mark.parametrize("stops", ["", [""], ["a", ""], [3], 3, True])
 def test_stop_strings_that_are_none(model, memory, stops):
     given = GenerationConfig(stop_strings=stops)
     with pytest.raises(ValueError, match="stop_strings must be a text or a list of texts"):

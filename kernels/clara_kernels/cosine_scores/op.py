@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require_floating, require_offsets, require_same_device, require_shape
+from ..checks import (
+    refuse_transforms,
+    require_floating,
+    require_offsets,
+    require_same_device,
+    require_shape,
+)
 from ..dispatch import declare
 from ..ragged import accumulation_dtype
 from . import cpu, reference
@@ -35,7 +41,20 @@ def cosine_scores(queries: Tensor, documents: Tensor, offsets: Tensor | None = N
     Raises:
         TypeError: an argument is not a tensor of the stated dtype.
         ValueError: shapes, offsets or devices that do not go together.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import cosine_scores
+        >>> queries = torch.tensor([[1.0, 0.0]], requires_grad=True)
+        >>> documents = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]])  # three candidates
+        >>> scores = cosine_scores(queries, documents)
+        >>> scores.detach()
+        tensor([[ 1.,  0., -1.]])
+        >>> scores[0, 1].backward()
+        >>> queries.grad
+        tensor([[0., 1.]])
     """
+    refuse_transforms("cosine_scores", queries, documents)
     require_floating("queries", queries)
     require_floating("documents", documents)
     require_shape("queries", queries, "[B, D]", queries.dim() == 2)

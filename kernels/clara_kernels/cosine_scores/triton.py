@@ -254,12 +254,14 @@ def _forward_tile(
 def _backward_tile(wide: bool, dtype: torch.dtype, unit: int) -> dict[str, Any]:
     """8 KB of documents a step: wide rows are read best, narrow ones make more programs."""
     width = 2048 if wide else 512  # bytes
+    # Single values of 4 bytes take more registers, which more threads have.
+    single = unit == 1 and dtype.itemsize == 4
     return {
         "UNIT": unit,
         "BN": 8192 // width,
         "BD": width // dtype.itemsize,
         "STAGES": 4 if wide else 3,
-        "num_warps": 8 if wide else 4,
+        "num_warps": 8 if wide or single else 4,
     }
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import (
+    refuse_transforms,
     require_choice,
     require_floating,
     require_memory_counts,
@@ -55,7 +56,16 @@ def memory_alignment_loss(
         TypeError: an argument of another type or dtype.
         ValueError: shapes or devices that do not go together, no document at all, or a document
             without token rows or memory rows; the message names it.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import memory_alignment_loss
+        >>> hidden = torch.tensor([[0.0], [2.0], [4.0], [1.0], [1.0]])  # two documents
+        >>> cu_seqlens = torch.tensor([0, 3, 5], dtype=torch.int32)
+        >>> memory_alignment_loss(hidden, cu_seqlens, 1)  # ((1 - 4)² + (1 - 1)²) / 2
+        tensor(4.5000)
     """
+    refuse_transforms("memory_alignment_loss", hidden)
     require_floating("hidden", hidden)
     is_matrix = hidden.dim() == 2 and hidden.shape[1] >= 1
     require_shape("hidden", hidden, "[T, H] with H of at least 1", is_matrix)

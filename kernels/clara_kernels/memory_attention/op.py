@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..checks import (
     as_int,
+    refuse_transforms,
     require_floating,
     require_memory_counts,
     require_offsets,
@@ -73,7 +74,22 @@ def memory_attention(
         TypeError: an argument of another type or dtype.
         ValueError: shapes or devices that do not go together, no document at all, or a document
             without token rows or memory rows; the message names it.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import memory_attention
+        >>> q, k, v = torch.randn(9, 4, 32), torch.randn(9, 2, 32), torch.randn(9, 2, 32)
+        >>> cu_seqlens = torch.tensor([0, 4, 9], dtype=torch.int32)  # documents of 4 and 5 rows
+        >>> memory_attention(q, k, v, cu_seqlens, 2).shape
+        torch.Size([9, 4, 32])
+        >>> memory_rows = [2, 3, 7, 8]  # each document's last two
+        >>> memory_attention(q[memory_rows], k, v, cu_seqlens, 2, memory_only=True).shape
+        torch.Size([4, 4, 32])
+        >>> near = memory_attention(q, k, v, cu_seqlens, 2, window=1)  # each row sees itself
+        >>> torch.allclose(near[:, 0], v[:, 0])
+        True
     """
+    refuse_transforms("memory_attention", q, k, v)
     for name, value in (("q", q), ("k", k), ("v", v)):
         require_floating(name, value)
     kind = q.device.type

@@ -41,8 +41,11 @@ def _tile_rows(mean_rows: int, most: int) -> int:
     return min(max(triton.next_power_of_2(mean_rows), 16), most)
 
 
-def _forward_blocks(dtype: torch.dtype, width: int, mean_rows: int, architecture: int) -> _Blocks:
+def _forward_blocks(
+    dtype: torch.dtype, width: int, mean_rows: int, architecture: int, windowed: bool
+) -> _Blocks:
     """For a head width padded to a power of two."""
+    del windowed  # the same blocks do
     hopper = 90 <= architecture < 100
     if dtype == torch.float32:
         roomy = width <= 32 or (width <= 128 and architecture < 120)
@@ -61,13 +64,16 @@ def _forward_blocks(dtype: torch.dtype, width: int, mean_rows: int, architecture
     return _Blocks(m, 64 if _is_large(architecture) else 32, 4, 2)
 
 
-def _key_blocks(dtype: torch.dtype, width: int, mean_rows: int, architecture: int) -> _Blocks:
+def _key_blocks(
+    dtype: torch.dtype, width: int, mean_rows: int, architecture: int, windowed: bool
+) -> _Blocks:
     """For `key_gradients`: `m` packed rows a step, `n` keys a program."""
     large = _is_large(architecture)
     if dtype == torch.float32:
         if width > 128 and architecture < 90:
             return _Blocks(16, 16, 4, 2)
-        return _Blocks(16, 32 if width == 64 else 16, 8, 1)
+        stages = 2 if windowed and width > 128 else 1
+        return _Blocks(16, 32 if width == 64 else 16, 8, stages)
     if width > 128:
         return _Blocks(_tile_rows(mean_rows, 32), 32, 8, 1)
     if width > 64:
@@ -76,12 +82,14 @@ def _key_blocks(dtype: torch.dtype, width: int, mean_rows: int, architecture: in
     return _Blocks(_tile_rows(mean_rows, 64 if large else 32), 128, 8, 2)
 
 
-def _query_blocks(dtype: torch.dtype, width: int, mean_rows: int, architecture: int) -> _Blocks:
+def _query_blocks(
+    dtype: torch.dtype, width: int, mean_rows: int, architecture: int, windowed: bool
+) -> _Blocks:
     """For `query_gradients`."""
     large = _is_large(architecture)
     if dtype == torch.float32:
         m = _tile_rows(mean_rows, 32 if width <= 64 else 16)
-        return _Blocks(m, 16 if width <= 64 else 32, 8, 1)
+        return _Blocks(m, 16 if width <= 64 or windowed else 32, 8, 1)
     if width > 128:
         return _Blocks(_tile_rows(mean_rows, 64 if large else 32), 32, 8, 2)
     m = _tile_rows(mean_rows, 128 if width <= 64 or large else 64)
@@ -135,7 +143,8 @@ class _Problem:
         self.windowed = 0 < window < k.shape[0]
         self.window = window if self.windowed else 0
         self.device, self.dtype = q.device, q.dtype
-        self.key = (q.dtype, self.width, self.mean_rows, architecture_of(q.device))
+        architecture = architecture_of(q.device)
+        self.key = (q.dtype, self.width, self.mean_rows, architecture, self.windowed)
 
     def tiles(self, block: int) -> int:
         """Tiles of packed rows."""
@@ -359,7 +368,7 @@ def _builds(
     x = f"*{TYPE_NAMES[dtype]}"
     head_dim, group = heads
     head = _head_constants(head_dim)
-    key = (dtype, head["BLOCK_D"], mean_rows, architecture)
+    key = (dtype, head["BLOCK_D"], mean_rows, architecture, windowed)
     direct = [(forward_kernels.forward, _forward_blocks, x)]
     direct += [(backward_kernels.key_gradients, _key_blocks, x)]
     direct += [(backward_kernels.query_gradients, _query_blocks, x)]

@@ -45,6 +45,13 @@ def quantize_memory(memory: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError: memory is not a floating-point tensor.
         ValueError: memory has no or an empty last dimension, or bits is neither 8 nor 4.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import quantize_memory
+        >>> codes, scales = quantize_memory(torch.tensor([[1.27, -0.5, 0.02]]))
+        >>> codes
+        tensor([[127, -50,   2]], dtype=torch.int8)
     """
     require_floating("memory", memory)
     _require_rows("memory", memory, "[..., H] with H of at least 1")
@@ -83,6 +90,17 @@ def dequantize_memory(
     Raises:
         TypeError: a tensor or dtype of another type than stated.
         ValueError: shapes, a width or devices that do not go together.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import dequantize_memory, quantize_memory
+        >>> memory = torch.randn(10, 16, 64)
+        >>> codes, scales = quantize_memory(memory, bits=4)
+        >>> codes.shape
+        torch.Size([10, 16, 32])
+        >>> error = (dequantize_memory(codes, scales) - memory).abs()
+        >>> bool((error <= scales * 0.51).all())
+        True
     """
     require_tensor("codes", codes)
     if codes.dtype not in (torch.int8, torch.uint8):

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import as_int, require_floating, require_offsets, require_same_device, require_shape
+from ..checks import (
+    as_int,
+    refuse_transforms,
+    require_floating,
+    require_offsets,
+    require_same_device,
+    require_shape,
+)
 from ..cosine_scores import cpu as cosine_cpu
 from ..cosine_scores import reference as cosine_reference
 from ..dispatch import declare, may_read
@@ -58,7 +65,22 @@ def rank_and_select(
         TypeError: an argument of another type or dtype.
         ValueError: shapes, offsets or devices that do not go together, a value out of range, or,
             on the CPU, scores that are NaN.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import rank_and_select
+        >>> query = torch.tensor([[1.0, 0.0]], requires_grad=True)
+        >>> memory = torch.tensor([[[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]]])
+        >>> selected, indices, scores = rank_and_select(query, memory, 2, temperature=0.1)
+        >>> indices
+        tensor([[1, 2]])
+        >>> selected[0].tolist()
+        [[2.0, 0.0], [1.0, 1.0]]
+        >>> selected.sum().backward()
+        >>> query.grad.shape
+        torch.Size([1, 2])
     """
+    refuse_transforms("rank_and_select", query_memory, memory)
     require_floating("query_memory", query_memory)
     require_floating("memory", memory)
     matches = query_memory.dim() >= 2

@@ -35,6 +35,16 @@ class Corpus:
         TypeError: an argument is not of a stated type.
         ValueError: shapes or devices that do not go together, ids that repeat, a negative scale, or
             a row or scale with a NaN or an infinity; it is named.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import Corpus
+        >>> corpus = Corpus(torch.eye(3), ids=["a", "b", "c"])
+        >>> scores, ids = corpus.search(torch.tensor([[0.0, 1.0, 0.5]]), 2)
+        >>> ids
+        [['b', 'c']]
+        >>> corpus[1:]
+        Corpus(2 × 3 float32 on cpu, 0.0 MB, with ids)
     """
 
     __slots__ = ("__weakref__", "_ids", "_inverse_norms", "_rows", "_scales")

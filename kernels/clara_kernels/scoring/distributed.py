@@ -43,6 +43,17 @@ def distributed_topk(
         ValueError: shapes or devices that do not go together, k out of range, or first rows that
             are given in some processes only or make shards overlap.
         RuntimeError: no process group was set up.
+
+    Example:
+        >>> import torch
+        >>> from torch import distributed
+        >>> from clara_kernels import Corpus, distributed_topk
+        >>> store = distributed.HashStore()  # of a single process; torchrun sets up several
+        >>> distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> scores, rows = distributed_topk(torch.eye(3)[:1], Corpus(torch.eye(3)), 1)
+        >>> rows
+        tensor([[0]])
+        >>> distributed.destroy_process_group()
     """
     import torch.distributed as dist
 

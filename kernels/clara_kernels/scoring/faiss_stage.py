@@ -40,6 +40,14 @@ class Faiss:
         ModuleNotFoundError: faiss is not installed.
         TypeError: an argument is not of the stated type.
         ValueError: an index that FAISS cannot make, or of another metric, width or size.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import Corpus, Faiss
+        >>> corpus = Corpus(torch.randn(50, 16))
+        >>> first = Faiss("Flat", corpus)
+        >>> first.candidates(corpus.rows[:2], 1).flatten().tolist()
+        [0, 1]
     """
 
     def __init__(self, index: Any, corpus: Corpus) -> None:

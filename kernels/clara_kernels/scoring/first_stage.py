@@ -23,7 +23,19 @@ _Stage = TypeVar("_Stage", bound="ReducedCorpus")
 
 
 class FirstStage(Protocol):
-    """What proposes rows of a corpus for an exact search to choose from."""
+    """What proposes rows of a corpus for an exact search to choose from.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import Corpus, FirstStage, TwoStageSearch
+        >>> class Always:
+        ...     def candidates(self, queries, count):
+        ...         return torch.arange(count).expand(len(queries), count)
+        >>> first: FirstStage = Always()
+        >>> search = TwoStageSearch(first, Corpus(torch.eye(6)), oversampling=2)
+        >>> search.search(torch.eye(6)[[1]], 1)[1]  # among rows 0 and 1
+        tensor([[1]])
+    """
 
     def candidates(self, queries: Tensor, count: int) -> Tensor:
         """The rows that seem best to each query.
@@ -164,6 +176,16 @@ class MeanPooled(ReducedCorpus):
     Raises:
         TypeError: an argument is not of the stated type.
         ValueError: memory_tokens does not divide the corpus' width, or dtype is another.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import Corpus, MeanPooled
+        >>> corpus = Corpus(torch.randn(50, 4 * 16))  # 4 memory tokens of 16 values
+        >>> first = MeanPooled(corpus, 4)
+        >>> first.codes
+        Corpus(50 × 16 int8 on cpu, 0.0 MB)
+        >>> first.candidates(corpus.rows[:2], 10).shape
+        torch.Size([2, 10])
     """
 
     kind = "MeanPooled"

@@ -33,6 +33,14 @@ def merge_topk(
     Raises:
         TypeError: not tensors of the stated dtypes, or k no int.
         ValueError: no tensors, shapes or devices that do not go together, or k below 1.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import merge_topk
+        >>> scores = [torch.tensor([[0.9, 0.2]]), torch.tensor([[0.5, 0.4]])]
+        >>> rows = [torch.tensor([[3, 1]]), torch.tensor([[12, 10]])]
+        >>> merge_topk(scores, rows, 3)[1]
+        tensor([[ 3, 12, 10]])
     """
     k = as_int("k", k, 1)
     _require_results(scores, indices)

@@ -56,6 +56,16 @@ def cosine_topk(
     Raises:
         TypeError: an argument is not a tensor of the stated dtype, or k no int.
         ValueError: shapes or devices that do not go together, or k out of range.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import cosine_topk
+        >>> corpus = torch.tensor([[1.0, 0.0], [3.0, 3.0], [0.0, 2.0]])
+        >>> scores, rows = cosine_topk(torch.tensor([[0.0, 1.0]]), corpus, 2)
+        >>> rows
+        tensor([[2, 1]])
+        >>> scores.round(decimals=3)
+        tensor([[1.0000, 0.7070]])
     """
     rows, inverse_norms = _corpus_rows(queries, corpus)
     k = _checked_k(k, rows.shape[0])
@@ -93,6 +103,17 @@ def cosine_rerank(
     Raises:
         TypeError: an argument is not a tensor of the stated dtype, or k no int.
         ValueError: shapes, offsets or devices that do not go together, or k out of range.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import cosine_rerank
+        >>> corpus = torch.eye(4)
+        >>> candidates = torch.tensor([0, 3, 1, 2])  # 0 and 3 of the first query
+        >>> offsets = torch.tensor([0, 2, 4], dtype=torch.int32)
+        >>> queries = corpus[[3, 1]]
+        >>> scores, rows = cosine_rerank(queries, corpus, 1, offsets=offsets, rows=candidates)
+        >>> rows.flatten().tolist()
+        [3, 1]
     """
     candidates, inverse_norms = _corpus_rows(queries, corpus)
     k = _checked_k(k)

@@ -37,6 +37,14 @@ class RandomProjection(ReducedCorpus):
     Raises:
         TypeError: an argument is not of the stated type.
         ValueError: width, seed or dtype is out of range.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import Corpus, RandomProjection
+        >>> corpus = Corpus(torch.randn(50, 64))
+        >>> first = RandomProjection(corpus, 16, seed=1)
+        >>> first.candidates(corpus.rows[:2], 10).shape
+        torch.Size([2, 10])
     """
 
     kind = "RandomProjection"

@@ -29,6 +29,16 @@ class ShardedCorpus:
     Raises:
         TypeError: a shard that is no Corpus.
         ValueError: no shards, shards that do not go together, or ids that repeat.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import Corpus, ShardedCorpus
+        >>> shards = ShardedCorpus.split(Corpus(torch.eye(4)), ["cpu", "cpu"])
+        >>> shards.first_rows
+        (0, 2)
+        >>> scores, rows = shards.search(torch.eye(4)[[3]], 1)
+        >>> rows
+        tensor([[3]])
     """
 
     def __init__(self, shards: Sequence[Corpus]) -> None:

@@ -47,6 +47,14 @@ def streamed_topk(
     Raises:
         TypeError: an argument is not of the stated type.
         ValueError: shapes or devices that do not go together, or k or chunk_bytes out of range.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import Corpus, streamed_topk
+        >>> corpus = Corpus(torch.eye(5))
+        >>> scores, rows = streamed_topk(torch.eye(5)[[4, 2]], corpus, 1, chunk_bytes=64)
+        >>> rows.flatten().tolist()
+        [4, 2]
     """
     if not isinstance(corpus, Corpus):
         raise TypeError(f"corpus must be a Corpus, got {type(corpus).__name__}")

@@ -36,6 +36,17 @@ class TwoStageSearch:
         TypeError: an argument is not of the stated type.
         ValueError: oversampling is below 1 or not finite, or first is for rows of another width or
             number.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import Corpus, MeanPooled, TwoStageSearch
+        >>> corpus = Corpus(torch.randn(50, 4 * 16))
+        >>> search = TwoStageSearch(MeanPooled(corpus, 4), corpus, oversampling=8)
+        >>> scores, rows = search.search(corpus.rows[[7, 30]], 1)
+        >>> rows.flatten().tolist()
+        [7, 30]
+        >>> 0 <= search.recall(corpus.rows[:5], 3) <= 1
+        True
     """
 
     def __init__(self, first: FirstStage, corpus: Corpus, *, oversampling: float = 8) -> None:

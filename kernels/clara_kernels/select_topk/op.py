@@ -12,6 +12,7 @@ from ..checks import (
     as_int,
     index_of,
     is_number,
+    refuse_transforms,
     require_choice,
     require_floating,
     require_offsets,
@@ -80,7 +81,22 @@ def select_topk(
     Raises:
         TypeError: an argument of another type or dtype.
         ValueError: shapes, offsets or devices that do not go together, or a value out of range.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import select_topk
+        >>> scores = torch.tensor([[0.1, 0.9, 0.5]], requires_grad=True)
+        >>> memory = torch.tensor([[[1.0], [2.0], [3.0]]])
+        >>> selected, indices = select_topk(scores, memory, 2, temperature=0.5)
+        >>> indices
+        tensor([[1, 2]])
+        >>> selected.flatten().tolist()
+        [2.0, 3.0]
+        >>> selected.sum().backward()  # reaches the scores, though they only chose
+        >>> bool(scores.grad.any())
+        True
     """
+    refuse_transforms("select_topk", scores, memory)
     require_floating("scores", scores)
     require_floating("memory", memory)
     require_same_device("memory", memory, "scores", scores)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require_floating
+from ..checks import as_int, refuse_transforms, require_floating
 from ..dispatch import declare
 from . import cpu, reference
 
@@ -33,10 +33,18 @@ def sparsemax(x: Tensor, dim: int = -1) -> Tensor:
     Raises:
         TypeError: `x` is not a floating-point tensor.
         ValueError: `x` has no dimensions, or no dimension `dim`.
+
+    Example:
+        >>> import torch
+        >>> from clara_kernels import sparsemax
+        >>> sparsemax(torch.tensor([1.0, 0.5, -1.0]))
+        tensor([0.7500, 0.2500, 0.0000])
     """
+    refuse_transforms("sparsemax", x)
     require_floating("x", x)
     if x.dim() == 0:
         raise ValueError("x must have at least one dimension, got a scalar")
+    dim = as_int("dim", dim)
     if not -x.dim() <= dim < x.dim():
         raise ValueError(f"dim must be in [{-x.dim()}, {x.dim() - 1}], got {dim}")
     last = x.movedim(dim, -1)

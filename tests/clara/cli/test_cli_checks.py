@@ -114,6 +114,8 @@ CASES = [
     (f"{SYNTHESIZE} --generator gpt", "--generator must be openai:MODEL"),
     ("demo --backbone /no/such", "'/no/such' does not exist"),
     ("info AT/none", "no such folder"),
+    ("index upgrade --model MODEL AT/none", "none: not found"),
+    ("index upgrade --model AT/none INDEX", "none' does not exist"),
     ("bench report AT/none.json", "No such file"),
 ]
 

@@ -1,13 +1,16 @@
 """Standard streams as cron, services and impatient readers leave them."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import yaml
 
+from clara.cli import streams
 from clara.index import MemoryIndex
 
 CLARA = f"{sys.executable} -c 'from clara.cli import main; main()'"
@@ -147,3 +150,26 @@ file.write("kept")
     assert done.returncode == 0
     assert (tmp_path / "log").read_text() == "kept"
     assert os.listdir(tmp_path) == ["log"]
+
+
+def test_a_full_pipe_that_does_not_block_is_waited_for():
+    """A parent process may have set its end of the pipe so."""
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    text = b"0123456789" * 100_000  # more than any pipe holds
+    read = []
+
+    def reader():
+        while block := os.read(ours, 1 << 16):
+            read.append(block)
+
+    thread = threading.Thread(target=reader)
+    with io.BufferedWriter(streams.Output(theirs, needed=True)) as output:
+        timer = threading.Timer(0.2, thread.start)
+        timer.start()
+        output.write(text)
+    os.close(theirs)
+    timer.join()
+    thread.join()
+    os.close(ours)
+    assert b"".join(read) == text
