@@ -21,12 +21,13 @@ from clara.generation_settings import (
     answer_reader,
     counts_the_prompt,
     generation_settings,
+    most_new_tokens,
     settings_for,
     takes_one_question,
 )
 from clara.prompt_prefix import can_continue, prefix_ids
 from clara.prompts import Prompt
-from clara.rotary import batching_key, recomputed_at_switch
+from clara.rotary import batching_key, recomputed_at_switch, switching_lengths
 from clara.stopping import AnswerReader, StopTexts, StopWhen, TokenQueue
 
 if TYPE_CHECKING:
@@ -157,11 +158,11 @@ def _batches(
 ) -> Iterator[list[int]]:
     """Rows of prompts that are answered together, longest first."""
     groups: dict[tuple[int, ...], list[int]] = {}
+    bounds, counted = switching_lengths(backbone), counts_the_prompt(settings)
     for row in sorted(range(len(prompts)), key=lambda row: -len(prompts[row].ids)):
         length = len(prompts[row].ids)
-        limit = settings_for(settings, length).max_new_tokens
-        same_length = length if counts_the_prompt(settings) else 0
-        key = (same_length, *batching_key(backbone, length, limit))
+        limit = most_new_tokens(settings, length)
+        key = (length if counted else 0, *batching_key(bounds, length, limit))
         groups.setdefault(key, []).append(row)
     for rows in groups.values():
         for first in range(0, len(rows), batch_size):

@@ -215,12 +215,17 @@ def settings_for(settings: GenerationConfig, prompt: int) -> GenerationConfig:
     `stop_strings` are left out: the caller looks for them.
     """
     made = copy.deepcopy(settings)
-    if settings.max_length is not None:
-        made.max_new_tokens = settings.max_length - prompt
+    made.max_new_tokens = most_new_tokens(settings, prompt)
     if settings.min_length is not None:
         made.min_new_tokens = max(settings.min_length - prompt, 0)
     made.max_length = made.min_length = made.stop_strings = None
     return made
+
+
+def most_new_tokens(settings: GenerationConfig, prompt: int) -> int | None:
+    """The limit of an answer to a prompt of `prompt` tokens; None is no limit."""
+    limit: int | None = settings.max_new_tokens
+    return limit if settings.max_length is None else settings.max_length - prompt
 
 
 def counts_the_prompt(settings: GenerationConfig) -> bool:

@@ -79,18 +79,19 @@ def factors_by_sequence(backbone: PreTrainedModel, lengths: Sequence[int]) -> It
             handle.remove()
 
 
-def batching_key(backbone: PreTrainedModel, length: int, new_tokens: int | None) -> tuple[int, ...]:
+def batching_key(bounds: Sequence[int], length: int, new_tokens: int | None) -> tuple[int, ...]:
     """Prompts with the same key may be answered in one batch.
 
     Those that stay on one side of every switching length go together. One that may cross it in the
     middle of its answer goes with prompts of its own length, which cross it at the same step.
 
     Args:
+        bounds: see `switching_lengths`.
         length: of the prompt.
         new_tokens: the most that are generated; None is no limit.
     """
     key = []
-    for bound in switching_lengths(backbone):
+    for bound in bounds:
         # The last new token is not read again.
         ends_below = new_tokens is not None and length + new_tokens - 1 <= bound
         key.append(-1 if length > bound else 0 if ends_below else length)

@@ -178,12 +178,13 @@ def test_no_trace_is_left_on_the_backbone(model, long_prompts):
 
 
 def test_what_is_answered_in_one_batch(model):
-    assert switching_lengths(model.backbone) == (32,)
-    keys = {n: batching_key(model.backbone, n, 8) for n in (10, 25, 26, 27, 32, 33, 90)}
+    bounds = switching_lengths(model.backbone)
+    assert bounds == (32,)
+    keys = {n: batching_key(bounds, n, 8) for n in (10, 25, 26, 27, 32, 33, 90)}
     assert keys[10] == keys[25]  # its last new token is not read: 32 positions
     assert keys[33] == keys[90]
     assert len({keys[n] for n in (25, 26, 27, 32, 33)}) == 5
-    assert len({batching_key(model.backbone, n, None) for n in (10, 25)}) == 2
+    assert len({batching_key(bounds, n, None) for n in (10, 25)}) == 2
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "yarn", "llama3", "linear", "default"])
