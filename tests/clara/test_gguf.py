@@ -16,7 +16,7 @@ from gguf import GGUFReader, dequantize
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from clara import Clara, ClaraConfig
+from clara import Clara, ClaraConfig, backbone_files
 from clara.backbone import convert_gguf
 
 BASE = Path(__file__).parents[1] / "data" / "reference" / "base"
@@ -71,7 +71,7 @@ def test_converted_once_and_reused(file, tmp_path, monkeypatch):
     assert "quantization_config" not in json.loads((converted / "config.json").read_text())
 
     # Would fail if it were used again.
-    monkeypatch.setattr("transformers.AutoModelForCausalLM", None)
+    monkeypatch.setattr(backbone_files.transformers, "AutoModelForCausalLM", None)
     assert convert_gguf(file) == converted
     assert {f.name: f.stat().st_mtime_ns for f in converted.iterdir()} == times
 
@@ -146,8 +146,8 @@ def small(tmp_path, monkeypatch):
         def from_pretrained(folder, gguf_file):
             return tokenizer
 
-    monkeypatch.setattr("transformers.AutoModelForCausalLM", Models)
-    monkeypatch.setattr("transformers.AutoTokenizer", Tokenizers)
+    monkeypatch.setattr(backbone_files.transformers, "AutoModelForCausalLM", Models)
+    monkeypatch.setattr(backbone_files.transformers, "AutoTokenizer", Tokenizers)
     monkeypatch.setenv("CLARA_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "small.gguf"
     file.write_bytes(b"content")
@@ -197,7 +197,8 @@ class Read:
     from_config = transformers.AutoModelForCausalLM.from_config
     def __init__(self, result):
         self.from_pretrained = lambda *a, **k: result
-transformers.AutoModelForCausalLM, transformers.AutoTokenizer = Read(model), Read(tokenizer)
+backbone.transformers.AutoModelForCausalLM = Read(model)
+backbone.transformers.AutoTokenizer = Read(tokenizer)
 tokenizer.save_pretrained = lambda folder: os._exit(9)
 backbone.convert_gguf(file)
 """
