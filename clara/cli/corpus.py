@@ -17,7 +17,12 @@ from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
 from clara.cli.output import one_line, print_json, size
 from clara.cli.paths import check_device, check_model, check_output, expanded
-from clara.cli.resuming import refuse_changed, refuse_other_texts, stored_documents
+from clara.cli.resuming import (
+    refuse_changed,
+    refuse_changed_texts,
+    refuse_other_texts,
+    stored_documents,
+)
 from clara.cli.short_documents import count_short, remark
 from clara.fingerprints import check_addable
 
@@ -326,16 +331,10 @@ class Work:
         there = self.index.contains_documents([document.id for document in documents])
         others = [document for document, known in zip(documents, there) if known]
         if others:
-            stored = {document.id for document in others}
-            refuse_changed(
-                self.model,
-                self.index,
-                self.corpus,
-                others,
-                overflow=self.plan.overflow,
-                stored=stored,
+            refuse_changed_texts(
+                self.model, self.index, self.corpus, others, overflow=self.plan.overflow
             )
-            self.added_by_others += len(stored)
+            self.added_by_others += len(others)
         return [document for document, known in zip(documents, there) if not known]
 
     def _added(self, compressed: CompressedDocuments) -> CompressedDocuments:

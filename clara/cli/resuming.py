@@ -67,11 +67,25 @@ def refuse_changed(
         if document.id in stored
         and digests.get(document.id) != text_digest(document.title, [document.text])
     )
+    refuse_changed_texts(model, index, corpus, suspects, overflow=overflow)
+
+
+def refuse_changed_texts(
+    model: Clara,
+    index: MemoryIndex,
+    corpus: str,
+    documents: Iterable[Document],
+    *,
+    overflow: Any,
+) -> None:
+    """`refuse_changed` of stored documents, reading no more of the index than their own texts."""
     changed: list[str] = []
-    while group := list(islice(suspects, _AT_ONCE)):
+    remaining = iter(documents)
+    while group := list(islice(remaining, _AT_ONCE)):
         changed += _changed(model, index, group, overflow)
     if changed:
-        index.get([row for name in changed[:_SHOWN] for row in _rows(index, name)])
+        rows = _rows(index, changed[:_SHOWN])
+        index.get([row for name in changed[:_SHOWN] for row in rows[name]])
         raise _changed_error(corpus, index, changed)
 
 
@@ -109,30 +123,41 @@ def _changed(
     """Ids of the documents that would be stored otherwise than they are."""
     from clara.compression import prepare_passages
 
-    changed = []
+    rows = _rows(index, [document.id for document in documents])
+    names = [name for document in documents for name in rows[document.id]]
+    found = dict(zip(names, index.texts(names), strict=True))
+    changed: dict[str, None] = {}
+    cut: dict[str, str] = {}
     for document in documents:
-        rows = index.texts(_rows(index, document.id))
-        text = "".join(row.text for row in rows)
-        same = all(row.title == document.title for row in rows)
-        if same and text != document.text:
-            same = overflow == "truncate" and document.text.startswith(text)
-            if same:
-                (kept,) = prepare_passages(
-                    model.tokenizer,
-                    [document],
-                    limit=model.config.document_length,
-                    overflow=overflow,
-                )
-                same = kept.text == text
-        if not same:
-            changed.append(document.id)
-    return changed
+        parts = [found[name] for name in rows[document.id]]
+        text = "".join(part.text for part in parts)
+        if any(part.title != document.title for part in parts):
+            changed[document.id] = None
+        elif text != document.text:
+            if overflow == "truncate" and document.text.startswith(text):
+                cut[document.id] = text
+            else:
+                changed[document.id] = None
+    if cut:
+        passages = prepare_passages(
+            model.tokenizer,
+            [document for document in documents if document.id in cut],
+            limit=model.config.document_length,
+            overflow=overflow,
+        )
+        changed |= {each.id: None for each in passages if each.text != cut[each.id]}
+    return [document.id for document in documents if document.id in changed]
 
 
-def _rows(index: MemoryIndex, document_id: str) -> list[str]:
-    """The ids under which a stored document lies: its own, or those of its chunks."""
-    if index.contains([document_id])[0]:
-        return [document_id]
+def _rows(index: MemoryIndex, document_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The ids under which stored documents lie: their own, or those of their chunks."""
+    rows: dict[str, list[str]] = {}
+    for name, whole in zip(document_ids, index.contains(document_ids), strict=True):
+        rows[name] = [name] if whole else _chunks(index, name)
+    return rows
+
+
+def _chunks(index: MemoryIndex, document_id: str) -> list[str]:
     rows: list[str] = []
     for number in count():
         name = f"{document_id}#{number}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from clara.documents import CompressedDocuments
-from clara.index.catalog import Positions
+from clara.index.catalog import Catalog
 from clara.index.layout import StoredText
 from clara.index.snapshot import Snapshot
 from clara_kernels import Corpus
@@ -21,13 +21,20 @@ class Contents:
     """What can be read of a snapshot, by row.
 
     Args:
-        positions: where in the snapshot each row is; None if row `n` is at position `n`.
+        catalog: of the snapshot. It may be extended by later commits: their rows come behind
+            `count` and are not read here.
     """
 
-    def __init__(self, snapshot: Snapshot, positions: Positions | None) -> None:
+    def __init__(self, snapshot: Snapshot, catalog: Catalog) -> None:
         self.snapshot = snapshot
-        self._positions = positions
-        self.count = snapshot.count if positions is None else len(positions)
+        self.count = len(catalog.rows)
+        self._rows = catalog.rows
+        self._positions = catalog.positions
+
+    def row(self, name: str) -> int | None:
+        """Where the document with this id is; None if the snapshot has none."""
+        row = self._rows.get(name)
+        return None if row is None or row >= self.count else row
 
     def take(self, rows: Sequence[int]) -> CompressedDocuments:
         """The documents of the given rows, in that order; a row may come twice."""

@@ -66,12 +66,13 @@ def new_folder(target: str) -> Iterator[str]:
 
 
 def bytes_on_disk(path: str) -> int:
-    """Sizes of all files in a folder."""
-    return sum(
-        os.path.getsize(os.path.join(folder, name))
-        for folder, _, names in os.walk(path)
-        for name in names
-    )
+    """Sizes of all files in a folder, without those that a commit renames at this moment."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.path.getsize(os.path.join(folder, name))
+    return total
 
 
 def _missing(folder: str) -> list[str]:

@@ -301,7 +301,7 @@ class MemoryIndex:
             if self._contents is None:
                 self._catalog = Catalog()
                 self._catalog.extend(self._snapshot.heads())
-                self._contents = Contents(self._snapshot, self._catalog.positions)
+                self._contents = Contents(self._snapshot, self._catalog)
             return self._contents
 
     def _take_on(self, latest: Snapshot) -> None:
@@ -315,7 +315,7 @@ class MemoryIndex:
         elif grown:
             catalog, self._catalog, self._contents = self._catalog, None, None
             catalog.extend(latest.heads(start=catalog.stored))
-            self._catalog, self._contents = catalog, Contents(latest, catalog.positions)
+            self._catalog, self._contents = catalog, Contents(latest, catalog)
 
     def _same_kind(self, latest: Snapshot) -> Header:
         """The header to go on with.
@@ -362,12 +362,12 @@ class MemoryIndex:
         Raises:
             MemoryIndexError: one is not in the index.
         """
-        with self._lock:
-            stored = self._read_catalog().rows
-            rows = [stored.get(name, contents.count) for name in ids]
-        for name, row in zip(ids, rows):
-            if row >= contents.count:
+        rows = []
+        for name in ids:
+            row = contents.row(name)
+            if row is None:
                 raise MemoryIndexError(f"{self.path}: no document has the id {name!r}")
+            rows.append(row)
         return rows
 
     def _added(self, compressed: CompressedDocuments) -> bool:

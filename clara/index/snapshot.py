@@ -29,7 +29,8 @@ _BATCH_BYTES = 1 << 23  # of memory, in a batch of rows that is read at a time
 _BATCH_ROWS = 1024
 _HEAD_ROWS = 1 << 14
 _PROBED_ROWS = 1 << 14  # rows that are tried one by one after a failure; Lance reads ahead
-_FIRST_MANIFEST = ("18446744073709551614.manifest", "1.manifest")  # of Lance's two namings
+_MANIFEST = ".manifest"
+_HIGHEST = 2**64 - 1  # Lance names version n either n or this minus n
 
 
 class Snapshot:
@@ -231,11 +232,21 @@ def _stamp(path: str) -> object:
 
 
 def _derived_identity(path: str) -> str:
-    """For an index without an identity: of its first manifest, which holds when it was made."""
-    for name in _FIRST_MANIFEST:
-        try:
-            with open(os.path.join(path, "_versions", name), "rb") as file:
-                return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
-        except OSError:
-            continue
-    return "unknown"
+    """For an index without an identity: of its first manifest, which holds when it was made.
+
+    Where Lance's cleanup has removed that one, the oldest manifest stands for it.
+    """
+    folder = os.path.join(path, "_versions")
+    with failures_in(path, "reading the first version"):
+        names = [name for name in os.listdir(folder) if name.endswith(_MANIFEST)]
+        oldest = min((name for name in names if _version(name)), key=_version)
+        with open(os.path.join(folder, oldest), "rb") as file:
+            return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+
+
+def _version(manifest: str) -> int:
+    """Of the name of a manifest; 0 if it is not that of a version."""
+    number = manifest.removesuffix(_MANIFEST)
+    if not number.isdecimal():
+        return 0
+    return min(int(number), _HIGHEST - int(number)) if len(number) == 20 else int(number)

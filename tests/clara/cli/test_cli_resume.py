@@ -186,6 +186,21 @@ def test_two_runs_of_one_corpus(
     torch.testing.assert_close(memory, whole, rtol=1e-4, atol=1e-4)
 
 
+def test_what_others_added_is_compared_without_reading_the_whole_index(
+    clara, compress, write_corpus, tmp_path, monkeypatch
+):
+    """It happens for each group of documents."""
+
+    def read(self):
+        raise AssertionError("all texts were read")
+
+    command = compress(write_corpus(count=4), tmp_path / "index", "--resume")
+    another_run(clara, monkeypatch, corpus.Work, "run", command, before=True)
+    monkeypatch.setattr(MemoryIndex, "text_digests", read)
+    found = json.loads(clara(*command, "--json").stdout)
+    assert (found["documents"], found["added_by_others"]) == (0, 4)
+
+
 def test_the_summary_counts_what_others_added(clara, compress, write_corpus, tmp_path, monkeypatch):
     file = write_corpus(count=4)
     command = compress(file, tmp_path / "index", "--resume")

@@ -6,6 +6,7 @@ import lance
 import pytest
 
 from clara.index import MemoryIndex, MemoryIndexError
+from clara.index.folders import bytes_on_disk
 
 FIELDS = {"fingerprint": "f" * 64, "memory_tokens": 2, "hidden_size": 8}
 
@@ -147,3 +148,18 @@ def test_a_folder_that_another_process_fills_first_is_left_alone(tmp_path, monke
         MemoryIndex.create(target, **FIELDS)
     assert os.listdir(target.parent) == ["index"]
     assert MemoryIndex.open(target).ids() == []
+
+
+def test_a_file_that_is_renamed_while_files_are_counted_is_left_out(tmp_path, monkeypatch):
+    """Lance writes a manifest under another name first."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "kept").write_bytes(b"12345")
+    (tmp_path / "data" / "renamed").write_bytes(b"123")
+    real = os.path.getsize
+
+    def late(file):
+        (tmp_path / "data" / "renamed").unlink(missing_ok=True)
+        return real(file)
+
+    monkeypatch.setattr(os.path, "getsize", late)
+    assert bytes_on_disk(str(tmp_path)) == 5

@@ -4,11 +4,15 @@ import copy
 import io
 import pickle
 import shutil
+from datetime import timedelta
 
+import lance
 import pytest
 import torch
 
 from clara.index import MemoryIndex, MemoryIndexError, memory_index
+from clara.index.snapshot import Snapshot
+from clara.index.upgrade import upgrade
 
 ROUND = {"fingerprint": "f" * 64, "memory_tokens": 2, "hidden_size": 8}
 
@@ -193,3 +197,40 @@ def test_a_pickle_of_an_index_that_was_replaced_says_so(
     rebuild(index, list("ab"), older=older)
     with pytest.raises(MemoryIndexError, match="was replaced by another index; open it anew"):
         pickle.loads(pickled)
+
+
+def test_ids_are_looked_up_in_the_version_that_is_read(
+    tmp_path, make_index, make_documents, monkeypatch
+):
+    """Another index takes the place of the first while its files can still be read."""
+    index = make_index()
+    index.add(make_documents("ab"))
+    other = MemoryIndex.create(tmp_path / "other", **ROUND)
+    other.add(make_documents("ba"))
+    shutil.copytree(f"{index.path}/data", f"{other.path}/data", dirs_exist_ok=True)
+    real = MemoryIndex._current
+
+    def replaced_afterwards(self):
+        contents = real(self)
+        monkeypatch.setattr(MemoryIndex, "_current", real)
+        shutil.rmtree(index.path)
+        shutil.move(other.path, index.path)
+        return contents
+
+    monkeypatch.setattr(MemoryIndex, "_current", replaced_afterwards)
+    assert index.get(["a"]).ids == ["a"]
+    assert index.ids() == ["b", "a"]
+    assert index.get(["a"]).ids == ["a"]
+
+
+def test_older_indexes_without_their_first_version_are_told_apart(make_older, make_documents):
+    """Lance's own cleanup removes old versions."""
+    indexes = [make_older(name) for name in ("one", "two")]
+    for index in indexes:
+        index.add(make_documents("a"))
+        index.add(make_documents("b"))
+        lance.dataset(index.path).cleanup_old_versions(older_than=timedelta(0))
+        assert [each["version"] for each in lance.dataset(index.path).versions()] == [3]
+        assert index.ids() == MemoryIndex.open(index.path).ids() == ["a", "b"]
+        upgrade(index.path)
+    assert len({Snapshot.latest(index.path).identity for index in indexes}) == 2
