@@ -153,7 +153,12 @@ def _own_logits(
         others: modules of the backbone to replace, by name.
     """
     body = body_of(backbone)
-    name = next((name for name, module in backbone.named_children() if module is body), "")
+    name = next((name for name, module in backbone.named_children() if module is body), None)
+    if name is None:
+        raise ValueError(
+            f"backbone {type(backbone).__name__} cannot be trained and has no answer loss: what "
+            "comes before its output head is no module of its own"
+        )
     shell = _with_modules(backbone, {name: _States(), **(others or {})})
     try:
         logits = shell(inputs_embeds=hidden[None], use_cache=False, return_dict=True).logits[0]

@@ -168,3 +168,11 @@ def test_logits_that_need_more_than_the_final_states(random_backbone, monkeypatc
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
     assert "\n" not in messages[0]
+
+
+def test_a_body_that_is_no_module_of_its_own(tiny_backbone, monkeypatch):
+    """Without a module to leave out, the layers would run on states that are final already."""
+    model = Clara.from_backbone(tiny_backbone("llama"), CONFIG)
+    monkeypatch.setattr(output_path, "body_of", lambda backbone: backbone)
+    with pytest.raises(ValueError, match="no module of its own"):
+        TextObjective(model)

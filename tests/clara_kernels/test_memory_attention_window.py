@@ -126,3 +126,22 @@ def test_compiled_in_one_graph():
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*tensors), function(*tensors), rtol=1e-6, atol=1e-6)
+
+
+def test_a_document_far_longer_than_a_wide_window(monkeypatch):
+    """On the CPU the mask of a piece has few rows, however wide the window is."""
+    module = import_module("clara_kernels.memory_attention.cpu")
+    monkeypatch.setattr(module, "_MOST_PIECE", 64)
+    masks = []
+    prepare = module._prepare
+
+    def prepared(*arguments):
+        call = prepare(*arguments)
+        masks.append(0 if call.mask is None else call.mask[0].numel())
+        return call
+
+    monkeypatch.setattr(module, "_prepare", prepared)
+    with cpu_tensors_use("cpu"):
+        for counts, memory_only in ((3, False), ([250, 20, 7], True)):
+            check([390, 90, 8], counts, 4, 2, 16, torch.float32, memory_only, window=150)
+    assert 0 < max(masks) <= 2 * 64 * (64 + 150)

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from .reference import query_offsets
 
-_LEAST_PIECE = 64  # query rows of a piece, for windows of fewer rows
+# Query rows of a piece: enough to fill a product, and few enough for a small mask.
+_LEAST_PIECE = 64
+_MOST_PIECE = 512
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -94,12 +96,15 @@ def _pieces(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> Iterator[_Pie
         if not window or length <= window:
             yield _Piece(q_start, q_length, start, length)
             continue
-        size = max(window, _LEAST_PIECE)
-        for first in range(0, q_length, size):
-            count = min(size, q_length - first)
+        size = min(max(window, _LEAST_PIECE), _MOST_PIECE)
+        first = 0
+        while first < q_length:
             position = length - q_length + first  # of the piece's first row in the document
+            # Rows that see all rows before them need no mask, however many they are.
+            count = min(max(window, size) if position == 0 else size, q_length - first)
             first_key = max(position - window + 1, 0)
             yield _Piece(q_start + first, count, start + first_key, position + count - first_key)
+            first += count
 
 
 def _groups(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> Iterator[tuple[_Rows, _Rows]]:
