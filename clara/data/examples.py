@@ -206,10 +206,13 @@ def check_source(source: str) -> Path | None:
     """The file that `source` names; None if it may be the name of a data set.
 
     Raises:
-        DataError: there is no such file, and it cannot be the name of a data set.
+        DataError: there is no such file, and it cannot be the name of a data set; or the file is
+            of another kind, or holds nothing.
     """
     path = Path(source).expanduser()
     if path.is_file():
+        if next(lines(path), None) is None:
+            raise DataError(f"{source}: holds no examples")
         return path
     if path.is_dir():
         raise DataError(recognition.folder(source, recognition.RECORDS))

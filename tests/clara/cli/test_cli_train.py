@@ -135,6 +135,8 @@ def test_one_line_for_what_is_wrong(refused, settings, changes, extra, message, 
     [
         ({"backbone": "/no/such"}, (), "backbone '/no/such' does not exist"),
         ({"train_data": "none.jsonl"}, (), "none.jsonl: no such file"),
+        ({"train_data": "paper.pdf"}, (), "paper.pdf: is a PDF file; records are JSON lines"),
+        ({"eval_data": "empty.jsonl"}, (), "empty.jsonl: holds no examples"),
         ({"eval_data": "/none"}, (), "/none: no such file"),
         ({}, ("--learning-rat", "1"), "did you mean 'learning_rate'"),
         ({}, ("--learning-rate", "nan"), "learning_rate must be a number"),
@@ -150,6 +152,8 @@ def test_settings_are_checked_before_torch_is_imported(
     """The import of the training fails here, so that nothing after it can be reached."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7\n")
+    (tmp_path / "empty.jsonl").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "clara.training.run", None)
     monkeypatch.setattr("clara.training.settings.find_spec", without("wandb"))
     code = 2 if "--learning-rat" in extra else 1
