@@ -169,7 +169,7 @@ class EditableWheel(editable_wheel):
     """
 
     def finalize_options(self) -> None:
-        folder = ROOT / "build" / "editable" / "packages"
+        folder = ROOT / ".editable"  # not in `build`, which people delete
         try:
             link_packages(folder)
         except OSError as error:  # Windows may not allow links

@@ -177,6 +177,7 @@ def editable_site(tmp_path_factory) -> Path:
 def test_an_editable_install_makes_the_two_packages_importable_and_nothing_else(editable_site):
     (file,) = editable_site.glob("*.pth")
     (folder,) = file.read_text().splitlines()
+    assert "build" not in Path(folder).parts  # which people delete
     found = {path.name: path.resolve() for path in Path(folder).iterdir()}
     assert found.keys() == PACKAGES.keys()
     for name, source in PACKAGES.items():
