@@ -15,6 +15,7 @@ from clara.training.settings import (
     RunSettings,
     SettingsError,
     as_number,
+    check_choices,
     check_numbers,
     check_reporters,
     parse_overrides,
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 _WHOLE = (int, int | None, "int", "int | None")
+
+# Their value "no" is false in YAML.
+_STRATEGIES = ("eval_strategy", "save_strategy", "logging_strategy")
 
 # What transformers' trainer does with models of its own, and what would do nothing here.
 _WITHOUT_EFFECT = (
@@ -90,15 +94,7 @@ class ClaraTrainingArguments(TrainingArguments):
         self.ddp_find_unused_parameters = bool(vars(self)["ddp_find_unused_parameters"])
         # A loss that is not finite ends the training; it must not be left out of the log.
         self.logging_nan_inf_filter = False
-        for name, choices in (
-            ("on_unusable", ("skip", "error")),
-            ("alignment_reduction", ("mean", "sum")),
-            ("query_reasoner", (None, "compressor", "saved")),
-            ("train_sampling_strategy", ("random", "sequential")),
-        ):
-            if getattr(self, name, choices[0]) not in choices:
-                known = ", ".join("null" if c is None else c for c in choices)
-                raise SettingsError(f"{name} must be one of {known}; got {getattr(self, name)!r}")
+        check_choices(vars(self))
         check_numbers(vars(self))
         _check_reporters(self.report_to)
         if bool(self.negatives) != bool(self.negatives_every):
@@ -144,6 +140,9 @@ def training_arguments(settings: RunSettings) -> ClaraTrainingArguments:
         SettingsError: one of them has no usable value.
     """
     given = {name: as_number(value) for name, value in settings.arguments.items()}
+    for name in _STRATEGIES:
+        if given.get(name) is False:
+            given[name] = "no"
     for known in dataclasses.fields(ClaraTrainingArguments):
         # null stands for the default, also where None is no value of the setting.
         if given.get(known.name, 0) is None and "None" not in str(known.type):

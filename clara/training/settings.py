@@ -210,6 +210,26 @@ def _is_left_out(declaration: ast.AnnAssign) -> bool:
 
 # Values of settings
 
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "on_unusable": ("skip", "error"),
+    "alignment_reduction": ("mean", "sum"),
+    "query_reasoner": (None, "compressor", "saved"),
+    "train_sampling_strategy": ("random", "sequential"),
+}
+
+
+def check_choices(values: Mapping[str, Any]) -> None:
+    """Refuse a word that a setting does not take.
+
+    Raises:
+        SettingsError: names the setting, its value and what it may be.
+    """
+    for name, choices in _CHOICES.items():
+        value = values.get(name, choices[0])
+        if value not in choices:
+            known = ", ".join("null" if choice is None else choice for choice in choices)
+            raise SettingsError(f"{name} must be one of {known}; got {value!r}")
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -350,11 +370,13 @@ def check_reporters(report_to: Any) -> None:
 
 
 def check_early(settings: RunSettings) -> None:
-    """What can be said of settings before torch is imported: numbers, reporters and paths.
+    """What can be said of settings before torch is imported: words, numbers, reporters and paths.
 
     Raises:
         ValueError: a kind of it, with one line.
     """
+    # null stands for the default
+    check_choices({k: v for k, v in settings.arguments.items() if v is not None})
     check_numbers(settings.arguments)
     check_reporters(settings.arguments.get("report_to"))
     for name in ("model", "backbone"):

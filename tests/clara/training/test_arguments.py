@@ -192,6 +192,13 @@ class TestArguments:
         assert (arguments.max_steps, arguments.seed) == (1000, 10)
         assert type(arguments.max_steps) is int
 
+    def test_a_strategy_that_yaml_reads_as_false(self, write, tmp_path):
+        """YAML 1.1 reads an unquoted no as false."""
+        file = write(f"backbone: b\ntrain_data: d\noutput_dir: {tmp_path}\nsave_strategy: no\n")
+        overrides = parse_overrides(["--logging-strategy", "no"])
+        arguments = training_arguments(read_settings(file, "pretrain", overrides))
+        assert (arguments.save_strategy, arguments.logging_strategy) == ("no", "no")
+
     def test_one_process_uses_one_gpu(self, tmp_path, monkeypatch):
         monkeypatch.setattr(ClaraTrainingArguments, "n_gpu", 4)
         arguments = ClaraTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2)
