@@ -34,8 +34,8 @@ def train(
 ) -> None:
     """Train one stage of a model.
 
-    Any setting of the file can be given as an option too, such as --max-steps 20 or
-    --learning-rate 1e-4, and comes before the file's.
+    Any setting of the file can be given as an option, such as --max-steps 20,
+    and comes before the file's.
     """
     from clara.training.folder import check_folder
     from clara.training.settings import SettingsError, check_early, parse_overrides, read_settings
@@ -65,7 +65,8 @@ def train(
         return
     shown = {k: v for k, v in outcome.metrics.items() if k in ("loss", "eval_loss", "recall@1")}
     figures = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    print(f"{outcome.model}: {outcome.steps} steps{', ' if figures else ''}{figures}")
+    done = f"{outcome.steps} {'step' if outcome.steps == 1 else 'steps'}"
+    print(f"{outcome.model}: {done}{', ' if figures else ''}{figures}")
     for reason, count in sorted(outcome.events.items()):
         print(f"  {one_line(reason)}: {count}")
 
