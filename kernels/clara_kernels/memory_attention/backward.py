@@ -161,15 +161,16 @@ def key_gradients(
     if WINDOWED:
         end = tl.minimum(tl.maximum(o_key + BLOCK_N - 1 + window - shift, 0), queries) * GROUP
     full = tl.minimum(full, tl.cdiv(end, BLOCK_M) * BLOCK_M)
-    behind = end
+    behind, masked_end = end, full
     if WINDOWED:
         sees_all = tl.minimum(tl.maximum(o_key + window - shift, 0), queries) * GROUP
         behind = tl.maximum(sees_all // BLOCK_M * BLOCK_M, full)
+        masked_end = end - (behind - full)  # the rows before `full`, then those after `behind`
 
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     log_scale = scale * 1.4426950408889634
-    for o_block in range(start, end - (behind - full), BLOCK_M):
+    for o_block in range(start, masked_end, BLOCK_M):
         o_row = o_block
         if WINDOWED:
             o_row = tl.where(o_block < full, o_block, o_block + behind - full)

@@ -68,21 +68,19 @@ def seen_keys(
     of equal numbers of blocks; `start`, `ahead` and `full` are multiples of a block.
     """
     shift = keys - queries
-    first = shift + o_row // GROUP  # the first row's own key
-    last = shift + (o_row + BLOCK_M - 1) // GROUP
-    end = tl.minimum(keys, last + 1)
+    end = tl.minimum(keys, shift + (o_row + BLOCK_M - 1) // GROUP + 1)
+    begin = 0
     if WINDOWED:
-        begin = tl.maximum(first - window + 1, 0) // BLOCK_N * BLOCK_N
-        ahead = tl.cdiv(tl.maximum(last - window + 1, 0), BLOCK_N) * BLOCK_N
-        part = tl.cdiv(tl.cdiv(end - begin, BLOCK_N), splits) * BLOCK_N
-        start = begin + i_split * part
-    else:
-        part = tl.cdiv(tl.cdiv(end, BLOCK_N), splits) * BLOCK_N
-        start = i_split * part
-        ahead = start
+        begin = tl.maximum(shift + o_row // GROUP - window + 1, 0) // BLOCK_N * BLOCK_N
+    part = tl.cdiv(tl.cdiv(end - begin, BLOCK_N), splits) * BLOCK_N
+    start = begin + i_split * part
     end = tl.minimum(end, start + part)
-    full = tl.maximum(tl.minimum(first + 1, end) // BLOCK_N * BLOCK_N, start)
+    full = tl.minimum(shift + o_row // GROUP + 1, end) // BLOCK_N * BLOCK_N
+    full = tl.maximum(full, start)
+    ahead = start
     if WINDOWED:
+        last_begin = shift + (o_row + BLOCK_M - 1) // GROUP - window + 1
+        ahead = tl.cdiv(tl.maximum(last_begin, 0), BLOCK_N) * BLOCK_N
         ahead = tl.minimum(tl.maximum(ahead, start), full)
     return start, ahead, full, end
 
