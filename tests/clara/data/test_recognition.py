@@ -36,7 +36,11 @@ FOREIGN = [
     ("page.html", b"<!DOCTYPE html>\n<html></html>", "an HTML page"),
     ("page", b"\n  <HTML lang='de'>", "an HTML page"),
     ("feed.xml", b'<?xml version="1.0"?><a/>', "an XML or HTML file"),
-    ("docs.jsonl.gz", gzip.compress(LINE.encode()), "compressed with gzip; unpack it first"),
+    (
+        "docs.jsonl.gz",
+        gzip.compress(LINE.encode(), mtime=0),
+        "compressed with gzip; unpack it first",
+    ),
     ("blob", bytes(range(1, 256)) * 3, "a binary file"),
     ("zeros", b"text\0\0\0", "a binary file"),
     ("wide.jsonl", LINE.encode("utf-16"), "text in UTF-16; convert it to UTF-8"),
