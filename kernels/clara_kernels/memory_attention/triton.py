@@ -45,14 +45,14 @@ def _forward_blocks(
     dtype: torch.dtype, width: int, mean_rows: int, architecture: int, windowed: bool
 ) -> _Blocks:
     """For a head width padded to a power of two."""
-    del windowed  # the same blocks do
     hopper = 90 <= architecture < 100
     if dtype == torch.float32:
         roomy = width <= 32 or (width <= 128 and architecture < 120)
         return _Blocks(_tile_rows(mean_rows, 32 if roomy else 16), 16, 4 if width <= 32 else 8, 1)
     m = _tile_rows(mean_rows, 128 if width <= 64 or hopper else 64)
     if width > 128:
-        return _Blocks(m, 32, 8 if m >= 64 else 4, 2)
+        spills = windowed and m == 16 and 100 <= architecture < 120  # in 4 warps
+        return _Blocks(m, 32, 8 if m >= 64 or spills else 4, 2)
     if width <= 32:
         return _Blocks(m, 32 if m in (32, 64) else 64, 4, 2)
     if m == 128:
@@ -95,6 +95,8 @@ def _query_blocks(
     m = _tile_rows(mean_rows, 128 if width <= 64 or large else 64)
     if m == 64 and width > 64:
         return _Blocks(m, 32, 4 if 100 <= architecture < 120 else 8, 2)
+    if windowed and m == 128 and width == 64 and 100 <= architecture < 120:
+        return _Blocks(m, 64, 8, 1)  # two stages spill
     return _Blocks(m, 64, 8, 2)
 
 
@@ -341,14 +343,17 @@ def _query_gradients(
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Head width and query heads to a key head, of common models and at the ends of what is possible.
 _HEADS = ((128, 4), (128, 1), (64, 4), (64, 3), (64, 1), (32, 1), (80, 1), (96, 1), (256, 4))
-# Of models with sliding windows: Mistral, Qwen2 and Gemma 3.
+# Of models with sliding windows: Mistral, Qwen2 and Gemma 3. In the type they are run in: each
+# build takes seconds to compile.
 _WINDOWED_HEADS = ((128, 4), (64, 4), (256, 4))
+_WINDOWED_DTYPES = (torch.bfloat16,)
 
 
 def builds(architecture: int) -> Iterator[Build]:
     """What the launchers above compile, for usual heads; see `clara_kernels.builds`."""
-    for heads, windowed in ((_HEADS, False), (_WINDOWED_HEADS, True)):
-        for dtype, head in product(_DTYPES, heads):
+    plain, windowed_ones = product(_DTYPES, _HEADS), product(_WINDOWED_DTYPES, _WINDOWED_HEADS)
+    for each, windowed in ((plain, False), (windowed_ones, True)):
+        for dtype, head in each:
             for mean_rows in (128, 64):
                 yield from _builds(dtype, head, False, mean_rows, windowed, architecture)
             for mean_rows in (128, 64, 32, 16):
