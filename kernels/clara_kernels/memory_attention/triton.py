@@ -45,14 +45,14 @@ def _forward_blocks(
     dtype: torch.dtype, width: int, mean_rows: int, architecture: int, windowed: bool
 ) -> _Blocks:
     """For a head width padded to a power of two."""
-    del windowed  # the same blocks do
     hopper = 90 <= architecture < 100
     if dtype == torch.float32:
         roomy = width <= 32 or (width <= 128 and architecture < 120)
         return _Blocks(_tile_rows(mean_rows, 32 if roomy else 16), 16, 4 if width <= 32 else 8, 1)
     m = _tile_rows(mean_rows, 128 if width <= 64 or hopper else 64)
     if width > 128:
-        return _Blocks(m, 32, 8 if m >= 64 else 4, 2)
+        spills = windowed and m == 16 and 100 <= architecture < 120  # with four warps
+        return _Blocks(m, 32, 8 if m >= 64 or spills else 4, 2)
     if width <= 32:
         return _Blocks(m, 32 if m in (32, 64) else 64, 4, 2)
     if m == 128:
