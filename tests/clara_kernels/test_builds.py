@@ -46,7 +46,9 @@ def test_memory_attention(architecture):
                 for memory_only, counts in product((False, True), (int32(), int32(documents))):
                     rows = documents * (min(m, length) if memory_only else length)
                     q = empty(rows, 2 * group, head_dim, dtype=dtype)
-                    windows = (0, 5, 2500) if (head_dim, group) in module._WINDOWED_HEADS else (0,)
+                    listed = (head_dim, group) in module._WINDOWED_HEADS
+                    listed &= dtype in module._WINDOWED_DTYPES
+                    windows = (0, 5, 2500) if listed else (0,)
                     for window in windows:
                         arguments = (int32(documents + 1), counts, memory_only, 0.1, window)
                         out, lse = module.forward(q, k, k, *arguments)
