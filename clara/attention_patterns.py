@@ -158,7 +158,7 @@ def _recorded(backbone: PreTrainedModel) -> Recording:
     embeddings = backbone.get_input_embeddings()
     ids = torch.zeros(1, POSITIONS, dtype=torch.long, device=embeddings.weight.device)
     recording = Recording()
-    with _evaluating(backbone), _recording_to(recording):
+    with evaluating(backbone), _recording_to(recording):
         try:
             body_of(backbone)(
                 inputs_embeds=embeddings(ids),
@@ -191,8 +191,9 @@ def _recording_to(recording: Recording) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(backbone: PreTrainedModel) -> Iterator[None]:
-    training = [module for module in backbone.modules() if module.training]
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off within the block, in every module of a model that had it on."""
+    training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
     try:

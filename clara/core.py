@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from clara import checkpoint
 from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, Adapters
+from clara.attention_patterns import evaluating
 from clara.backbone import BackboneError, sampled_backbone_digest
 from clara.candidates import per_question
 from clara.config import ClaraConfig
@@ -297,15 +298,8 @@ class ClaraCore(nn.Module):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Dropout off within the block, in every module that had it on."""
-        with self.adapters.lock:
-            training = [module for module in self.modules() if module.training]
-            for module in training:
-                module.training = False
-            try:
-                yield
-            finally:
-                for module in training:
-                    module.training = True
+        with self.adapters.lock, evaluating(self):
+            yield
 
     def _check_length(self) -> None:
         longest = self.config.document_length + 3 + self.config.memory_tokens

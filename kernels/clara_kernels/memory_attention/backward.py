@@ -12,6 +12,7 @@ import triton.language as tl
 
 from ..segments import find_segment
 from .tiles import (
+    VARYING,
     find_queries,
     load_rows,
     masked_block,
@@ -21,18 +22,6 @@ from .tiles import (
     sees,
     store_rows,
 )
-
-_VARYING = [
-    "documents",
-    "rows_each",
-    "heads",
-    "q_rows",
-    "k_heads",
-    "v_heads",
-    "scale",
-    "splits",
-    "window",
-]
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -97,7 +86,7 @@ def _key_step(
     return dk, dv
 
 
-@triton.jit(do_not_specialize=_VARYING)
+@triton.jit(do_not_specialize=VARYING)
 def key_gradients(
     p_q,
     p_k,
@@ -228,7 +217,7 @@ def _query_step(
     return tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
 
 
-@triton.jit(do_not_specialize=_VARYING)
+@triton.jit(do_not_specialize=VARYING)
 def query_gradients(
     p_q,
     p_k,

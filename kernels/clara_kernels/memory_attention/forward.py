@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from .tiles import (
+    VARYING,
     find_queries,
     load_rows,
     masked_block,
@@ -19,18 +20,6 @@ from .tiles import (
     sees,
     store_rows,
 )
-
-_VARYING = [
-    "documents",
-    "rows_each",
-    "heads",
-    "q_rows",
-    "k_heads",
-    "v_heads",
-    "scale",
-    "splits",
-    "window",
-]
 
 
 @triton.jit
@@ -70,7 +59,7 @@ def _attend(
     return acc, total * decay + tl.sum(p, 1), new_top
 
 
-@triton.jit(do_not_specialize=_VARYING)
+@triton.jit(do_not_specialize=VARYING)
 def forward(
     p_q,
     p_k,

@@ -12,6 +12,19 @@ import triton.language as tl
 
 from ..segments import find_segment
 
+# Arguments that differ between calls: no value of them gets a build of its own.
+VARYING = [
+    "documents",
+    "rows_each",
+    "heads",
+    "q_rows",
+    "k_heads",
+    "v_heads",
+    "scale",
+    "splits",
+    "window",
+]
+
 
 @triton.jit
 def find_queries(
