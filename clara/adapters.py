@@ -102,9 +102,9 @@ class Adapters:
             try:
                 yield
             finally:
-                for layer, (active, disabled) in zip(self._layers, before, strict=True):
-                    layer._active_adapter = active
-                    layer._disable_adapters = disabled
+                for state, (active, disabled) in zip(self._states, before, strict=True):
+                    state["_active_adapter"] = active
+                    state["_disable_adapters"] = disabled
 
     @property
     def held_here(self) -> bool:

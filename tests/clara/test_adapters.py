@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 
@@ -86,7 +87,8 @@ def test_what_trains_is_what_was_named(model, trained):
     assert bool(expected) == bool(trained)
 
 
-def test_switching_a_model_of_210_layers_takes_less_than_2_ms(tmp_path):
+def test_switching_takes_a_tenth_of_what_peft_takes(tmp_path):
+    """On 210 layers. A ratio, as a time of its own depends on what else the machine does."""
     config = LlamaConfig(
         vocab_size=600,
         hidden_size=16,
@@ -99,13 +101,23 @@ def test_switching_a_model_of_210_layers_takes_less_than_2_ms(tmp_path):
     AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)
     model = Clara.from_backbone(tmp_path, ClaraConfig(document_length=64), device="cpu")
 
-    def once() -> float:
-        begin = time.perf_counter()
+    def ours() -> None:
         with model.adapters.active("generator"):
             pass
+
+    def by_peft() -> None:
+        for name in ("generator", "compressor"):
+            for layer in model.adapters._layers:
+                layer.set_adapter(name)
+
+    def seconds(switch) -> float:
+        begin = time.perf_counter()
+        switch()
         return time.perf_counter() - begin
 
-    assert sorted(once() for _ in range(50))[25] < 2e-3
+    pairs = [(seconds(ours), seconds(by_peft)) for _ in range(15)]
+    mine, theirs = (statistics.median(column) for column in zip(*pairs))
+    assert mine < theirs / 10
 
 
 def test_threads_do_not_mix_adapters(model):
