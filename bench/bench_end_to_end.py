@@ -48,7 +48,7 @@ from promises import Promise
 from results import COMMITTED, default_path
 
 import clara
-from clara.benchmarks.results import Measurement
+from clara.reports.results import Measurement
 
 FILE = "end-to-end.json"
 RATES, COMPARED_RATE = (4, 16, 128), 16

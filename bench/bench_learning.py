@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from learning.stages import ABLATIONS, STEPS, train
 
-from clara.cli.output import quiet_libraries
+from clara.terminal.printing import quiet_libraries
 
 REQUIRED = 0.6
 WANTED = {"answers": 0.9, "recall": 0.95}

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from clara import Clara
-from clara.backbone import convert_gguf
+from clara.backbone.loading import convert_gguf
 from clara.data.factbook import FactbookError, smollm2_file
 from clara_kernels import build_info
 

@@ -12,7 +12,7 @@ from backbones import RANDOM, Backbone
 from end_to_end import release
 from recording import Recorder
 
-from clara.benchmarks.results import Measurement, ResultsError, read_results
+from clara.reports.results import Measurement, ResultsError, read_results
 
 
 class Recording(Recorder):

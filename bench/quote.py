@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from clara.benchmarks.results import USUAL, Measurement, Results, ratios, read_results, usual
-from clara.benchmarks.tables import (
+from clara.reports.results import USUAL, Measurement, Results, ratios, read_results, usual
+from clara.reports.tables import (
     Table,
     amount,
     at,
@@ -32,7 +32,7 @@ from clara.benchmarks.tables import (
     suite_name,
     times,
 )
-from clara.cli.output import one_line
+from clara.terminal.printing import one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = PurePosixPath("bench/results")

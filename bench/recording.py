@@ -11,7 +11,7 @@ from measure import copy_bandwidth, matrix_rate
 from promises import Promise
 from turns import Turns
 
-from clara.benchmarks.results import Measurement, Parameter, PromiseOutcome, Results
+from clara.reports.results import Measurement, Parameter, PromiseOutcome, Results
 
 _COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 _MATRIX = {"cpu": (2048, torch.float32), "cuda": (8192, torch.bfloat16)}

@@ -13,7 +13,7 @@ from torch import nn
 from workload import documents, load_model
 
 from clara import Clara
-from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
 from clara.training.batches import CompressionCollator, Encoder, RankingCollator
 from clara.training.candidates import CandidateMemory

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
 from clara import Clara, ClaraConfig
-from clara.adapters import ADAPTERS
+from clara.backbone.adapters import ADAPTERS
 from clara.data.factbook import FactbookError, load_factbook
 
 _WORDS = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clara.checks import as_integer, is_number
-from clara.prompts import DEFAULT_PROMPT, PromptTemplate
+from clara.text.prompts import DEFAULT_PROMPT, PromptTemplate
 
 FORMAT_VERSION = 1
 

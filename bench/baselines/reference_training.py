@@ -22,9 +22,9 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedModel
 
 from clara import Clara
-from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.packing import PackedBatch
-from clara.tokenizer import Marker
+from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.text.packing import PackedBatch
+from clara.text.tokenizer import Marker
 
 _TAKEN = -1e30
 _TOGETHER = 8  # candidates in one forward

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from clara import Clara
-from clara.adapters import COMPRESSOR
-from clara.backbone import resolve_backbone
+from clara.backbone.adapters import COMPRESSOR
+from clara.backbone.loading import resolve_backbone
 
 
 class ReferenceWay:

@@ -9,7 +9,7 @@ from backbones import left_padded, plain_from_files
 from transformers import PreTrainedModel
 
 from clara import Clara
-from clara.prompts import build_prompt, text_background
+from clara.text.prompts import build_prompt, text_background
 
 
 class TextRag:

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from clara import ClaraConfig
 from clara.data import write_jsonl
-from clara.prompts import PromptTemplate
+from clara.text.prompts import PromptTemplate
 
 FIRST = [f"a{i}" for i in range(16)]
 SECOND = [f"b{i}" for i in range(16)]

@@ -16,8 +16,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from clara.cli.output import one_line
 from clara.cli.streams import output_failure, output_is_needed
+from clara.terminal.printing import one_line
 
 BAD_CONTENT = 1
 BAD_USAGE = 2
@@ -25,8 +25,8 @@ INTERRUPTED = 130
 
 # By name, since these modules load torch.
 _EXPECTED = (
-    ("clara.backbone", "BackboneError"),
-    ("clara.convert", "ConversionError"),
+    ("clara.backbone.loading", "BackboneError"),
+    ("clara.weights.reference", "ConversionError"),
     ("clara.data.factbook", "FactbookError"),
     ("clara.data.lines", "DataError"),
     ("clara.index.errors", "MemoryIndexError"),

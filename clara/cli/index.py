@@ -9,8 +9,8 @@ import typer
 from clara.cli import options
 from clara.cli.errors import Group, user_errors
 from clara.cli.loading import load_both
-from clara.cli.output import one_line, print_json
-from clara.fingerprints import check_readable
+from clara.memory.space import check_readable
+from clara.terminal.printing import one_line, print_json
 
 index = typer.Typer(cls=Group, name="index", no_args_is_help=True, help="Upkeep of indexes.")
 

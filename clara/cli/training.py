@@ -11,8 +11,8 @@ import typer
 
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.cli.options import Json
-from clara.cli.output import one_line, print_json, quiet_libraries
 from clara.cli.paths import check_backbone, check_model, check_parent
+from clara.terminal.printing import one_line, print_json, quiet_libraries
 
 
 class Stage(str, Enum):

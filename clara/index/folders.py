@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from clara.files.characters import check_characters
 from clara.index.errors import MemoryIndexError, failures_in
-from clara.path_characters import check_characters
 
 
 def local_path(path: str | os.PathLike[str]) -> str:

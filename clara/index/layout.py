@@ -27,10 +27,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from clara.documents import CompressedDocuments
 from clara.index.digests import digest, number
 from clara.index.errors import MemoryIndexError
 from clara.index.header import Header
+from clara.memory.documents import CompressedDocuments
 
 _MOST_TOKENS = 2**31 - 1
 _TAG_BITS = 31  # and the sign bit stays 0

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from clara.checks import as_integer
-from clara.documents import CompressedDocuments
 from clara.index import writing
 from clara.index.catalog import Catalog
 from clara.index.contents import Contents
@@ -24,6 +23,7 @@ from clara.index.hits import Hit, read_hits
 from clara.index.layout import StoredText, encode
 from clara.index.snapshot import Snapshot
 from clara.index.texts import text_digests
+from clara.memory.documents import CompressedDocuments
 from clara_kernels import cosine_topk
 
 _QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)

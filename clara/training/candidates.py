@@ -9,15 +9,15 @@ from itertools import islice
 
 from torch import Tensor
 
-from clara.compression import prepare_passages
 from clara.config import Overflow
 from clara.data.examples import RankingExample
 from clara.data.records import Document
-from clara.documents import CompressedDocuments
-from clara.fingerprints import check_addable
 from clara.index import DuplicateIdError, MemoryIndex
-from clara.model import Clara
-from clara.progress import document_progress
+from clara.memory.documents import CompressedDocuments
+from clara.memory.space import check_addable
+from clara.model.clara import Clara
+from clara.terminal.progress import document_progress
+from clara.text.passages import prepare_passages
 from clara.training.batches import Encoder, RankingBatch, RankingCollator, candidate_id
 from clara.training.messages import is_terminal, say
 

@@ -15,9 +15,8 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from clara import own_backbone
-from clara.adapters import ADAPTERS, COMPRESSOR, QUERY_REASONER
-from clara.checkpoint import locate, read_config
+from clara.backbone import trained as own_backbone
+from clara.backbone.adapters import ADAPTERS, COMPRESSOR, QUERY_REASONER
 from clara.config import ClaraConfig
 from clara.data.examples import (
     answer_example,
@@ -27,7 +26,8 @@ from clara.data.examples import (
     ranking_example,
 )
 from clara.data.lines import Fields
-from clara.model import Clara
+from clara.model.checkpoint import locate, read_config
+from clara.model.clara import Clara
 from clara.training.arguments import (
     ClaraTrainingArguments,
     RunSettings,

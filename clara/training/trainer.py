@@ -18,9 +18,9 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
-from clara.checkpoint import take_part
-from clara.default_dtype import float32_by_default
-from clara.sharding import whole
+from clara.backbone.default_dtype import float32_by_default
+from clara.backbone.sharding import whole
+from clara.model.checkpoint import take_part
 from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import EVENTS, EmptyBatch

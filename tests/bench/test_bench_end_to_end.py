@@ -22,7 +22,7 @@ from end_to_end import (
 )
 from results import COMMITTED
 
-from clara.benchmarks.results import Measurement, read_results
+from clara.reports.results import Measurement, read_results
 
 CPU = torch.device("cpu")
 WAYS = {MEMORY, MERGED, ONLINE, TEXT, REFERENCE}

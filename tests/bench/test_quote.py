@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import quote
 
-from clara.benchmarks.results import Measurement, PromiseOutcome, Results
+from clara.reports.results import Measurement, PromiseOutcome, Results
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]

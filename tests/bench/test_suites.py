@@ -13,7 +13,7 @@ from recording import Recorder
 from turns import Turns, median_ratio
 from workload import cut, document_lengths, documents, load_model, sources
 
-from clara.benchmarks.results import read_results
+from clara.reports.results import read_results
 
 from .test_reference_way import backbone  # noqa: F401
 

@@ -11,7 +11,7 @@ from training_steps import (
 )
 
 from clara import ClaraConfig
-from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 
 from .test_reference_way import backbone  # noqa: F401
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clara.config import FORMAT_VERSION, MODEL_FIELDS, ClaraConfig
-from clara.prompts import DEFAULT_PROMPT, PromptTemplate
+from clara.text.prompts import DEFAULT_PROMPT, PromptTemplate
 
 INTEGERS = ("compression_rate", "document_length", "lora_rank", "lora_alpha", "top_k")
 BAD = [

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from clara.benchmarks.results import FORMAT, Measurement, PromiseOutcome, Results
+from clara.reports.results import FORMAT, Measurement, PromiseOutcome, Results
 
 
 @pytest.fixture

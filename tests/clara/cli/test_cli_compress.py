@@ -12,8 +12,8 @@ import torch
 
 from clara import Clara, Document
 from clara.cli import corpus
-from clara.documents import CompressedDocuments
 from clara.index import MemoryIndex
+from clara.memory.documents import CompressedDocuments
 
 LONG = "One sentence of a long document. " * 20
 

@@ -8,10 +8,10 @@ import shutil
 import pytest
 
 from clara import Clara, ClaraConfig
-from clara import demo as demonstration
 from clara.cli.inspection import is_trained
-from clara.cli.output import UNTRAINED
 from clara.data.factbook import FactbookError
+from clara.evaluation import demonstration
+from clara.terminal.printing import UNTRAINED
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import pytest
 from typer.testing import CliRunner
 
 from clara import Clara, ClaraConfig
-from clara.answering import Answer, find
 from clara.cli.app import app
-from clara.cli.output import UNTRAINED, printable
 from clara.index import MemoryIndex
+from clara.model.answers import Answer, find
+from clara.terminal.printing import UNTRAINED, printable
 
 QUESTION = "How many rivers has country 3?"
 

@@ -9,10 +9,10 @@ import lance
 import pytest
 import torch
 
-from clara.documents import CompressedDocuments
 from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError
 from clara.index import upgrade as upgrading
 from clara.index.upgrade import upgrade
+from clara.memory.documents import CompressedDocuments
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NEW = "a" * 64

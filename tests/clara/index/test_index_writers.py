@@ -11,19 +11,19 @@ import pyarrow as pa
 import pytest
 import torch
 
-from clara.documents import CompressedDocuments
 from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError
 from clara.index.catalog import added_order
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
 from clara.index.writing import Writer
+from clara.memory.documents import CompressedDocuments
 
 # Adds, in each round that it is told to begin, documents that the other writer adds too, and one
 # of its own. The locks of this process exclude nobody.
 WRITER = """
 import fcntl, sys
 import torch
-from clara.documents import CompressedDocuments
+from clara.memory.documents import CompressedDocuments
 from clara.index import DuplicateIdError, MemoryIndex
 
 fcntl.flock = lambda file, how: None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clara import Clara
-from clara.adapters import COMPRESSOR, GENERATOR
+from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.data.examples import ExampleFile, pretraining_example
 from clara.training.arguments import RunSettings
 from clara.training.batches import CompressionCollator, Encoder

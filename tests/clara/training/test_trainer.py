@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from clara import Clara
-from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import ExampleFile, pretraining_example
 from clara.training.arguments import ClaraTrainingArguments, RunSettings, SettingsError
 from clara.training.batches import CompressionCollator, EmptyBatch, Encoder, SkippedExampleError

@@ -1,0 +1,312 @@
+"""What training and use share: one backbone, three adapters, our embedding rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, Adapters
+from clara.backbone.attention_patterns import evaluating
+from clara.backbone.default_dtype import float32_by_default
+from clara.backbone.loading import BackboneError, sampled_backbone_digest
+from clara.backbone.merging import MergedGenerator, merged_copy_fits, parameter_versions
+from clara.backbone.recomputation import enable_checkpointing
+from clara.backbone.rotary import switching_lengths
+from clara.config import ClaraConfig
+from clara.model import checkpoint
+from clara.model.copying import deep_copy, shallow_copy
+from clara.model.encoding import PackedPrompts, answer_cross_entropy, forward_packed
+from clara.model.memory_tokens import MemoryTokens
+from clara.model.prompt_prefix import PromptPrefixes
+from clara.model.ranking import per_question
+from clara.text.packing import PackedBatch
+from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
+from clara.text.tokenizer import SafeTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class ClaraCore(nn.Module):
+    """The modules of a CLaRa model and its differentiable parts.
+
+    Attributes:
+        config: `ClaraConfig`.
+        tokenizer: `SafeTokenizer`.
+        backbone: the frozen language model, with the LoRA layers of all adapters in it.
+        adapters: which of them is active, trains, and is saved.
+        memory_tokens: our embedding rows.
+        prompt_prefixes: what generation has computed of the words all prompts begin with.
+        backbone_digest: tells backbones apart, see `clara.backbone.loading.backbone_digest`.
+        owns_backbone: the backbone's weights were trained too and are saved with the model; its
+            digest is that of the last save.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: ClaraConfig,
+        *,
+        backbone_digest: str,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone_digest = backbone_digest
+        self.owns_backbone = False
+        self.tokenizer = SafeTokenizer(tokenizer)
+        self.backbone = backbone
+        with torch.random.fork_rng(devices=[]), float32_by_default():
+            torch.manual_seed(seed)
+            self.adapters = Adapters(backbone, config)
+        embeddings = backbone.get_input_embeddings().weight
+        self.memory_tokens = MemoryTokens(
+            config.memory_tokens,
+            embeddings.shape[1],
+            distinct=config.distinct_memory_tokens,
+        )
+        self.memory_tokens.to(embeddings.device).requires_grad_(False)
+        self.prompt_prefixes = PromptPrefixes()
+        self._merged: MergedGenerator | None = None
+        self._fingerprint: tuple[object, str] | None = None
+        self._trained: tuple[object, bool] | None = None
+        self._sampled_digest: str | None = None
+        self._check_length()
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.memory_tokens.encode.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of activations, and of memory."""
+        return self.backbone.get_input_embeddings().weight.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        return self.memory_tokens.encode.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells apart models whose memories differ; 64 hexadecimal digits."""
+        compressor = self.adapters.parameters(COMPRESSOR).values()
+        weights = parameter_versions([*compressor, *self.memory_tokens.parameters()])
+        version = (weights, self.backbone_digest)
+        if self.training or self._fingerprint is None or self._fingerprint[0] != version:
+            self._fingerprint = (version, checkpoint.fingerprint(self, self.backbone_digest))
+        return self._fingerprint[1]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether any adapter changes what the backbone computes.
+
+        A new model's adapters do not: it cannot read its memory yet. The answer is cached until
+        the adapters' weights change.
+        """
+        version = parameter_versions(
+            parameter for name in ADAPTERS for parameter in self.adapters.parameters(name).values()
+        )
+        if self.training or self._trained is None or self._trained[0] != version:
+            self._trained = (version, self.adapters.change_anything())
+        return self._trained[1]
+
+    @property
+    def sampled_fingerprint(self) -> str:
+        """The fingerprint that earlier versions gave this model; 64 hexadecimal digits.
+
+        They read a sample of the backbone's weights. An index of such a version carries it.
+
+        Raises:
+            BackboneError: the backbone's files cannot be read.
+        """
+        return checkpoint.fingerprint(self, self.sampled_backbone_digest)
+
+    @property
+    def sampled_backbone_digest(self) -> str:
+        """See `loading.sampled_backbone_digest`; the files are read at the first use."""
+        if self._sampled_digest is None:
+            self._sampled_digest = sampled_backbone_digest(str(self.config.backbone))
+        return self._sampled_digest
+
+    @sampled_backbone_digest.setter
+    def sampled_backbone_digest(self, digest: str) -> None:
+        self._sampled_digest = digest
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether memory with this fingerprint is this model's, also if earlier versions wrote it.
+
+        False too if only the sampled fingerprint could tell and the backbone's files are gone.
+        """
+        if fingerprint == self.fingerprint:
+            return True
+        try:
+            return fingerprint == self.sampled_fingerprint
+        except BackboneError:
+            return False
+
+    def train(self, mode: bool = True) -> Self:
+        """As `torch.nn.Module.train`; what was derived from the weights is made anew after it."""
+        self.prompt_prefixes.clear()
+        if mode:
+            self._merged = self._fingerprint = self._trained = None
+        return super().train(mode)
+
+    def enable_gradient_checkpointing(self, **options: Any) -> None:
+        """Compute each layer a second time in the backward pass instead of keeping its states.
+
+        Args:
+            options: of `torch.utils.checkpoint.checkpoint`, and transformers' `every_n_layers` and
+                `offload`, but for `use_reentrant` and `context_fn`.
+
+        Raises:
+            ValueError: one of those two is asked for, or the backbone cannot do it.
+        """
+        enable_checkpointing(self.backbone, options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return deep_copy(self, memo)
+
+    def __copy__(self) -> Self:
+        return shallow_copy(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} model cannot be pickled, nor saved by torch.save: write it "
+            "with model.save_pretrained(folder), and read it with Clara.from_pretrained(folder)"
+        )
+
+    def load_weights(self, folder: Path) -> None:
+        """Take on the weights of a model folder of the same configuration.
+
+        Raises:
+            ValueError: something is missing, unreadable or does not fit.
+        """
+        checkpoint.load_weights(self, folder)
+
+    def embed(self, ids: Tensor, memory: Tensor) -> Tensor:
+        """Input embeddings of ids with `Marker` values.
+
+        Args:
+            ids: int64 `[...]`.
+            memory: `[number of Marker.MEMORY in ids, H]`.
+
+        Returns:
+            `[..., H]`, differentiable in `memory` and the rows of `memory_tokens`.
+        """
+        vocabulary = self.backbone.get_input_embeddings()(ids.clamp_min(0))
+        return self.memory_tokens.splice(vocabulary, ids, memory)
+
+    def encode(self, batch: PackedBatch, adapter: str, *, memory_only: bool = False) -> Tensor:
+        """Final hidden states of packed compressor inputs: `[T, H]`.
+
+        Args:
+            adapter: "compressor" or "query_reasoner".
+            memory_only: leave the rows that are not memory undefined; the last layer is then
+                computed for memory rows alone.
+        """
+        rows = self.memory_tokens.slot_rows(len(batch.rows))
+        return forward_packed(self, batch, rows, adapter, memory_only=memory_only)
+
+    def answer_loss(
+        self,
+        questions: Sequence[str],
+        memory: Tensor | Sequence[Tensor],
+        answers: Sequence[str],
+    ) -> Tensor:
+        """Mean cross-entropy of the answers' tokens given question and memory (a 0-d tensor).
+
+        Only answer positions go through the output head. Differentiable in the generator and in
+        `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+
+        Raises:
+            ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
+                do not come from its final states alone.
+        """
+        each = per_question(self, questions, memory)
+        prompts = self._prompts(questions, [len(m) for m in each], answers)
+        slots = torch.cat([m.reshape(-1, self.hidden_size) for m in each])
+        packed = PackedPrompts.of(prompts, self.device)
+        return answer_cross_entropy(self, packed, slots) / len(packed.targets)
+
+    def prompt_tokens(self, question: str, documents: int) -> int:
+        """Positions of the prompt for `documents` documents in memory."""
+        return len(self._prompts([question], [documents])[0].ids)
+
+    def text_prompt_tokens(self, question: str, texts: Sequence[str]) -> int:
+        """Tokens of the same prompt with texts in place of memory."""
+        background = text_background(texts)
+        return len(build_prompt(self.tokenizer, self.config.prompt, background, question).ids)
+
+    def merge_generator(self) -> bool:
+        """Keep a copy of the weights with the generator merged, for faster generation.
+
+        The copy is made where memory allows and is dropped when the generator's weights change.
+
+        Returns:
+            Whether the copy was made.
+
+        Raises:
+            ValueError: the backbone is quantized.
+        """
+        self._merged = None
+        with self.adapters.lock:
+            if merged_copy_fits(self.backbone):
+                self._merged = MergedGenerator.of(self.backbone, self.adapters)
+        return self._merged is not None
+
+    def _prompts(
+        self,
+        questions: Sequence[str],
+        documents: Sequence[int],
+        answers: Sequence[str] | None = None,
+    ) -> list[Prompt]:
+        config = self.config
+        return [
+            build_prompt(
+                self.tokenizer,
+                config.prompt,
+                memory_slots(documents[row], config.memory_tokens, config.separator),
+                question,
+                None if answers is None else answers[row],
+            )
+            for row, question in enumerate(questions)
+        ]
+
+    @contextmanager
+    def generating(self, adapter: str | None) -> Iterator[PreTrainedModel]:
+        """The model to generate with: the merged copy if it is current, or one adapter active."""
+        merged = self._merged
+        if merged is not None and (self.training or not merged.is_current(self.adapters)):
+            merged = self._merged = None
+        if adapter == GENERATOR and merged is not None:
+            # Rotary factors that are chosen in each forward are state that threads would share.
+            alone = self.adapters.lock if switching_lengths(merged.backbone) else nullcontext()
+            with alone:
+                yield merged.backbone
+            return
+        with self.evaluating(), self.adapters.active(adapter):
+            yield self.backbone
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Dropout off within the block, in every module that had it on."""
+        with self.adapters.lock, evaluating(self):
+            yield
+
+    def _check_length(self) -> None:
+        longest = self.config.document_length + 3 + self.config.memory_tokens
+        positions = getattr(self.backbone.config, "max_position_embeddings", None)
+        if positions is not None and longest > positions:
+            raise ValueError(
+                f"document_length {self.config.document_length} and its "
+                f"{self.config.memory_tokens} memory tokens do not fit the backbone's "
+                f"max_position_embeddings of {positions}"
+            )
