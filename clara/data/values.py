@@ -9,11 +9,13 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
+from clara.errors import ClaraError
+
 _LONGEST_SHOWN = 80  # characters of a value quoted in a message
 _EMPTY_CELLS = ("NAType", "NaTType")  # of pandas, which is not imported for it
 
 
-class DataError(ValueError):
+class DataError(ClaraError, ValueError):
     """Records cannot be read. The message is one line: file, line number, reason."""
 
 

@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from clara.errors import ClaraError
+
 _LONGEST_REASON = 200  # characters
 _SOURCE_LOCATION = re.compile(r",? ?\S+\.rs:\d+(:\d+)?")
 
 
-class MemoryIndexError(ValueError):
+class MemoryIndexError(ClaraError, ValueError):
     """An index cannot be opened, written or searched, or is damaged. The message is one line."""
 
 

@@ -18,10 +18,12 @@ from typing import Any
 
 import yaml
 
+from clara.errors import ClaraError
+
 STAGES = ("text", "pretrain", "instruct", "end-to-end", "contrastive")
 
 
-class SettingsError(ValueError):
+class SettingsError(ClaraError, ValueError):
     """Settings of a run are not usable; the message names the setting."""
 
 

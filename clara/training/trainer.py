@@ -20,6 +20,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from clara.backbone.default_dtype import float32_by_default
 from clara.backbone.sharding import whole
+from clara.errors import ClaraError
 from clara.model.checkpoint import take_part
 from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
@@ -39,7 +40,7 @@ _COUNTED = (
 )
 
 
-class TrainingError(ValueError):
+class TrainingError(ClaraError, ValueError):
     """Training cannot go on; the message says at which step and why."""
 
 

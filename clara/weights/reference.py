@@ -14,6 +14,7 @@ from torch import Tensor
 from clara.backbone import hub
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.config import ClaraConfig
+from clara.errors import ClaraError
 from clara.model.clara import Clara
 from clara.text.prompts import PromptTemplate
 
@@ -37,7 +38,7 @@ _EMBEDDINGS = "model.embed_tokens.weight"
 _MARKERS = 3  # <AE>, <ENC>, <SEP>, after the memory tokens
 
 
-class ConversionError(ValueError):
+class ConversionError(ClaraError, ValueError):
     """A checkpoint that cannot be converted."""
 
 
