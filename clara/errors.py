@@ -27,4 +27,9 @@ def reason(
     text = str(error).strip()
     line = " ".join((text.partition("\n")[0] if first_line else text).split())
     line = line or type(error).__name__
-    return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
+    return line if longest is None else shortened(line, longest)
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text as a message quotes it: a longer one is cut, and an ellipsis is its last character."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

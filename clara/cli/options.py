@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from clara.checks import surrogate_flaw
+
 
 class Overflow(str, Enum):
     chunk = "chunk"
@@ -28,10 +30,8 @@ def _checked_device(value: str | None) -> str | None:
 
 
 def checked_question(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise typer.BadParameter("the question is not valid text in UTF-8") from None
+    if surrogate_flaw(value):
+        raise typer.BadParameter("the question is not valid text in UTF-8")
     if not value.strip():
         raise typer.BadParameter("the question is empty")
     return value

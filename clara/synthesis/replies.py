@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
 
-from clara.errors import ClaraError
+from clara.errors import ClaraError, reason
 
 MOST_OBJECTS = 50  # looked at in one reply
 
@@ -105,7 +105,7 @@ def _objects(text: str) -> Iterator[tuple[Any, str]]:
         try:
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError) as error:
-            yield None, " ".join(str(error).split())
+            yield None, reason(error, None)
         else:
             yield value, ""
         start = text.find("{", end)

@@ -20,8 +20,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from clara.terminal.printing import is_terminal, say
 from clara.training.folder import LOG, read_log
-from clara.training.messages import is_terminal, say
 
 __all__ = ["LOG", "EarlyStopping", "LineProgress", "RichProgress", "RunLog", "read_log"]
 

@@ -28,6 +28,7 @@ from clara.data.examples import (
 from clara.data.lines import Fields
 from clara.model.checkpoint import locate, read_config
 from clara.model.clara import Clara
+from clara.terminal.printing import say
 from clara.training.arguments import (
     ClaraTrainingArguments,
     RunSettings,
@@ -46,7 +47,6 @@ from clara.training.folder import (
     write_record,
 )
 from clara.training.length import length_of, remarks
-from clara.training.messages import say
 from clara.training.objectives import Objective
 from clara.training.resuming import check_backbone, check_resumed, run_record
 from clara.training.text import TextObjective

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from clara.checks import is_number
 from clara.config import ClaraConfig
 
 _CHOICES = {
@@ -49,8 +50,7 @@ class Phase:
             value = getattr(self, name)
             if name == "temperature_end" and value is None:
                 continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value <= 0:
+            if not is_number(value) or not math.isfinite(value) or value <= 0:
                 raise ValueError(f"selection: {name} must be a positive number, got {value!r}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:

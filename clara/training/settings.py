@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-from clara.errors import ClaraError
+from clara.checks import is_number
+from clara.errors import ClaraError, reason
 
 STAGES = ("text", "pretrain", "instruct", "end-to-end", "contrastive")
 
@@ -98,8 +99,7 @@ def _settings_of(path: Path, stage: str, above: tuple[Path, ...]) -> dict[str, A
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"{path}: not readable as YAML: {reason}") from error
+        raise SettingsError(f"{path}: not readable as YAML: {reason(error, None)}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise SettingsError(f"{path}: must be a mapping from names of settings to values")
     parent = values.pop("extends", None)
@@ -251,7 +251,7 @@ class Numbers:
     above: bool = False
 
     def holds(self, value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             return False
         if not math.isfinite(value) or (self.whole and value != int(value)):
             return False
@@ -316,7 +316,7 @@ def check_numbers(values: Mapping[str, Any]) -> None:
         value = as_number(values.get(name))
         if value is None or allowed.holds(value):
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise SettingsError(f"{name} must be a number, got {value!r}")
         if allowed.whole and math.isfinite(value) and value != int(value):
             raise SettingsError(f"{name} must be a whole number, got {value!r}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from clara.backbone import hub
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.config import ClaraConfig
-from clara.errors import ClaraError
+from clara.errors import ClaraError, reason
 from clara.model.clara import Clara
 from clara.text.prompts import PromptTemplate
 
@@ -160,8 +160,7 @@ def _read_tensors(file: Path) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConversionError(f"{file}: cannot read it as tensors: {reason}") from error
+        raise ConversionError(f"{file}: cannot read it as tensors: {reason(error)}") from error
     if not isinstance(content, dict):
         raise ConversionError(f"{file}: holds {type(content).__name__}, expected a dictionary")
     return content

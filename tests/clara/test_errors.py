@@ -17,9 +17,9 @@ def error_classes():
     for module in pkgutil.walk_packages(clara.__path__, "clara."):
         members = vars(importlib.import_module(module.name)).values()
         for kind in members:
-            if inspect.isclass(kind) and issubclass(kind, Exception):
-                if kind.__module__ == module.name:
-                    yield kind
+            of_errors = inspect.isclass(kind) and issubclass(kind, Exception)
+            if of_errors and kind.__module__ == module.name:
+                yield kind
 
 
 def test_every_error_of_the_package_has_one_base():
