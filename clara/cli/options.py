@@ -5,22 +5,28 @@ from __future__ import annotations
 import re
 import sys
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 
 import typer
 
+from clara import config
 from clara.checks import surrogate_flaw
+from clara.training import settings
 
 
-class Overflow(str, Enum):
-    chunk = "chunk"
-    truncate = "truncate"
-    error = "error"
+def _words(name: str, literal: Any) -> Any:
+    """The words of a `Literal` as an Enum, which every supported typer offers as choices."""
+    return Enum(name, [(word, word) for word in get_args(literal)], type=str)
 
 
-class Quantization(str, Enum):
-    nf4 = "nf4"
-    int8 = "int8"
+if TYPE_CHECKING:
+    Overflow: TypeAlias = Enum
+    Quantization: TypeAlias = Enum
+    Stage: TypeAlias = Enum
+else:
+    Overflow = _words("Overflow", config.Overflow)
+    Quantization = _words("Quantization", config.Quantization)
+    Stage = _words("Stage", settings.Stage)
 
 
 def _checked_device(value: str | None) -> str | None:

@@ -13,26 +13,13 @@ from transformers import IntervalStrategy, TrainingArguments
 from clara.checks import is_number
 from clara.errors import reason
 from clara.training.settings import (
-    STAGES,
     RunSettings,
     SettingsError,
     as_number,
     check_choices,
     check_numbers,
     check_reporters,
-    parse_overrides,
-    read_settings,
 )
-
-__all__ = [
-    "STAGES",
-    "ClaraTrainingArguments",
-    "RunSettings",
-    "SettingsError",
-    "parse_overrides",
-    "read_settings",
-    "training_arguments",
-]
 
 _WHOLE = (int, int | None, "int", "int | None")
 

@@ -8,13 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from clara.checks import is_number
-from clara.config import ClaraConfig
+from clara.config import CHOICES, ClaraConfig
 
-_CHOICES = {
-    "relaxation": ("softmax", "sparsemax"),
-    "mask": ("exact", "reference"),
-    "noise": (None, "gumbel"),
-}
+_CHOSEN = ("relaxation", "mask", "noise")  # from a few words, as in the configuration
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,8 @@ class Phase:
                 continue
             if not is_number(value) or not math.isfinite(value) or value <= 0:
                 raise ValueError(f"selection: {name} must be a positive number, got {value!r}")
-        for name, choices in _CHOICES.items():
+        for name in _CHOSEN:
+            choices = CHOICES[name]
             if getattr(self, name) not in choices:
                 known = ", ".join("null" if c is None else c for c in choices)
                 raise ValueError(
