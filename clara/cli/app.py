@@ -10,20 +10,11 @@ from typing import Annotated
 import typer
 
 import clara
-from clara.cli import (
-    benchmarks,
-    corpus,
-    demo,
-    diagnosis,
-    index,
-    models,
-    questions,
-    streams,
-    synthesis,
-    training,
-)
+from clara.cli import bench, demo, index, models, questions, streams, synthesize, train
 from clara.cli.errors import Group
 from clara.cli.examples import add_examples
+from clara.index import corpus
+from clara.reports import diagnosis
 
 # What these do is kept in files: their work goes on if standard output cannot be written.
 WRITE_FILES = {"init", "convert", "compress", "train", "plot", "synthesize", "bench", "index"}
@@ -70,14 +61,14 @@ app.command("compress")(corpus.compress)
 app.command("search")(questions.search)
 app.command("ask")(questions.ask)
 app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    training.train
+    train.train
 )
-app.command("plot")(training.plot)
-app.command("synthesize")(synthesis.synthesize)
+app.command("plot")(train.plot)
+app.command("synthesize")(synthesize.synthesize)
 app.command("info")(models.info)
 app.command("doctor")(diagnosis.doctor)
 app.command("demo")(demo.demo)
-app.add_typer(benchmarks.bench)
+app.add_typer(bench.bench)
 app.add_typer(index.index)
 add_examples(app)
 

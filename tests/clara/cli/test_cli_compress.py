@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from clara import Clara, Document
-from clara.cli import corpus
-from clara.index import MemoryIndex
+from clara.index import MemoryIndex, corpus
 from clara.memory.documents import CompressedDocuments
 
 LONG = "One sentence of a long document. " * 20

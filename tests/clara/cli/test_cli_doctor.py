@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import clara_kernels
-from clara.cli import diagnosis
-from clara.cli.remedies import BUILD, USES, Check, checks, conclusion
+from clara.reports import diagnosis
+from clara.reports.remedies import BUILD, USES, Check, checks, conclusion
 
 
 @pytest.fixture

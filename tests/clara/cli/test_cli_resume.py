@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from clara import Clara
-from clara.cli import corpus
-from clara.index import MemoryIndex
+from clara.index import MemoryIndex, corpus
 from clara.index.build import write_empty
 from clara.index.header import Header
 from clara.index.layout import encode
@@ -243,7 +242,7 @@ def test_a_run_of_another_version_of_the_corpus(
 def test_two_processes_compress_one_corpus(environment, compress, write_corpus, tmp_path):
     """Both from the start, with nothing at the path of the index yet."""
     count = 60
-    run_it = "from clara.cli import corpus, main; corpus.GROUP = 8; main()"
+    run_it = "from clara.index import corpus; from clara.cli import main; corpus.GROUP = 8; main()"
     command = compress(write_corpus(count=count), tmp_path / "index", "--resume", "--json")
     runs = [
         subprocess.Popen(

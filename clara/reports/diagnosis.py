@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import clara
 from clara.cli import options
-from clara.cli.remedies import checks, conclusion, has_gpu
+from clara.reports.remedies import checks, conclusion, has_gpu
 from clara.terminal.printing import print_json
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
 from clara.cli.paths import check_device, check_model, check_output, expanded
-from clara.cli.resuming import (
+from clara.cli.short_documents import count_short, remark
+from clara.index.changes import (
     refuse_changed,
     refuse_changed_texts,
     refuse_other_texts,
     stored_documents,
 )
-from clara.cli.short_documents import count_short, remark
 from clara.memory.space import check_addable
 from clara.terminal.printing import one_line, print_json, size
 
