@@ -10,11 +10,20 @@ from typing import Annotated
 import typer
 
 import clara
-from clara.cli import bench, demo, index, models, questions, streams, synthesize, train
+from clara.cli import (
+    bench,
+    compress,
+    demo,
+    doctor,
+    index,
+    models,
+    questions,
+    streams,
+    synthesize,
+    train,
+)
 from clara.cli.errors import Group
 from clara.cli.examples import add_examples
-from clara.index import corpus
-from clara.reports import diagnosis
 
 # What these do is kept in files: their work goes on if standard output cannot be written.
 WRITE_FILES = {"init", "convert", "compress", "train", "plot", "synthesize", "bench", "index"}
@@ -57,7 +66,7 @@ def common(
 
 app.command("init")(models.init)
 app.command("convert")(models.convert)
-app.command("compress")(corpus.compress)
+app.command("compress")(compress.compress)
 app.command("search")(questions.search)
 app.command("ask")(questions.ask)
 app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
@@ -66,7 +75,7 @@ app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown
 app.command("plot")(train.plot)
 app.command("synthesize")(synthesize.synthesize)
 app.command("info")(models.info)
-app.command("doctor")(diagnosis.doctor)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(bench.bench)
 app.add_typer(index.index)

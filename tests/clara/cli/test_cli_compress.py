@@ -179,7 +179,7 @@ def test_bad_line_is_found_before_anything_is_written(
     def too_early(*arguments, **options):
         raise AssertionError("the model was loaded before the corpus was read")
 
-    monkeypatch.setattr(corpus, "load_model", too_early)
+    monkeypatch.setattr("clara.cli.compress.load_model", too_early)
     message = refused(*compress(file, tmp_path / "index"))
     assert f"{file}:601: " in message
     assert reason in message

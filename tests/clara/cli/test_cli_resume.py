@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from clara import Clara
+from clara.cli import compress as command_line
 from clara.index import MemoryIndex, corpus
 from clara.index.build import write_empty
 from clara.index.header import Header
@@ -215,7 +216,7 @@ def test_an_index_that_another_run_begins_first(
     file = write_corpus(count=3)
     command = compress(file, tmp_path / "index", *(["--resume"] if resume else []))
     other = compress(write_corpus(count=2), tmp_path / "index")
-    another_run(clara, monkeypatch, corpus, "create_index", other, before=True)
+    another_run(clara, monkeypatch, command_line, "create_index", other, before=True)
     if resume:
         found = json.loads(clara(*command, "--json").stdout)
         assert (found["documents"], found["skipped"]) == (1, 2)
