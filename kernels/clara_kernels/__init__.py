@@ -26,8 +26,7 @@ from .scoring import (
 )
 from .select_topk import select_topk
 from .sparsemax import sparsemax
-
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 __all__ = [
     "Corpus",
