@@ -214,9 +214,9 @@ def test_type_checkers_find_both_packages(kind, request, tmp_path):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     first, second = (line for line in result.stdout.splitlines() if "Revealed type" in line)
-    assert "corpus: Any | clara_kernels.scoring.rows.CorpusRows, k: int" in first.replace(
-        "Union[Any, clara_kernels.scoring.rows.CorpusRows]",
-        "Any | clara_kernels.scoring.rows.CorpusRows",
+    assert "corpus: Any | clara_kernels.cosine_topk.rows.CorpusRows, k: int" in first.replace(
+        "Union[Any, clara_kernels.cosine_topk.rows.CorpusRows]",
+        "Any | clara_kernels.cosine_topk.rows.CorpusRows",
     )
     assert "clara.model.Clara" in second
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ids import Ids
-from .merge import checked_k, widened
-from .op import cosine_rerank, cosine_topk, require_mask, require_queries
-from .rows import CorpusRows
+from ..cosine_topk.ids import Ids
+from ..cosine_topk.merge import checked_k, widened
+from ..cosine_topk.op import cosine_rerank, cosine_topk, require_mask, require_queries
+from ..cosine_topk.rows import CorpusRows
 from .streaming import streamed_topk
 
 

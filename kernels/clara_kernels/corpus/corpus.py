@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..checks import require_same_device, require_shape
-from .arrays import as_rows, map_file
-from .ids import Ids, make_ids
-from .rows import CorpusRows
+from ..cosine_topk.arrays import as_rows, map_file
+from ..cosine_topk.ids import Ids, make_ids
+from ..cosine_topk.rows import CorpusRows
 from .search import search
 
 

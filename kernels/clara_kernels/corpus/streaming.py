@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
-from .merge import checked_k, merge_topk, widened
-from .op import cosine_topk, require_mask, require_queries
-from .rows import CorpusRows
+from ..cosine_topk.merge import checked_k, merge_topk, widened
+from ..cosine_topk.op import cosine_topk, require_mask, require_queries
+from ..cosine_topk.rows import CorpusRows
 
 CHUNK_BYTES = 256 << 20
 _Found = tuple[Tensor, Tensor]
