@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,9 +15,8 @@ from clara.backbone.output_path import applies_head_alone, body_of, next_token_c
 from clara.backbone.recomputation import recomputed_within
 from clara.backbone.rotary import factors_by_sequence
 from clara.checks import as_integer
-from clara.text.packing import PackedBatch, compressor_input, pack
+from clara.text.packing import PackedBatch, PackedPrompts, compressor_input, pack
 from clara.text.passages import Passage
-from clara.text.prompts import Prompt
 
 if TYPE_CHECKING:
     from clara.model.modules import ClaraCore
@@ -119,37 +117,6 @@ def encode_passages(
             memory[batch.rows] = hidden[batch.memory_rows].unflatten(0, (-1, m))
             on_progress(len(batch.rows))
     return memory
-
-
-@dataclass(frozen=True)
-class PackedPrompts:
-    """Prompts with answers, one after the other.
-
-    Attributes:
-        batch: the prompts; memory slots lie anywhere in them, so `n_memory` is 0.
-        targets: int64 `[P]`, positions of the answers' tokens in the packed sequence.
-    """
-
-    batch: PackedBatch
-    targets: Tensor
-
-    @classmethod
-    def of(cls, prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> PackedPrompts:
-        positions, start = [torch.empty(0, dtype=torch.long)], 0
-        for prompt in prompts:
-            positions.append(torch.arange(start + prompt.answer_start, start + len(prompt.ids)))
-            start += len(prompt.ids)
-        batch = PackedBatch(
-            ids=torch.tensor([i for p in prompts for i in p.ids], dtype=torch.long, device=device),
-            lengths=[len(p.ids) for p in prompts],
-            n_memory=0,
-            rows=list(range(len(prompts))),
-        )
-        return cls(batch, torch.cat(positions).to(device))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedPrompts:
-        targets = self.targets.to(device, non_blocking=non_blocking)
-        return PackedPrompts(self.batch.to(device, non_blocking), targets)
 
 
 def answer_cross_entropy(

@@ -21,11 +21,11 @@ from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
 from clara.model import checkpoint
 from clara.model.copying import deep_copy, shallow_copy
-from clara.model.encoding import PackedPrompts, answer_cross_entropy, forward_packed
+from clara.model.encoding import answer_cross_entropy, forward_packed
 from clara.model.memory_tokens import MemoryTokens
 from clara.model.prompt_prefix import PromptPrefixes
 from clara.model.ranking import per_question
-from clara.text.packing import PackedBatch
+from clara.text.packing import PackedBatch, PackedPrompts
 from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.text.tokenizer import SafeTokenizer
 

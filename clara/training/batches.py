@@ -15,8 +15,7 @@ from typing_extensions import Self
 
 from clara.config import ClaraConfig, Overflow, PromptTemplate
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
-from clara.model.encoding import PackedPrompts
-from clara.text.packing import PackedBatch, compressor_input, pack
+from clara.text.packing import PackedBatch, PackedPrompts, compressor_input, pack
 from clara.text.passages import as_documents, prepare_passages
 from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.text.tokenizer import Piece, SafeTokenizer
