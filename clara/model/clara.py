@@ -17,9 +17,8 @@ from clara.backbone.output_path import states_to_logits
 from clara.checks import as_integer
 from clara.config import ClaraConfig, Overflow
 from clara.memory.documents import CompressedDocuments
-from clara.model import checkpoint
+from clara.model import checkpoint, encoding
 from clara.model.answers import Answer, Clock, Ranking, find, padded_ranking
-from clara.model.encoding import encode_passages
 from clara.model.modules import ClaraCore
 from clara.model.ranking import Candidates, check_questions, check_top_k, per_question
 from clara.terminal.progress import document_progress
@@ -135,6 +134,14 @@ class Clara(ClaraCore):
         """Upload what `save_pretrained` writes; returns the address of the commit."""
         return checkpoint.push(self, repo_id, private=private, token=token)
 
+    def load_weights(self, folder: Path) -> None:
+        """Take on the weights of a model folder of the same configuration.
+
+        Raises:
+            ValueError: something is missing, unreadable or does not fit.
+        """
+        checkpoint.load_weights(self, folder)
+
     def compress(
         self,
         documents: Iterable[DocumentLike],
@@ -176,7 +183,7 @@ class Clara(ClaraCore):
                 if on_progress is not None:
                     on_progress(rows)
 
-            memory = encode_passages(self, passages, COMPRESSOR, batch_tokens, advance)
+            memory = encoding.encode_passages(self, passages, COMPRESSOR, batch_tokens, advance)
         return CompressedDocuments(
             memory=memory,
             ids=[p.id for p in passages],
@@ -201,7 +208,7 @@ class Clara(ClaraCore):
             limit=self.config.document_length,
             overflow=self.config.overflow,
         )
-        return encode_passages(self, passages, QUERY_REASONER, batch_tokens)
+        return encoding.encode_passages(self, passages, QUERY_REASONER, batch_tokens)
 
     def rank(
         self,
@@ -329,6 +336,23 @@ class Clara(ClaraCore):
             )
             for question, text, each in zip(questions, texts, found, strict=True)
         ]
+
+    def answer_loss(
+        self,
+        questions: Sequence[str],
+        memory: Tensor | Sequence[Tensor],
+        answers: Sequence[str],
+    ) -> Tensor:
+        """Mean cross-entropy of the answers' tokens given question and memory (a 0-d tensor).
+
+        Only answer positions go through the output head. Differentiable in the generator and in
+        `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+
+        Raises:
+            ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
+                do not come from its final states alone.
+        """
+        return encoding.answer_loss(self, questions, memory, answers)
 
     def answer_from_text(
         self,

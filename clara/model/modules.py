@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,16 +15,15 @@ from clara.backbone.attention_patterns import evaluating
 from clara.backbone.default_dtype import float32_by_default
 from clara.backbone.loading import BackboneError, sampled_backbone_digest
 from clara.backbone.merging import MergedGenerator, merged_copy_fits, parameter_versions
+from clara.backbone.packed_forward import packed_states
 from clara.backbone.recomputation import enable_checkpointing
 from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
 from clara.model import checkpoint
 from clara.model.copying import deep_copy, shallow_copy
-from clara.model.encoding import answer_cross_entropy, forward_packed
 from clara.model.memory_tokens import MemoryTokens
 from clara.model.prompt_prefix import PromptPrefixes
-from clara.model.ranking import per_question
-from clara.text.packing import PackedBatch, PackedPrompts
+from clara.text.packing import PackedBatch
 from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.text.tokenizer import SafeTokenizer
 
@@ -183,14 +181,6 @@ class ClaraCore(nn.Module):
             "with model.save_pretrained(folder), and read it with Clara.from_pretrained(folder)"
         )
 
-    def load_weights(self, folder: Path) -> None:
-        """Take on the weights of a model folder of the same configuration.
-
-        Raises:
-            ValueError: something is missing, unreadable or does not fit.
-        """
-        checkpoint.load_weights(self, folder)
-
     def embed(self, ids: Tensor, memory: Tensor) -> Tensor:
         """Input embeddings of ids with `Marker` values.
 
@@ -213,28 +203,30 @@ class ClaraCore(nn.Module):
                 computed for memory rows alone.
         """
         rows = self.memory_tokens.slot_rows(len(batch.rows))
-        return forward_packed(self, batch, rows, adapter, memory_only=memory_only)
+        return self.forward_packed(batch, rows, adapter, memory_only=memory_only)
 
-    def answer_loss(
+    def forward_packed(
         self,
-        questions: Sequence[str],
-        memory: Tensor | Sequence[Tensor],
-        answers: Sequence[str],
+        batch: PackedBatch,
+        memory: Tensor,
+        adapter: str | None,
+        *,
+        memory_only: bool = False,
     ) -> Tensor:
-        """Mean cross-entropy of the answers' tokens given question and memory (a 0-d tensor).
+        """Final (normalised) hidden states `[T, H]` of packed sequences, no output head.
 
-        Only answer positions go through the output head. Differentiable in the generator and in
-        `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+        Args:
+            memory: `[number of Marker.MEMORY in the batch, H]`, what stands in the memory slots.
+            adapter: the one to compute with; None is the bare backbone.
+            memory_only: see `encode`.
 
         Raises:
-            ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
-                do not come from its final states alone.
+            ValueError: a sequence is longer than the backbone's positions.
         """
-        each = per_question(self, questions, memory)
-        prompts = self._prompts(questions, [len(m) for m in each], answers)
-        slots = torch.cat([m.reshape(-1, self.hidden_size) for m in each])
-        packed = PackedPrompts.of(prompts, self.device)
-        return answer_cross_entropy(self, packed, slots) / len(packed.targets)
+        embeddings = self.embed(batch.ids, memory)
+        return packed_states(
+            self.backbone, self.adapters, batch, embeddings, adapter, memory_only=memory_only
+        )
 
     def prompt_tokens(self, question: str, documents: int) -> int:
         """Positions of the prompt for `documents` documents in memory."""
