@@ -11,7 +11,7 @@ from torch import Tensor
 from clara.backbone.adapters import GENERATOR
 from clara.backbone.output_path import applies_head_alone, next_token_cross_entropy
 from clara.checks import as_integer
-from clara.model.ranking import per_question
+from clara.model.ranking import memory_of_each_question
 from clara.text.packing import PackedPrompts, compressor_input, pack
 from clara.text.passages import Passage
 
@@ -83,7 +83,7 @@ def answer_loss(
     answers: Sequence[str],
 ) -> Tensor:
     """See `Clara.answer_loss`."""
-    each = per_question(model, questions, memory)
+    each = memory_of_each_question(questions, memory, model.read_memory)
     prompts = model._prompts(questions, [len(m) for m in each], answers)
     slots = torch.cat([m.reshape(-1, model.hidden_size) for m in each])
     packed = PackedPrompts.of(prompts, model.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,22 @@ from clara.backbone.packed_forward import packed_states
 from clara.backbone.recomputation import enable_checkpointing
 from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
-from clara.model import checkpoint
-from clara.model.copying import deep_copy, shallow_copy
+from clara.memory.documents import CompressedDocuments
+from clara.memory.space import MemorySpace, check_shape
+from clara.model.fingerprint import memory_fingerprint
 from clara.model.memory_tokens import MemoryTokens
 from clara.model.prompt_prefix import PromptPrefixes
 from clara.text.packing import PackedBatch
-from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
+from clara.text.prompts import Prompt, build_prompt, build_text_prompt, memory_slots
 from clara.text.tokenizer import SafeTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+_DERIVED = ("prompt_prefixes", "_merged", "_fingerprint", "_trained")
+"""What is made of the weights when it is needed, and tells by their place in memory whether they
+have changed. Copies begin without it."""
 
 
 class ClaraCore(nn.Module):
@@ -45,6 +52,10 @@ class ClaraCore(nn.Module):
         owns_backbone: the backbone's weights were trained too and are saved with the model; its
             digest is that of the last save.
     """
+
+    _merged: MergedGenerator | None
+    _fingerprint: tuple[object, str] | None  # and the version of the weights that it is of
+    _trained: tuple[object, bool] | None
 
     def __init__(
         self,
@@ -71,10 +82,7 @@ class ClaraCore(nn.Module):
             distinct=config.distinct_memory_tokens,
         )
         self.memory_tokens.to(embeddings.device).requires_grad_(False)
-        self.prompt_prefixes = PromptPrefixes()
-        self._merged: MergedGenerator | None = None
-        self._fingerprint: tuple[object, str] | None = None
-        self._trained: tuple[object, bool] | None = None
+        self._forget_derived()
         self._sampled_digest: str | None = None
         self._check_length()
         self.eval()
@@ -99,7 +107,7 @@ class ClaraCore(nn.Module):
         weights = parameter_versions([*compressor, *self.memory_tokens.parameters()])
         version = (weights, self.backbone_digest)
         if self.training or self._fingerprint is None or self._fingerprint[0] != version:
-            self._fingerprint = (version, checkpoint.fingerprint(self, self.backbone_digest))
+            self._fingerprint = (version, self._fingerprint_over(self.backbone_digest))
         return self._fingerprint[1]
 
     @property
@@ -125,7 +133,7 @@ class ClaraCore(nn.Module):
         Raises:
             BackboneError: the backbone's files cannot be read.
         """
-        return checkpoint.fingerprint(self, self.sampled_backbone_digest)
+        return self._fingerprint_over(self.sampled_backbone_digest)
 
     @property
     def sampled_backbone_digest(self) -> str:
@@ -138,23 +146,54 @@ class ClaraCore(nn.Module):
     def sampled_backbone_digest(self, digest: str) -> None:
         self._sampled_digest = digest
 
+    @property
+    def memory_space(self) -> MemorySpace:
+        """What memory of this model has in common, that of earlier releases included."""
+        return MemorySpace(
+            self.fingerprint,
+            self.config.memory_tokens,
+            self.hidden_size,
+            self.dtype,
+            self._earlier_fingerprint,
+        )
+
     def has_fingerprint(self, fingerprint: str) -> bool:
         """Whether memory with this fingerprint is this model's, also if earlier versions wrote it.
 
         False too if only the sampled fingerprint could tell and the backbone's files are gone.
         """
-        if fingerprint == self.fingerprint:
-            return True
+        return self.memory_space.accepts(fingerprint)
+
+    def read_memory(self, given: Tensor | CompressedDocuments, name: str) -> Tensor:
+        """Memory `[N, m, H]` that a user passed, if it is this model's.
+
+        Args:
+            name: what the message calls it.
+
+        Raises:
+            ValueError: another model wrote it, or it has another shape.
+        """
+        if isinstance(given, CompressedDocuments):
+            self.memory_space.require(given, "documents were compressed", "compress them again")
+            given = given.memory
+        check_shape(given, self.config.memory_tokens, self.hidden_size, name)
+        return given
+
+    def _earlier_fingerprint(self) -> str | None:
         try:
-            return fingerprint == self.sampled_fingerprint
+            return self.sampled_fingerprint
         except BackboneError:
-            return False
+            return None
+
+    def _fingerprint_over(self, backbone_digest: str) -> str:
+        return memory_fingerprint(self.config, self.adapters, self.memory_tokens, backbone_digest)
 
     def train(self, mode: bool = True) -> Self:
         """As `torch.nn.Module.train`; what was derived from the weights is made anew after it."""
-        self.prompt_prefixes.clear()
         if mode:
-            self._merged = self._fingerprint = self._trained = None
+            self._forget_derived()
+        else:
+            self.prompt_prefixes.clear()
         return super().train(mode)
 
     def enable_gradient_checkpointing(self, **options: Any) -> None:
@@ -170,10 +209,32 @@ class ClaraCore(nn.Module):
         enable_checkpointing(self.backbone, options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return deep_copy(self, memo)
+        """A model that shares nothing with this one; with a merged generator if this one has it."""
+        made = self.__class__.__new__(self.__class__)
+        memo[id(self)] = made
+        with self.adapters.lock:
+            own = {name: value for name, value in vars(self).items() if name not in _DERIVED}
+            vars(made).update(copy.deepcopy(own, memo))
+            made._forget_derived()
+            merged = self._merged
+            if merged is not None and merged.is_current(self.adapters):
+                backbone = copy.deepcopy(merged.backbone, memo)
+                made._merged = MergedGenerator.around(backbone, made.adapters)
+        return made
 
     def __copy__(self) -> Self:
-        return shallow_copy(self)
+        """Another object around the same modules, adapters and tokenizer."""
+        made = self.__class__.__new__(self.__class__)
+        vars(made).update(vars(self))
+        for name in ("_parameters", "_buffers", "_modules"):
+            vars(made)[name] = copy.copy(vars(self)[name])
+        made._forget_derived()
+        return made
+
+    def _forget_derived(self) -> None:
+        """Begin without what was made of the weights."""
+        self.prompt_prefixes = PromptPrefixes()
+        self._merged = self._fingerprint = self._trained = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -234,8 +295,7 @@ class ClaraCore(nn.Module):
 
     def text_prompt_tokens(self, question: str, texts: Sequence[str]) -> int:
         """Tokens of the same prompt with texts in place of memory."""
-        background = text_background(texts)
-        return len(build_prompt(self.tokenizer, self.config.prompt, background, question).ids)
+        return len(build_text_prompt(self.tokenizer, self.config.prompt, texts, question).ids)
 
     def merge_generator(self) -> bool:
         """Keep a copy of the weights with the generator merged, for faster generation.

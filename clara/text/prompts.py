@@ -79,6 +79,13 @@ def build_prompt(
     return Prompt(full, next(same, min(len(ids), len(full))))
 
 
+def build_text_prompt(
+    tokenizer: SafeTokenizer, template: PromptTemplate, texts: Sequence[str], question: str
+) -> Prompt:
+    """Prompt for one question with the texts of documents in place of their memory."""
+    return build_prompt(tokenizer, template, text_background(texts), question)
+
+
 @dataclass(frozen=True)
 class AnswerEnd:
     """What a generator that was trained on `build_prompt` writes after an answer.
