@@ -12,6 +12,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from clara.errors import ClaraError
+
 FORMAT = "clara-benchmark/1"
 OUTCOMES = ("kept", "missed", "not reachable here")
 
@@ -24,7 +26,7 @@ _SMALLEST, _LARGEST = 1e-30, 1e30  # so that no ratio of two numbers is 0 or inf
 _NUMBERS = f"numbers of 0 or from {_SMALLEST:g} to {_LARGEST:g}"
 
 
-class ResultsError(ValueError):
+class ResultsError(ClaraError, ValueError):
     """A file is no results of benchmarks; the message names it and says why."""
 
 
