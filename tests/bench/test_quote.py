@@ -3,8 +3,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import quote
 
+from bench import quote
 from clara.reports.results import Measurement, PromiseOutcome, Results
 
 ROOT = Path(__file__).resolve().parents[2]
