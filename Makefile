@@ -25,6 +25,8 @@ lint: .venv/.dev
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy
+	PYTHONPATH=kernels $(bin)/lint-imports --no-logo --no-cache
+	$(bin)/pylint clara kernels/clara_kernels bench
 	$(bin)/clang-format --dry-run -Werror $(formatted)
 	mkdir -p build/lint
 	$(bin)/cmake -S . -B build/lint -G Ninja -D CMAKE_EXPORT_COMPILE_COMMANDS=ON \
