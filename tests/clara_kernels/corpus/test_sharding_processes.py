@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clara_kernels import Corpus, cosine_topk, distributed_topk
-from clara_kernels.scoring.distributed import _first_rows
+from clara_kernels.corpus.distributed import _first_rows
 
 # Leaves without taking the group down, which now and then aborts a process.
 EPILOGUE = """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
-from .corpus import Corpus
+from ..corpus.corpus import Corpus
 from .first_stage import (
     padded,
     require_corpus,

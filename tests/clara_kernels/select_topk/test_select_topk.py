@@ -17,7 +17,7 @@ from clara_kernels.dispatch import cpu_tensors_use
 from clara_kernels.select_topk.noise import gumbel_noise
 from clara_kernels.sparsemax import sparsemax
 
-REFERENCE = Path(__file__).parents[1] / "data" / "reference"
+REFERENCE = Path(__file__).parents[2] / "data" / "reference"
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 RELAXATIONS = ["softmax", "sparsemax"]
 MEANINGS = [

@@ -3,10 +3,10 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from attention_cases import check, offsets_of, random_case, with_gradients
 from comparison import IMPLEMENTATIONS, poisoned
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_memory_attention import check, offsets_of, random_case, with_gradients
 
 from clara_kernels import memory_attention
 from clara_kernels.dispatch import cpu_tensors_use

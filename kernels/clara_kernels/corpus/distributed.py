@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
+from ..cosine_topk.merge import checked_k, merge_topk, widened
 from .corpus import Corpus
-from .merge import checked_k, merge_topk, widened
 from .search import search_rows
 
 _UNKNOWN = -1

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .corpus import Corpus
-from .ids import Ids
-from .merge import checked_k, widened
-from .op import cosine_rerank, cosine_topk, require_mask, require_queries
+from ..cosine_topk.ids import Ids
+from ..cosine_topk.merge import checked_k, widened
+from ..cosine_topk.op import cosine_rerank, cosine_topk, require_mask, require_queries
+from ..cosine_topk.rows import CorpusRows
 from .streaming import streamed_topk
 
 
 def search(
-    queries: Tensor, corpus: Corpus, names: Ids | None, k: int, mask: Tensor | None, ids: Any
+    queries: Tensor, corpus: CorpusRows, names: Ids | None, k: int, mask: Tensor | None, ids: Any
 ) -> tuple[Tensor, Tensor | list[list[str]]]:
     """See `Corpus.search`."""
     listed = None if ids is None else listed_rows(names, ids)
@@ -32,7 +32,7 @@ def listed_rows(names: Ids | None, ids: Any) -> Tensor:
 
 def search_rows(
     queries: Tensor,
-    corpus: Corpus,
+    corpus: CorpusRows,
     k: int,
     mask: Tensor | None = None,
     listed: Tensor | None = None,
@@ -69,7 +69,7 @@ def search_rows(
 
 
 def _among_few(
-    queries: Tensor, corpus: Corpus, width: int, listed: Tensor
+    queries: Tensor, corpus: CorpusRows, width: int, listed: Tensor
 ) -> tuple[Tensor, Tensor]:
     count = len(queries)
     offsets = torch.arange(count + 1, device=queries.device) * len(listed)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import clara_kernels.scoring.first_stage
+import clara_kernels.two_stage.first_stage
 from clara_kernels import Corpus, Faiss, MeanPooled, RandomProjection, cosine_topk, quantize_memory
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8]
@@ -27,7 +27,7 @@ def cosines(queries, rows):
 @dtypes
 @pytest.mark.parametrize("kept", DTYPES, ids=str)
 def test_mean_pooling(dtype, kept, monkeypatch):
-    monkeypatch.setattr(clara_kernels.scoring.first_stage, "CHUNK_ELEMENTS", 5 * 24)
+    monkeypatch.setattr(clara_kernels.two_stage.first_stage, "CHUNK_ELEMENTS", 5 * 24)
     rows, queries = random_rows(33, 24, dtype), torch.randn(2, 24)
     first = MeanPooled(Corpus(rows), 4, kept)
     assert first.codes.dtype == kept
@@ -125,7 +125,7 @@ def test_projection_as_defined(wide, width, seed):
 
 
 def test_nothing_as_large_as_the_corpus_is_held(monkeypatch):
-    monkeypatch.setattr(clara_kernels.scoring.first_stage, "CHUNK_ELEMENTS", 1000)
+    monkeypatch.setattr(clara_kernels.two_stage.first_stage, "CHUNK_ELEMENTS", 1000)
     corpus, sizes = Corpus(random_rows(300, 50)), []
     first = MeanPooled(corpus, 5)
     reduce = MeanPooled.reduce
@@ -178,7 +178,7 @@ def test_faiss_is_asked_for_when_it_is_missing(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(clara_kernels.scoring.faiss_stage, "import_module", missing)
+    monkeypatch.setattr(clara_kernels.two_stage.faiss_stage, "import_module", missing)
     with pytest.raises(ModuleNotFoundError) as caught:
         Faiss("Flat", Corpus(torch.ones(2, 3)))
     assert str(caught.value) == "a Faiss stage needs faiss: pip install faiss-cpu"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from search_oracle import DTYPES, QUERY_DTYPES, assert_matches, corpus_of, numpy_cosines
 
 from clara_kernels import build_info, cosine_rerank, cosine_topk
-from clara_kernels.scoring import compiled, reference
+from clara_kernels.cosine_topk import compiled, reference
 
 SIMD = build_info()["simd_available"]
 
@@ -174,7 +174,7 @@ def test_equal_rows_are_ordered_by_row(topk, dtype):
 
 
 def test_reference_keeps_ties_in_order_across_chunks(monkeypatch):
-    monkeypatch.setattr("clara_kernels.scoring.reference._CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(reference, "_CHUNK_ELEMENTS", 64)
     corpus = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).repeat(100, 1)
     queries = torch.tensor([[2.0, 2.0], [3.0, 0.0]])
     _, rows = reference.cosine_topk(queries, corpus, None, None, 110)

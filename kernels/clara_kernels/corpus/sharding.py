@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..checks import require_shape, require_tensor
+from ..cosine_topk.ids import joined
+from ..cosine_topk.merge import checked_k, merge_topk, widened
+from ..cosine_topk.op import require_queries
 from .corpus import Corpus
-from .ids import joined
-from .merge import checked_k, merge_topk, widened
-from .op import require_queries
 from .search import listed_rows, search_rows
 
 

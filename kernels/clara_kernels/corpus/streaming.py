@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
-from .corpus import Corpus
-from .merge import checked_k, merge_topk, widened
-from .op import cosine_topk, require_mask, require_queries
+from ..cosine_topk.merge import checked_k, merge_topk, widened
+from ..cosine_topk.op import cosine_topk, require_mask, require_queries
+from ..cosine_topk.rows import CorpusRows
 
 CHUNK_BYTES = 256 << 20
 _Found = tuple[Tensor, Tensor]
@@ -20,7 +20,7 @@ _Found = tuple[Tensor, Tensor]
 
 def streamed_topk(
     queries: Tensor,
-    corpus: Corpus,
+    corpus: CorpusRows,
     k: int,
     *,
     mask: Tensor | None = None,
@@ -56,7 +56,7 @@ def streamed_topk(
         >>> rows.flatten().tolist()
         [4, 2]
     """
-    if not isinstance(corpus, Corpus):
+    if not isinstance(corpus, CorpusRows):
         raise TypeError(f"corpus must be a Corpus, got {type(corpus).__name__}")
     if corpus.device.type != "cpu":
         raise ValueError(f"corpus must be on the CPU, got {corpus.device}")
@@ -80,7 +80,7 @@ def streamed_topk(
 
 
 def _in_place(
-    queries: Tensor, corpus: Corpus, k: int, mask: Tensor | None, size: int, best: _Found
+    queries: Tensor, corpus: CorpusRows, k: int, mask: Tensor | None, size: int, best: _Found
 ) -> _Found:
     for start in range(0, len(corpus), size):
         part = slice(start, start + size)
@@ -102,7 +102,7 @@ class _Chunk:
     listed: Tensor | None
 
 
-def _chunks(corpus: Corpus, mask: Tensor | None, size: int) -> Iterator[_Chunk]:
+def _chunks(corpus: CorpusRows, mask: Tensor | None, size: int) -> Iterator[_Chunk]:
     if mask is None or bool(mask.all()):
         for start in range(0, len(corpus), size):
             yield _Chunk(start, min(size, len(corpus) - start), None)
@@ -115,7 +115,7 @@ def _chunks(corpus: Corpus, mask: Tensor | None, size: int) -> Iterator[_Chunk]:
 class _Slot:
     """One of the two ways to the device: a page-locked buffer, one behind it, and their events."""
 
-    def __init__(self, corpus: Corpus, size: int, device: torch.device, staged: bool) -> None:
+    def __init__(self, corpus: CorpusRows, size: int, device: torch.device, staged: bool) -> None:
         shape = (size, corpus.width)
         self.rows = torch.empty(shape, dtype=corpus.dtype, device=device)
         self.norms = torch.empty(size, dtype=torch.float32, device=device)
@@ -127,7 +127,7 @@ class _Slot:
         self.copied = torch.cuda.Event()  # the device's buffers are full, the host's are free
         self.searched = torch.cuda.Event()  # the device's buffers are free
 
-    def fill_host(self, corpus: Corpus, chunk: _Chunk) -> Tensor:
+    def fill_host(self, corpus: CorpusRows, chunk: _Chunk) -> Tensor:
         """Rows of the chunk in page-locked memory. Waits until the copy before has left it."""
         if self.used:
             self.copied.synchronize()
@@ -158,7 +158,7 @@ class _Slot:
 
 
 def _through_buffers(
-    queries: Tensor, corpus: Corpus, k: int, mask: Tensor | None, size: int, best: _Found
+    queries: Tensor, corpus: CorpusRows, k: int, mask: Tensor | None, size: int, best: _Found
 ) -> _Found:
     current, copying = torch.cuda.current_stream(), torch.cuda.Stream()
     pinned = corpus.rows.is_pinned() and corpus.rows.is_contiguous()

@@ -15,14 +15,14 @@ from ..checks import (
     require_tensor,
 )
 from . import compiled, reference
-from .corpus import Corpus
+from .rows import CorpusRows
 
 QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CORPUS_DTYPES = (*QUERY_DTYPES, torch.int8)
 
 
 def cosine_topk(
-    queries: Tensor, corpus: Tensor | Corpus, k: int, *, mask: Tensor | None = None
+    queries: Tensor, corpus: Tensor | CorpusRows, k: int, *, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The k rows of a corpus with the highest cosine to each query, exactly.
 
@@ -76,7 +76,7 @@ def cosine_topk(
 
 def cosine_rerank(
     queries: Tensor,
-    corpus: Tensor | Corpus,
+    corpus: Tensor | CorpusRows,
     k: int,
     *,
     offsets: Tensor,
@@ -156,7 +156,7 @@ def _corpus_rows(queries: Any, corpus: Any) -> tuple[Tensor, Tensor | None]:
     """Rows and their inverse norms, if known, after all checks of both arguments."""
     require_queries(queries)
     inverse_norms = None
-    if isinstance(corpus, Corpus):
+    if isinstance(corpus, CorpusRows):
         corpus, inverse_norms = corpus.rows, corpus.inverse_norms
     require_tensor("corpus", corpus)
     if corpus.dtype not in CORPUS_DTYPES:

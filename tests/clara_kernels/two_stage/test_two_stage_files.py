@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clara_kernels import Corpus, Faiss, MeanPooled, RandomProjection
-from clara_kernels.scoring import first_stage
+from clara_kernels.two_stage import first_stage
 
 MAKE = {
     "mean int8": lambda corpus: MeanPooled(corpus, 4),

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..checks import is_number
-from .corpus import Corpus
+from ..corpus.corpus import Corpus
+from ..corpus.search import search_rows
+from ..cosine_topk.merge import checked_k
+from ..cosine_topk.op import cosine_rerank
 from .first_stage import FirstStage, require_corpus, require_stage_queries
-from .merge import checked_k
-from .op import cosine_rerank
-from .search import search_rows
 
 _CANDIDATES = 1 << 24  # rescored in one call; their row numbers take 128 MiB
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import clara_kernels.scoring.search
+import clara_kernels.corpus.search
 from clara_kernels import Corpus, cosine_topk
 
 
@@ -75,7 +75,7 @@ def test_a_few_ids_read_a_few_rows(monkeypatch, kind):
         searched.append(len(part))
         return cosine_topk(queries, part, k, **others)
 
-    monkeypatch.setattr(clara_kernels.scoring.search, "cosine_topk", topk)
+    monkeypatch.setattr(clara_kernels.corpus.search, "cosine_topk", topk)
     few = corpus.search(queries, 100, ids=ids[:100])
     assert searched == [0]
     assert few[0].shape == (4, 100)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import clara_kernels.scoring.two_stage
+import clara_kernels.two_stage.search
 from clara_kernels import (
     Corpus,
     Faiss,
@@ -129,7 +129,7 @@ def test_an_empty_corpus():
 
 
 def test_queries_in_parts(monkeypatch):
-    monkeypatch.setattr(clara_kernels.scoring.two_stage, "_CANDIDATES", 20)
+    monkeypatch.setattr(clara_kernels.two_stage.search, "_CANDIDATES", 20)
     corpus, queries = Corpus(random_rows(30, 12)), torch.randn(7, 12)
     search = TwoStageSearch(MeanPooled(corpus, 3), corpus, oversampling=3)
     together, rows = search.search(queries, 3)

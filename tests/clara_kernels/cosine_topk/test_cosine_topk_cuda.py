@@ -11,7 +11,7 @@ import torch
 from search_oracle import DTYPES, QUERY_DTYPES, assert_matches, corpus_of, numpy_cosines
 
 from clara_kernels import build_info, cosine_rerank, cosine_topk
-from clara_kernels.scoring import compiled
+from clara_kernels.cosine_topk import compiled
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int, require_same_device, require_shape
+from ..corpus.corpus import Corpus
+from ..cosine_topk.arrays import CORPUS_DTYPES
+from ..cosine_topk.compiled import MOST_FOUND
+from ..cosine_topk.op import cosine_topk, require_queries
 from ..quantization import quantize_memory
-from .arrays import CORPUS_DTYPES
-from .compiled import MOST_FOUND
-from .corpus import Corpus
-from .op import cosine_topk, require_queries
 
 CHUNK_ELEMENTS = 1 << 22  # float32 values of the corpus that are held at a time: 16 MiB
 _FORMAT = "clara_kernels.first_stage.1"

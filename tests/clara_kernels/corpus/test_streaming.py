@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_kernels import Corpus, cosine_topk, streamed_topk
-from clara_kernels.scoring import streaming
+from clara_kernels.corpus import streaming
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
+from ..corpus.corpus import Corpus
 from ..select_topk.noise import philox4x32
-from .corpus import Corpus
 from .first_stage import ReducedCorpus, require_corpus
 
 _ROUNDS = 4
