@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clara.checks import as_integer, is_number
-from clara.text.prompts import DEFAULT_PROMPT, PromptTemplate
 
 FORMAT_VERSION = 1
+
+MEMORY_FIELD = "{memory}"
+QUESTION_FIELD = "{question}"
 
 Overflow = Literal["chunk", "truncate", "error"]
 Quantization = Literal["nf4", "int8"]
@@ -33,6 +35,38 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "noise": (None, *get_args(Noise)),
 }
 """What each setting may be that takes one of a few words."""
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """Wording of a prompt.
+
+    Attributes:
+        system: system turn; put before the user turn when the backbone has no system role.
+        user: user turn with `{memory}` and `{question}` once each, memory first.
+    """
+
+    system: str
+    user: str
+
+    def __post_init__(self) -> None:
+        for name in ("system", "user"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"prompt.{name} must be a string, got {getattr(self, name)!r}")
+        for name in (MEMORY_FIELD, QUESTION_FIELD):
+            if self.user.count(name) != 1:
+                raise ValueError(f"prompt.user must contain {name} exactly once: {self.user!r}")
+        if self.user.index(MEMORY_FIELD) > self.user.index(QUESTION_FIELD):
+            raise ValueError(f"prompt.user must have {MEMORY_FIELD} before {QUESTION_FIELD}")
+
+
+DEFAULT_PROMPT = PromptTemplate(
+    system=(
+        "You answer questions. Find the information needed in the background and reply with the "
+        "answer alone, as short as possible."
+    ),
+    user="Background:\n{memory}\n\nQuestion: {question}",
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
 from clara.cli.paths import check_device, check_model, check_output, expanded
-from clara.memory.space import check_addable
 from clara.terminal.printing import one_line, print_json, size
 
 if TYPE_CHECKING:
@@ -132,7 +131,9 @@ def chosen_overflow(
     if index is None:
         return chosen
     with user_errors():
-        check_addable(model, index, "compress into a new folder", model_name=model_name)
+        model.memory_space.require_addable(
+            index, "compress into a new folder", model_name=model_name
+        )
     begun: Overflow = index.settings.get("overflow", model.config.overflow)
     if asked is not None and chosen != begun:
         raise CommandError(f"{index.path}: was begun with --overflow {begun}, not {chosen}")

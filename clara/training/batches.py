@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from clara.config import ClaraConfig, Overflow
+from clara.config import ClaraConfig, Overflow, PromptTemplate
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
 from clara.errors import ClaraError
-from clara.model.encoding import PackedPrompts
-from clara.text.packing import PackedBatch, compressor_input, pack
+from clara.text.packing import PackedBatch, PackedPrompts, compressor_input, pack
 from clara.text.passages import as_documents, prepare_passages
-from clara.text.prompts import Prompt, PromptTemplate, build_prompt, memory_slots, text_background
+from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.text.tokenizer import Piece, SafeTokenizer
 from clara.training.prompts import TASK_PROMPT, pretraining_task
 

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from clara.backbone import hub
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.config import ClaraConfig
+from clara.config import ClaraConfig, PromptTemplate
 from clara.errors import ClaraError, reason
 from clara.model.clara import Clara
-from clara.text.prompts import PromptTemplate
 
 ADAPTER_NAMES = {
     "encoder_adapter": COMPRESSOR,
