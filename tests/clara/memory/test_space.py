@@ -67,7 +67,7 @@ def test_nothing_is_added_to_an_index_of_an_earlier_release(model, tmp_path):
         CandidateMemory(model, older.path)
     with pytest.raises(ValueError, match=r"another model .* choose another candidate_index"):
         CandidateMemory(model, other.path)
-    with pytest.raises(ValueError, match="of another model"):
+    with pytest.raises(ValueError, match="by another model"):
         older.add(model.compress(["More."]))
     assert len(older) == 3
 
