@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lengths import LONGEST
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import (
@@ -28,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from bench.lengths import LONGEST
 from clara import Clara, ClaraConfig
 from clara.backbone.adapters import ADAPTERS
 from clara.backbone.attention import CLARA_SDPA

@@ -29,7 +29,7 @@ def upgrade(
     model, and holds every document once. Its memory is not written again.
     """
     opened, loaded = load_both(path, model, backbone, "cpu", None)
-    from clara.index.upgrade import upgrade as upgrade_index
+    from clara.index.maintenance import upgrade as upgrade_index
 
     with user_errors():
         loaded.memory_space.require(

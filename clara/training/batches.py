@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from clara.config import ClaraConfig, Overflow, PromptTemplate
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
+from clara.errors import ClaraError
 from clara.text.packing import PackedBatch, PackedPrompts, compressor_input, pack
 from clara.text.passages import as_documents, prepare_passages
 from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
@@ -161,7 +162,7 @@ def candidate_id(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-class SkippedExampleError(ValueError):
+class SkippedExampleError(ClaraError, ValueError):
     """An example that cannot be trained on; `reason` is what it is counted under."""
 
     def __init__(self, reason: str, message: str) -> None:

@@ -15,10 +15,10 @@ from clara.data.records import Document
 from clara.index import DuplicateIdError, MemoryIndex
 from clara.memory.documents import CompressedDocuments
 from clara.model.clara import Clara
+from clara.terminal.printing import is_terminal, say
 from clara.terminal.progress import document_progress
 from clara.text.passages import prepare_passages
 from clara.training.batches import Encoder, RankingBatch, RankingCollator, candidate_id
-from clara.training.messages import is_terminal, say
 
 _AT_ONCE = 512
 """Documents compressed and committed together; so many are compressed again after a kill."""
