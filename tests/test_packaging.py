@@ -214,9 +214,9 @@ def test_type_checkers_find_both_packages(kind, request, tmp_path):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     first, second = (line for line in result.stdout.splitlines() if "Revealed type" in line)
-    assert "corpus: Any | clara_kernels.scoring.corpus.Corpus, k: int" in first.replace(
-        "Union[Any, clara_kernels.scoring.corpus.Corpus]",
-        "Any | clara_kernels.scoring.corpus.Corpus",
+    assert "corpus: Any | clara_kernels.cosine_topk.rows.CorpusRows, k: int" in first.replace(
+        "Union[Any, clara_kernels.cosine_topk.rows.CorpusRows]",
+        "Any | clara_kernels.cosine_topk.rows.CorpusRows",
     )
     assert "clara.model.clara.Clara" in second
 

@@ -179,8 +179,8 @@ def operators(build: dict[str, Any]) -> dict[str, dict[str, str]]:
     import torch
 
     import clara_kernels
+    from clara_kernels.cosine_topk import compiled
     from clara_kernels.dispatch import computed_by, declared
-    from clara_kernels.scoring import compiled
 
     def served(name: str) -> dict[str, str]:
         if name not in compiled.OPERATORS:
