@@ -67,7 +67,7 @@ bench-smoke: .venv/.dev
 
 # Half an hour on two cores: a small model learns a task through all stages.
 bench-learning: .venv/.dev
-	$(bin)/python bench/bench_learning.py
+	$(bin)/python -m bench.learning
 
 # Compiles every kernel in every configuration; the table stays as it is where one spills.
 aot: .venv/.dev
@@ -76,7 +76,7 @@ aot: .venv/.dev
 	mv build/kernels.csv docs/kernels.csv
 
 gpu-check:
-	$(PYTHON) bench/gpu_check.py $(PART)
+	$(PYTHON) -m bench.gpu_check $(PART)
 
 docs: .venv/.docs
 	$(bin)/mkdocs build --strict

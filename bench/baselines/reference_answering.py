@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
-from baselines.reference_training import ReferenceTraining
+from bench.baselines.reference_training import ReferenceTraining
 from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.text.packing import compressor_input, pack

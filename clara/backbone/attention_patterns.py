@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from clara.backbone.output_path import body_of
+from clara.errors import ClaraError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,7 +55,7 @@ class AttentionPattern:
 FULL = AttentionPattern()
 
 
-class UnsupportedAttentionError(ValueError):
+class UnsupportedAttentionError(ClaraError, ValueError):
     """Attention that cannot be computed for packed sequences."""
 
 

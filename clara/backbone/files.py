@@ -17,13 +17,14 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from clara.backbone import digest_cache, hub
 from clara.backbone.digest_cache import cache_folder
+from clara.errors import ClaraError
 from clara.terminal.loading_bars import bars_on_a_terminal_only
 
 _TEXTS = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
-class BackboneError(ValueError):
+class BackboneError(ClaraError, ValueError):
     """A backbone that cannot be found, read, or used."""
 
 

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from clara.errors import ClaraError
 from clara.terminal.loading_bars import bars_on_a_terminal_only
 
 FIRST_ANSWER = 6.0
@@ -45,7 +46,7 @@ _found: dict[tuple[str, ...], Path] = {}
 _silent: dict[str, tuple[float, str]] = {}
 
 
-class HubError(ValueError):
+class HubError(ClaraError, ValueError):
     """A model that cannot be got from the hub; the message gives the cause."""
 
 

@@ -23,7 +23,6 @@ from clara.cli.resuming import (
     stored_documents,
 )
 from clara.cli.short_documents import count_short, remark
-from clara.memory.space import check_addable
 from clara.terminal.printing import one_line, print_json, size
 
 if TYPE_CHECKING:
@@ -173,7 +172,9 @@ def chosen_overflow(
     if index is None:
         return model.config.overflow if asked is None else asked.value
     with user_errors():
-        check_addable(model, index, "compress into a new folder", model_name=model_name)
+        model.memory_space.require_addable(
+            index, "compress into a new folder", model_name=model_name
+        )
     begun = str(index.settings.get("overflow", model.config.overflow))
     if asked is not None and asked.value != begun:
         raise CommandError(f"{index.path}: was begun with --overflow {begun}, not {asked.value}")

@@ -72,8 +72,8 @@ def _spread(found: Measurement) -> float:
     """From the 20th to the 80th percentile, as a share of the median, widened for few samples."""
     if not found.median:
         return 0.0
-    width = (found.percentile(0.8) - found.percentile(0.2)) / found.median
-    return width * (1 + 2 / len(found.samples))
+    low, high = found.spread
+    return (high - low) / found.median * (1 + 2 / len(found.samples))
 
 
 def only_in_one(before: Results, after: Results) -> Iterator[tuple[Measurement, str]]:

@@ -116,8 +116,8 @@ def draw_lines(axis: Any, drawn: Sequence[Line], along: str, style: dict[str, An
 
 def bars(group: Sequence[Measurement]) -> list[list[float]]:
     """Distances of the 20th and 80th percentile from the median."""
-    low = [max(0.0, each.median - each.percentile(0.2)) for each in group]
-    return [low, [max(0.0, each.percentile(0.8) - each.median) for each in group]]
+    low = [max(0.0, each.median - each.spread[0]) for each in group]
+    return [low, [max(0.0, each.spread[1] - each.median) for each in group]]
 
 
 def say_left_out(axis: Any, count: int) -> None:
@@ -192,7 +192,7 @@ def _count(size: float) -> str:
 
 def reach(group: Iterable[Measurement]) -> list[float]:
     """What an axis has to hold: medians and percentiles, as far as they have a logarithm."""
-    found = [v for m in group for v in (m.median, m.percentile(0.2), m.percentile(0.8))]
+    found = [v for m in group for v in (m.median, *m.spread)]
     return [value for value in found if value > 0]
 
 

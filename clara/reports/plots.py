@@ -81,8 +81,8 @@ def _throughput(results: Results, figure: Any) -> bool:
     for name, group in drawn[:MOST_LINES]:
         counts = [each.quantities["documents"] for each in group]
         middle = [n / each.median for n, each in zip(counts, group)]
-        low = [v - n / each.percentile(0.8) for v, n, each in zip(middle, counts, group)]
-        high = [n / each.percentile(0.2) - v for v, n, each in zip(middle, counts, group)]
+        low = [v - n / each.spread[1] for v, n, each in zip(middle, counts, group)]
+        high = [n / each.spread[0] - v for v, n, each in zip(middle, counts, group)]
         places = [number(each, "rate") for each in group]
         spread = [[max(0.0, v) for v in low], [max(0.0, v) for v in high]]
         axis.errorbar(places, middle, spread, capsize=3, label=text(name), **style[name])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import reprlib
 import statistics
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
+
+from clara.errors import ClaraError
 
 FORMAT = "clara-benchmark/1"
 OUTCOMES = ("kept", "missed", "not reachable here")
@@ -20,11 +21,12 @@ Parameter = str | int | float
 USUAL: dict[str, Parameter] = {"k": 5, "documents": 1000}
 """Parameters of what plots and quoted tables show of a case; sweeps have others too."""
 
+_NOT_STORED = {"stored": False}
 _SMALLEST, _LARGEST = 1e-30, 1e30  # so that no ratio of two numbers is 0 or infinite
 _NUMBERS = f"numbers of 0 or from {_SMALLEST:g} to {_LARGEST:g}"
 
 
-class ResultsError(ValueError):
+class ResultsError(ClaraError, ValueError):
     """A file is no results of benchmarks; the message names it and says why."""
 
 
@@ -86,12 +88,10 @@ class Measurement:
     def median(self) -> float:
         return statistics.median(self.samples)
 
-    def percentile(self, share: float) -> float:
-        """The sample at a share from 0 to 1 of all, smallest first; between two, interpolated."""
-        ordered = sorted(self.samples)
-        place = share * (len(ordered) - 1)
-        below = ordered[math.floor(place)]
-        return below + (place % 1) * (ordered[math.ceil(place)] - below)
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The 20th and the 80th percentile."""
+        return spread(self.samples)
 
     def per_second(self, quantity: str) -> float | None:
         """How much of a quantity one second does, if calls have any and are timed."""
@@ -102,11 +102,12 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class PromiseOutcome:
-    """A figure that was promised.
+class Promise:
+    """A figure that was promised, and whether the promise was kept: made by `judged`.
 
     Attributes:
         outcome: "kept", "missed", or "not reachable here": a limit measured by the run is lower.
+        reason: why it is not reachable. Files of results do not hold it.
     """
 
     what: str
@@ -114,6 +115,7 @@ class PromiseOutcome:
     at_least: float | None = None
     at_most: float | None = None
     outcome: str = "kept"
+    reason: str = field(default="", metadata=_NOT_STORED)
 
     def __post_init__(self) -> None:
         if not isinstance(self.what, str) or not _is_number(self.measured):
@@ -122,6 +124,40 @@ class PromiseOutcome:
             raise ValueError(f"at_least and at_most must be null or {_NUMBERS}")
         if self.outcome not in OUTCOMES:
             raise ValueError(f"outcome must be one of {', '.join(OUTCOMES)}")
+
+    @classmethod
+    def judged(
+        cls,
+        what: str,
+        measured: float,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        *,
+        possible: float | None = None,
+        limit: str = "the limit allows",
+    ) -> Promise:
+        """Compare a figure with its bound.
+
+        Args:
+            possible: the most that `limit`, measured in the same run, allows.
+        """
+        kept = (at_least is None or measured >= at_least) and (
+            at_most is None or measured <= at_most
+        )
+        outcome, reason = "kept" if kept else "missed", ""
+        if not kept and at_least is not None and possible is not None and possible < at_least:
+            outcome, reason = "not reachable here", f"{limit} at most {possible:.3g}"
+        return cls(what, measured, at_least, at_most, outcome, reason)
+
+    @property
+    def missed(self) -> bool:
+        return self.outcome == "missed"
+
+    def __str__(self) -> str:
+        bound = f"at most {self.at_most:g}" if self.at_least is None else f"{self.at_least:g}"
+        outcome = {"kept": "", "missed": ", MISSED"}.get(self.outcome, f", {self.outcome}")
+        reason = f": {self.reason}" if self.reason else ""
+        return f"{self.what}: {self.measured:.3g} (promised {bound}){outcome}{reason}"
 
 
 @dataclass
@@ -136,7 +172,7 @@ class Results:
     environment: dict[str, Any]
     ceilings: dict[str, float] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
-    promises: list[PromiseOutcome] = field(default_factory=list)
+    promises: list[Promise] = field(default_factory=list)
 
     def of(self, suite: str, case: str | None = None) -> list[Measurement]:
         """Those of a suite, or of one of its cases, that have samples."""
@@ -161,13 +197,20 @@ class Results:
             "format": FORMAT,
             "environment": self.environment,
             "ceilings": self.ceilings,
-            "measurements": [asdict(each) for each in self.measurements],
-            "promises": [asdict(each) for each in self.promises],
+            "measurements": [_row(each) for each in self.measurements],
+            "promises": [_row(each) for each in self.promises],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(part, path)
+
+
+def spread(samples: Sequence[float]) -> tuple[float, float]:
+    """The 20th and the 80th percentile; between two samples, interpolated."""
+    several = samples if len(samples) > 1 else [*samples, *samples]
+    low, *_, high = statistics.quantiles(several, n=5, method="inclusive")
+    return low, high
 
 
 def ratios(ours: Measurement, theirs: Measurement) -> list[float]:
@@ -224,18 +267,27 @@ def _results(content: Mapping[str, Any]) -> Results:
         if found.key in seen:
             raise ValueError(f"measurements[{number}]: {reprlib.repr(found.case)} is there twice")
         seen.add(found.key)
-    promises = _records(content, "promises", PromiseOutcome)
+    promises = _records(content, "promises", Promise)
     return Results(environment, ceilings, measurements, promises)
 
 
-Record = TypeVar("Record", Measurement, PromiseOutcome)
+Record = TypeVar("Record", Measurement, Promise)
+
+
+def _stored(kind: type[Record]) -> list[Field[Any]]:
+    """Fields that files hold."""
+    return [each for each in fields(kind) if each.metadata.get("stored", True)]
+
+
+def _row(record: Record) -> dict[str, Any]:
+    return {each.name: getattr(record, each.name) for each in _stored(type(record))}
 
 
 def _records(content: Mapping[str, Any], name: str, kind: type[Record]) -> list[Record]:
     rows = content.get(name)
     if not isinstance(rows, list):
         raise ValueError(f"{name!r} must be a list")
-    known = {each.name: each.default is each.default_factory is MISSING for each in fields(kind)}
+    known = {each.name: each.default is each.default_factory is MISSING for each in _stored(kind)}
     found = []
     for number, row in enumerate(rows):
         try:

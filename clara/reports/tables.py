@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clara.reports.growth import Curve
-from clara.reports.results import Measurement, PromiseOutcome, Results, ratios
+from clara.reports.results import Measurement, Promise, Results, ratios
 from clara.terminal.printing import one_line
 
 _AMOUNTS = ("documents", "queries", "questions", "tokens", "examples")
@@ -130,7 +130,7 @@ def _row(found: Measurement, first: Measurement | None) -> tuple[str, ...]:
     names = found.case, at(found), found.implementation
     if found.withheld:
         return *names, "not measured", found.withheld, "", ""
-    low, high = (amount(found.percentile(share), found.unit) for share in (0.2, 0.8))
+    low, high = (amount(value, found.unit) for value in found.spread)
     rates = [f"{short(r)} {q}/s" for q in _AMOUNTS if (r := found.per_second(q)) is not None]
     for quantity, units in _RATES.items():
         if rate := found.per_second(quantity):
@@ -170,9 +170,7 @@ def growth_table(curves: Iterable[Curve]) -> Table:
     return Table("Exponent between neighbouring sizes", head, rows, note=note)
 
 
-def promise_table(
-    promises: Sequence[PromiseOutcome], earlier: Sequence[PromiseOutcome] | None = None
-) -> Table:
+def promise_table(promises: Sequence[Promise], earlier: Sequence[Promise] | None = None) -> Table:
     """Every promise; with those of an earlier run, what they were there."""
     before = {each.what: each for each in earlier or ()}
     marks = {"kept": "good", "missed": "bad"}
@@ -193,7 +191,7 @@ def promise_table(
     return Table("Promises", tuple(head), rows, figures=1, marks=found, note=note)
 
 
-def bounds(promise: PromiseOutcome) -> str:
+def bounds(promise: Promise) -> str:
     """What was promised, in words."""
     named = ("at least", promise.at_least), ("at most", promise.at_most)
     return ", ".join(f"{name} {short(bound)}" for name, bound in named if bound is not None)
@@ -216,7 +214,7 @@ def measurement_rows(results: Results) -> list[list[Cell]]:
 
 
 def _figures(found: Measurement) -> list[float]:
-    return [found.median, found.percentile(0.2), found.percentile(0.8)]
+    return [found.median, *found.spread]
 
 
 def growth_rows(curves: Iterable[Curve]) -> list[list[Cell]]:
@@ -230,7 +228,7 @@ def growth_rows(curves: Iterable[Curve]) -> list[list[Cell]]:
     return rows
 
 
-def promise_rows(promises: Iterable[PromiseOutcome]) -> list[list[Cell]]:
+def promise_rows(promises: Iterable[Promise]) -> list[list[Cell]]:
     """Promises under a head."""
     rows: list[list[Cell]] = [["promise", "at_least", "at_most", "measured", "outcome"]]
     for each in promises:

@@ -6,6 +6,7 @@ import transformers
 from transformers import GenerationConfig, LlamaConfig, Phi3Config
 
 from clara import Clara, ClaraConfig
+from clara.backbone.generation_settings import generation_settings
 from clara.backbone.rotary import batching_key, recomputed_at_switch, switching_lengths
 from clara.model import generation
 from clara.text.packing import compressor_input, pack
@@ -158,7 +159,7 @@ def test_settings_that_look_at_all_tokens_hold_across_the_switch(random_backbone
     prompt = phi3_prompts(random_backbone, long_prompts)[0]
     model = phi3(random_backbone, len(prompt.ids) + 3)
     config = GenerationConfig(do_sample=False, no_repeat_ngram_size=1)
-    settings = generation.generation_settings(model, config, 12)
+    settings = generation_settings(model.backbone, model.tokenizer, config, 12)
     with (
         torch.no_grad(),
         model.generating("generator") as backbone,

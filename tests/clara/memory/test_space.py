@@ -1,11 +1,12 @@
 """Memory that an earlier release wrote: read, but not added to."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from clara.index import MemoryIndex
 from clara.memory.documents import CompressedDocuments
-from clara.memory.space import check_addable, check_readable
 from clara.model.modules import ClaraCore
 from clara.training.candidates import CandidateMemory
 
@@ -56,12 +57,12 @@ def test_nothing_is_added_to_an_index_of_an_earlier_release(model, tmp_path):
     current = stored(model, tmp_path / "new", model.fingerprint)
     older = stored(model, tmp_path / "old", model.sampled_fingerprint)
     other = stored(model, tmp_path / "other", "0" * 64)
-    check_addable(model, current, "choose another")
+    model.memory_space.require_addable(current, "choose another")
     with pytest.raises(ValueError, match=r"choose another$"):
-        check_addable(model, other, "choose another")
+        model.memory_space.require_addable(other, "choose another")
     upgrade = f"'clara index upgrade --model M {older.path}'"
     with pytest.raises(ValueError, match=upgrade):
-        check_addable(model, older, "choose another", model_name="M")
+        model.memory_space.require_addable(older, "choose another", model_name="M")
     with pytest.raises(ValueError, match="clara index upgrade --model MODEL"):
         CandidateMemory(model, older.path)
     with pytest.raises(ValueError, match=r"another model .* choose another candidate_index"):
@@ -72,9 +73,11 @@ def test_nothing_is_added_to_an_index_of_an_earlier_release(model, tmp_path):
 
 
 def test_what_is_compared_and_what_to_do_are_named(model):
-    check_readable(model, model.fingerprint, "it was written", "throw it away")
+    space = model.memory_space
+    space.require(model.compress(TEXTS), "it was written", "throw it away")
+    other = dataclasses.replace(space, fingerprint="0" * 64)
     with pytest.raises(ValueError) as caught:
-        check_readable(model, "0" * 64, "it was written", "throw it away")
+        space.require(other, "it was written", "throw it away")
     assert str(caught.value) == (
         f"it was written by another model (000000000000, this one is {model.fingerprint[:12]}); "
         "throw it away"

@@ -6,9 +6,9 @@ from transformers import GenerationConfig, MistralConfig, Qwen2MoeConfig
 
 from clara.backbone.adapters import ADAPTERS, GENERATOR
 from clara.backbone.loading import load_backbone
+from clara.config import PromptTemplate
 from clara.model import generation
 from clara.model.prompt_prefix import can_continue, prefix_ids
-from clara.text.prompts import PromptTemplate
 
 from ..backbone.test_merging import new_model
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clara.reports.results import Measurement, PromiseOutcome, Results
+from clara.reports.results import Measurement, Promise, Results
 
 RATES = (4, 16, 128)
 MEMORY, MERGED, ONLINE = "memory", "memory, generator merged", "compressed online"
@@ -76,10 +76,10 @@ def make() -> Callable[..., Results]:
             Measurement("rank", "search", "faiss", {"rate": 4}, withheld="faiss is not installed")
         )
         run.results.promises += [
-            PromiseOutcome("first token, 16x: times as fast as text", 4.61, at_least=4.0),
-            PromiseOutcome("answer, 16x", 1.2, at_least=1.4, outcome="missed"),
-            PromiseOutcome("search, int8", 3.1, at_least=3.5, outcome="not reachable here"),
-            PromiseOutcome("memory, 16x", 0.28, at_most=0.3),
+            Promise("first token, 16x: times as fast as text", 4.61, at_least=4.0),
+            Promise("answer, 16x", 1.2, at_least=1.4, outcome="missed"),
+            Promise("search, int8", 3.1, at_least=3.5, outcome="not reachable here"),
+            Promise("memory, 16x", 0.28, at_most=0.3),
         ]
         return run.results
 

@@ -2,7 +2,7 @@ import pytest
 
 from clara.reports.comparison import compare
 from clara.reports.lead import lead
-from clara.reports.results import Measurement, PromiseOutcome, Results
+from clara.reports.results import Measurement, Promise, Results
 
 
 def of(suite, case, name, seconds, **parameters):
@@ -83,7 +83,7 @@ def test_a_time_of_nothing_is_no_result():
 
 def test_promises_are_counted():
     outcomes = ("kept", "missed", "kept", "not reachable here")
-    promises = [PromiseOutcome(str(n), 1.0, outcome=each) for n, each in enumerate(outcomes)]
+    promises = [Promise(str(n), 1.0, outcome=each) for n, each in enumerate(outcomes)]
     (*_, said) = lead(Results({}, {}, [], promises))
     assert said == "2 of 4 promises are kept; missed: 1; not reachable on this machine: 1."
     (*_, said) = lead(Results({}, {}, [], promises[:1]))

@@ -10,7 +10,7 @@ from clara.reports.plots import draw_all
 from clara.reports.report import NO_PICTURES, write_report
 from clara.reports.results import (
     Measurement,
-    PromiseOutcome,
+    Promise,
     Results,
     ResultsError,
     read_results,
@@ -233,7 +233,7 @@ def test_nothing_in_a_file_gets_out_of_its_cell(tmp_path):
             Measurement(HOSTILE, HOSTILE, "x", unit="bytes", samples=[5.0]),
             Measurement(HOSTILE, HOSTILE, "_", {"rate": HOSTILE}, withheld=HOSTILE),
         ],
-        [PromiseOutcome(HOSTILE, 1.0)],
+        [Promise(HOSTILE, 1.0)],
     )
     file = tmp_path / "results.json"
     results.write(file)
@@ -301,7 +301,7 @@ def test_without_measurements(tmp_path):
 def test_suites_that_nobody_knows_have_sections_of_their_own(tmp_path):
     names = ["", "a b", "a-b", "Promises", "<i>"]
     rows = [Measurement(name, "c", "ours", samples=[1.0]) for name in names]
-    promises = [PromiseOutcome("x", 1.0, at_least=1.0)]
+    promises = [Promise("x", 1.0, at_least=1.0)]
     Results({}, {}, rows, promises).write(tmp_path / "results.json")
     report = write_report([tmp_path / "results.json"], tmp_path / "out")
     page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))

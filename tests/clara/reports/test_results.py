@@ -6,7 +6,7 @@ import pytest
 from clara.reports.results import (
     FORMAT,
     Measurement,
-    PromiseOutcome,
+    Promise,
     Results,
     ResultsError,
     ratios,
@@ -129,11 +129,9 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_percentiles_lie_between_samples():
     found = Measurement("s", "c", "i", samples=[5.0, 1.0, 2.0, 4.0, 3.0])
     assert found.median == 3.0
-    assert [found.percentile(share) for share in (0, 0.25, 0.5, 1)] == [1.0, 2.0, 3.0, 5.0]
-    assert found.percentile(0.2) == pytest.approx(1.8)
-    assert found.percentile(0.8) == pytest.approx(4.2)
-    alone = Measurement("s", "c", "i", samples=[7.0])
-    assert [alone.percentile(0.2), alone.percentile(0.8)] == [7.0, 7.0]
+    assert found.spread == pytest.approx((1.8, 4.2))
+    assert Measurement("s", "c", "i", samples=[1.0, 3.0]).spread == pytest.approx((1.4, 2.6))
+    assert Measurement("s", "c", "i", samples=[7.0]).spread == (7.0, 7.0)
 
 
 def test_ratios_are_of_rounds():
@@ -165,6 +163,32 @@ def test_the_usual_leaves_sweeps_out():
 
 def test_promises_need_numbers():
     with pytest.raises(ValueError, match="number 'measured'"):
-        PromiseOutcome("x", math.nan)
+        Promise("x", math.nan)
     with pytest.raises(ValueError, match="at_least and at_most"):
-        PromiseOutcome("x", 1.0, at_least=math.inf)
+        Promise("x", 1.0, at_least=math.inf)
+
+
+def test_promises_are_judged():
+    kept = Promise.judged("fast", 3.2, at_least=3, possible=3.5)
+    assert (kept.outcome, kept.missed) == ("kept", False)
+    assert str(kept) == "fast: 3.2 (promised 3)"
+    missed = Promise.judged("fast", 2.9, at_least=3, possible=3.5)
+    assert missed.missed
+    assert str(missed).endswith("MISSED")
+    beyond = Promise.judged("fast", 2.5, at_least=3, possible=2.8)
+    assert beyond.outcome == "not reachable here"
+    assert not beyond.missed
+    assert str(beyond).endswith("not reachable here: the limit allows at most 2.8")
+    assert Promise.judged("small", 0.02, at_most=0.01).missed
+    small = Promise.judged("small", 0.005, at_most=0.01)
+    assert str(small) == "small: 0.005 (promised at most 0.01)"
+
+
+def test_a_file_holds_a_promise_without_the_reason(tmp_path):
+    beyond = Promise.judged("fast", 2.5, at_least=3, possible=2.8)
+    assert beyond.reason
+    file = tmp_path / "results.json"
+    Results({}, promises=[beyond]).write(file)
+    assert read_results(file).promises == [Promise("fast", 2.5, 3, None, "not reachable here")]
+    stored = json.loads(file.read_text())["promises"][0]
+    assert list(stored) == ["what", "measured", "at_least", "at_most", "outcome"]

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from clara.reports.growth import curves
-from clara.reports.results import Measurement, PromiseOutcome, Results
+from clara.reports.results import Measurement, Promise, Results
 from clara.reports.tables import (
     Table,
     amount,
@@ -130,11 +130,11 @@ def test_the_limit_is_the_slower_of_two():
 
 def test_promises_beside_earlier_ones():
     now = [
-        PromiseOutcome("a", 4.5, at_least=4),
-        PromiseOutcome("b", 0.7, at_most=0.6, outcome="missed"),
-        PromiseOutcome("c", 1.0, at_least=2, outcome="not reachable here"),
+        Promise("a", 4.5, at_least=4),
+        Promise("b", 0.7, at_most=0.6, outcome="missed"),
+        Promise("c", 1.0, at_least=2, outcome="not reachable here"),
     ]
-    table = promise_table(now, [PromiseOutcome("b", 0.5, at_most=0.6)])
+    table = promise_table(now, [Promise("b", 0.5, at_most=0.6)])
     assert list(table.rows) == [
         ("a", "at least 4", "4.5", "kept", ""),
         ("b", "at most 0.6", "0.7", "missed", "0.5, kept"),

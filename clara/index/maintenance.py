@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import lance
 import numpy as np
 
+from clara.index.build import folder_lock
 from clara.index.catalog import Catalog
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.folders import local_path
 from clara.index.header import Header
 from clara.index.snapshot import Snapshot
-from clara.index.writing import folder_lock
 
 _AT_ONCE = 1000  # rows that one commit removes
 _TRIES = 20  # while other processes add

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError
+from clara.index.build import Writer
 from clara.index.catalog import added_order
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
-from clara.index.writing import Writer
 from clara.memory.documents import CompressedDocuments
 
 # Adds, in each round that it is told to begin, documents that the other writer adds too, and one
@@ -74,7 +74,7 @@ def race(indexes, trials):
 
 
 def test_two_processes_without_a_lock_store_no_id_twice(tmp_path):
-    """More of it by hand: `python tests/clara/index/test_index_writers.py 2000`."""
+    """More of it by hand: `python tests/clara/index/test_index_build.py 2000`."""
     indexes = [create(tmp_path / f"index{number}") for number in range(5)]
     won = race([index.path for index in indexes], 40)
     assert sum(won) == 200

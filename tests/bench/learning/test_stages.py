@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_learning import draw, main
-from learning import task
-from learning.stages import ABLATIONS, STEPS, score, settings_of, train
 
+from bench.learning import task
+from bench.learning.__main__ import draw, main
+from bench.learning.stages import ABLATIONS, STEPS, score, settings_of, train
 from clara import Clara
 from clara.data.examples import ExampleFile, answer_example, ranking_example
 

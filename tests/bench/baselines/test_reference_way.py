@@ -1,15 +1,11 @@
 """The benchmark's baseline computes the memory that `Clara.compress` computes, the other way."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from baselines.reference_way import ReferenceWay
-from transformers import AutoModelForCausalLM
 
+from bench.baselines.reference_way import ReferenceWay
 from clara import Clara, ClaraConfig
 
-BASE = Path(__file__).parents[1] / "data" / "reference" / "base"
 LENGTH = 32
 TEXTS = [
     "The river runs north of the town.",
@@ -18,17 +14,6 @@ TEXTS = [
     "In early spring the ferry crosses twice a day.",
     "A bridge stood here.",
 ]
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    """The reference's tiny backbone in float32, with its tokenizer."""
-    folder = tmp_path_factory.mktemp("backbone")
-    for file in BASE.iterdir():
-        if file.suffix in (".json", ".jinja"):
-            (folder / file.name).write_bytes(file.read_bytes())
-    AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["distinct", "shared"])

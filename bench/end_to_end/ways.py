@@ -10,14 +10,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from backbones import Backbone
-from baselines.reference_answering import ReferenceAnswering
-from baselines.text_rag import TextRag
-from questions import MEMORY, MERGED, ONLINE, REFERENCE, TEXT, exactly, merged
 from torch import Tensor, nn
-from turns import Turns
-from workload import cut, sources
 
+from bench.backbones import Backbone
+from bench.baselines.reference_answering import ReferenceAnswering
+from bench.baselines.text_rag import TextRag
+from bench.questions import MEMORY, MERGED, ONLINE, REFERENCE, TEXT, exactly, merged
+from bench.turns import Turns
+from bench.workload import cut, sources
 from clara import Clara
 from clara_kernels import Corpus, cosine_topk
 

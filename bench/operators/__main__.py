@@ -1,4 +1,4 @@
-"""Benchmarks of the operators of clara_kernels: `python bench/bench_operators.py`.
+"""Benchmarks of the operators of clara_kernels: `python -m bench.operators`.
 
 Every case is checked first (ours and what it is compared with compute the same), then both are
 timed in turns, on inputs that together exceed the last cache. Results are written after each case.
@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from environment import environment, l2_bytes
-from measure import (
+
+from bench.environment import environment, l2_bytes
+from bench.measure import (
     capture,
     copy_bandwidth,
     extra_memory,
@@ -33,10 +34,10 @@ from measure import (
     samples,
     summary,
 )
-from operators import LIMITS
-from operators.case import Case, Run, Setting, Target, Unavailable
-from operators.checking import comparable, difference_of, first_line
-from results import COMMITTED, Results, default_path, table
+from bench.operators import LIMITS
+from bench.operators.case import Case, Run, Setting, Target, Unavailable
+from bench.operators.checking import comparable, difference_of, first_line
+from bench.results import COMMITTED, Results, default_path, table
 
 _MOST_SETS = 256
 _CASE_SECONDS = 0.5
@@ -131,7 +132,7 @@ def _measure_operator(
     name: str, setting: Setting, results: Results, only: str, limit: float | None
 ) -> None:
     end = time.monotonic() + (limit or math.inf)
-    for case in importlib.import_module(f"operators.{name}").cases(setting):
+    for case in importlib.import_module(f"bench.operators.{name}").cases(setting):
         if not re.search(only, case.name):
             continue
         if time.monotonic() > end:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from operators.case import Unavailable, operator
 from torch import Tensor
+
+from bench.operators.case import Unavailable, operator
 
 TOLERANCE = 2e-2  # of the norm; the GPU's inputs are half precision where they may be
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from backbones import RANDOM, Backbone
-from end_to_end import release
-from recording import Recorder
 
+from bench.backbones import RANDOM, Backbone
+from bench.end_to_end.ways import release
+from bench.recording import Recorder
 from clara.reports.results import Measurement, ResultsError, read_results
 
 

@@ -1,4 +1,4 @@
-"""Answers and compression on a GPU, end to end: `python bench/bench_end_to_end.py`.
+"""Answers and compression on a GPU, end to end: `python -m bench.end_to_end`.
 
 A batch of questions is answered from memory, from memory with the generator merged, from documents
 compressed online, from text and in the reference's way, at 4x, 16x and 128x; documents are
@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from backbones import NAMES, QUESTIONS, RANDOM, Backbone, load
-from baselines.reference_way import ReferenceWay
-from end_to_end import (
+
+import clara
+from bench.backbones import NAMES, QUESTIONS, RANDOM, Backbone, load
+from bench.baselines.reference_way import ReferenceWay
+from bench.end_to_end.recording import Recording
+from bench.end_to_end.ways import (
     EXACT_LAYERS,
     LOGIT_TOLERANCES,
     MEMORY,
@@ -41,13 +44,10 @@ from end_to_end import (
     texts_of,
     timed,
 )
-from end_to_end_recording import Recording
-from environment import environment
-from lengths import LONGEST, document_lengths
-from promises import Promise
-from results import COMMITTED, default_path
-
-import clara
+from bench.environment import environment
+from bench.lengths import LONGEST, document_lengths
+from bench.promises import Promise
+from bench.results import COMMITTED, default_path
 from clara.reports.results import Measurement
 
 FILE = "end-to-end.json"
@@ -331,7 +331,7 @@ def amounts_of(model: clara.Clara, texts: Sequence[str]) -> dict[str, float]:
 
 def _environment(device: torch.device) -> dict[str, Any]:
     cpu = device.type == "cpu"
-    return {**environment(device), "script": Path(__file__).name, "dry_run": cpu}
+    return {**environment(device), "script": "bench.end_to_end", "dry_run": cpu}
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from baselines.alignment import masked_mean_loss
-from baselines.attention import VarlenAttention, pad, padded_attention, unpad
-from baselines.cosine import empty_scores, normalise_and_bmm
-from baselines.quantization import (
+
+from bench.baselines.alignment import masked_mean_loss
+from bench.baselines.attention import VarlenAttention, pad, padded_attention, unpad
+from bench.baselines.cosine import empty_scores, normalise_and_bmm
+from bench.baselines.quantization import (
     dequantize_groups,
     dequantize_rows,
     quantize_groups,
     quantize_rows,
 )
-from baselines.selection import straight_through_loop
-from baselines.sparsemax import sorted_sparsemax
-
+from bench.baselines.selection import straight_through_loop
+from bench.baselines.sparsemax import sorted_sparsemax
 from clara_kernels import (
     cosine_scores,
     dequantize_memory,

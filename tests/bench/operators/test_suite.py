@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from operators import AT_RATE
-from operators.case import Case, Run, Setting, Unavailable, mapped, wide
-from operators.memory_attention import Inputs
-from operators.sparsemax import without_memory
-from operators.suite import (
+
+from bench.operators import AT_RATE
+from bench.operators.case import Case, Run, Setting, Unavailable, mapped, wide
+from bench.operators.memory_attention import Inputs
+from bench.operators.sparsemax import without_memory
+from bench.operators.suite import (
     amounts,
     cases,
     check,

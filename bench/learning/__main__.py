@@ -1,6 +1,6 @@
 """Whether training learns what it should: the task of `bench/learning`, on the CPU.
 
-    python bench/bench_learning.py [--ablation NAME] [--output FOLDER] [--resume]
+    python -m bench.learning [--ablation NAME] [--output FOLDER] [--resume]
 
 Prints the scores as they come and writes curve.jsonl, result.json and learning.png. Ends with 1 if
 fewer than 60 % of the held-out questions are answered from memory, or fewer at the end than before.
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from learning.stages import ABLATIONS, STEPS, train
 
+from bench.learning.stages import ABLATIONS, STEPS, train
 from clara.terminal.printing import quiet_libraries
 
 REQUIRED = 0.6

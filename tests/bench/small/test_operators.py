@@ -1,7 +1,8 @@
 """The calls that compute-sanitizer watches on a GPU."""
 
-import small_calls
 import torch
+
+from bench.small import operators as small_calls
 
 
 def test_every_call_works_on_cpu(capsys):

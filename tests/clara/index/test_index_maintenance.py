@@ -1,4 +1,4 @@
-"""`clara.index.upgrade`: from format 1 to the newest, in place."""
+"""`clara.index.maintenance`: from format 1 to the newest, in place."""
 
 import fcntl
 import os
@@ -9,9 +9,8 @@ import lance
 import pytest
 import torch
 
-from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError
-from clara.index import upgrade as upgrading
-from clara.index.upgrade import upgrade
+from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError, maintenance
+from clara.index.maintenance import upgrade
 from clara.memory.documents import CompressedDocuments
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -126,14 +125,14 @@ def test_documents_added_during_an_upgrade_are_kept(
     """By a process that this one's lock does not exclude."""
     index = make_older()
     index.add(make_documents("ab"))
-    real = upgrading._with_header
+    real = maintenance._with_header
 
     def late(*arguments):
-        monkeypatch.setattr(upgrading, "_with_header", real)
+        monkeypatch.setattr(maintenance, "_with_header", real)
         store_again(index, make_documents("bc"))
         return real(*arguments)
 
-    monkeypatch.setattr(upgrading, "_with_header", late)
+    monkeypatch.setattr(maintenance, "_with_header", late)
     done = upgrade(index.path)
     assert (done.duplicate_ids, done.removed_rows) == (["b"], 1)
     assert index.ids() == ["a", "b", "c"]

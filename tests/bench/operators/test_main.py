@@ -6,12 +6,13 @@ import json
 import math
 from pathlib import Path
 
-import bench_operators
 import pytest
 import torch
-from operators import LIMITS
-from operators.case import Case, Run, Setting, Target, Unavailable, operator
-from results import COMMITTED, Results, table, targets
+
+from bench.operators import LIMITS
+from bench.operators import __main__ as bench_operators
+from bench.operators.case import Case, Run, Setting, Target, Unavailable, operator
+from bench.results import COMMITTED, Results, table, targets
 
 SETTING = Setting(torch.device("cpu"), tiny=True)
 CEILINGS = {"copy_bytes_per_s": 1e9, "matrix_flops_per_s": 1e9}
@@ -66,7 +67,7 @@ def test_a_dry_run_is_never_kept_as_a_result(capsys):
 def test_every_promise_is_measured_by_full_size_cases():
     promised = {}
     for name in LIMITS:
-        for case in importlib.import_module(f"operators.{name}").cases(FULL):
+        for case in importlib.import_module(f"bench.operators.{name}").cases(FULL):
             assert case.operator == name
             assert case.bytes > 0
             for target in case.targets:

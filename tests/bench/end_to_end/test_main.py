@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import backbones
-import bench_end_to_end as bench
 import pytest
 import torch
-from end_to_end import (
+
+from bench import backbones
+from bench.end_to_end import __main__ as bench
+from bench.end_to_end.ways import (
     LOGIT_TOLERANCES,
     MEMORY,
     MERGED,
@@ -20,8 +21,7 @@ from end_to_end import (
     distance,
     timed,
 )
-from results import COMMITTED
-
+from bench.results import COMMITTED
 from clara.reports.results import Measurement, read_results
 
 CPU = torch.device("cpu")
