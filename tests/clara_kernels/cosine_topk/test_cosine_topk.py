@@ -391,7 +391,7 @@ running.join()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_can_search():
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=300)
 
 
 @pytest.mark.skipif(not build_info()["compiled"], reason="needs the compiled module")
