@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lengths import LONGEST
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import (
@@ -28,13 +27,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from bench.lengths import LONGEST
 from clara import Clara, ClaraConfig
-from clara.adapters import ADAPTERS
-from clara.attention import CLARA_SDPA
-from clara.backbone import backbone_digest, load_backbone, resolve_backbone
-from clara.config import Quantization
+from clara.backbone.adapters import ADAPTERS
+from clara.backbone.attention import CLARA_SDPA
+from clara.backbone.loading import backbone_digest, load_backbone, resolve_backbone
+from clara.config import DEFAULT_PROMPT, Quantization
 from clara.data.factbook import FactbookError, smollm2_file
-from clara.prompts import DEFAULT_PROMPT
 
 SMOLLM2, RANDOM = "smollm2-135m", "random:"
 NAMES = (SMOLLM2, RANDOM + SMOLLM2, RANDOM + "mistral-7b", RANDOM + "tiny")

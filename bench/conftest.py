@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -13,19 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from bench.environment import environment as environment_of
+from bench.promises import Promise
+from bench.recording import Recorder
+from bench.workload import load_model, write_tiny
 from clara import Clara
-from clara.backbone import convert_gguf
+from clara.backbone.loading import convert_gguf
 from clara.data.factbook import FactbookError, smollm2_file
 from clara_kernels import build_info
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # baselines, timing, workload
-
-from environment import environment as environment_of  # noqa: E402
-from promises import Promise  # noqa: E402
-from recording import Recorder  # noqa: E402
-from workload import load_model, write_tiny  # noqa: E402
-
 THREADS = 2
 LINES = pytest.StashKey[dict[str, list[str]]]()
 

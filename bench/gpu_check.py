@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCH = ROOT / "bench"
 
 # What tests may use and a bare GPU machine may lack.
 OPTIONAL = (
@@ -176,8 +175,8 @@ def find_tool(name: str, first: str | None = None) -> str | None:
 def kernels(out: Path) -> list[Step]:
     """Tests, sanitizer and benchmarks of the operators."""
     files = [path for path in operator_tests() if path.parent.name not in SCORING_TESTS]
-    bench = benchmark("bench_operators.py", out / "kernels.json")
-    small = [sys.executable, str(BENCH / "small_calls.py")]
+    bench = benchmark("operators", out / "kernels.json")
+    small = program("bench.small.operators")
     return [
         Step("gpu tests", "kernels-tests.log", together(files), 150),
         Step("small calls", "kernels-small.log", small, 60),
@@ -191,8 +190,8 @@ def kernels(out: Path) -> list[Step]:
 def scoring(out: Path) -> list[Step]:
     """The same of exact search."""
     files = [path for path in operator_tests() if path.parent.name in SCORING_TESTS]
-    bench = benchmark("bench_scoring.py", out / "scoring.json")
-    small = [sys.executable, str(BENCH / "small_searches.py")]
+    bench = [*benchmark("operators", out / "scoring.json"), "--suite", "scoring"]
+    small = program("bench.small.searches")
     return [
         Step("search tests", "scoring-tests.log", together(files), 120),
         Step("small searches", "scoring-small.log", small, 40),
@@ -207,11 +206,15 @@ def operator_tests() -> list[Path]:
 
 
 def together(files: Sequence[Path]) -> list[str]:
-    return [sys.executable, __file__, "together", *map(str, files)]
+    return program("bench.gpu_check", "together", *map(str, files))
 
 
-def benchmark(script: str, copy: Path) -> list[str]:
-    return [sys.executable, str(BENCH / script), "--copy", str(copy)]
+def program(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def benchmark(name: str, copy: Path) -> list[str]:
+    return program(f"bench.{name}", "--copy", str(copy))
 
 
 def sanitizer(tool: str, command: Sequence[str], limit: float, log: str) -> list[Step]:
@@ -228,7 +231,7 @@ def sanitizer(tool: str, command: Sequence[str], limit: float, log: str) -> list
 
 def end_to_end(out: Path) -> list[Step]:
     """A small backbone first, which shows soon what does not work; random where it is not here."""
-    command = [*benchmark("bench_end_to_end.py", out / END_TO_END), "--backbone"]
+    command = [*benchmark("end_to_end", out / END_TO_END), "--backbone"]
     small, large = [*command, "smollm2-135m"], [*command, "random:mistral-7b", "--add"]
     log = "end-to-end.log"
     return [
@@ -255,20 +258,21 @@ PARTS = {"kernels": kernels, "scoring": scoring, "end-to-end": end_to_end, "mode
 
 
 def pytest_command(*arguments: str) -> list[str]:
-    options = ["-q", "-rs", "-p", "no:cacheprovider"]
-    return [sys.executable, __file__, "pytest", *options, *arguments]
+    # What was built comes before the source tree, which the project's own settings put first.
+    options = ["-q", "-rs", "-p", "no:cacheprovider", "-o", "pythonpath="]
+    return program("bench.gpu_check", "pytest", *options, *arguments)
 
 
 def run(step: Step, limit: float, paths: Sequence[str], out: Path) -> bool:
     """Whether a step succeeded within `limit` seconds; `paths` come first in PYTHONPATH."""
-    python_path = [*paths, str(BENCH), *filter(None, [os.environ.get("PYTHONPATH")])]
+    python_path = [*paths, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [*step.command, *(["--limit", f"{limit - 10:.0f}"] if step.tell_limit else [])]
     cache = os.environ.get("TRITON_CACHE_DIR") or str(ROOT / "build" / "gpu-check-triton")
     environment = {
         **os.environ,
         **step.environment,
         "PYTHONPATH": os.pathsep.join(python_path),
-        "PYTHONSAFEPATH": "1",  # the source tree stays out of sys.path
+        "PYTHONSAFEPATH": "1",  # the source tree stays behind what was built
         "PYTHONUNBUFFERED": "1",
         "TRITON_CACHE_DIR": cache,
     }
@@ -304,8 +308,7 @@ def print_results(path: Path) -> None:
     if path.name == END_TO_END:
         print(*end_to_end_lines(content), sep="\n")
         return
-    sys.path.insert(0, str(BENCH))
-    from results import table
+    from bench.results import table
 
     print(table(content))
 

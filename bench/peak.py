@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from clara.free_memory import free_memory
+from clara.backbone.free_memory import free_memory
 
 _PROCESS = Path("/proc/self")
 

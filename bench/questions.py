@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from baselines.llmlingua import LinguaUnavailable, shortened
-from baselines.reference_answering import ReferenceAnswering
-from baselines.text_rag import TextRag
-from lengths import LONGEST
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from work import Work
-from workload import cut, load_model, sources
 
+from bench.baselines.llmlingua import LinguaUnavailable, shortened
+from bench.baselines.reference_answering import ReferenceAnswering
+from bench.baselines.text_rag import TextRag
+from bench.lengths import LONGEST
+from bench.work import Work
+from bench.workload import cut, load_model, sources
 from clara import Clara, CompressedDocuments
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-#!/usr/bin/env python
 """Figures in Markdown pages, copied from committed results and never typed.
 
-    python bench/quote.py README.md docs/*.md           # write the blocks anew
-    python bench/quote.py --check README.md docs/*.md   # fail if one differs from its file
+    python -m bench.quote README.md docs/*.md           # write the blocks anew
+    python -m bench.quote --check README.md docs/*.md   # fail if one differs from its file
 
 A block begins with `<!-- figures: bench/results/SOME/cpu.json TABLE -->` on a line of its own and
 ends with `<!-- end of figures -->`; what is between is a table of `TABLES` and where it is from.
@@ -21,8 +20,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from clara.benchmarks.results import USUAL, Measurement, Results, ratios, read_results, usual
-from clara.benchmarks.tables import (
+from clara.reports.results import (
+    USUAL,
+    Measurement,
+    Results,
+    ratios,
+    read_results,
+    spread,
+    usual,
+)
+from clara.reports.tables import (
     Table,
     amount,
     at,
@@ -32,7 +39,7 @@ from clara.benchmarks.tables import (
     suite_name,
     times,
 )
-from clara.cli.output import one_line
+from clara.terminal.printing import one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = PurePosixPath("bench/results")
@@ -190,7 +197,7 @@ def _pairs(
 
 def _seconds(found: Measurement) -> str:
     """Median, in brackets the 20th and 80th percentile."""
-    low, high = (amount(found.percentile(share), "s") for share in (0.2, 0.8))
+    low, high = (amount(value, "s") for value in found.spread)
     span = f" ({low} to {high})" if len(found.samples) > 1 else ""
     return f"{amount(found.median, 's')}{span}"
 
@@ -199,8 +206,7 @@ def _times(found: Sequence[float]) -> str:
     """Of the rounds' ratios the median, in brackets the 20th and 80th percentile."""
     if not found:
         return ""
-    of_rounds = Measurement("", "", "", samples=list(found))
-    low, high = (times(of_rounds.percentile(share)) for share in (0.2, 0.8))
+    low, high = map(times, spread(found))
     span = f" ({low} to {high})" if len(found) > 1 else ""
     return f"{times(statistics.median(found))}{span}"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import copy_bandwidth, matrix_rate
-from promises import Promise
-from turns import Turns
 
-from clara.benchmarks.results import Measurement, Parameter, PromiseOutcome, Results
+from bench.measure import copy_bandwidth, matrix_rate
+from bench.promises import Promise
+from bench.turns import Turns
+from clara.reports.results import Measurement, Parameter, PromiseOutcome, Results
 
 _COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 _MATRIX = {"cpu": (2048, torch.float32), "cuda": (8192, torch.bfloat16)}

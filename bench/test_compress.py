@@ -7,11 +7,12 @@ from functools import partial
 
 import pytest
 import torch
-from baselines.reference_way import ReferenceWay
-from end_to_end import MEMORY_TOLERANCES, distance
-from peak import peak_memory
-from turns import Turns
-from workload import documents, layer_weights, prepare_ours, prepare_reference
+
+from bench.baselines.reference_way import ReferenceWay
+from bench.end_to_end.ways import MEMORY_TOLERANCES, distance
+from bench.peak import peak_memory
+from bench.turns import Turns
+from bench.workload import documents, layer_weights, prepare_ours, prepare_reference
 
 COMPARED_RATE = 16
 ROUNDS = {"smoke": 1, "small": 3, "full": 10}

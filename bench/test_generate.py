@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from baselines.text_rag import TextRag
-from questions import MEMORY, MERGED, QUESTION, TEXT, exactly, full_documents, merged
-from turns import Turns
-from work import Work
+from bench.baselines.text_rag import TextRag
+from bench.questions import MEMORY, MERGED, QUESTION, TEXT, exactly, full_documents, merged
+from bench.turns import Turns
+from bench.work import Work
 
 DOCUMENTS = 5
 LENGTH = {"smoke": 48, "small": 256, "full": 256}

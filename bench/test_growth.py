@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from baselines.reference_way import ReferenceWay
-from baselines.text_rag import TextRag
-from end_to_end import MEMORY_TOLERANCES, distance
-from peak import available_memory
-from questions import QUESTION, full_documents
-from scoring.data import exact_topk, furthest_apart, stored, tolerance
 from torch import Tensor
-from turns import Turns
-from workload import load_model
 
+from bench.baselines.reference_way import ReferenceWay
+from bench.baselines.text_rag import TextRag
+from bench.end_to_end.ways import MEMORY_TOLERANCES, distance
+from bench.peak import available_memory
+from bench.questions import QUESTION, full_documents
+from bench.scoring.data import exact_topk, furthest_apart, stored, tolerance
+from bench.turns import Turns
+from bench.workload import load_model
 from clara_kernels import Corpus, cosine_topk, rank_and_select
 from clara_kernels.dispatch import cpu_tensors_use
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize
-from turns import Turns
 
+from bench.turns import Turns
 from clara import CompressedDocuments
 
 MemoryIndex = pytest.importorskip("clara.index", exc_type=ImportError).MemoryIndex

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from measure import own_stream
-from operators import AT_RATE
-from operators.case import Case, Setting, Unavailable
-from operators.sparsemax import without_memory
-from operators.suite import amounts, cases, check, find, line, on_cpu, on_gpu
+
+from bench.measure import own_stream
+from bench.operators import AT_RATE
+from bench.operators.case import Case, Setting, Unavailable
+from bench.operators.sparsemax import without_memory
+from bench.operators.suite import amounts, cases, check, find, line, on_cpu, on_gpu
 
 SUITE = "operators"
 COMPILED = ("torch.compile", "FlexAttention")

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import pytest
-from peak import peak_memory
-from questions import LINGUA, MEMORY, MERGED, ONLINE, REFERENCE, TEXT, Found, Ways, prepare_answer
-from turns import Turns
+
+from bench.peak import peak_memory
+from bench.questions import (
+    LINGUA,
+    MEMORY,
+    MERGED,
+    ONLINE,
+    REFERENCE,
+    TEXT,
+    Found,
+    Ways,
+    prepare_answer,
+)
+from bench.turns import Turns
 
 pytest.importorskip("lance")
 

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 import torch
-from baselines.search import FaissSearch, faiss, torch_topk
-from peak import available_memory
-from scoring.data import SAME, exact_topk, furthest_apart, stored, tolerance
 from torch.nn.functional import normalize
-from turns import Turns
 
+from bench.baselines.search import FaissSearch, faiss, torch_topk
+from bench.peak import available_memory
+from bench.scoring.data import SAME, exact_topk, furthest_apart, stored, tolerance
+from bench.turns import Turns
 from clara_kernels import Corpus, cosine_topk
 
 LIMIT, HIDDEN = 256, 576  # tokens of a document; SmolLM2-135M's width

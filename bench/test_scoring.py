@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from baselines.search import FaissSearch, faiss, torch_topk
-from peak import peak_memory
-from promises import Promise, Report
-from scoring.data import (
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from bench.baselines.search import FaissSearch, faiss, torch_topk
+from bench.peak import peak_memory
+from bench.promises import Promise, Report
+from bench.scoring.data import (
     SAME,
     furthest_apart,
     gaussian,
@@ -22,11 +25,8 @@ from scoring.data import (
     tolerance,
     word_documents,
 )
-from scoring.memory import prepare_ours, prepare_torch
-from torch import Tensor
-from torch.nn.functional import normalize
-from turns import Turns, median_ratio
-
+from bench.scoring.memory import prepare_ours, prepare_torch
+from bench.turns import Turns, median_ratio
 from clara_kernels import Corpus, build_info, cosine_topk, quantize_memory
 
 K = 10

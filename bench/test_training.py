@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from peak import peak_memory
-from training_steps import (
+
+from bench.peak import peak_memory
+from bench.training_steps import (
     CompressionSteps,
     EndToEndSteps,
     Steps,
@@ -17,9 +18,8 @@ from training_steps import (
     pretraining_examples,
     ranking_examples,
 )
-from turns import Turns
-from work import Work
-
+from bench.turns import Turns
+from bench.work import Work
 from clara import Clara
 
 COMPARED_RATE = 16

@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from baselines.reference_training import ReferenceTraining
 from torch import nn
-from workload import documents, load_model
 
+from bench.baselines.reference_training import ReferenceTraining
+from bench.workload import documents, load_model
 from clara import Clara
-from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
 from clara.training.batches import CompressionCollator, Encoder, RankingCollator
 from clara.training.candidates import CandidateMemory

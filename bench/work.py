@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from workload import layer_weights
 
+from bench.workload import layer_weights
 from clara import Clara
 
 

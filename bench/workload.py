@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from baselines.reference_way import ReferenceWay
-from lengths import LONGEST, document_lengths
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
+from bench.baselines.reference_way import ReferenceWay
+from bench.lengths import LONGEST, document_lengths
 from clara import Clara, ClaraConfig
-from clara.adapters import ADAPTERS
+from clara.backbone.adapters import ADAPTERS
 from clara.data.factbook import FactbookError, load_factbook
 
 _WORDS = (

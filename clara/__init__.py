@@ -10,6 +10,7 @@ __all__ = [
     "Answer",
     "Clara",
     "ClaraConfig",
+    "ClaraError",
     "CompressedDocuments",
     "Document",
     "RankedDocument",
@@ -17,21 +18,23 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from clara.answering import Answer, RankedDocument, Ranking
     from clara.config import ClaraConfig
     from clara.data.records import Document
-    from clara.documents import CompressedDocuments
-    from clara.model import Clara
+    from clara.errors import ClaraError
+    from clara.memory.documents import CompressedDocuments
+    from clara.model.answers import Answer, RankedDocument, Ranking
+    from clara.model.clara import Clara
 else:
     # On first use: torch and transformers take seconds, which `clara --help` need not wait for.
     _MODULES = {
-        "Answer": "clara.answering",
-        "Clara": "clara.model",
+        "Answer": "clara.model.answers",
+        "Clara": "clara.model.clara",
         "ClaraConfig": "clara.config",
-        "CompressedDocuments": "clara.documents",
+        "ClaraError": "clara.errors",
+        "CompressedDocuments": "clara.memory.documents",
         "Document": "clara.data.records",
-        "RankedDocument": "clara.answering",
-        "Ranking": "clara.answering",
+        "RankedDocument": "clara.model.answers",
+        "Ranking": "clara.model.answers",
     }
 
     def __getattr__(name: str) -> object:

@@ -218,7 +218,7 @@ def test_type_checkers_find_both_packages(kind, request, tmp_path):
         "Union[Any, clara_kernels.cosine_topk.rows.CorpusRows]",
         "Any | clara_kernels.cosine_topk.rows.CorpusRows",
     )
-    assert "clara.model.Clara" in second
+    assert "clara.model.clara.Clara" in second
 
 
 def test_build_mentions_neither_torch_nor_numpy(tree):

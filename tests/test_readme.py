@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from clara.backbone import convert_gguf
+from clara.backbone.loading import convert_gguf
 
 ROOT = Path(__file__).resolve().parents[1]
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -41,6 +41,6 @@ def _register() -> None:
 
 @cache
 def _empty_kernel() -> Any:
-    from baselines.empty_kernel import empty
+    from bench.baselines.empty_kernel import empty
 
     return empty

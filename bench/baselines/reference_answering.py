@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
-from baselines.reference_training import ReferenceTraining
+from bench.baselines.reference_training import ReferenceTraining
 from clara import Clara
-from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.compression import as_documents, prepare_passages
-from clara.packing import compressor_input, pack
-from clara.prompts import build_prompt, memory_slots
+from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.text.packing import compressor_input, pack
+from clara.text.passages import as_documents, prepare_passages
+from clara.text.prompts import build_prompt, memory_slots
 
 
 class ReferenceAnswering(ReferenceTraining):

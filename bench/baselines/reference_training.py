@@ -14,17 +14,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from backbones import left_padded, plain_from_files
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedModel
 
+from bench.backbones import left_padded, plain_from_files
 from clara import Clara
-from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.packing import PackedBatch
-from clara.tokenizer import Marker
+from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.text.packing import PackedBatch
+from clara.text.tokenizer import Marker
 
 _TAKEN = -1e30
 _TOGETHER = 8  # candidates in one forward

@@ -12,14 +12,14 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from backbones import plain_from_files
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
+from bench.backbones import plain_from_files
 from clara import Clara
-from clara.adapters import COMPRESSOR
-from clara.backbone import resolve_backbone
+from clara.backbone.adapters import COMPRESSOR
+from clara.backbone.loading import resolve_backbone
 
 
 class ReferenceWay:

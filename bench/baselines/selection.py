@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from baselines.cosine import normalise_and_bmm
+from bench.baselines.cosine import normalise_and_bmm
 
 
 def straight_through_loop(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from backbones import left_padded, plain_from_files
 from transformers import PreTrainedModel
 
+from bench.backbones import left_padded, plain_from_files
 from clara import Clara
-from clara.prompts import build_prompt, text_background
+from clara.text.prompts import build_prompt, text_background
 
 
 class TextRag:

@@ -9,9 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from baselines.compiled import compiled
-from lengths import LONGEST
 from torch import Tensor
+
+from bench.baselines.compiled import compiled
+from bench.lengths import LONGEST
 
 Inputs = Any  # what a case's `inputs` returns
 Prepare = Callable[[Inputs], "Run"]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from baselines.cosine import empty_scores, normalise_and_bmm
+
+from bench.baselines.cosine import empty_scores, normalise_and_bmm
 
 from .case import Case, Prepare, Run, Setting, Target, gradients, memory_tokens, operator
 

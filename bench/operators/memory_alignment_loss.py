@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
-from baselines.alignment import masked_mean_loss
-from lengths import LONGEST, document_lengths
 from torch import Tensor
+
+from bench.baselines.alignment import masked_mean_loss
+from bench.lengths import LONGEST, document_lengths
 
 from .case import Case, Prepare, Run, Setting, Target, gradients, memory_tokens, operator
 

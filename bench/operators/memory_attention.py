@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
-from baselines.attention import (
+from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
+
+from bench.baselines.attention import (
     FlexAttention,
     flash_attention,
     masked_attention,
@@ -18,9 +21,7 @@ from baselines.attention import (
     varlen_attention,
     written_out_attention,
 )
-from lengths import LONGEST, document_lengths
-from torch import Tensor
-from torch.nn.attention.flex_attention import flex_attention
+from bench.lengths import LONGEST, document_lengths
 
 from .case import (
     Case,

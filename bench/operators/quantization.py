@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from baselines.quantization import (
+from torch import Tensor
+
+from bench.baselines.quantization import (
     dequantize_groups,
     dequantize_rows,
     quantize_groups,
     quantize_rows,
 )
-from torch import Tensor
-
 from clara_kernels.quantization import reference
 
 from .case import Case, Run, Setting, memory_tokens, operator

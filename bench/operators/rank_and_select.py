@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from baselines.selection import rank_and_select_loop
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from bench.baselines.selection import rank_and_select_loop
 
 from .case import Case, Prepare, Run, Setting, gradients, memory_tokens, operator
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from baselines.selection import straight_through_loop
 from torch import Tensor
+
+from bench.baselines.selection import straight_through_loop
 
 from .case import Case, Prepare, Run, Setting, Target, gradients, memory_tokens, operator
 

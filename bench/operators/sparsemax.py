@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from baselines.sparsemax import entmax_sparsemax, liger_sparsemax, sorted_sparsemax
 from torch import Tensor
+
+from bench.baselines.sparsemax import entmax_sparsemax, liger_sparsemax, sorted_sparsemax
 
 from .case import Case, Prepare, Run, Setting, Target, gradients, operator
 

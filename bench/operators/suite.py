@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from baselines.compiled import compiling
-from environment import l2_bytes
-from measure import Calls, samples
-from turns import Turns, median_ratio
 
+from bench.baselines.compiled import compiling
+from bench.environment import l2_bytes
+from bench.measure import Calls, samples
+from bench.turns import Turns, median_ratio
 from clara_kernels.dispatch import cpu_tensors_use
 
 from .case import Case, Inputs, Run, Setting, Unavailable, mapped, wide
@@ -60,7 +60,7 @@ def find(module: str, name: str, setting: Setting, rate: int) -> Case:
 
 
 def cases(module: str, setting: Setting, rate: int) -> Iterator[Case]:
-    return importlib.import_module(f"operators.{module}").at_rate(setting, rate)
+    return importlib.import_module(f"bench.operators.{module}").at_rate(setting, rate)
 
 
 @compiling()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from baselines.search import torch_topk
 
+from bench.baselines.search import torch_topk
 from clara_kernels import Corpus, cosine_topk
 
 from .data import gaussian

@@ -13,7 +13,7 @@ import clara
 from clara.cli import (
     benchmarks,
     corpus,
-    demonstration,
+    demo,
     diagnosis,
     index,
     models,
@@ -76,7 +76,7 @@ app.command("plot")(training.plot)
 app.command("synthesize")(synthesis.synthesize)
 app.command("info")(models.info)
 app.command("doctor")(diagnosis.doctor)
-app.command("demo")(demonstration.demo)
+app.command("demo")(demo.demo)
 app.add_typer(benchmarks.bench)
 app.add_typer(index.index)
 add_examples(app)

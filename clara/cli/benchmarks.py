@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clara.cli.errors import Group, user_errors
-from clara.cli.output import one_line
+from clara.terminal.printing import one_line
 
 bench = typer.Typer(
     cls=Group, name="bench", no_args_is_help=True, help="Results of `pytest bench`."
@@ -25,7 +25,7 @@ def report(
     ),
 ) -> None:
     """Make one page with pictures and tables of results, and the same as separate files."""
-    from clara.benchmarks.report import write_report
+    from clara.reports.report import write_report
 
     with user_errors():
         made = write_report(results, output)

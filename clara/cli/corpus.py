@@ -15,7 +15,6 @@ import typer
 from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
-from clara.cli.output import one_line, print_json, size
 from clara.cli.paths import check_device, check_model, check_output, expanded
 from clara.cli.resuming import (
     refuse_changed,
@@ -24,13 +23,13 @@ from clara.cli.resuming import (
     stored_documents,
 )
 from clara.cli.short_documents import count_short, remark
-from clara.fingerprints import check_addable
+from clara.terminal.printing import one_line, print_json, size
 
 if TYPE_CHECKING:
     from clara.data.records import Document
-    from clara.documents import CompressedDocuments
     from clara.index import MemoryIndex
-    from clara.model import Clara
+    from clara.memory.documents import CompressedDocuments
+    from clara.model.clara import Clara
 
 # Documents of one commit. They are counted from the start of the corpus, also by a run that
 # resumes, so that interrupted and uninterrupted runs compute the same batches.
@@ -173,7 +172,9 @@ def chosen_overflow(
     if index is None:
         return model.config.overflow if asked is None else asked.value
     with user_errors():
-        check_addable(model, index, "compress into a new folder", model_name=model_name)
+        model.memory_space.require_addable(
+            index, "compress into a new folder", model_name=model_name
+        )
     begun = str(index.settings.get("overflow", model.config.overflow))
     if asked is not None and asked.value != begun:
         raise CommandError(f"{index.path}: was begun with --overflow {begun}, not {asked.value}")
@@ -192,7 +193,7 @@ def check_rows(
     Only documents that can be at fault are tokenised: all of them with "error", with "chunk"
     those whose chunks could be named as another document is.
     """
-    from clara.compression import prepare_passages
+    from clara.text.passages import prepare_passages
 
     if overflow == "error":
         suspects = ids
@@ -278,7 +279,7 @@ class Work:
 
     def run(self) -> dict[str, Any]:
         """Compress group by group, a commit for each; what `clara compress --json` prints."""
-        from clara.progress import document_progress
+        from clara.terminal.progress import document_progress
 
         skipped = len(self.plan.stored)
         begin = time.perf_counter()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import clara
 from clara.cli import options
-from clara.cli.output import print_json
 from clara.cli.remedies import checks, conclusion, has_gpu
+from clara.terminal.printing import print_json
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -54,7 +54,7 @@ def is_trained(folder: Path) -> bool:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from clara.adapters import ADAPTERS
+    from clara.backbone.adapters import ADAPTERS
 
     for name in ADAPTERS:
         file = folder / name / "adapter_model.safetensors"

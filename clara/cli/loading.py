@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from clara.cli.errors import user_errors
 from clara.cli.options import Quantization
-from clara.cli.output import quiet_libraries
 from clara.cli.paths import check_device, check_index, check_model
+from clara.terminal.printing import quiet_libraries
 
 if TYPE_CHECKING:
     from clara.index import MemoryIndex
-    from clara.model import Clara
+    from clara.model.clara import Clara
 
 
 def load_model(
@@ -29,7 +29,7 @@ def load_model(
     check_model(name, backbone=backbone)
     check_device(device)
     quiet_libraries()
-    from clara.model import Clara
+    from clara.model.clara import Clara
 
     settings: dict[str, Any] = {}
     if quantization is not None:

@@ -9,8 +9,8 @@ import typer
 
 from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
-from clara.cli.output import one_line, print_json, quiet_libraries, size
 from clara.cli.paths import check_backbone, check_parent, check_reference, expanded
+from clara.terminal.printing import one_line, print_json, quiet_libraries, size
 
 Target = Annotated[str, typer.Argument(help="Folder to write; new or empty.")]
 
@@ -36,7 +36,7 @@ def init(
     with user_errors():
         config = ClaraConfig(compression_rate=compression_rate, document_length=document_length)
     quiet_libraries()
-    from clara.model import Clara
+    from clara.model.clara import Clara
 
     with user_errors():
         # Half the memory of float32, and nothing is lost: all that is kept of it is random.
@@ -66,7 +66,7 @@ def convert(
     check_reference(source)
     check_backbone(backbone)
     quiet_libraries()
-    from clara.convert import convert_reference
+    from clara.weights.reference import convert_reference
 
     with user_errors():
         config = convert_reference(source, folder, backbone=backbone)

@@ -9,7 +9,7 @@ import typer
 from clara.cli import options
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.cli.loading import load_both
-from clara.cli.output import (
+from clara.terminal.printing import (
     EMPTY_ANSWER,
     UNTRAINED,
     console,
@@ -20,9 +20,9 @@ from clara.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from clara.answering import Found, RankedDocument
     from clara.index import MemoryIndex
-    from clara.model import Clara
+    from clara.model.answers import Found, RankedDocument
+    from clara.model.clara import Clara
 
 
 def search(
@@ -102,7 +102,7 @@ def ask_streaming(
     model: Clara, index: MemoryIndex, question: str, top_k: int, max_new_tokens: int
 ) -> None:
     """Print the answer piece by piece, then where it comes from."""
-    from clara.answering import Clock
+    from clara.model.answers import Clock
 
     found, timings = find(model, index, question, top_k)
     clock = Clock(model.device)
@@ -127,13 +127,13 @@ def find(
     model: Clara, index: MemoryIndex, question: str, top_k: int
 ) -> tuple[Found, dict[str, float]]:
     """The nearest documents, and the milliseconds of "query" and "rank"."""
-    from clara import answering
+    from clara.model.answers import Clock
 
-    clock = answering.Clock(model.device)
+    clock = Clock(model.device)
     with user_errors():
         query = model.encode_queries([question])
         clock.lap("query")
-        (found,) = answering.find(model, query, index, top_k)
+        (found,) = model.find(query, index, top_k)
         clock.lap("rank")
     return found, clock.laps
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clara.cli.output import one_line
+from clara.terminal.printing import one_line
 
 State = Literal["fine", "missing", "slow"]
 

@@ -10,9 +10,9 @@ from clara.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from clara.data.records import Document
-    from clara.documents import CompressedDocuments
     from clara.index import MemoryIndex
-    from clara.model import Clara
+    from clara.memory.documents import CompressedDocuments
+    from clara.model.clara import Clara
 
 _SHOWN = 5  # ids in a message
 _AT_ONCE = 256
@@ -121,7 +121,7 @@ def _changed(
     model: Clara, index: MemoryIndex, documents: Sequence[Document], overflow: Any
 ) -> list[str]:
     """Ids of the documents that would be stored otherwise than they are."""
-    from clara.compression import prepare_passages
+    from clara.text.passages import prepare_passages
 
     rows = _rows(index, [document.id for document in documents])
     names = [name for document in documents for name in rows[document.id]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clara.documents import CompressedDocuments
+    from clara.memory.documents import CompressedDocuments
 
 
 def count_short(compressed: CompressedDocuments) -> int:

@@ -10,13 +10,13 @@ import typer
 
 from clara.cli.errors import BAD_USAGE, CommandError
 from clara.cli.options import Json
-from clara.cli.output import console, one_line, print_json, quiet_libraries
 from clara.cli.paths import check_backbone
+from clara.terminal.printing import console, one_line, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clara.data.synthesis.generators import Generator, Sampling
+    from clara.synthesis.generators import Generator, Sampling
 
 
 def synthesize(
@@ -67,12 +67,12 @@ def synthesize(
     from itertools import islice
 
     from clara.data.records import read_documents
-    from clara.data.synthesis.document import Limits
-    from clara.data.synthesis.generators import Sampling
-    from clara.data.synthesis.prompts import SynthesisPrompts
-    from clara.data.synthesis.run import SynthesisSettings
-    from clara.data.synthesis.run import synthesize as run
-    from clara.progress import document_progress
+    from clara.synthesis.document import Limits
+    from clara.synthesis.generators import Sampling
+    from clara.synthesis.prompts import SynthesisPrompts
+    from clara.synthesis.run import SynthesisSettings
+    from clara.synthesis.run import synthesize as run
+    from clara.terminal.progress import document_progress
 
     wording = SynthesisPrompts() if prompts is None else SynthesisPrompts.load(prompts)
     settings = SynthesisSettings(
@@ -116,11 +116,11 @@ def _check_generator(name: str) -> None:
 def _generator(name: str, base_url: str | None, sampling: Sampling, concurrency: int) -> Generator:
     kind, _, model = name.partition(":")
     if kind == "openai":
-        from clara.data.synthesis.server import OpenAIGenerator
+        from clara.synthesis.server import OpenAIGenerator
 
         return OpenAIGenerator(model, base_url, sampling, concurrency)
     quiet_libraries()
-    from clara.data.synthesis.local import LocalGenerator
+    from clara.synthesis.local import LocalGenerator
 
     return LocalGenerator(model, sampling, concurrency)
 

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
-from clara.cli.options import Json
-from clara.cli.output import one_line, print_json, quiet_libraries
+from clara.cli.options import Json, Stage
 from clara.cli.paths import check_backbone, check_model, check_parent
-
-
-class Stage(str, Enum):
-    text = "text"
-    pretrain = "pretrain"
-    instruct = "instruct"
-    end_to_end = "end-to-end"
-    contrastive = "contrastive"
+from clara.terminal.printing import one_line, print_json, quiet_libraries
 
 
 def train(
@@ -38,7 +29,8 @@ def train(
     and comes before the file's.
     """
     from clara.training.folder import check_folder
-    from clara.training.settings import SettingsError, check_early, parse_overrides, read_settings
+    from clara.training.reading import parse_overrides, read_settings
+    from clara.training.settings import SettingsError, check_early
 
     try:
         settings = read_settings(config, stage.value, parse_overrides(context.args))

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 from clara.data import recognition
 from clara.data.lines import Fields, lines, parsed
 from clara.data.values import DataError
+from clara.errors import reason
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,7 @@ def open_examples(source: str, split: str, parse: Parse[Example]) -> Examples[Ex
     try:
         rows = datasets.load_dataset(name, configuration or None, split=split)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{source}: no such file, nor a data set to read: {reason}") from error
+        raise DataError(
+            f"{source}: no such file, nor a data set to read: {reason(error)}"
+        ) from error
     return ExampleRows(rows, f"{source} ({split})", parse)

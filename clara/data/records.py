@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from clara.data.lines import Fields, identifier, lines, parsed
 from clara.data.recognition import CORPUS, QUESTIONS
 from clara.data.values import DataError, as_id, as_text, as_title, kind, shown
+from clara.files.writing import replacing
 
 
 @dataclass(frozen=True)
@@ -154,18 +153,10 @@ def write_jsonl(path: str | os.PathLike[str], records: Iterable[Any]) -> None:
             position.
         OSError: the file cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            for position, record in enumerate(records):
-                file.write(_encoded(record, position))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    target = os.path.realpath(path)
+    with replacing(target, sync=True) as unfinished, unfinished.open("wb") as file:
+        for position, record in enumerate(records):
+            file.write(_encoded(record, position))
 
 
 def _encoded(record: Any, position: int) -> bytes:

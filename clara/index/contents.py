@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from clara.documents import CompressedDocuments
 from clara.index.catalog import Catalog
 from clara.index.layout import StoredText
 from clara.index.snapshot import Snapshot
+from clara.memory.documents import CompressedDocuments
 from clara_kernels import Corpus
 
 _TEXTS = 1024  # that are read at a time

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from clara.checks import as_integer
-from clara.documents import CompressedDocuments
-from clara.index import writing
+from clara.index import build
 from clara.index.catalog import Catalog
 from clara.index.contents import Contents
 from clara.index.errors import DuplicateIdError, MemoryIndexError
@@ -24,6 +23,7 @@ from clara.index.hits import Hit, read_hits
 from clara.index.layout import StoredText, encode
 from clara.index.snapshot import Snapshot
 from clara.index.texts import text_digests
+from clara.memory.documents import CompressedDocuments
 from clara_kernels import cosine_topk
 
 _QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -54,7 +54,7 @@ class MemoryIndex:
         self._header = snapshot.header
         self._catalog: Catalog | None = None
         self._contents: Contents | None = None
-        self._writer = writing.Writer()
+        self._writer = build.Writer()
         self._lock = threading.RLock()  # guards all of these; held while any of them is loaded
 
     @classmethod
@@ -94,7 +94,7 @@ class MemoryIndex:
         )
         target = local_path(path)
         with new_folder(target) as unfinished:
-            writing.write_empty(header, unfinished)
+            build.write_empty(header, unfinished)
         return cls.open(target)
 
     @classmethod
@@ -376,7 +376,7 @@ class MemoryIndex:
         self._check_documents(compressed)
         header = self._header
         batch = encode(header, compressed)
-        with writing.only_writer(self._snapshot):
+        with build.only_writer(self._snapshot):
             self._refuse_duplicates(compressed.ids)
             if self._header != header:
                 return False

@@ -13,7 +13,6 @@ import lance
 import pyarrow as pa
 from torch import Tensor
 
-from clara.documents import CompressedDocuments
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.header import Header
 from clara.index.layout import (
@@ -24,6 +23,7 @@ from clara.index.layout import (
     decode_heads,
     decode_texts,
 )
+from clara.memory.documents import CompressedDocuments
 
 _BATCH_BYTES = 1 << 23  # of memory, in a batch of rows that is read at a time
 _BATCH_ROWS = 1024

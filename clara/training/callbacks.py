@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,8 +19,9 @@ from transformers import (
     TrainingArguments,
 )
 
+from clara.files.writing import write_text
+from clara.terminal.printing import is_terminal, say
 from clara.training.folder import LOG, read_log
-from clara.training.messages import is_terminal, say
 
 __all__ = ["LOG", "EarlyStopping", "LineProgress", "RichProgress", "RunLog", "read_log"]
 
@@ -63,9 +63,7 @@ class RunLog(TrainerCallback):
         kept = (
             [r for r in read_log(path) if r["step"] <= state.global_step] if path.exists() else []
         )
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def on_log(
         self,

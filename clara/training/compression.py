@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from clara.adapters import COMPRESSOR, GENERATOR
+from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.data.examples import AnswerExample
-from clara.encoding import answer_cross_entropy
-from clara.model import Clara
+from clara.model.clara import Clara
+from clara.model.encoding import answer_cross_entropy
 from clara.training.batches import CompressionBatch, CompressionCollator
 from clara.training.objectives import Objective, Term
 from clara_kernels import memory_alignment_loss

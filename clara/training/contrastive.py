@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clara.adapters import QUERY_REASONER
-from clara.model import Clara
+from clara.backbone.adapters import QUERY_REASONER
+from clara.model.clara import Clara
 from clara.training.batches import RankingBatch
 from clara.training.candidates import CandidateMemory, ranking_stand_in
 from clara.training.objectives import Objective, Term

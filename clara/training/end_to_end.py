@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clara.adapters import GENERATOR, QUERY_REASONER
-from clara.encoding import answer_cross_entropy
-from clara.model import Clara
+from clara.backbone.adapters import GENERATOR, QUERY_REASONER
+from clara.model.clara import Clara
+from clara.model.encoding import answer_cross_entropy
 from clara.training.batches import RankingBatch
 from clara.training.candidates import CandidateMemory, ranking_stand_in
 from clara.training.objectives import Objective, Term

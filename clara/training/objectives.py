@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clara.adapters import ADAPTERS
-from clara.model import Clara
-from clara.output_path import applies_head_alone
+from clara.backbone.adapters import ADAPTERS
+from clara.backbone.output_path import applies_head_alone
+from clara.model.clara import Clara
 from clara.training.batches import Batch, EmptyBatch, Encoder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clara.documents import CompressedDocuments
+from clara.memory.documents import CompressedDocuments
 from clara.training.batches import RankingBatch
 
 CUTOFFS = (1, 3, 5)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clara.adapters import GENERATOR
+from clara.backbone.adapters import GENERATOR
 from clara.data.examples import AnswerExample
-from clara.encoding import answer_cross_entropy
-from clara.model import Clara
+from clara.model.clara import Clara
+from clara.model.encoding import answer_cross_entropy
 from clara.training.batches import PromptBatch, TextCollator
 from clara.training.objectives import Objective, Term
 

@@ -1,6 +1,20 @@
-"""The benchmarks' modules are scripts beside each other, not a package."""
+"""A backbone that the tests of the benchmarks share."""
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+BASE = Path(__file__).parents[1] / "data" / "reference" / "base"
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """The reference's tiny backbone in float32, with its tokenizer."""
+    folder = tmp_path_factory.mktemp("backbone")
+    for file in BASE.iterdir():
+        if file.suffix in (".json", ".jinja"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).save_pretrained(folder)
+    return folder

@@ -2,16 +2,16 @@
 
 from functools import partial
 
-import backbones
 import pytest
 import torch
-from baselines.reference_answering import ReferenceAnswering
-from baselines.reference_way import ReferenceWay
-from baselines.text_rag import TextRag
-from end_to_end import distance, last_logits
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
+from bench import backbones
+from bench.baselines.reference_answering import ReferenceAnswering
+from bench.baselines.reference_way import ReferenceWay
+from bench.baselines.text_rag import TextRag
+from bench.end_to_end.ways import distance, last_logits
 from clara.data.factbook import FactbookError
 
 CPU = torch.device("cpu")

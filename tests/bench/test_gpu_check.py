@@ -3,8 +3,9 @@
 import json
 import sys
 
-import gpu_check
 import pytest
+
+from bench import gpu_check
 
 GPU = {"torch": "2.11.0", "cuda": "13.0", "gpu": "NVIDIA H100", "capability": [9, 0]}
 

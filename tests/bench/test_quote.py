@@ -3,9 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import quote
 
-from clara.benchmarks.results import Measurement, PromiseOutcome, Results
+from bench import quote
+from clara.reports.results import Measurement, Promise, Results
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -54,7 +54,7 @@ def rows():
 @pytest.fixture
 def root(tmp_path):
     results = Results(dict(ENVIRONMENT), {}, list(rows()))
-    results.promises.append(PromiseOutcome("first token", 5.0, at_least=4.0))
+    results.promises.append(Promise("first token", 5.0, at_least=4.0))
     results.write(tmp_path / FILE)
     return tmp_path
 
@@ -160,7 +160,7 @@ def test_a_changed_digit_is_found_and_put_right(page, root, refused):
 def test_the_file_changes(page, root, refused):
     path = page("promises")
     quote.main([str(path)], root)
-    Results(dict(ENVIRONMENT), {}, [], [PromiseOutcome("first token", 4.9)]).write(root / FILE)
+    Results(dict(ENVIRONMENT), {}, [], [Promise("first token", 4.9)]).write(root / FILE)
     assert refused(path, "--check").startswith("README.md:3: differs")
 
 
@@ -247,7 +247,7 @@ def test_one_bad_page_leaves_all_alone(page, root, capsys):
 
 
 def test_the_pages_of_this_repository_agree_with_their_files():
-    command = [sys.executable, "bench/quote.py", "--check"]
+    command = [sys.executable, "-m", "bench.quote", "--check"]
     pages = [str(path.relative_to(ROOT)) for path in PAGES]
     done = subprocess.run([*command, *pages], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -3,19 +3,19 @@
 import importlib
 import json
 
-import bench_operators
 import pytest
-import small_searches
 import torch
-from baselines.search import FaissSearch, faiss, torch_int8_topk, torch_topk
-from operators import SCORING_LIMITS
-from operators.case import Setting
-from promises import Promise, Report
-from scoring.data import QUERIES, furthest_apart, gaussian, groups, recall, word_documents
 from torch.nn.functional import normalize
-from turns import Turns, median_ratio
 
 import clara_kernels
+from bench.baselines.search import FaissSearch, faiss, torch_int8_topk, torch_topk
+from bench.operators import SCORING_LIMITS
+from bench.operators import __main__ as bench_operators
+from bench.operators.case import Setting
+from bench.promises import Promise, Report
+from bench.scoring.data import QUERIES, furthest_apart, gaussian, groups, recall, word_documents
+from bench.small import searches as small_searches
+from bench.turns import Turns, median_ratio
 from clara_kernels import Corpus, cosine_topk, quantize_memory
 
 KINDS = (gaussian, groups, word_documents)
@@ -171,7 +171,7 @@ def test_every_search_agrees_with_its_baseline(dry_run):
 def test_promised_searches_are_measured_at_full_size():
     promised = {}
     for name in SCORING_LIMITS:
-        for case in importlib.import_module(f"operators.{name}").cases(FULL):
+        for case in importlib.import_module(f"bench.operators.{name}").cases(FULL):
             assert case.operator == name
             for target in case.targets:
                 assert not target.of or target.of in case.baselines
@@ -191,7 +191,7 @@ def test_promised_searches_are_measured_at_full_size():
 def test_bytes_and_flops_of_a_search():
     (case,) = [
         case
-        for case in importlib.import_module("operators.cosine_topk_few").cases(FULL)
+        for case in importlib.import_module("bench.operators.cosine_topk_few").cases(FULL)
         if case.name == "int8, B=8, N=20000, D=32768"
     ]
     rows, norms, queries, results = 20_000 * 32_768, 20_000 * 4, 8 * 32_768 * 4, 8 * 10 * 12
@@ -200,7 +200,7 @@ def test_bytes_and_flops_of_a_search():
 
 
 def test_share_of_the_matrix_rate_is_measured():
-    case = next(importlib.import_module("operators.cosine_topk_many").cases(FULL))
+    case = next(importlib.import_module("bench.operators.cosine_topk_many").cases(FULL))
     target = bench_operators.Target("", "matrix rate", at_least=0.45)
     assert bench_operators._measured(target, found(matrix_share=0.5), case, {}) == 0.5
 
@@ -236,7 +236,7 @@ def test_small_searches_notice_what_is_wrong():
 
 def test_without_kernels_a_search_on_a_gpu_is_missing(monkeypatch):
     """Never the reference in their place."""
-    search = importlib.import_module("operators.search")
+    search = importlib.import_module("bench.operators.search")
     rows = type("Rows", (), {"is_cuda": True})()
     monkeypatch.setattr(clara_kernels, "build_info", lambda: {"cuda": None})
     with pytest.raises(search.Unavailable, match="without CUDA"):

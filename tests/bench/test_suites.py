@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from baselines.text_rag import TextRag
-from promises import Promise
-from questions import LINGUA, MEMORY, MERGED, ONLINE, REFERENCE, TEXT, Found, Ways, filler
-from recording import Recorder
-from turns import Turns, median_ratio
-from workload import cut, document_lengths, documents, load_model, sources
 
-from clara.benchmarks.results import read_results
-
-from .test_reference_way import backbone  # noqa: F401
+from bench.baselines.text_rag import TextRag
+from bench.promises import Promise
+from bench.questions import LINGUA, MEMORY, MERGED, ONLINE, REFERENCE, TEXT, Found, Ways, filler
+from bench.recording import Recorder
+from bench.turns import Turns, median_ratio
+from bench.workload import cut, document_lengths, documents, load_model, sources
+from clara.reports.results import read_results
 
 pytest_plugins = ["pytester"]
 
@@ -24,7 +22,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 
 @pytest.fixture(scope="module")
-def ways(backbone):  # noqa: F811
+def ways(backbone):
     return Ways(load_model(backbone, RATE, document_length=LENGTH))
 
 

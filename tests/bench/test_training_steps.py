@@ -2,26 +2,24 @@
 
 import pytest
 import torch
-from training_steps import (
+
+from bench.training_steps import (
     CompressionSteps,
     EndToEndSteps,
     model_to_train,
     pretraining_examples,
     ranking_examples,
 )
-
 from clara import ClaraConfig
-from clara.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
-
-from .test_reference_way import backbone  # noqa: F401
+from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 
 
 @pytest.fixture
-def model(backbone, monkeypatch):  # noqa: F811
+def model(backbone, monkeypatch):
     small = ClaraConfig(
         compression_rate=16, document_length=256, lora_rank=4, lora_alpha=8, dtype="float32"
     )
-    monkeypatch.setattr("workload.ClaraConfig", lambda **_: small.replace(temperature=0.5))
+    monkeypatch.setattr("bench.workload.ClaraConfig", lambda **_: small.replace(temperature=0.5))
     return model_to_train(backbone, 16)
 
 

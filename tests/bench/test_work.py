@@ -2,16 +2,14 @@
 
 import pytest
 import torch
-from work import Work
-from workload import layer_weights
 
+from bench.work import Work
+from bench.workload import layer_weights
 from clara import Clara, ClaraConfig
-
-from .test_reference_way import backbone  # noqa: F401
 
 
 @pytest.fixture
-def model(backbone):  # noqa: F811
+def model(backbone):
     config = ClaraConfig(compression_rate=8, document_length=48, lora_rank=4, dtype="float32")
     return Clara.from_backbone(backbone, config, device="cpu")
 

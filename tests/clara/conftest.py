@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from clara import Clara, ClaraConfig
-from clara.convert import convert_reference
+from clara.weights.reference import convert_reference
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
 FAMILIES = {

@@ -11,8 +11,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 from transformers.utils import logging
 
-from clara import lora_library
-from clara.loading_bars import bars_on_a_terminal_only
+from clara.backbone import lora_library
+from clara.terminal.loading_bars import bars_on_a_terminal_only
 
 BASE = Path(__file__).parents[1] / "data" / "reference" / "base"
 HEAVY = (

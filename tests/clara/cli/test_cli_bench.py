@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from clara.benchmarks.results import FORMAT, Measurement, PromiseOutcome, Results
+from clara.reports.results import FORMAT, Measurement, Promise, Results
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def results(tmp_path):
             for implementation in ("ours", "reference way")
         ]
         environment = {"device": "cpu", **environment}
-        promises = [PromiseOutcome("throughput", 2.0, at_least=1.5)]
+        promises = [Promise("throughput", 2.0, at_least=1.5)]
         Results(environment, {}, rows, promises).write(tmp_path / name)
         return str(tmp_path / name)
 

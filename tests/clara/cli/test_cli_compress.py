@@ -12,8 +12,8 @@ import torch
 
 from clara import Clara, Document
 from clara.cli import corpus
-from clara.documents import CompressedDocuments
 from clara.index import MemoryIndex
+from clara.memory.documents import CompressedDocuments
 
 LONG = "One sentence of a long document. " * 20
 
@@ -251,6 +251,7 @@ def wait_for(path: Path, documents: int) -> None:
     raise TimeoutError(f"{path} has too few documents")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_index(start, clara, compress, write_corpus, tmp_path):
     records = [
         {"id": f"d{n}", "contents": f"Number {n}. " * (1 + n % 30), "title": f"T{n}"}
@@ -273,6 +274,7 @@ def test_killed_and_resumed_gives_the_same_index(start, clara, compress, write_c
     assert_same(content(tmp_path / "killed"), content(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_interrupt_is_quiet(start, compress, write_corpus, tmp_path):
     running = start(*compress(write_corpus(count=20 * corpus.GROUP), tmp_path / "index"))
     wait_for(tmp_path / "index", 1)
@@ -283,6 +285,7 @@ def test_interrupt_is_quiet(start, compress, write_corpus, tmp_path):
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_process_prints_one_line_in_a_pipe(process, compress, write_corpus, tmp_path):
     result = process(*compress(write_corpus(count=3), tmp_path / "index"))
     assert result.returncode == 0
@@ -290,6 +293,7 @@ def test_process_prints_one_line_in_a_pipe(process, compress, write_corpus, tmp_
     assert len(result.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_terminal_gets_a_bar(process, start, compress, write_corpus, tmp_path):
     ours, theirs = pty.openpty()
     running = start(*compress(write_corpus(count=300), tmp_path / "index"), stderr=theirs)

@@ -185,6 +185,7 @@ def test_closed_pipe_is_quiet(start, index):
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_locale_without_unicode(process, environment, write_corpus, model, index, tmp_path):
     record = {"id": "ü", "contents": "Übersicht 東京", "title": "☃"}
     target = str(tmp_path / "index")

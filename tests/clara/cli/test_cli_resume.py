@@ -14,12 +14,12 @@ import torch
 
 from clara import Clara
 from clara.cli import corpus
-from clara.core import ClaraCore
 from clara.index import MemoryIndex
+from clara.index.build import write_empty
 from clara.index.header import Header
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
-from clara.index.writing import write_empty
+from clara.model.modules import ClaraCore
 
 LONG = "One sentence of a long document. " * 20
 

@@ -16,7 +16,7 @@ from clara.data.records import Document
 
 pytest.importorskip("openai")
 
-_PATH = Path(__file__).parents[1] / "data" / "synthesis" / "server.py"
+_PATH = Path(__file__).parents[1] / "synthesis" / "server.py"
 _SPEC = importlib.util.spec_from_file_location("synthesis_server", _PATH)
 server_module = importlib.util.module_from_spec(_SPEC)
 sys.modules["synthesis_server"] = server_module
@@ -131,7 +131,7 @@ def test_a_server_that_refuses(refused, arguments, server):
 
 
 def test_without_the_package(refused, arguments, monkeypatch):
-    import clara.data.synthesis.server as generators
+    import clara.synthesis.server as generators
 
     monkeypatch.setattr(generators, "find_spec", lambda name: None)
     assert "needs the package openai" in refused(*arguments)

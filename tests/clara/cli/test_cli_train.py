@@ -169,7 +169,8 @@ def without(missing):
 def test_a_mistyped_setting_loads_neither_torch_nor_transformers(settings):
     """They take seconds; a mistake should not."""
     program = (
-        "import sys; from clara.training.settings import *\n"
+        "import sys; from clara.training.reading import *\n"
+        "from clara.training.settings import *\n"
         "try: read_settings(sys.argv[1], 'pretrain', {'learning_rat': 1})\n"
         "except SettingsError as error: print(error)\n"
         "check_early(read_settings(sys.argv[1], 'pretrain', {}))\n"

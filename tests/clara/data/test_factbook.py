@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from clara.data import Document, read_documents, read_questions
-from clara.data.factbook import (
+from clara.data.factbook.build import (
     LONGEST_ANSWER,
     SPLITS,
     Country,

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from clara.documents import CompressedDocuments
 from clara.index import MemoryIndex, MemoryIndexError
 from clara.index.header import Header
 from clara.index.layout import encode
+from clara.memory.documents import CompressedDocuments
 
 OLDER = Header("f" * 64, 1, 2, torch.float32, {"rate": 16})
 HEADER = replace(OLDER, identity="1d")

@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from clara.documents import CompressedDocuments
 from clara.index import MemoryIndex
+from clara.memory.documents import CompressedDocuments
 
 READER = """
 import hashlib, json, sys
@@ -30,7 +30,7 @@ print(json.dumps([stored, found, index.info()]))
 WRITER = """
 import sys
 import torch
-from clara.documents import CompressedDocuments
+from clara.memory.documents import CompressedDocuments
 from clara.index import MemoryIndex
 
 index, batch = MemoryIndex.open(sys.argv[1]), int(sys.argv[2])

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from clara.documents import CompressedDocuments
 from clara.index import MemoryIndex, MemoryIndexError
+from clara.memory.documents import CompressedDocuments
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

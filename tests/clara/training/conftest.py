@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clara import Clara, ClaraConfig
-from clara.adapters import ADAPTERS
+from clara.backbone.adapters import ADAPTERS
 
 NAMES = ["Ada", "Ben", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
 TOWNS = ["Ayr", "Bath", "Cork", "Deal", "Ely", "Frome", "Gort", "Hull"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
-from clara.packing import compressor_input
-from clara.prompts import build_prompt, memory_slots
-from clara.tokenizer import Marker
+from clara.text.packing import compressor_input
+from clara.text.prompts import build_prompt, memory_slots
+from clara.text.tokenizer import Marker
 from clara.training import batches
 from clara.training.batches import (
     EVENTS,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from clara.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
 from clara.training.batches import (
     CompressionCollator,

@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clara.training.arguments import ClaraTrainingArguments, RunSettings, SettingsError
+from clara.training.arguments import ClaraTrainingArguments
 from clara.training.callbacks import read_log
 from clara.training.resuming import _compare_batches, _other_curve, check_backbone, treatment
 from clara.training.run import run
+from clara.training.settings import RunSettings, SettingsError
 from clara.training.trainer import checkpoints
 
 # Runs stages with settings given as JSON; sleeps in every step so that it can be killed.
@@ -25,7 +26,7 @@ PROGRAM = """
 import json, sys, time
 import torch
 torch.set_num_threads(1)
-from clara.training.arguments import RunSettings
+from clara.training.settings import RunSettings
 from clara.training.run import run
 from clara.training.objectives import Objective
 pause, runs = json.loads(sys.argv[1])

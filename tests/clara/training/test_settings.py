@@ -7,15 +7,19 @@ from transformers import TrainingArguments
 
 from clara import ClaraConfig
 from clara.training.arguments import ClaraTrainingArguments
+from clara.training.reading import _declared, model_settings, trainer_settings
+from clara.training.run import _STAGES
 from clara.training.settings import (
     NUMBERS,
+    STAGES,
     SettingsError,
-    _declared,
     check_numbers,
     check_reporters,
-    model_settings,
-    trainer_settings,
 )
+
+
+def test_every_stage_can_be_run():
+    assert tuple(_STAGES) == STAGES
 
 
 def names(kind):

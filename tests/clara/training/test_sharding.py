@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clara import Clara
-from clara.adapters import COMPRESSOR, GENERATOR
+from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.data.examples import ExampleFile, pretraining_example
 from clara.training.batches import CompressionCollator, Encoder
 from clara.training.compression import CompressionObjective
@@ -26,7 +26,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from clara import Clara, checkpoint
 from clara.data.examples import ExampleFile, pretraining_example
-from clara.sharding import whole
+from clara.backbone.sharding import whole
 from clara.training.batches import CompressionCollator, EmptyBatch, Encoder
 from clara.training.compression import CompressionObjective
 

@@ -1,0 +1,1 @@
+"""Calls of small odd sizes: what compute-sanitizer watches on a GPU."""

@@ -1,0 +1,1 @@
+"""The backbone: loading a causal language model, and all that changes its layers."""

@@ -1,0 +1,29 @@
+"""Documents and questions from the CIA World Factbook."""
+
+from clara.data.factbook.build import (
+    LONGEST_ANSWER,
+    SPLITS,
+    Country,
+    FactbookError,
+    Field,
+    build_documents,
+    build_questions,
+    load_factbook,
+    smollm2_file,
+    split_of,
+    write_factbook,
+)
+
+__all__ = [
+    "LONGEST_ANSWER",
+    "SPLITS",
+    "Country",
+    "FactbookError",
+    "Field",
+    "build_documents",
+    "build_questions",
+    "load_factbook",
+    "smollm2_file",
+    "split_of",
+    "write_factbook",
+]

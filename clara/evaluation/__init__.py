@@ -1,0 +1,1 @@
+"""Comparisons of memory tokens with plain text."""

@@ -1,0 +1,1 @@
+"""Files and folders: their names, and writing them."""

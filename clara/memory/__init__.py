@@ -1,0 +1,1 @@
+"""Compressed documents, and what belongs together."""

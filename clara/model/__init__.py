@@ -1,0 +1,1 @@
+"""The model: memory tokens, encoding, ranking, generation and checkpoints."""

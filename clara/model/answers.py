@@ -1,0 +1,180 @@
+"""What ranking and answering return, and how documents are found for a question."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clara.config import PromptTemplate
+from clara.memory.searching import SearchableIndex
+from clara.model.ranking import Candidates, ReadMemory
+from clara.text.prompts import build_text_prompt
+from clara.text.tokenizer import SafeTokenizer
+
+Count = int | None | Callable[[], int]
+
+
+class Ranking(NamedTuple):
+    """Candidates of `B` questions by cosine similarity.
+
+    Attributes:
+        scores: float32 `[B, k]`, descending; -inf in slots beyond a question's candidates.
+        indices: int64 `[B, k]`, positions among the question's candidates; -1 in such slots.
+    """
+
+    scores: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class RankedDocument:
+    """A document an answer was made from; `id` names the chunk if the document was split."""
+
+    id: str
+    document_id: str
+    title: str | None
+    score: float
+    text: str
+
+
+class CountedWhenRead:
+    """A field of a dataclass that may be given as a function, which is called at the first reading.
+
+    After that the field is the number, and the function is forgotten.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> int | None:
+        if instance is None:
+            raise AttributeError(self._name)  # which tells `dataclass` that there is no default
+        value: Count = vars(instance)[self._name]
+        if callable(value):
+            value = vars(instance)[self._name] = value()
+        return value
+
+    def __set__(self, instance: object, value: Count) -> None:
+        vars(instance)[self._name] = value
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it was made from.
+
+    Attributes:
+        text: the generated answer.
+        documents: what it was generated from, best first; empty when only memory was given.
+        prompt_tokens: positions of the prompt, memory slots included.
+        text_prompt_tokens: tokens of the same prompt with the documents' text in place of their
+            memory; None when the texts are not known. Counted when it is first read, which takes
+            as long as tokenising the documents.
+        timings_ms: wall time of "query", "rank" and "generate" for the whole batch.
+    """
+
+    text: str
+    documents: list[RankedDocument]
+    prompt_tokens: int
+    text_prompt_tokens: CountedWhenRead = CountedWhenRead()
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the number, not the function that counts."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The documents selected for one question: memory `[k, m, H]`, best first."""
+
+    memory: Tensor
+    documents: list[RankedDocument]
+
+    @property
+    def texts(self) -> list[str]:
+        return [document.text for document in self.documents]
+
+
+def counter_of_text_prompt(
+    tokenizer: SafeTokenizer, template: PromptTemplate, question: str, texts: list[str]
+) -> Callable[[], int]:
+    """A function for `Answer.text_prompt_tokens`. It keeps the tokenizer, but not the model."""
+    return lambda: len(build_text_prompt(tokenizer, template, texts, question).ids)
+
+
+def found_in_index(
+    index: SearchableIndex, queries: Tensor, k: int, read: ReadMemory
+) -> list[Found]:
+    """The best `k` documents of an index for each of the queries `[B, m, H]`.
+
+    Raises:
+        ValueError: the index holds no documents.
+    """
+    found = []
+    for row, hits in enumerate(index.search(queries, k)):
+        if not hits:
+            raise ValueError("the index is empty")
+        ranked = [RankedDocument(h.id, h.document_id, h.title, h.score, h.text) for h in hits]
+        memory = torch.stack([hit.memory for hit in hits])
+        found.append(Found(read(memory, f"memory of question {row}"), ranked))
+    return found
+
+
+def found_among(candidates: Candidates, queries: Tensor, k: int) -> list[Found]:
+    """The best `k` candidates for each of the queries `[B, m, H]`."""
+    return [
+        _found(candidates, row, scores, order)
+        for row, (scores, order) in enumerate(candidates.rank(queries, k))
+    ]
+
+
+def _found(candidates: Candidates, row: int, scores: Tensor, order: Tensor) -> Found:
+    memory = candidates.memory[row][order]
+    if candidates.documents is None:
+        return Found(memory, [])
+    chosen = candidates.documents[row]
+    ranked = [
+        RankedDocument(
+            chosen.ids[i],
+            chosen.document_ids[i],
+            chosen.titles[i],
+            score,
+            chosen.texts[i],
+        )
+        for i, score in zip(order.tolist(), scores.tolist(), strict=True)
+    ]
+    return Found(memory, ranked)
+
+
+def padded_ranking(ranked: Sequence[tuple[Tensor, Tensor]]) -> Ranking:
+    """Rankings of unequal length in one pair of tensors."""
+    if not ranked:
+        return Ranking(torch.empty(0, 0), torch.empty(0, 0, dtype=torch.long))
+    width = max(len(order) for _, order in ranked)
+    scores = ranked[0][0].new_full((len(ranked), width), -torch.inf)
+    indices = ranked[0][1].new_full((len(ranked), width), -1)
+    for row, (values, order) in enumerate(ranked):
+        scores[row, : len(order)] = values
+        indices[row, : len(order)] = order
+    return Ranking(scores, indices)
+
+
+class Clock:
+    """Wall time of consecutive steps, in milliseconds; waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.laps: dict[str, float] = {}
+        self._device = device
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self.laps[name] = 1000 * (now - self._last)
+        self._last = now

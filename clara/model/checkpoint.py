@@ -1,0 +1,189 @@
+"""Model folders: what is written, and read back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import HfApi
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from clara.backbone import hub
+from clara.backbone import trained as own_backbone
+from clara.backbone.adapters import ADAPTERS, adapter_files
+from clara.backbone.files import weight_files
+from clara.backbone.loading import backbone_digest, sampled_backbone_digest
+from clara.backbone.sharding import fill, whole
+from clara.config import MODEL_FIELDS, ClaraConfig
+
+if TYPE_CHECKING:
+    from clara.model.modules import ClaraCore
+
+CONFIG = "config.json"
+MEMORY_TOKENS = "memory_tokens.safetensors"
+_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model", ".md")
+
+_CARD = """---
+library_name: clara-rag
+{base_model}tags:
+- clara
+- retrieval-augmented-generation
+---
+
+# CLaRa model
+
+Adapters on {name} that compress documents of up to {length} tokens into
+{m} memory tokens (nominal {rate}x), encode questions into the same space, and answer from the
+memory of the documents ranked highest.
+
+```python
+from clara import Clara
+
+model = Clara.from_pretrained("path/or/name/of/this/folder")
+print(model.answer(["a question"], ["a document", "another document"])[0].text)
+```
+"""
+
+
+def save(model: ClaraCore, folder: str | Path) -> None:
+    """Write configuration, adapters, our embedding rows, tokenizer and model card.
+
+    The backbone's own weights are written only if they were trained. Everything is safetensors
+    or text.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.config
+    if model.owns_backbone:
+        own_backbone.save(model.backbone, model.tokenizer.tokenizer, folder / own_backbone.FOLDER)
+        own = str(folder / own_backbone.FOLDER)
+        model.backbone_digest = backbone_digest(own)
+        model.sampled_backbone_digest = sampled_backbone_digest(own)
+        config = config.replace(backbone=own_backbone.FOLDER)
+    model.adapters.save(folder)
+    rows = {
+        name: whole(value.detach()).cpu().contiguous()
+        for name, value in model.memory_tokens.state_dict().items()
+    }
+    save_file(rows, folder / MEMORY_TOKENS, metadata={"format": "pt"})
+    model.tokenizer.tokenizer.save_pretrained(folder)
+    local = model.owns_backbone or Path(str(config.backbone)).is_absolute()
+    card = _CARD.format(
+        base_model="" if local else f"base_model: {config.backbone}\n",
+        name=Path(str(config.backbone)).name if local else config.backbone,
+        length=config.document_length,
+        m=config.memory_tokens,
+        rate=config.compression_rate,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    config.save(folder / CONFIG)
+
+
+def take_part(model: ClaraCore) -> None:
+    """What the other processes do while one saves a model that is spread over all of them."""
+    if model.owns_backbone:
+        for value in own_backbone.plain_state(model.backbone).values():
+            whole(value)
+    for name in ADAPTERS:
+        for value in model.adapters.state(name).values():
+            whole(value)
+    for value in model.memory_tokens.state_dict().values():
+        whole(value)
+
+
+def locate(name_or_path: str | Path) -> Path:
+    """Folder of a saved model, downloaded from the hub if it is not a local one.
+
+    Raises:
+        ValueError: no such folder or hub model, or one that is not a CLaRa model; a `HubError`
+            if it cannot be got from the hub.
+    """
+    folder = Path(os.path.expanduser(name_or_path))
+    if not folder.is_dir():
+        name = str(name_or_path)
+        if folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
+            raise ValueError(f"model folder {name!r} does not exist")
+        try:
+            folder = hub.snapshot(name, choose=_needed_files, complete=_is_complete)
+        except hub.HubError as error:
+            raise hub.HubError(f"model {error}") from error
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is not a CLaRa model: it holds no {CONFIG}")
+    return folder
+
+
+def _needed_files(files: Sequence[str], download: Callable[[str], Path]) -> list[str]:
+    """Of the files on the hub, those that a model folder has; nothing that could be a pickle."""
+    if CONFIG not in files or MEMORY_TOKENS not in files:
+        remedy = ""
+        if any(Path(file).name == "adapters.pth" for file in files):
+            remedy = ": it holds a checkpoint of the reference implementation; see 'clara convert'"
+        raise hub.HubError(f"on the hub is not a CLaRa model{remedy}")
+    return [file for file in files if Path(file).suffix in _SUFFIXES]
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder of the hub's cache holds a whole model."""
+    files = [folder / MEMORY_TOKENS, *adapter_files(folder)]
+    try:
+        if ClaraConfig.load(folder / CONFIG).backbone == own_backbone.FOLDER:
+            files += weight_files(folder / own_backbone.FOLDER)
+    except (OSError, ValueError):
+        return False
+    return all(file.is_file() for file in files)
+
+
+def read_config(folder: Path, expected: Mapping[str, Any]) -> ClaraConfig:
+    """The saved settings, with those that only say how to run the model replaced by `expected`.
+
+    Raises:
+        ValueError: `expected` contradicts a setting that the checkpoint was made with.
+    """
+    config = ClaraConfig.load(folder / CONFIG)
+    wanted = config.replace(**expected)
+    for name in MODEL_FIELDS:
+        if getattr(wanted, name) != getattr(config, name):
+            raise ValueError(
+                f"{name}={getattr(wanted, name)!r} contradicts the checkpoint {folder}, which has "
+                f"{name}={getattr(config, name)!r}"
+            )
+    return wanted
+
+
+def load_weights(model: ClaraCore, folder: Path) -> None:
+    """Fill a model from a folder, with its backbone where that belongs to it.
+
+    Raises:
+        ValueError: an adapter or a row is missing or does not fit; names it.
+    """
+    model.adapters.load(folder)
+    file = folder / MEMORY_TOKENS
+    try:
+        rows = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: cannot read the memory tokens: {error}") from error
+    own = model.memory_tokens.state_dict()
+    if own.keys() != rows.keys():
+        raise ValueError(f"{file}: holds {sorted(rows)}, expected {sorted(own)}")
+    for name, value in own.items():
+        if value.shape != rows[name].shape:
+            raise ValueError(
+                f"{file}: {name} is {list(rows[name].shape)}, expected {list(value.shape)}"
+            )
+    for name, value in own.items():
+        fill(value, rows[name])
+    if model.owns_backbone:
+        own_backbone.load(model.backbone, folder / own_backbone.FOLDER)
+
+
+def push(model: ClaraCore, repo_id: str, *, private: bool, token: str | None) -> str:
+    """Upload a saved model to the hub; returns the address of the commit."""
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        save(model, folder)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder))

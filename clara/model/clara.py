@@ -1,0 +1,346 @@
+"""`Clara`: compress documents, encode questions, rank, and answer from memory tokens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clara.backbone import trained as own_backbone
+from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.backbone.loading import backbone_digest, load_backbone
+from clara.backbone.output_path import states_to_logits
+from clara.checks import as_integer
+from clara.config import ClaraConfig
+from clara.memory.documents import CompressedDocuments
+from clara.memory.searching import SearchableIndex
+from clara.model import checkpoint, encoding
+from clara.model.answers import Answer, Clock, Found, counter_of_text_prompt
+from clara.model.ranking import Documents, check_questions, memory_of_each_question
+from clara.model.retrieval import Retriever
+from clara.text.prompts import build_text_prompt
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
+    from clara.model.generation import Task
+
+
+class Clara(Retriever):
+    """A backbone with compressor, query reasoner and generator adapters.
+
+    Build one with `from_backbone` (untrained adapters) or `from_pretrained`. Public methods
+    compute without gradients and in evaluation mode, and leave the model as it was; threads may
+    share one model. `encode` and `answer_loss` are the differentiable parts that training uses.
+    """
+
+    # Construction, saving
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name_or_path: str | Path,
+        config: ClaraConfig | None = None,
+        *,
+        device: str | torch.device | None = None,
+        seed: int = 0,
+    ) -> Clara:
+        """A new model with untrained adapters, which compute what the backbone computes.
+
+        Args:
+            name_or_path: hub id, folder or GGUF file of a causal language model.
+            device: CUDA if there is one, else CPU.
+            seed: of the adapters' and memory tokens' initial values.
+
+        Raises:
+            BackboneError, ValueError: the backbone cannot be loaded, or does not fit the config.
+        """
+        config = config or ClaraConfig()
+        backbone = _absolute(name_or_path)
+        if config.backbone not in (None, str(name_or_path), backbone):
+            raise ValueError(f"config.backbone {config.backbone!r} is not {str(name_or_path)!r}")
+        config = config.replace(backbone=backbone)
+        model = cls._around_backbone(config, _device(device), seed=seed)
+        model.memory_tokens.initialise(model.backbone.get_input_embeddings().weight, seed=seed)
+        model.adapters.copy(COMPRESSOR, QUERY_REASONER)
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        backbone: str | Path | None = None,
+        device: str | torch.device | None = None,
+        merge_generator: bool = False,
+        **settings: Any,
+    ) -> Clara:
+        """Load a saved model, all adapters of it.
+
+        Args:
+            name_or_path: folder or hub id of a model that `save_pretrained` wrote.
+            backbone: where the backbone is now, if not where the configuration says.
+            merge_generator: see `merge_generator`.
+            settings: fields of `ClaraConfig`. Those that say how to run the model (`dtype`,
+                `quantization`, `attention`, `top_k`, …) replace the saved ones; those that
+                define it must agree with the checkpoint.
+
+        Raises:
+            ValueError: no model there, something missing or unreadable in it, or a setting that
+                contradicts it.
+        """
+        folder = checkpoint.locate(name_or_path)
+        config = checkpoint.read_config(folder, settings)
+        if backbone is not None:
+            config = config.replace(backbone=_absolute(backbone))
+        if config.backbone is None:
+            raise ValueError(f"{folder}: the configuration names no backbone; pass backbone=")
+        own = config.backbone == own_backbone.FOLDER and backbone is None
+        if own:
+            config = config.replace(backbone=str((folder / own_backbone.FOLDER).resolve()))
+        model = cls._around_backbone(config, _device(device))
+        checkpoint.load_weights(model, folder)
+        model.owns_backbone = own
+        if merge_generator:
+            model.merge_generator()
+        return model
+
+    @classmethod
+    def _around_backbone(cls, config: ClaraConfig, device: torch.device, seed: int = 0) -> Clara:
+        default = "float32" if device.type == "cpu" else "bfloat16"
+        backbone, tokenizer = load_backbone(
+            str(config.backbone),
+            device=device,
+            dtype=getattr(torch, config.dtype or default),
+            quantization=config.quantization,
+            attention=config.attention,
+        )
+        digest = backbone_digest(str(config.backbone))
+        return cls(backbone, tokenizer, config, backbone_digest=digest, seed=seed)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write adapters, memory tokens, configuration, tokenizer and model card, no pickle."""
+        checkpoint.save(self, folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes; returns the address of the commit."""
+        return checkpoint.push(self, repo_id, private=private, token=token)
+
+    def load_weights(self, folder: Path) -> None:
+        """Take on the weights of a model folder of the same configuration.
+
+        Raises:
+            ValueError: something is missing, unreadable or does not fit.
+        """
+        checkpoint.load_weights(self, folder)
+
+    def generate(
+        self,
+        questions: Sequence[str],
+        memory: Tensor | Sequence[Tensor | CompressedDocuments],
+        *,
+        generation_config: GenerationConfig | None = None,
+        max_new_tokens: int | None = None,
+        max_prompt_tokens: int | None = None,
+        batch_size: int = 8,
+    ) -> list[str]:
+        """Answer questions from memory; greedy unless `generation_config` says otherwise.
+
+        An answer ends at the tokens or the text that end a turn in the backbone's chat format, at
+        those stored with the backbone, and at the tokenizer's end of sequence; with an
+        `eos_token_id` in `generation_config`, at that alone. What ends it is left out of its text,
+        `stop_strings` too; an ordinary token that is made the `eos_token_id` is part of the text.
+
+        Args:
+            memory: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+            generation_config: its limits `max_length` and `min_length` count the prompt of each
+                question and its answer; `max_new_tokens` and `min_new_tokens` win over them.
+                `repetition_penalty` and `no_repeat_ngram_size` look at the answer alone, `max_time`
+                is for each batch. What cannot work with a prompt of memory is refused.
+            max_new_tokens: default 128, unless `generation_config` has a limit.
+            max_prompt_tokens: budget of a prompt; the backbone's positions limit it anyway.
+
+        Raises:
+            TypeError: a number is none, such as `True` or `4.0` for an integer.
+            ValueError: a prompt is over the budget, or a setting is refused.
+        """
+        from clara.model import generation
+
+        each = memory_of_each_question(questions, memory, self.read_memory)
+        task = self._task(questions, each, generation_config, max_new_tokens, max_prompt_tokens)
+        return generation.generate(self, task, batch_size=batch_size)
+
+    def stream(
+        self,
+        question: str,
+        memory: Tensor | CompressedDocuments,
+        *,
+        generation_config: GenerationConfig | None = None,
+        max_new_tokens: int | None = None,
+        max_prompt_tokens: int | None = None,
+    ) -> Iterator[str]:
+        """Like `generate` for one question and memory `[k, m, H]`, in pieces as they come."""
+        from clara.model import generation
+
+        each = memory_of_each_question([question], [memory], self.read_memory)
+        task = self._task([question], each, generation_config, max_new_tokens, max_prompt_tokens)
+        if (task.settings.num_beams or 1) > 1:
+            raise ValueError(
+                "stream cannot use beam search: generation_config.num_beams must be 1, got "
+                f"{task.settings.num_beams}; generate can"
+            )
+        return generation.stream(self, task)
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        documents: Documents | SearchableIndex,
+        *,
+        top_k: int | None = None,
+        generation_config: GenerationConfig | None = None,
+        max_new_tokens: int | None = None,
+        max_prompt_tokens: int | None = None,
+        batch_size: int = 8,
+    ) -> list[Answer]:
+        """Rank documents for each question and answer from the best.
+
+        Args:
+            documents: as in `rank`, or an index with a method `search(queries, k)`.
+        """
+        from clara.model import generation
+
+        clock = Clock(self.device)
+        queries = self.encode_queries(questions)
+        clock.lap("query")
+        found = self.find(queries, documents, top_k)
+        clock.lap("rank")
+        memory = [each.memory for each in found]
+        task = self._task(questions, memory, generation_config, max_new_tokens, max_prompt_tokens)
+        texts = generation.generate(self, task, batch_size=batch_size)
+        clock.lap("generate")
+        return [
+            Answer(
+                text=text.strip(),
+                documents=each.documents,
+                prompt_tokens=len(prompt.ids),
+                text_prompt_tokens=self._text_prompt_counter(question, each),
+                timings_ms=dict(clock.laps),
+            )
+            for question, text, each, prompt in zip(
+                questions, texts, found, task.prompts, strict=True
+            )
+        ]
+
+    def answer_loss(
+        self,
+        questions: Sequence[str],
+        memory: Tensor | Sequence[Tensor],
+        answers: Sequence[str],
+    ) -> Tensor:
+        """Mean cross-entropy of the answers' tokens given question and memory (a 0-d tensor).
+
+        Only answer positions go through the output head. Differentiable in the generator and in
+        `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+
+        Raises:
+            ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
+                do not come from its final states alone.
+        """
+        return encoding.answer_loss(self, questions, memory, answers)
+
+    def answer_from_text(
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        *,
+        max_new_tokens: int | None = None,
+        max_prompt_tokens: int | None = None,
+        batch_size: int = 8,
+    ) -> list[str]:
+        """Plain-text retrieval-augmented generation with the bare backbone, for comparison.
+
+        Args:
+            documents: the texts to put into each question's prompt.
+        """
+        from clara.model import generation
+
+        check_questions(questions, len(documents))
+        prompts = [
+            build_text_prompt(self.tokenizer, self.config.prompt, texts, question)
+            for question, texts in zip(questions, documents, strict=True)
+        ]
+        empty = torch.empty(0, self.hidden_size, dtype=self.dtype, device=self.device)
+        task = generation.prepare(
+            self,
+            prompts,
+            [empty] * len(prompts),
+            adapter=None,
+            generation_config=None,
+            max_new_tokens=max_new_tokens,
+            max_prompt_tokens=max_prompt_tokens,
+        )
+        return generation.generate(self, task, batch_size=batch_size)
+
+    @torch.no_grad()
+    def logit_lens(self, memory: Tensor, top: int = 50) -> list[Any]:
+        """The words behind memory vectors: their projection through the output head.
+
+        Args:
+            memory: `[m, H]` or `[..., m, H]`, such as `encode_queries` returns.
+            top: vocabulary entries looked at for each vector; those without a letter or digit
+                are left out.
+
+        Returns:
+            Nested lists in the shape of `memory` less its last dimension, of lists of words.
+        """
+        top = as_integer(top, "top", least=1)
+        if memory.ndim > 1:
+            return [self.logit_lens(each, top) for each in memory]
+        (logits,) = states_to_logits(self.backbone, memory.to(self.device, self.dtype)[None])
+        known = len(self.tokenizer.tokenizer)
+        best = logits[:known].topk(min(top, known)).indices.tolist()
+        words = (self.tokenizer.decode([token]).strip() for token in best)
+        return [word for word in words if any(c.isalnum() for c in word)]
+
+    def _task(
+        self,
+        questions: Sequence[str],
+        memory: Sequence[Tensor],
+        generation_config: GenerationConfig | None,
+        max_new_tokens: int | None,
+        max_prompt_tokens: int | None,
+    ) -> Task:
+        """Questions with memory `[k_i, m, H]` for each, ready to be answered."""
+        from clara.model import generation
+
+        return generation.prepare(
+            self,
+            self._prompts(questions, [len(each) for each in memory]),
+            memory,
+            adapter=GENERATOR,
+            generation_config=generation_config,
+            max_new_tokens=max_new_tokens,
+            max_prompt_tokens=max_prompt_tokens,
+        )
+
+    def _text_prompt_counter(self, question: str, found: Found) -> Callable[[], int] | None:
+        if not found.documents:
+            return None
+        template = self.config.prompt
+        return counter_of_text_prompt(self.tokenizer, template, question, found.texts)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _absolute(name_or_path: str | Path) -> str:
+    """A local path as one that holds in any folder; a hub id as it is."""
+    path = Path(os.path.expanduser(name_or_path))
+    return str(path.resolve()) if path.exists() else str(name_or_path)

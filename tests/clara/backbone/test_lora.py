@@ -1,0 +1,137 @@
+"""LoRA layers that merge on the fly, and computing memory rows alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft.tuners.lora import Linear
+from torch import nn
+
+import clara.backbone.lora
+from clara import Clara, ClaraConfig
+from clara.backbone.lora import MERGE_ROWS, MergingLinear
+from clara.backbone.memory_rows import last_layer, restricted_to_rows
+from clara.text.packing import compressor_input, pack
+from clara.text.passages import as_documents, prepare_passages
+
+
+def new_model(folder) -> Clara:
+    return Clara.from_backbone(folder, ClaraConfig(document_length=64), device="cpu")
+
+
+@pytest.fixture
+def layer(tiny_backbone):
+    """A LoRA layer of a compressor with weights that are not zero."""
+    model = new_model(tiny_backbone("llama"))
+    found = next(m for m in model.modules() if isinstance(m, MergingLinear))
+    with torch.no_grad():
+        found.lora_B["compressor"].weight.normal_(std=0.1)
+    with model.adapters.active("compressor"):
+        yield found
+
+
+@pytest.fixture
+def linears(monkeypatch):
+    """Products that the layer makes itself: one with a merged weight, two of few rows."""
+    calls = []
+    original = clara.backbone.lora.linear
+    monkeypatch.setattr(clara.backbone.lora, "linear", lambda *a: calls.append(1) or original(*a))
+    return calls
+
+
+@pytest.mark.parametrize("rows", [1, MERGE_ROWS - 1, MERGE_ROWS, 3 * MERGE_ROWS + 1])
+def test_equals_peft_on_both_sides_of_the_switch(layer, linears, rows):
+    x = torch.randn(1, rows, layer.in_features)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), Linear.forward(layer, x), rtol=1e-5, atol=1e-5)
+    assert len(linears) == (1 if rows >= MERGE_ROWS else 2)
+
+
+@pytest.mark.parametrize("case", ["gradient", "training", "bfloat16", "disabled", "autocast"])
+def test_leaves_to_peft_what_it_must(layer, linears, case):
+    x = torch.randn(1, 2 * MERGE_ROWS, layer.in_features)
+    if case == "gradient":
+        layer(x)
+    elif case == "training":
+        layer.train()
+        with torch.no_grad():
+            layer(x)
+        layer.eval()
+    elif case == "bfloat16":
+        with torch.no_grad():
+            layer.to(torch.bfloat16)(x.bfloat16())
+    elif case == "disabled":
+        vars(layer)["_disable_adapters"] = True
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), layer.base_layer(x))
+    else:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            layer(x)
+    assert not linears
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantized_layers_keep_their_own_adapters(tiny_backbone, linears, quantization):
+    config = ClaraConfig(document_length=64, quantization=quantization, dtype="float32")
+    model = Clara.from_backbone(tiny_backbone("llama"), config, device="cpu")
+    assert len(model.adapters._layers) == 21
+    assert not any(isinstance(layer, MergingLinear) for layer in model.adapters._layers)
+    model.compress(["a text of some length"] * 2 * MERGE_ROWS, batch_tokens=10_000)
+    assert not linears
+
+
+def test_memory_rows_alone_are_the_same_rows():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    x = torch.randn(1, 9, 4, requires_grad=True)
+    rows = torch.tensor([2, 5, 8])
+    full = body(x)
+    with restricted_to_rows([body], rows):
+        part = body(x)
+    torch.testing.assert_close(part[:, rows], full[:, rows])
+    rest = torch.ones(9, dtype=torch.bool)
+    rest[rows] = False
+    assert not part[:, rest].any()
+    for output in (full[:, rows], part[:, rows]):
+        x.grad = None
+        output.square().sum().backward()
+        torch.testing.assert_close(x.grad[:, rest], torch.zeros(1, 6, 4))
+    assert not body._forward_hooks
+    assert not body._forward_pre_hooks
+
+
+def test_hooks_go_when_the_block_fails():
+    layer = nn.Linear(4, 4)
+    with pytest.raises(RuntimeError, match="stop"), restricted_to_rows([layer], torch.tensor([0])):
+        raise RuntimeError("stop")
+    assert not layer._forward_hooks
+    assert not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "phi3"])
+def test_the_shortcut_is_exact_in_every_family(tiny_backbone, family):
+    model = new_model(tiny_backbone(family))
+    with torch.no_grad():
+        for parameter in model.adapters.parameters("compressor").values():
+            parameter.normal_(std=0.1)
+    texts = ["The coastline is 580 km long.", "A", "Two words here, and a few more of them."]
+    passages = prepare_passages(
+        model.tokenizer, as_documents(texts), limit=model.config.document_length, overflow="error"
+    )
+    m = model.config.memory_tokens
+    inputs = [compressor_input(p.tokens, bos=1, eos=2, n_memory=m) for p in passages]
+    (batch,) = pack(inputs, n_memory=m, batch_tokens=10_000, device=model.device)
+    assert last_layer(model.backbone.base_model) is not None
+    with torch.no_grad():
+        full = model.encode(batch, "compressor")
+        short = model.encode(batch, "compressor", memory_only=True)
+    rows = batch.memory_rows
+    torch.testing.assert_close(short[rows], full[rows], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(short, full)  # the other rows were left out
+
+
+def test_an_unknown_architecture_has_no_shortcut():
+    assert last_layer(nn.Linear(2, 2)) is None
+    body = nn.Module()
+    body.layers = nn.ModuleList([nn.Linear(2, 2)])
+    assert last_layer(body) is None

@@ -1,0 +1,84 @@
+"""Memory that an earlier release wrote: read, but not added to."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from clara.index import MemoryIndex
+from clara.memory.documents import CompressedDocuments
+from clara.model.modules import ClaraCore
+from clara.training.candidates import CandidateMemory
+
+TEXTS = ["The harbour lies in the north.", "Salt is traded for grain.", "The mill burned down."]
+
+
+@pytest.fixture
+def model(reference_model, monkeypatch):
+    """A model whose sampled fingerprint is not its fingerprint."""
+    monkeypatch.setattr(
+        ClaraCore, "sampled_fingerprint", property(lambda self: self.fingerprint[::-1])
+    )
+    return reference_model
+
+
+def stored(model, path, fingerprint):
+    """The texts in an index with a fingerprint."""
+    index = MemoryIndex.create(
+        path,
+        fingerprint=fingerprint,
+        memory_tokens=model.config.memory_tokens,
+        hidden_size=model.hidden_size,
+        dtype=model.dtype,
+    )
+    documents = model.compress(TEXTS)
+    index.add(CompressedDocuments(**{**vars(documents), "fingerprint": fingerprint}))
+    return index
+
+
+def test_memory_of_an_earlier_release_answers_as_it_did(model, tmp_path):
+    current = stored(model, tmp_path / "new", model.fingerprint)
+    older = stored(model, tmp_path / "old", model.sampled_fingerprint)
+    other = stored(model, tmp_path / "other", "0" * 64)
+    questions = ["Where is the harbour?"]
+    expected = model.answer(questions, current, max_new_tokens=3)[0]
+    assert model.answer(questions, older, max_new_tokens=3)[0].documents == expected.documents
+    documents = older.get(older.ids())
+    assert documents.fingerprint == model.sampled_fingerprint
+    assert torch.equal(
+        model.rank(questions, documents).scores, model.rank(questions, model.compress(TEXTS)).scores
+    )
+    for source in (other, other.get(other.ids())):
+        with pytest.raises(ValueError, match="by another model"):
+            model.answer(questions, source, max_new_tokens=3)
+
+
+def test_nothing_is_added_to_an_index_of_an_earlier_release(model, tmp_path):
+    current = stored(model, tmp_path / "new", model.fingerprint)
+    older = stored(model, tmp_path / "old", model.sampled_fingerprint)
+    other = stored(model, tmp_path / "other", "0" * 64)
+    model.memory_space.require_addable(current, "choose another")
+    with pytest.raises(ValueError, match=r"choose another$"):
+        model.memory_space.require_addable(other, "choose another")
+    upgrade = f"'clara index upgrade --model M {older.path}'"
+    with pytest.raises(ValueError, match=upgrade):
+        model.memory_space.require_addable(older, "choose another", model_name="M")
+    with pytest.raises(ValueError, match="clara index upgrade --model MODEL"):
+        CandidateMemory(model, older.path)
+    with pytest.raises(ValueError, match=r"another model .* choose another candidate_index"):
+        CandidateMemory(model, other.path)
+    with pytest.raises(ValueError, match="of another model"):
+        older.add(model.compress(["More."]))
+    assert len(older) == 3
+
+
+def test_what_is_compared_and_what_to_do_are_named(model):
+    space = model.memory_space
+    space.require(model.compress(TEXTS), "it was written", "throw it away")
+    other = dataclasses.replace(space, fingerprint="0" * 64)
+    with pytest.raises(ValueError) as caught:
+        space.require(other, "it was written", "throw it away")
+    assert str(caught.value) == (
+        f"it was written by another model (000000000000, this one is {model.fingerprint[:12]}); "
+        "throw it away"
+    )
