@@ -122,8 +122,8 @@ def written() -> str:
             "",
             *drawn(inside),
             "",
-            f"`clara` has {len(rooms)} rooms. {arrows} pairs of rooms are linked by an import, and no "
-            "imports form a circle.",
+            f"`clara` has {len(rooms)} rooms. {arrows} pairs of rooms are linked by an import, and "
+            "no imports form a circle.",
             "The picture leaves out an arrow where a longer way of arrows leads to the same room.",
             "",
             *table(inside),

@@ -23,6 +23,7 @@ from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.header import Header
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
+from clara.memory.space import check_shape
 
 _RETRIES = 1000
 _PATIENCE = timedelta(minutes=10)  # with other writers, in all retries of a commit
@@ -44,17 +45,17 @@ def check_documents(header: Header, path: str, compressed: CompressedDocuments) 
     """
     if not isinstance(compressed, CompressedDocuments):
         raise TypeError(f"compressed must be CompressedDocuments, got {type(compressed).__name__}")
-    if compressed.fingerprint != header.fingerprint:
-        raise MemoryIndexError(
-            f"compressed is of another model ({compressed.fingerprint[:12]}) than the index "
-            f"({header.fingerprint[:12]}); {_remedy(header, path)}"
-        )
+    header.memory_space.require(
+        compressed,
+        "compressed was made",
+        _remedy(header, path),
+        own="the index's",
+        error=MemoryIndexError,
+    )
     memory = compressed.memory
-    if tuple(memory.shape[1:]) != (header.memory_tokens, header.hidden_size):
-        raise MemoryIndexError(
-            f"compressed.memory must be [N, {header.memory_tokens}, {header.hidden_size}], "
-            f"got {list(memory.shape)}"
-        )
+    check_shape(
+        memory, header.memory_tokens, header.hidden_size, "compressed.memory", MemoryIndexError
+    )
     if not memory.is_floating_point():
         raise TypeError(f"compressed.memory must be floating point, got {memory.dtype}")
     seen = set()

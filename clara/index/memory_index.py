@@ -23,6 +23,7 @@ from clara.index.layout import StoredText, encode
 from clara.index.snapshot import Snapshot
 from clara.index.texts import text_digests
 from clara.memory.documents import CompressedDocuments
+from clara.memory.space import MemorySpace
 from clara_kernels import cosine_topk
 
 
@@ -262,6 +263,11 @@ class MemoryIndex(Handle):
     def fingerprint(self) -> str:
         """Of the model that wrote the memory."""
         return self._header.fingerprint
+
+    @property
+    def memory_space(self) -> MemorySpace:
+        """What all memory in the index has in common."""
+        return self._header.memory_space
 
     @property
     def memory_tokens(self) -> int:

@@ -181,7 +181,7 @@ def test_closed_pipe_is_quiet(start, index):
     running = start("info", index, stdout=writable)
     os.close(writable)
     os.close(readable)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=300)
     assert errors == ""
 
 

@@ -115,7 +115,7 @@ def test_interrupt_is_one_line(start, arguments, server, tmp_path):
         assert running.poll() is None
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
-    printed, errors = running.communicate(timeout=30)
+    printed, errors = running.communicate(timeout=300)
     assert (running.returncode, printed) == (130, "")
     assert errors == (
         f"interrupted: {tmp_path}/out.jsonl.journal: holds the replies so far; "
@@ -153,7 +153,7 @@ def test_the_guide(commands, server, corpus, environment):
         env={**environment, "PATH": scripts},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "4 of 4 documents" in done.stdout

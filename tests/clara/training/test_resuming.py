@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_backbone, training_data
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
