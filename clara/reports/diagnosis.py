@@ -7,7 +7,6 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any
 
-import clara
 from clara.reports.remedies import has_gpu
 
 if TYPE_CHECKING:
@@ -31,13 +30,17 @@ REFERENCE = "PyTorch reference"
 SERVED = {"cpu": "vectorised PyTorch", "reference": REFERENCE, "triton": "Triton kernels"}
 
 
-def diagnose() -> dict[str, Any]:
-    """What `clara doctor --json` prints, but for its judgement."""
+def diagnose(release: str) -> dict[str, Any]:
+    """What `clara doctor --json` prints, but for its judgement.
+
+    Args:
+        release: of clara, which this module cannot import.
+    """
     import torch
 
     build = build_report()
     return {
-        "clara": clara.__version__,
+        "clara": release,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version(name) for name in PACKAGES},

@@ -13,7 +13,7 @@ from clara.reports.remedies import BUILD, USES, Check, checks, conclusion
 
 @pytest.fixture
 def report():
-    return diagnosis.diagnose()
+    return diagnosis.diagnose(clara_kernels.__version__)
 
 
 def test_json(clara):
