@@ -24,6 +24,7 @@ from clara.index.layout import StoredText, encode
 from clara.index.snapshot import Snapshot
 from clara.index.texts import text_digests
 from clara.memory.documents import CompressedDocuments
+from clara.memory.space import MemorySpace, check_shape
 from clara_kernels import cosine_topk
 
 _QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -274,6 +275,11 @@ class MemoryIndex:
         return self._header.fingerprint
 
     @property
+    def memory_space(self) -> MemorySpace:
+        """What all memory in the index has in common."""
+        return MemorySpace(self.fingerprint, self.memory_tokens, self.hidden_size, self.dtype)
+
+    @property
     def memory_tokens(self) -> int:
         """m, memory tokens per document."""
         return self._header.memory_tokens
@@ -399,17 +405,17 @@ class MemoryIndex:
             raise TypeError(
                 f"compressed must be CompressedDocuments, got {type(compressed).__name__}"
             )
-        if compressed.fingerprint != self.fingerprint:
-            raise MemoryIndexError(
-                f"compressed is of another model ({compressed.fingerprint[:12]}) than the index "
-                f"({self.fingerprint[:12]}); {self._remedy}"
-            )
+        self.memory_space.require(
+            compressed,
+            "compressed was made",
+            self._remedy,
+            own="the index's",
+            error=MemoryIndexError,
+        )
         memory = compressed.memory
-        if tuple(memory.shape[1:]) != (self.memory_tokens, self.hidden_size):
-            raise MemoryIndexError(
-                f"compressed.memory must be [N, {self.memory_tokens}, {self.hidden_size}], "
-                f"got {list(memory.shape)}"
-            )
+        check_shape(
+            memory, self.memory_tokens, self.hidden_size, "compressed.memory", MemoryIndexError
+        )
         if not memory.is_floating_point():
             raise TypeError(f"compressed.memory must be floating point, got {memory.dtype}")
         seen = set()

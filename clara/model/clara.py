@@ -319,7 +319,7 @@ class Clara(Retriever):
 
         return generation.prepare(
             self,
-            self._prompts(questions, [len(each) for each in memory]),
+            self.memory_prompts(questions, [len(each) for each in memory]),
             memory,
             adapter=GENERATOR,
             generation_config=generation_config,

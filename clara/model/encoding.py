@@ -84,7 +84,7 @@ def answer_loss(
 ) -> Tensor:
     """See `Clara.answer_loss`."""
     each = memory_of_each_question(questions, memory, model.read_memory)
-    prompts = model._prompts(questions, [len(m) for m in each], answers)
+    prompts = model.memory_prompts(questions, [len(m) for m in each], answers)
     slots = torch.cat([m.reshape(-1, model.hidden_size) for m in each])
     packed = PackedPrompts.of(prompts, model.device)
     return answer_cross_entropy(model, packed, slots) / len(packed.targets)

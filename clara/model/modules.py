@@ -291,7 +291,7 @@ class ClaraCore(nn.Module):
 
     def prompt_tokens(self, question: str, documents: int) -> int:
         """Positions of the prompt for `documents` documents in memory."""
-        return len(self._prompts([question], [documents])[0].ids)
+        return len(self.memory_prompts([question], [documents])[0].ids)
 
     def text_prompt_tokens(self, question: str, texts: Sequence[str]) -> int:
         """Tokens of the same prompt with texts in place of memory."""
@@ -314,12 +314,18 @@ class ClaraCore(nn.Module):
                 self._merged = MergedGenerator.of(self.backbone, self.adapters)
         return self._merged is not None
 
-    def _prompts(
+    def memory_prompts(
         self,
         questions: Sequence[str],
         documents: Sequence[int],
         answers: Sequence[str] | None = None,
     ) -> list[Prompt]:
+        """Prompts with slots for memory, one for each question.
+
+        Args:
+            documents: how many documents in memory each question has.
+            answers: put behind the prompts.
+        """
         config = self.config
         return [
             build_prompt(

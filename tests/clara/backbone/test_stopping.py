@@ -89,7 +89,7 @@ def memory(model):
 
 def trained(model, answer):
     """The tokens that training teaches as the answer and its end."""
-    (prompt,) = model._prompts(["Where?"], [1], [answer])
+    (prompt,) = model.memory_prompts(["Where?"], [1], [answer])
     return prompt.ids[prompt.answer_start :]
 
 

@@ -3,8 +3,8 @@ from importlib import import_module
 import pytest
 import torch
 import triton
-from attention_cases import check, offsets_of, random_case, with_gradients
-from comparison import IMPLEMENTATIONS, assert_close_to, poisoned
+from attention_cases import check, random_case, with_gradients
+from comparison import IMPLEMENTATIONS, assert_close_to, offsets_of, poisoned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -3,8 +3,8 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from attention_cases import check, offsets_of, random_case, with_gradients
-from comparison import IMPLEMENTATIONS, poisoned
+from attention_cases import check, random_case, with_gradients
+from comparison import IMPLEMENTATIONS, offsets_of, poisoned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
