@@ -59,6 +59,7 @@ def model(file):
     return Clara.from_backbone(file, CONFIG)
 
 
+@pytest.mark.slow
 def test_converted_once_and_reused(file, tmp_path, monkeypatch):
     """In a cache of its own, which a killed conversion has left dirty; takes half a minute."""
     monkeypatch.setenv("CLARA_CACHE", str(tmp_path))

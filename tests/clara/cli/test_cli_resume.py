@@ -240,6 +240,7 @@ def test_a_run_of_another_version_of_the_corpus(
     assert MemoryIndex.open(tmp_path / "index").texts(["b"])[0].text == "Two."
 
 
+@pytest.mark.slow
 def test_two_processes_compress_one_corpus(environment, compress, write_corpus, tmp_path):
     """Both from the start, with nothing at the path of the index yet."""
     count = 60

@@ -108,6 +108,7 @@ def test_the_corpus_is_not_overwritten(refused, arguments, corpus):
     assert corpus.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_interrupt_is_one_line(start, arguments, server, tmp_path):
     server.delay = 0.2
     running = start(*arguments)
@@ -140,6 +141,7 @@ def test_without_the_package(refused, arguments, monkeypatch):
 GUIDE = (Path(__file__).parents[3] / "docs" / "synthesis.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commands", re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL))
 def test_the_guide(commands, server, corpus, environment):
     """The guide's commands, with this server in place of the ones it names."""
