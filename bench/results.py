@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from clara.files.writing import write_text
 
 COMMITTED = Path(__file__).resolve().parent / "results"
 
@@ -52,9 +53,7 @@ class Results:
         text = json.dumps(self.content, indent=1) + "\n"
         for path in self.paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + ".part")
-            part.write_text(text)
-            os.replace(part, path)
+            write_text(path, text)
 
 
 def targets(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ from bench.end_to_end.ways import (
 )
 from bench.environment import environment
 from bench.lengths import LONGEST, document_lengths
+from bench.operators.checking import first_line
 from bench.promises import Promise
 from bench.results import COMMITTED, default_path
 from clara.reports.results import Measurement
@@ -111,10 +112,10 @@ def main(arguments: list[str] | None = None) -> int:
             failed |= not run.all(backbone, seconds)
             del backbone
         except Exception as error:  # of loading: the other one may be possible
-            print(f"{options.backbone}, {quantization}: {_first_line(error)}", flush=True)
+            print(f"{options.backbone}, {quantization}: {first_line(error)}", flush=True)
             failed = True
             if quantization:
-                run.withhold_nf4(options.backbone, _first_line(error))
+                run.withhold_nf4(options.backbone, first_line(error))
         release(device)
     for promise in recorder.results.promises:
         print(f"{promise.what}: {promise.measured:.2f}, {promise.outcome}")
@@ -168,7 +169,7 @@ class Run:
             model = self.model(backbone, COMPARED_RATE)
             self.exact = BatchWays(backbone, model, self.size.asked).differences()
         except Exception as error:  # bfloat16 may work
-            print(f"{name} in float32: {_first_line(error)}", flush=True)
+            print(f"{name} in float32: {first_line(error)}", flush=True)
             return False
         finally:
             backbone = model = None  # type: ignore[assignment]
@@ -198,7 +199,7 @@ class Run:
             try:
                 stage(left * weight / sum(each[0] for each in stages[number:]))
             except Exception as error:  # of one stage: the others may be possible
-                print(f"{backbone.name}, {name}: {_first_line(error)}", flush=True)
+                print(f"{backbone.name}, {name}: {first_line(error)}", flush=True)
                 passed = False
             release(self.device)
         return passed
@@ -332,11 +333,6 @@ def amounts_of(model: clara.Clara, texts: Sequence[str]) -> dict[str, float]:
 def _environment(device: torch.device) -> dict[str, Any]:
     cpu = device.type == "cpu"
     return {**environment(device), "script": "bench.end_to_end", "dry_run": cpu}
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}"[:300]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clara.errors import ClaraError
+from clara.files.writing import write_text
 
 FORMAT = "clara-benchmark/1"
 OUTCOMES = ("kept", "missed", "not reachable here")
@@ -201,9 +201,7 @@ class Results:
             "promises": [_row(each) for each in self.promises],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def spread(samples: Sequence[float]) -> tuple[float, float]:

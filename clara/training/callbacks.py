@@ -30,7 +30,11 @@ _SHOWN = ("loss", "ce", "mse", "contrastive", "recall@1", "tokens_per_second")
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """The library's, which counts on where it was when a run is resumed."""
+    """The library's, which counts on where it was when a run is resumed.
+
+    The library's own `restore_callback_states_from_checkpoint` would also bring back the patience
+    that the run had before, and `patience` may change when a run is resumed.
+    """
 
     def on_train_begin(
         self,

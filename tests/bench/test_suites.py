@@ -166,6 +166,7 @@ class TestWays:
         assert text.answer("Who?", found.texts, 4).strip().startswith(bare.strip())
 
 
+@pytest.mark.slow
 def test_a_missed_promise_fails_only_where_sizes_are_judged(pytester, monkeypatch):
     """With the benchmarks' own conftest."""
     monkeypatch.setenv("PYTHONPATH", str(BENCH))

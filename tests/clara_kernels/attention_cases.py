@@ -1,7 +1,7 @@
 """Random documents for memory attention, and how their result is compared."""
 
 import torch
-from comparison import assert_close_to
+from comparison import assert_close_to, offsets_of
 from torch.nn.functional import scaled_dot_product_attention
 
 from clara_kernels import memory_attention
@@ -22,10 +22,6 @@ def document_by_document(q, k, v, lengths, counts, memory_only, scale, window=No
         outputs.append(out[0].transpose(0, 1))
         q_start, start = q_start + rows, start + length
     return torch.cat(outputs)
-
-
-def offsets_of(lengths, device="cpu"):
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).to(device)
 
 
 def random_case(lengths, counts, heads, kv_heads, width, dtype, memory_only, device="cpu"):

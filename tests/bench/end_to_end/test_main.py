@@ -53,6 +53,7 @@ def ways():
     return BatchWays(backbone, model, bench.TINY.asked)
 
 
+@pytest.mark.slow
 def test_everything_is_measured(dry_run):
     status, path = dry_run
     assert status == 0
@@ -86,6 +87,7 @@ def test_everything_is_measured(dry_run):
     assert full.quantities["tokens"] == bench.TINY.documents * bench.TINY.limit
 
 
+@pytest.mark.slow
 def test_nf4_is_measured_or_said_to_be_missing(dry_run):
     _, path = dry_run
     of_nf4 = [m for m in read_results(path).measurements if m.parameters["backbone"].endswith("f4")]
@@ -100,6 +102,7 @@ def test_nf4_is_measured_or_said_to_be_missing(dry_run):
     assert withheld == {MERGED: "quantized weights cannot be merged"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_is_marked_and_judges_nothing(dry_run):
     _, path = dry_run
     results = read_results(path)
@@ -191,6 +194,7 @@ def test_rounds_follow_the_time():
     assert len(timed(calls, CPU, 60.0, 2, 4).seconds["b"]) == 4
 
 
+@pytest.mark.slow
 def test_it_needs_few_packages():
     """A bare machine has no pylance, pydantic, pytest-benchmark or matplotlib."""
     absent = "lance", "pydantic", "pytest_benchmark", "matplotlib", "pyarrow"
@@ -205,6 +209,7 @@ import bench_end_to_end
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_file_is_one_that_a_report_reads(dry_run):
     _, path = dry_run
     content = json.loads(path.read_text())

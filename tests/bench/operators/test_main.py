@@ -29,6 +29,7 @@ def dry_run(tmp_path_factory):
     return status, json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_every_case_agrees_with_its_baselines(dry_run):
     status, content = dry_run
     assert status == 0
@@ -48,6 +49,7 @@ def test_every_case_agrees_with_its_baselines(dry_run):
                 assert side["ratio"] == side["median_s"] / case["ours"]["median_s"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_is_marked_and_reaches_nothing(dry_run):
     _, content = dry_run
     assert content["dry_run"]

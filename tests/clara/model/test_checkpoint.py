@@ -134,7 +134,7 @@ print(repr((model.fingerprint, [(a.text, [d.id for d in a.documents]) for a in a
         [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr

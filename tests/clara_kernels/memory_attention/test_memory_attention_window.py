@@ -3,8 +3,8 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from attention_cases import check, offsets_of, random_case, with_gradients
-from comparison import IMPLEMENTATIONS, poisoned
+from attention_cases import check, random_case, with_gradients
+from comparison import IMPLEMENTATIONS, offsets_of, poisoned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +46,7 @@ def test_on_the_gpu(window, memory_only):
             check(*arguments, device="cuda", window=window)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_only", [False, True])
 @settings(deadline=None, max_examples=8)
 @given(

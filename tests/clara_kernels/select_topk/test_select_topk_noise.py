@@ -1,5 +1,11 @@
+"""The noise of `select_topk`: its generator, and every implementation of it."""
+
+from importlib import import_module
+
 import pytest
 import torch
+from comparison import offsets_of
+from selection_cases import EACH
 
 from clara_kernels import select_topk
 from clara_kernels.select_topk.noise import gumbel_noise, philox4x32
@@ -105,3 +111,38 @@ def test_masked_candidates_stay_masked_under_noise():
     )
     assert set(indices[:, :2].flatten().tolist()) == {2, 3}
     assert (indices[:, 2] == -1).all()
+
+
+@EACH
+@pytest.mark.parametrize("seed", [0, 2**32 + 5, 2**63, 2**64 - 1])
+def test_noise_is_that_of_its_definition(seed):
+    # Of zeros, the k best candidates are those with the most noise; p tells it to the last digits.
+    lengths = [3, 0, 20]
+    noise = gumbel_noise(seed, 3, 20, torch.device("cpu"))
+    present = torch.arange(20) < torch.tensor(lengths)[:, None]
+    expected = noise.masked_fill(~present, -torch.inf)
+    signed = torch.tensor(seed if seed < 2**63 else seed - 2**64)
+    for given_seed in (seed, signed):
+        _, indices, p = select_topk(
+            torch.zeros(sum(lengths)),
+            torch.randn(sum(lengths), 3),
+            2,
+            temperature=0.7,
+            noise="gumbel",
+            seed=given_seed,
+            offsets=offsets_of(lengths),
+            return_probabilities=True,
+        )
+        ordered = expected.sort(dim=1, descending=True, stable=True)
+        order = torch.where(ordered.values == -torch.inf, -1, ordered.indices)
+        assert torch.equal(indices, order[:, :2])
+        torch.testing.assert_close(p[0], expected.softmax(-1)[present], rtol=1e-6, atol=1e-7)
+
+
+def test_noise_of_the_kernels_to_the_bit():
+    module = import_module("clara_kernels.select_topk.triton")
+    scores, temperature = torch.randn(3, 200), torch.tensor(0.3)
+    for seed in (0, 77, 2**40 + 1, 2**64 - 3):
+        signed = torch.tensor(seed if seed < 2**63 else seed - 2**64)
+        expected = scores / temperature + gumbel_noise(seed, 3, 200, scores.device)
+        assert torch.equal(module._Problem(scores, None, temperature, signed).keys, expected)

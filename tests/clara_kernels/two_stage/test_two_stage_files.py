@@ -44,7 +44,7 @@ def test_another_process_finds_the_same(tmp_path):
     kinds = {name: type(first).__name__ for name, first in firsts.items()}
     torch.save({"queries": queries, "kinds": kinds}, tmp_path / "given.pt")
     command = [sys.executable, "-c", LOAD, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     found = torch.load(tmp_path / "found.pt")
     for name, first in firsts.items():
