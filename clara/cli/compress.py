@@ -72,7 +72,7 @@ def compress(
         index, ours = create_index(loaded, output, plan.overflow, resume)
         if not ours:
             plan = checked_plan(loaded, index, corpus, ids, overflow, model)
-    result = done(loaded, index, corpus, plan, batch_tokens)
+    result = carry_out(loaded, index, corpus, plan, batch_tokens)
     if as_json:
         print_json(result)
     else:
@@ -169,7 +169,7 @@ def create_index(
     return made, True
 
 
-def done(
+def carry_out(
     model: Clara, index: MemoryIndex, corpus: str, plan: Plan, batch_tokens: int | None
 ) -> dict[str, Any]:
     """Do what is planned; what `--json` prints."""
