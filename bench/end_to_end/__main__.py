@@ -24,6 +24,7 @@ from bench.device import release
 from bench.environment import environment
 from bench.printing import first_line, promise_lines
 from bench.program import default_path, gpu_parser, parsed
+from clara.config import Quantization
 
 from .recording import Recording
 from .run import PROMISED_BACKBONE, TINY, Run, Size
@@ -45,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.withhold_nf4(options.backbone, "bitsandbytes is not installed")
     if device.type == "cuda":
         failed = not run.check_exactly(options.backbone)
-    shares = {None: 0.8, "nf4": 1.0} if can_quantize else {None: 1.0}
+    shares: dict[Quantization | None, float] = (
+        {None: 0.8, "nf4": 1.0} if can_quantize else {None: 1.0}
+    )
     for quantization, share in shares.items():
         try:
             seconds = share * (end - time.monotonic())

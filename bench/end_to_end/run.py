@@ -18,7 +18,7 @@ from bench.lengths import LONGEST, document_lengths
 from bench.printing import first_line
 from bench.questions import MEMORY, MERGED, ONLINE, REFERENCE, TEXT
 from bench.turns import Turns
-from clara.reports.results import Measurement, Promise
+from clara.reports.results import Measurement, Parameter, Promise
 
 from .recording import Recording
 from .ways import (
@@ -131,7 +131,7 @@ class Run:
         """Time to the first token, and to the last, of a batch of questions in all ways."""
         begin, size = time.monotonic(), self.size
         asked = size.asked
-        where = {
+        where: dict[str, Parameter] = {
             "rate": rate,
             "k": asked.top_k,
             "documents": asked.corpus,
@@ -181,7 +181,7 @@ class Run:
         model = self.model(backbone, COMPARED_RATE)
         reference = ReferenceWay(model, backbone=backbone.plain())
         case = FULL if full else THROUGHPUT
-        where = {"rate": COMPARED_RATE, "backbone": backbone.name}
+        where: dict[str, Parameter] = {"rate": COMPARED_RATE, "backbone": backbone.name}
         calls: dict[str, Callable[[], Any]] = {
             OURS: partial(model.compress, texts),
             REFERENCE_WAY: partial(reference.compress, texts),
@@ -240,7 +240,7 @@ class Run:
             self.recorder.promise(promise)
 
     def withhold_nf4(self, backbone: str, reason: str) -> None:
-        where = {"rate": COMPARED_RATE, "backbone": f"{backbone}, nf4"}
+        where: dict[str, Parameter] = {"rate": COMPARED_RATE, "backbone": f"{backbone}, nf4"}
         measured = {each.key for each in self.recorder.results.measurements}
         for suite, case, name in (
             ("compress", THROUGHPUT, OURS),

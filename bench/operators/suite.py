@@ -165,7 +165,8 @@ def _quantities(checked: Checked, timed: Timed, name: str) -> dict[str, float]:
 def amounts(case: Case) -> dict[str, float]:
     """Bytes, and operations where there are any."""
     flops = case.operations or case.flops
-    return {"bytes": case.bytes} | ({"flops": flops} if flops else {})
+    found: dict[str, float] = {"bytes": case.bytes}
+    return found | {"flops": flops} if flops else found
 
 
 def line(case: Case, timed: Timed, ceilings: Mapping[str, float]) -> str:

@@ -170,9 +170,7 @@ def growth_table(curves: Iterable[Curve]) -> Table:
     return Table("Exponent between neighbouring sizes", head, rows, note=note)
 
 
-def promise_table(
-    promises: Sequence[Promise], earlier: Sequence[Promise] | None = None
-) -> Table:
+def promise_table(promises: Sequence[Promise], earlier: Sequence[Promise] | None = None) -> Table:
     """Every promise; with those of an earlier run, what they were there."""
     before = {each.what: each for each in earlier or ()}
     marks = {"kept": "good", "missed": "bad"}
