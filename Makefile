@@ -11,20 +11,34 @@ pip := CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' $(bin)/python -m pip install --con
 sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 formatted := $(shell find csrc tests/sanitize tests/csrc -name '*.?pp' -o -name '*.cu*' -type f)
 
-.PHONY: demo test lint sanitize bench bench-smoke bench-learning aot gpu-check docs clean
+.PHONY: demo check test test-slow lint sanitize bench bench-smoke bench-learning aot gpu-check docs wheel clean
 
 demo: .venv/.demo
 	$(bin)/clara demo
 
+# At most a minute: lint of what changed since BASE, and the tests closest to it.
+check: .venv/.dev
+	$(bin)/python .ci/check.py $(BASE)
+
 # Without the GPU, if there is one: kernels run in the interpreter. gpu-check runs them on it.
+pytest := CUDA_VISIBLE_DEVICES= $(bin)/pytest --numprocesses 2
+
+# At most eight minutes on two cores that have nothing else to do, test-slow as long again.
 test: .venv/.dev
-	CUDA_VISIBLE_DEVICES= $(bin)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-		--cov --cov-fail-under 90
+	$(pytest) --dist worksteal -m 'not slow' --cov --cov-fail-under 90
+
+# What is slow by nature: processes that are killed, builds, sanitizers, training that has to learn,
+# the commands of all pages, long sweeps in the interpreter. A file stays with one of the workers:
+# its tests share what takes long to make.
+test-slow: .venv/.dev
+	$(pytest) --dist loadfile --no-loadscope-reorder -m slow
 
 lint: .venv/.dev
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy
+	PYTHONPATH=kernels $(bin)/lint-imports --no-logo --no-cache
+	$(bin)/pylint clara kernels/clara_kernels bench
 	$(bin)/clang-format --dry-run -Werror $(formatted)
 	mkdir -p build/lint
 	$(bin)/cmake -S . -B build/lint -G Ninja -D CMAKE_EXPORT_COMPILE_COMMANDS=ON \
@@ -67,6 +81,12 @@ gpu-check:
 
 docs: .venv/.docs
 	$(bin)/mkdocs build --strict
+
+# The source distribution and a wheel for this Python in dist/, built apart as pip builds them.
+wheel:
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --constraint constraints.txt build
+	CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' build/wheel/bin/python -m build --outdir dist
 
 clean:
 	rm -rf build dist site .coverage* .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -32,9 +32,8 @@ from clara import Clara, ClaraConfig
 from clara.backbone.adapters import ADAPTERS
 from clara.backbone.attention import CLARA_SDPA
 from clara.backbone.loading import backbone_digest, load_backbone, resolve_backbone
-from clara.config import Quantization
+from clara.config import DEFAULT_PROMPT, Quantization
 from clara.data.factbook import FactbookError, smollm2_file
-from clara.text.prompts import DEFAULT_PROMPT
 
 SMOLLM2, RANDOM = "smollm2-135m", "random:"
 NAMES = (SMOLLM2, RANDOM + SMOLLM2, RANDOM + "mistral-7b", RANDOM + "tiny")

@@ -49,11 +49,8 @@ END_TO_END = "end-to-end.json"
 # What parts leave in the output folder, to be shown at the end.
 RESULTS = ("kernels.json", "scoring.json", END_TO_END)
 
-# Test files of exact search begin like this.
-SCORING_TESTS = (
-    *("test_corpus", "test_cosine_rerank", "test_cosine_topk", "test_merge", "test_scoring"),
-    *("test_sharding", "test_streaming", "test_two_stage"),
-)
+# Folders of tests/clara_kernels that hold the tests of exact search.
+SCORING_TESTS = ("corpus", "cosine_topk", "two_stage")
 
 PART_SECONDS = 475
 _SHORTEST = 15  # seconds left below which a step is not begun
@@ -176,7 +173,7 @@ def find_tool(name: str, first: str | None = None) -> str | None:
 
 def kernels(out: Path) -> list[Step]:
     """Tests, sanitizer and benchmarks of the operators."""
-    files = [path for path in operator_tests() if not path.name.startswith(SCORING_TESTS)]
+    files = [path for path in operator_tests() if path.parent.name not in SCORING_TESTS]
     bench = benchmark("operators", out / "kernels.json")
     small = program("bench.small", "operators")
     return [
@@ -191,7 +188,7 @@ def kernels(out: Path) -> list[Step]:
 
 def scoring(out: Path) -> list[Step]:
     """The same of exact search."""
-    files = [path for path in operator_tests() if path.name.startswith(SCORING_TESTS)]
+    files = [path for path in operator_tests() if path.parent.name in SCORING_TESTS]
     bench = [*benchmark("operators", out / "scoring.json"), "--suite", "scoring"]
     small = program("bench.small", "searches")
     return [
@@ -204,7 +201,7 @@ def scoring(out: Path) -> list[Step]:
 
 
 def operator_tests() -> list[Path]:
-    return sorted((ROOT / "tests" / "clara_kernels").glob("test_*.py"))
+    return sorted((ROOT / "tests" / "clara_kernels").rglob("test_*.py"))
 
 
 def together(files: Sequence[Path]) -> list[str]:

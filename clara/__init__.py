@@ -10,6 +10,7 @@ __all__ = [
     "Answer",
     "Clara",
     "ClaraConfig",
+    "ClaraError",
     "CompressedDocuments",
     "Document",
     "RankedDocument",
@@ -19,6 +20,7 @@ __all__ = [
 if TYPE_CHECKING:
     from clara.config import ClaraConfig
     from clara.data.records import Document
+    from clara.errors import ClaraError
     from clara.memory.documents import CompressedDocuments
     from clara.model.answers import Answer, RankedDocument, Ranking
     from clara.model.clara import Clara
@@ -28,6 +30,7 @@ else:
         "Answer": "clara.model.answers",
         "Clara": "clara.model.clara",
         "ClaraConfig": "clara.config",
+        "ClaraError": "clara.errors",
         "CompressedDocuments": "clara.memory.documents",
         "Document": "clara.data.records",
         "RankedDocument": "clara.model.answers",

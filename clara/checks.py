@@ -1,4 +1,4 @@
-"""Checks of numbers that people pass, the same everywhere in `clara`."""
+"""Checks of numbers and texts that people pass, the same everywhere in `clara`."""
 
 from __future__ import annotations
 
@@ -48,3 +48,16 @@ def as_number(value: object, name: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{name} must be a finite number, got {number}")
     return number
+
+
+def surrogate_flaw(text: str) -> str | None:
+    """What is wrong with a text that UTF-8 cannot hold, as the rest of a sentence; else None.
+
+    Such a text holds half a surrogate pair, as `json` makes of a lone "\\ud83d".
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        return f"holds half a surrogate pair, \\u{code:04x}, at character {error.start}"
+    return None

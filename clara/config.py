@@ -7,27 +7,66 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from clara.checks import as_integer, is_number
-from clara.text.prompts import DEFAULT_PROMPT, PromptTemplate
 
 FORMAT_VERSION = 1
+
+MEMORY_FIELD = "{memory}"
+QUESTION_FIELD = "{question}"
 
 Overflow = Literal["chunk", "truncate", "error"]
 Quantization = Literal["nf4", "int8"]
 Attention = Literal["sdpa", "flash_attention_2"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "overflow": ("chunk", "truncate", "error"),
-    "quantization": (None, "nf4", "int8"),
-    "attention": ("sdpa", "flash_attention_2"),
-    "dtype": (None, "float32", "bfloat16", "float16"),
-    "relaxation": ("softmax", "sparsemax"),
-    "mask": ("exact", "reference"),
-    "noise": (None, "gumbel"),
+Relaxation = Literal["softmax", "sparsemax"]
+Mask = Literal["exact", "reference"]
+Noise = Literal["gumbel"]
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "overflow": get_args(Overflow),
+    "quantization": (None, *get_args(Quantization)),
+    "attention": get_args(Attention),
+    "dtype": (None, *get_args(DtypeName)),
+    "relaxation": get_args(Relaxation),
+    "mask": get_args(Mask),
+    "noise": (None, *get_args(Noise)),
 }
+"""What each setting may be that takes one of a few words."""
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """Wording of a prompt.
+
+    Attributes:
+        system: system turn; put before the user turn when the backbone has no system role.
+        user: user turn with `{memory}` and `{question}` once each, memory first.
+    """
+
+    system: str
+    user: str
+
+    def __post_init__(self) -> None:
+        for name in ("system", "user"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"prompt.{name} must be a string, got {getattr(self, name)!r}")
+        for name in (MEMORY_FIELD, QUESTION_FIELD):
+            if self.user.count(name) != 1:
+                raise ValueError(f"prompt.user must contain {name} exactly once: {self.user!r}")
+        if self.user.index(MEMORY_FIELD) > self.user.index(QUESTION_FIELD):
+            raise ValueError(f"prompt.user must have {MEMORY_FIELD} before {QUESTION_FIELD}")
+
+
+DEFAULT_PROMPT = PromptTemplate(
+    system=(
+        "You answer questions. Find the information needed in the background and reply with the "
+        "answer alone, as short as possible."
+    ),
+    user="Background:\n{memory}\n\nQuestion: {question}",
+)
 
 
 @dataclass(frozen=True)
@@ -72,9 +111,9 @@ class ClaraConfig:
     overflow: Overflow = "chunk"
     top_k: int = 5
     temperature: float = 0.02
-    relaxation: Literal["softmax", "sparsemax"] = "softmax"
-    mask: Literal["exact", "reference"] = "exact"
-    noise: Literal["gumbel"] | None = None
+    relaxation: Relaxation = "softmax"
+    mask: Mask = "exact"
+    noise: Noise | None = None
     quantization: Quantization | None = None
     dtype: DtypeName | None = None
     attention: Attention = "sdpa"
@@ -115,7 +154,7 @@ class ClaraConfig:
             raise ValueError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
         if (type(self.dtype).__module__, type(self.dtype).__name__) == ("torch", "dtype"):
             self._set("dtype", str(self.dtype).removeprefix("torch."))
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 shown = ", ".join("null" if c is None else str(c) for c in choices)
                 raise ValueError(f"{name} must be one of {shown}; got {getattr(self, name)!r}")

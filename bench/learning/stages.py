@@ -13,8 +13,8 @@ import torch
 from transformers import TrainerCallback
 
 from clara import Clara
-from clara.training.arguments import RunSettings
 from clara.training.run import run
+from clara.training.settings import RunSettings
 
 from . import task
 

@@ -23,8 +23,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from clara import ClaraConfig
+from clara.config import PromptTemplate
 from clara.data import write_jsonl
-from clara.text.prompts import PromptTemplate
 
 FIRST = [f"a{i}" for i in range(16)]
 SECOND = [f"b{i}" for i in range(16)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from bench.baselines.search import FaissSearch, faiss, torch_codes_topk, torch_int8_topk, torch_topk
-from clara_kernels.scoring import reference
+from clara_kernels.cosine_topk import reference
 
 from .case import Case, Prepare, Run, Setting, Target, Unavailable, operator
 

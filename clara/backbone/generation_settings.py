@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -20,9 +20,6 @@ from clara.backbone.stopping import AnswerReader
 from clara.checks import as_integer, as_number, is_integer, is_number
 from clara.text.prompts import AnswerEnd, answer_end
 from clara.text.tokenizer import SafeTokenizer
-
-if TYPE_CHECKING:
-    from clara.model.modules import ClaraCore
 
 MAX_NEW_TOKENS = 128
 
@@ -166,7 +163,10 @@ _CACHES = (None, "dynamic", "static", "offloaded", "offloaded_static", "quantize
 
 
 def generation_settings(
-    model: ClaraCore, given: GenerationConfig | None, max_new_tokens: int | None
+    backbone: PreTrainedModel,
+    tokenizer: SafeTokenizer,
+    given: GenerationConfig | None,
+    max_new_tokens: int | None,
 ) -> GenerationConfig:
     """The settings to generate with: greedy unless `given` says otherwise.
 
@@ -180,9 +180,10 @@ def generation_settings(
     if given is not None and not isinstance(given, GenerationConfig):
         raise TypeError(f"generation_config must be a GenerationConfig, got {given!r}")
     settings = GenerationConfig(do_sample=False) if given is None else copy.deepcopy(given)
-    stored = model.backbone.generation_config
-    _check(model, settings, "generation_config")
-    _check(model, stored, "model.backbone.generation_config")
+    stored = backbone.generation_config
+    device = backbone.get_input_embeddings().weight.device
+    _check(settings, "generation_config", device)
+    _check(stored, "model.backbone.generation_config", device)
     for name, value in vars(settings).items():  # transformers takes Python's own alone
         if is_number(value):
             kind = float if name in _NUMBERS or not is_integer(value) else int
@@ -205,7 +206,7 @@ def generation_settings(
     if settings.min_new_tokens is not None:
         settings.min_length = None
     settings.stop_strings = _texts(settings.stop_strings)
-    _set_ends(model, settings)
+    _set_ends(backbone, tokenizer, settings)
     return settings
 
 
@@ -247,13 +248,15 @@ def takes_one_question(backbone: PreTrainedModel, settings: GenerationConfig) ->
     return GenerationMode.ASSISTED_GENERATION in modes
 
 
-def answer_reader(model: ClaraCore, settings: GenerationConfig) -> AnswerReader:
+def answer_reader(
+    backbone: PreTrainedModel, tokenizer: SafeTokenizer, settings: GenerationConfig
+) -> AnswerReader:
     """What makes answers of tokens that were generated with `settings`."""
-    end = answer_end(model.tokenizer)
+    end = answer_end(tokenizer)
     return AnswerReader(
-        model.tokenizer,
+        tokenizer,
         ends=frozenset(settings.eos_token_id or ()),
-        left_out=frozenset(default_ends(model.backbone, model.tokenizer, end)),
+        left_out=frozenset(default_ends(backbone, tokenizer, end)),
         stops=tuple(settings.stop_strings or ()),
         blank=end.blank,
     )
@@ -266,12 +269,14 @@ def default_ends(backbone: PreTrainedModel, tokenizer: SafeTokenizer, end: Answe
     return list(dict.fromkeys([*stored, *(token for token in own if token is not None)]))
 
 
-def _set_ends(model: ClaraCore, settings: GenerationConfig) -> None:
+def _set_ends(
+    backbone: PreTrainedModel, tokenizer: SafeTokenizer, settings: GenerationConfig
+) -> None:
     if settings.eos_token_id is not None:
         settings.eos_token_id = token_ids(settings.eos_token_id)
     else:
-        end = answer_end(model.tokenizer)
-        ends = default_ends(model.backbone, model.tokenizer, end)
+        end = answer_end(tokenizer)
+        ends = default_ends(backbone, tokenizer, end)
         if not ends and not end.text:
             raise ValueError(
                 "nothing ends an answer: neither the chat template, nor the backbone's "
@@ -285,8 +290,8 @@ def _set_ends(model: ClaraCore, settings: GenerationConfig) -> None:
         settings.pad_token_id = next((end for end in settings.eos_token_id or () if end >= 0), 0)
 
 
-def _check(model: ClaraCore, settings: GenerationConfig, origin: str) -> None:
-    _check_cache(model, settings, origin)
+def _check(settings: GenerationConfig, origin: str, device: torch.device) -> None:
+    _check_cache(settings, origin, device)
     for name, value in vars(settings).items():
         if value is None or name.startswith("_") or name in HARMLESS:
             continue
@@ -317,13 +322,13 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))
 
 
-def _check_cache(model: ClaraCore, settings: GenerationConfig, origin: str) -> None:
+def _check_cache(settings: GenerationConfig, origin: str, device: torch.device) -> None:
     kind = settings.cache_implementation
     name = f"{origin}.cache_implementation"
     if kind not in _CACHES:
         known = ", ".join(repr(cache) for cache in _CACHES if cache)
         raise ValueError(f"{name} must be one of {known}, or be left out; got {kind!r}")
-    if str(kind).startswith("offloaded") and model.device.type == "cpu":
+    if str(kind).startswith("offloaded") and device.type == "cpu":
         raise ValueError(f"{name}={kind!r} needs a GPU to load the cache from; leave it out")
     if kind == "quantized":
         backend = (getattr(settings, "cache_config", None) or {}).get("backend", "quanto")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -11,9 +10,6 @@ from torch import Tensor
 
 from clara.backbone.sharding import fill, whole
 from clara.terminal.loading_bars import bars_on_a_terminal_only
-
-if TYPE_CHECKING:
-    from clara.model.modules import ClaraCore
 
 FOLDER = "backbone"
 """In the model's folder; as `ClaraConfig.backbone`, it means the backbone there."""
@@ -28,9 +24,12 @@ def plain_state(backbone: transformers.PreTrainedModel) -> dict[str, Tensor]:
     }
 
 
-def save(model: ClaraCore, folder: Path) -> None:
+def save(
+    backbone: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    folder: Path,
+) -> None:
     """Write the backbone and its tokenizer as any causal language model is written."""
-    backbone = model.backbone
     with torch.device("meta"):
         plain = transformers.AutoModelForCausalLM.from_config(backbone.config)
     state = {name: whole(value) for name, value in plain_state(backbone).items()}
@@ -39,16 +38,16 @@ def save(model: ClaraCore, folder: Path) -> None:
     plain.generation_config = backbone.generation_config
     with bars_on_a_terminal_only():
         plain.save_pretrained(folder)
-    model.tokenizer.tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
-def load(model: ClaraCore, folder: Path) -> None:
+def load(backbone: transformers.PreTrainedModel, folder: Path) -> None:
     """Fill the backbone with weights that `save` wrote.
 
     Raises:
         ValueError: they cannot be read or are of another backbone.
     """
-    own = plain_state(model.backbone)
+    own = plain_state(backbone)
     try:
         with bars_on_a_terminal_only():
             plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -17,23 +17,15 @@ import typer
 from typer.core import TyperGroup
 
 from clara.cli.streams import output_failure, output_is_needed
+from clara.errors import ClaraError
 from clara.terminal.printing import one_line
 
 BAD_CONTENT = 1
 BAD_USAGE = 2
 INTERRUPTED = 130
 
-# By name, since these modules load torch.
-_EXPECTED = (
-    ("clara.backbone.loading", "BackboneError"),
-    ("clara.weights.reference", "ConversionError"),
-    ("clara.data.factbook", "FactbookError"),
-    ("clara.data.lines", "DataError"),
-    ("clara.index.errors", "MemoryIndexError"),
-)
 
-
-class CommandError(Exception):
+class CommandError(ClaraError):
     """Input that a command cannot work with; the message is for the user."""
 
     def __init__(self, message: str, code: int = BAD_CONTENT) -> None:
@@ -100,23 +92,14 @@ def _status(code: int) -> int:
 
 def _expected(error: Exception) -> int | None:
     """The exit status for an error that the user can do something about, else None."""
-    if isinstance(error, CommandError):
-        return error.code
+    if isinstance(error, ClaraError):
+        return error.code if isinstance(error, CommandError) else BAD_CONTENT
     if isinstance(error, OSError):
         return None if error.errno == errno.EPIPE else BAD_CONTENT
     if isinstance(error, ModuleNotFoundError):
         ours = (error.name or "clara").startswith("clara")
         return None if ours else BAD_CONTENT
-    if isinstance(error, ValueError):
-        return BAD_CONTENT if isinstance(error, _expected_kinds()) else None
     return BAD_CONTENT if type(error).__name__ == "OutOfMemoryError" else None
-
-
-def _expected_kinds() -> tuple[type[Exception], ...]:
-    """The classes of `_EXPECTED`; what was not imported cannot have been raised."""
-    return tuple(
-        getattr(sys.modules[module], name) for module, name in _EXPECTED if module in sys.modules
-    )
 
 
 def _message(error: Exception) -> str:

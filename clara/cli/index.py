@@ -9,7 +9,6 @@ import typer
 from clara.cli import options
 from clara.cli.errors import Group, user_errors
 from clara.cli.loading import load_both
-from clara.memory.space import check_readable
 from clara.terminal.printing import one_line, print_json
 
 index = typer.Typer(cls=Group, name="index", no_args_is_help=True, help="Upkeep of indexes.")
@@ -30,11 +29,11 @@ def upgrade(
     model, and holds every document once. Its memory is not written again.
     """
     opened, loaded = load_both(path, model, backbone, "cpu", None)
-    from clara.index.upgrade import upgrade as upgrade_index
+    from clara.index.maintenance import upgrade as upgrade_index
 
     with user_errors():
-        check_readable(
-            loaded, opened.fingerprint, f"{opened.path}: was written", "name the model that did"
+        loaded.memory_space.require(
+            opened, f"{opened.path}: was written", "name the model that did"
         )
     before = opened.info()
     done = upgrade_index(path, fingerprint=loaded.fingerprint)

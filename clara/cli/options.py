@@ -5,20 +5,28 @@ from __future__ import annotations
 import re
 import sys
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 
 import typer
 
-
-class Overflow(str, Enum):
-    chunk = "chunk"
-    truncate = "truncate"
-    error = "error"
+from clara import config
+from clara.checks import surrogate_flaw
+from clara.training import settings
 
 
-class Quantization(str, Enum):
-    nf4 = "nf4"
-    int8 = "int8"
+def _words(name: str, literal: Any) -> Any:
+    """The words of a `Literal` as an Enum, which every supported typer offers as choices."""
+    return Enum(name, [(word, word) for word in get_args(literal)], type=str)
+
+
+if TYPE_CHECKING:
+    Overflow: TypeAlias = Enum
+    Quantization: TypeAlias = Enum
+    Stage: TypeAlias = Enum
+else:
+    Overflow = _words("Overflow", config.Overflow)
+    Quantization = _words("Quantization", config.Quantization)
+    Stage = _words("Stage", settings.Stage)
 
 
 def _checked_device(value: str | None) -> str | None:
@@ -28,10 +36,8 @@ def _checked_device(value: str | None) -> str | None:
 
 
 def checked_question(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise typer.BadParameter("the question is not valid text in UTF-8") from None
+    if surrogate_flaw(value):
+        raise typer.BadParameter("the question is not valid text in UTF-8")
     if not value.strip():
         raise typer.BadParameter("the question is empty")
     return value

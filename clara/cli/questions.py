@@ -127,13 +127,13 @@ def find(
     model: Clara, index: MemoryIndex, question: str, top_k: int
 ) -> tuple[Found, dict[str, float]]:
     """The nearest documents, and the milliseconds of "query" and "rank"."""
-    from clara.model import answers as answering
+    from clara.model.answers import Clock
 
-    clock = answering.Clock(model.device)
+    clock = Clock(model.device)
     with user_errors():
         query = model.encode_queries([question])
         clock.lap("query")
-        (found,) = answering.find(model, query, index, top_k)
+        (found,) = model.find(query, index, top_k)
         clock.lap("rank")
     return found, clock.laps
 

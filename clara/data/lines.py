@@ -7,9 +7,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
+from clara.checks import is_integer
 from clara.data import recognition
 from clara.data.values import DataError, as_id, as_text, as_title, is_missing, kind
 
@@ -62,7 +62,7 @@ class Fields:
             return ()
         values = self._list(name, "integers")
         for entry, value in _entries(name, values):
-            if isinstance(value, bool) or not isinstance(value, Integral):
+            if not is_integer(value):
                 raise DataError(
                     f"{self.where}: field '{entry}' must be an integer, got {kind(value)}"
                 )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from clara.data.lines import Fields, identifier, lines, parsed
 from clara.data.recognition import CORPUS, QUESTIONS
 from clara.data.values import DataError, as_id, as_text, as_title, kind, shown
+from clara.files.writing import replacing
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,22 @@ def read_documents(path: str | os.PathLike[str]) -> Iterator[Document]:
         yield Document(id=name, text=line.text("contents"), title=line.optional_text("title"))
 
 
+def read_document_ids(path: str | os.PathLike[str]) -> set[str]:
+    """Read all of a corpus that will be read once more, as a check before anything is computed.
+
+    Raises:
+        DataError: as `read_documents`; also for a file without documents and for a pipe, which
+            cannot be read twice.
+    """
+    place = os.fspath(path)
+    if os.path.exists(place) and not (os.path.isfile(place) or os.path.isdir(place)):
+        raise DataError(f"{place}: is a pipe or device; a corpus is read twice, use a file")
+    ids = {document.id for document in read_documents(path)}
+    if not ids:
+        raise DataError(f"{place}: holds no documents; {CORPUS}")
+    return ids
+
+
 def read_questions(path: str | os.PathLike[str]) -> Iterator[Question]:
     """Read questions line by line; see `read_documents` for what is accepted.
 
@@ -154,18 +169,10 @@ def write_jsonl(path: str | os.PathLike[str], records: Iterable[Any]) -> None:
             position.
         OSError: the file cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            for position, record in enumerate(records):
-                file.write(_encoded(record, position))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    target = os.path.realpath(path)
+    with replacing(target, sync=True) as unfinished, unfinished.open("wb") as file:
+        for position, record in enumerate(records):
+            file.write(_encoded(record, position))
 
 
 def _encoded(record: Any, position: int) -> bytes:

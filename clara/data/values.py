@@ -6,14 +6,17 @@ as NaN, and a column of ids with a gap holds floats. None of this may end up as 
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
+
+from clara.checks import is_integer, surrogate_flaw
+from clara.errors import ClaraError, shortened
 
 _LONGEST_SHOWN = 80  # characters of a value quoted in a message
 _EMPTY_CELLS = ("NAType", "NaTType")  # of pandas, which is not imported for it
 
 
-class DataError(ValueError):
+class DataError(ClaraError, ValueError):
     """Records cannot be read. The message is one line: file, line number, reason."""
 
 
@@ -35,13 +38,8 @@ def as_text(value: Any, what: str, expected: str = "a string") -> str:
     """
     if not isinstance(value, str):
         raise DataError(f"{what} must be {expected}, got {kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        code = ord(value[error.start])
-        raise DataError(
-            f"{what} holds half a surrogate pair, \\u{code:04x}, at character {error.start}"
-        ) from error
+    if flaw := surrogate_flaw(value):
+        raise DataError(f"{what} {flaw}")
     return str(value)
 
 
@@ -51,7 +49,7 @@ def as_id(value: Any, what: str) -> str:
     Raises:
         DataError: as `as_text`; also for a float (such as 1.0), a truth value and NaN.
     """
-    if isinstance(value, Integral) and not isinstance(value, bool):
+    if is_integer(value):
         return str(int(value))
     text = as_text(value, what, "a string or an integer")
     if not text.strip():
@@ -82,5 +80,4 @@ def kind(value: Any) -> str:
 
 def shown(value: str, *, quoted: bool = True) -> str:
     """A value as it stands in a message."""
-    text = repr(value) if quoted else value
-    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
+    return shortened(repr(value) if quoted else value, _LONGEST_SHOWN)

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LONGEST_REASON = 200  # characters
+from clara.errors import LONGEST_REASON, ClaraError, reason, shortened
+
 _SOURCE_LOCATION = re.compile(r",? ?\S+\.rs:\d+(:\d+)?")
 
 
-class MemoryIndexError(ValueError):
+class MemoryIndexError(ClaraError, ValueError):
     """An index cannot be opened, written or searched, or is damaged. The message is one line."""
 
 
@@ -47,5 +48,5 @@ def failures_in(path: str | os.PathLike[str], doing: str) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """The message on one line, without Lance's source locations."""
-    line = _SOURCE_LOCATION.sub("", " ".join(str(error).split())) or type(error).__name__
-    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
+    line = _SOURCE_LOCATION.sub("", reason(error, None)) or type(error).__name__
+    return shortened(line, LONGEST_REASON)

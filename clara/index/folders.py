@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from clara.files import writing
 from clara.files.characters import check_characters
 from clara.index.errors import MemoryIndexError, failures_in
 
@@ -43,26 +42,14 @@ def new_folder(target: str) -> Iterator[str]:
     """
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
         raise _exists(target)
-    parent = os.path.dirname(target)
-    unfinished = os.path.join(parent, f".{uuid.uuid4().hex}.tmp")
-    made = []
-    try:
-        with failures_in(target, "creating the index"):
-            made = _missing(parent)
-            os.makedirs(parent, exist_ok=True)
-            yield unfinished
-            try:
-                os.rename(unfinished, target)
-            except OSError:
-                if os.path.isdir(target) and os.listdir(target):
-                    raise _exists(target) from None
-                raise
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # not made, or in use by another process
-                os.rmdir(folder)
-        raise
+    with failures_in(target, "creating the index"):
+        try:
+            with writing.new_folder(target) as unfinished:
+                yield os.fspath(unfinished)
+        except OSError:
+            if os.path.isdir(target) and os.listdir(target):
+                raise _exists(target) from None
+            raise
 
 
 def bytes_on_disk(path: str) -> int:
@@ -73,15 +60,6 @@ def bytes_on_disk(path: str) -> int:
             with suppress(FileNotFoundError):
                 total += os.path.getsize(os.path.join(folder, name))
     return total
-
-
-def _missing(folder: str) -> list[str]:
-    """The folder and those of its parents that do not exist, innermost first."""
-    missing = []
-    while not os.path.lexists(folder):
-        missing.append(folder)
-        folder = os.path.dirname(folder)
-    return missing
 
 
 def _exists(target: str) -> MemoryIndexError:

@@ -27,6 +27,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from clara.checks import surrogate_flaw
 from clara.index.digests import digest, number
 from clara.index.errors import MemoryIndexError
 from clara.index.header import Header
@@ -209,12 +210,9 @@ def _require_finite(header: Header, documents: CompressedDocuments, memory: Tens
 
 
 def _utf8(value: str, field: str, name: str) -> bytes:
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise MemoryIndexError(
-            f"document {name!r}: {field} holds half a surrogate pair at character {error.start}"
-        ) from error
+    if flaw := surrogate_flaw(value):
+        raise MemoryIndexError(f"document {name!r}: {field} {flaw}")
+    return value.encode()
 
 
 def _array(values: list[Any], field: pa.Field) -> pa.Array:

@@ -1,61 +1,121 @@
-"""Whether memory belongs to a model: compared here for documents, indexes and commands alike."""
+"""Which memory belongs together: what a model writes, an index stores, and documents carry."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from clara.model.modules import ClaraCore
+import torch
+from torch import Tensor
 
 
-class Indexed(Protocol):
-    """An index, as far as it is compared."""
-
-    @property
-    def path(self) -> str: ...
+class Fingerprinted(Protocol):
+    """Memory with the fingerprint of the model that wrote it: documents, or an index."""
 
     @property
     def fingerprint(self) -> str: ...
 
 
-def check_readable(model: ClaraCore, fingerprint: str, what: str, remedy: str) -> None:
-    """Refuse memory that another model wrote.
+class StoredIndex(Fingerprinted, Protocol):
+    """An index in a folder."""
 
-    Memory that an earlier release wrote with this model is accepted, see
-    `ClaraCore.has_fingerprint`.
+    @property
+    def path(self) -> str: ...
 
-    Args:
-        what: the subject and verb of the message, such as "the index was written".
-        remedy: what to do about it.
 
-    Raises:
-        ValueError: it is of another model.
+def _no_earlier_fingerprint() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class MemorySpace:
+    """What all memory of one model has in common. Only such memory can be compared and answered
+    from.
+
+    Attributes:
+        fingerprint: of the model that writes the memory, see `Clara.fingerprint`.
+        memory_tokens: m, memory tokens of a document.
+        hidden_size: H.
+        dtype: of the memory. Memory in another dtype belongs to the space too.
+        earlier_fingerprint: the fingerprint that earlier releases gave the same model, or None if
+            it cannot be known. It is called only for memory whose fingerprint is another one,
+            because it reads the backbone's files.
     """
-    if not model.has_fingerprint(fingerprint):
-        raise ValueError(
-            f"{what} by another model ({fingerprint[:12]}, this one is "
-            f"{model.fingerprint[:12]}); {remedy}"
-        )
+
+    fingerprint: str
+    memory_tokens: int
+    hidden_size: int
+    dtype: torch.dtype
+    earlier_fingerprint: Callable[[], str | None] = field(
+        default=_no_earlier_fingerprint, compare=False, repr=False
+    )
+
+    def accepts(self, fingerprint: str) -> bool:
+        """Whether this model wrote memory with this fingerprint, perhaps in an earlier release."""
+        return fingerprint == self.fingerprint or fingerprint == self.earlier_fingerprint()
+
+    def require(
+        self,
+        other: Fingerprinted,
+        what: str,
+        remedy: str,
+        *,
+        own: str = "this one",
+        error: type[ValueError] = ValueError,
+    ) -> None:
+        """Refuse memory that another model wrote.
+
+        Args:
+            what: the subject and verb of the message, such as "the index was written".
+            remedy: what to do about it.
+            own: what the message calls the model of this space.
+            error: what to raise.
+
+        Raises:
+            ValueError: it is of another model.
+        """
+        if not self.accepts(other.fingerprint):
+            raise error(
+                f"{what} by another model ({other.fingerprint[:12]}, {own} is "
+                f"{self.fingerprint[:12]}); {remedy}"
+            )
+
+    def require_addable(
+        self, index: StoredIndex, remedy: str, *, model_name: str = "MODEL"
+    ) -> None:
+        """Refuse to add memory of this space to an index of another model.
+
+        An index with a fingerprint of an earlier release can be read. Nothing is added to it: that
+        fingerprint covers a sample of the weights, and two models may share it.
+
+        Args:
+            remedy: what to do if the index is of another model.
+            model_name: how the command that upgrades the index names the model.
+
+        Raises:
+            ValueError: it is of another model, or has a fingerprint of an earlier release.
+        """
+        self.require(index, f"{index.path}: was written", remedy)
+        if index.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"{index.path}: has a fingerprint of an earlier release and can only be read; to "
+                f"add documents, run 'clara index upgrade --model {model_name} {index.path}' first"
+            )
 
 
-def check_addable(
-    model: ClaraCore, index: Indexed, remedy: str, *, model_name: str = "MODEL"
+def check_shape(
+    memory: Tensor,
+    memory_tokens: int,
+    hidden_size: int,
+    name: str,
+    error: type[ValueError] = ValueError,
 ) -> None:
-    """Refuse to add this model's memory to an index of another one.
-
-    An index with a fingerprint of an earlier release can be read. Nothing is added to it: that
-    fingerprint covers a sample of the weights, and two models may share it.
+    """Refuse a tensor that is not `[N, m, H]`.
 
     Args:
-        remedy: what to do if the index is of another model.
-        model_name: how the command that upgrades the index names the model.
-
-    Raises:
-        ValueError: it is of another model, or has a fingerprint of an earlier release.
+        name: what the message calls the tensor.
+        error: what to raise.
     """
-    check_readable(model, index.fingerprint, f"{index.path}: was written", remedy)
-    if index.fingerprint != model.fingerprint:
-        raise ValueError(
-            f"{index.path}: has a fingerprint of an earlier release and can only be read; to add "
-            f"documents, run 'clara index upgrade --model {model_name} {index.path}' first"
-        )
+    if memory.ndim != 3 or memory.shape[1:] != (memory_tokens, hidden_size):
+        raise error(f"{name} must be [N, {memory_tokens}, {hidden_size}], got {list(memory.shape)}")

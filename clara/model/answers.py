@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from clara.memory.space import check_readable
-from clara.model.ranking import Candidates
+from clara.config import PromptTemplate
+from clara.memory.searching import SearchableIndex
+from clara.model.ranking import Candidates, ReadMemory
+from clara.text.prompts import build_text_prompt
+from clara.text.tokenizer import SafeTokenizer
 
-if TYPE_CHECKING:
-    from clara.model.clara import Clara
+Count = int | None | Callable[[], int]
 
 
 class Ranking(NamedTuple):
@@ -40,6 +42,27 @@ class RankedDocument:
     text: str
 
 
+class CountedWhenRead:
+    """A field of a dataclass that may be given as a function, which is called at the first reading.
+
+    After that the field is the number, and the function is forgotten.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> int | None:
+        if instance is None:
+            raise AttributeError(self._name)  # which tells `dataclass` that there is no default
+        value: Count = vars(instance)[self._name]
+        if callable(value):
+            value = vars(instance)[self._name] = value()
+        return value
+
+    def __set__(self, instance: object, value: Count) -> None:
+        vars(instance)[self._name] = value
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer and what it was made from.
@@ -49,15 +72,20 @@ class Answer:
         documents: what it was generated from, best first; empty when only memory was given.
         prompt_tokens: positions of the prompt, memory slots included.
         text_prompt_tokens: tokens of the same prompt with the documents' text in place of their
-            memory; None when the texts are not known.
+            memory; None when the texts are not known. Counted when it is first read, which takes
+            as long as tokenising the documents.
         timings_ms: wall time of "query", "rank" and "generate" for the whole batch.
     """
 
     text: str
     documents: list[RankedDocument]
     prompt_tokens: int
-    text_prompt_tokens: int | None
+    text_prompt_tokens: CountedWhenRead = CountedWhenRead()
     timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the number, not the function that counts."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -72,36 +100,37 @@ class Found:
         return [document.text for document in self.documents]
 
 
-def find(model: Clara, queries: Tensor, source: Any, k: int) -> list[Found]:
-    """The best `k` documents for each question.
+def counter_of_text_prompt(
+    tokenizer: SafeTokenizer, template: PromptTemplate, question: str, texts: list[str]
+) -> Callable[[], int]:
+    """A function for `Answer.text_prompt_tokens`. It keeps the tokenizer, but not the model."""
+    return lambda: len(build_text_prompt(tokenizer, template, texts, question).ids)
 
-    Args:
-        queries: `[B, m, H]`.
-        source: what `Candidates.gather` takes, or an index: an object with `fingerprint` and
-            `search(queries, k)`.
+
+def found_in_index(
+    index: SearchableIndex, queries: Tensor, k: int, read: ReadMemory
+) -> list[Found]:
+    """The best `k` documents of an index for each of the queries `[B, m, H]`.
 
     Raises:
-        ValueError: the index holds another model's memory, or no documents.
+        ValueError: the index holds no documents.
     """
-    if not hasattr(source, "search"):
-        candidates = Candidates.gather(model, source, len(queries))
-        return [
-            _found(candidates, row, scores, order)
-            for row, (scores, order) in enumerate(candidates.rank(queries, k))
-        ]
-    check_readable(
-        model,
-        source.fingerprint,
-        "the index was written",
-        "compress its documents again with this model",
-    )
     found = []
-    for hits in source.search(queries, k):
+    for row, hits in enumerate(index.search(queries, k)):
         if not hits:
             raise ValueError("the index is empty")
         ranked = [RankedDocument(h.id, h.document_id, h.title, h.score, h.text) for h in hits]
-        found.append(Found(torch.stack([h.memory for h in hits]), ranked))
+        memory = torch.stack([hit.memory for hit in hits])
+        found.append(Found(read(memory, f"memory of question {row}"), ranked))
     return found
+
+
+def found_among(candidates: Candidates, queries: Tensor, k: int) -> list[Found]:
+    """The best `k` candidates for each of the queries `[B, m, H]`."""
+    return [
+        _found(candidates, row, scores, order)
+        for row, (scores, order) in enumerate(candidates.rank(queries, k))
+    ]
 
 
 def _found(candidates: Candidates, row: int, scores: Tensor, order: Tensor) -> Found:

@@ -1,24 +1,20 @@
-"""Model folders: what is written, read back, and told apart by a fingerprint."""
+"""Model folders: what is written, and read back."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import torch
 from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from clara.backbone import hub
 from clara.backbone import trained as own_backbone
-from clara.backbone.adapters import ADAPTERS, COMPRESSOR, adapter_files
+from clara.backbone.adapters import ADAPTERS, adapter_files
 from clara.backbone.files import weight_files
 from clara.backbone.loading import backbone_digest, sampled_backbone_digest
 from clara.backbone.sharding import fill, whole
@@ -63,7 +59,7 @@ def save(model: ClaraCore, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
     if model.owns_backbone:
-        own_backbone.save(model, folder / own_backbone.FOLDER)
+        own_backbone.save(model.backbone, model.tokenizer.tokenizer, folder / own_backbone.FOLDER)
         own = str(folder / own_backbone.FOLDER)
         model.backbone_digest = backbone_digest(own)
         model.sampled_backbone_digest = sampled_backbone_digest(own)
@@ -181,7 +177,7 @@ def load_weights(model: ClaraCore, folder: Path) -> None:
     for name, value in own.items():
         fill(value, rows[name])
     if model.owns_backbone:
-        own_backbone.load(model, folder / own_backbone.FOLDER)
+        own_backbone.load(model.backbone, folder / own_backbone.FOLDER)
 
 
 def push(model: ClaraCore, repo_id: str, *, private: bool, token: str | None) -> str:
@@ -191,36 +187,3 @@ def push(model: ClaraCore, repo_id: str, *, private: bool, token: str | None) ->
     with TemporaryDirectory() as folder:
         save(model, folder)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
-
-
-def fingerprint(model: ClaraCore, backbone_digest: str) -> str:
-    """SHA-256 over what determines a document's memory.
-
-    That is the compressor, our rows, the settings of compression, and the backbone. Rounded to
-    bfloat16, so that one checkpoint has one fingerprint whatever dtype it is loaded in.
-
-    Args:
-        backbone_digest: of the backbone's weights.
-    """
-    config = model.config
-    settings = {
-        "document_length": config.document_length,
-        "compression_rate": config.compression_rate,
-        "distinct_memory_tokens": config.distinct_memory_tokens,
-        "lora_rank": config.lora_rank,
-        "lora_alpha": config.lora_alpha,
-        "backbone": backbone_digest,
-    }
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    compressor = sorted(model.adapters.state(COMPRESSOR).items())
-    own = model.memory_tokens
-    rows = [("memory", own.memory), ("encode", own.encode)]
-    for name, value in [*compressor, *rows]:
-        digest.update(name.encode())
-        digest.update(_bytes(value))
-    return digest.hexdigest()
-
-
-def _bytes(value: Tensor) -> bytes:
-    rounded = value.detach().to(torch.bfloat16).cpu().contiguous()
-    return rounded.view(torch.uint8).numpy().tobytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,27 +15,22 @@ from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.backbone.loading import backbone_digest, load_backbone
 from clara.backbone.output_path import states_to_logits
 from clara.checks import as_integer
-from clara.config import ClaraConfig, Overflow
+from clara.config import ClaraConfig
 from clara.memory.documents import CompressedDocuments
-from clara.model import checkpoint
-from clara.model.answers import Answer, Clock, Ranking, find, padded_ranking
-from clara.model.encoding import encode_passages
-from clara.model.modules import ClaraCore
-from clara.model.ranking import Candidates, check_questions, check_top_k, per_question
-from clara.terminal.progress import document_progress
-from clara.text.passages import (
-    DocumentLike,
-    as_documents,
-    prepare_passages,
-    prepare_questions,
-)
-from clara.text.prompts import build_prompt, text_background
+from clara.memory.searching import SearchableIndex
+from clara.model import checkpoint, encoding
+from clara.model.answers import Answer, Clock, Found, counter_of_text_prompt
+from clara.model.ranking import Documents, check_questions, memory_of_each_question
+from clara.model.retrieval import Retriever
+from clara.text.prompts import build_text_prompt
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
+    from clara.model.generation import Task
 
-class Clara(ClaraCore):
+
+class Clara(Retriever):
     """A backbone with compressor, query reasoner and generator adapters.
 
     Build one with `from_backbone` (untrained adapters) or `from_pretrained`. Public methods
@@ -135,92 +130,13 @@ class Clara(ClaraCore):
         """Upload what `save_pretrained` writes; returns the address of the commit."""
         return checkpoint.push(self, repo_id, private=private, token=token)
 
-    def compress(
-        self,
-        documents: Iterable[DocumentLike],
-        *,
-        batch_tokens: int | None = None,
-        overflow: Overflow | None = None,
-        show_progress_bar: bool = False,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> CompressedDocuments:
-        """Turn documents into memory tokens.
-
-        Args:
-            documents: texts, `Document`s, or mappings with "contents", "id", "title"; see
-                `as_documents`. Only the contents are read; markup that looks like control
-                tokens is text.
-            batch_tokens: tokens of one forward, memory slots included. By default 1024 on CPU,
-                where larger buffers only cost page faults, and 16,384 on a GPU.
-            overflow: what to do with documents over the limit; default from the configuration.
-            on_progress: called with the number of rows done since the last call.
-
-        Returns:
-            One row per document, or per chunk of it (`CompressedDocuments.ids`), in order.
+    def load_weights(self, folder: Path) -> None:
+        """Take on the weights of a model folder of the same configuration.
 
         Raises:
-            TypeError, ValueError: a document is of another type, has no usable text, id or title,
-                or the id of an earlier one; names its position.
-            ValueError: a document is empty or, with overflow="error", too long; names its id.
+            ValueError: something is missing, unreadable or does not fit.
         """
-        passages = prepare_passages(
-            self.tokenizer,
-            as_documents(documents),
-            limit=self.config.document_length,
-            overflow=self.config.replace(overflow=overflow or self.config.overflow).overflow,
-        )
-        with document_progress("compress", len(passages), visible=show_progress_bar) as bar:
-
-            def advance(rows: int) -> None:
-                bar.advance(rows)
-                if on_progress is not None:
-                    on_progress(rows)
-
-            memory = encode_passages(self, passages, COMPRESSOR, batch_tokens, advance)
-        return CompressedDocuments(
-            memory=memory,
-            ids=[p.id for p in passages],
-            document_ids=[p.document_id for p in passages],
-            token_counts=[len(p.tokens) for p in passages],
-            texts=[p.text for p in passages],
-            titles=[p.title for p in passages],
-            fingerprint=self.fingerprint,
-        )
-
-    def encode_queries(
-        self, questions: Sequence[str], *, batch_tokens: int | None = None
-    ) -> Tensor:
-        """Questions in the documents' space: `[B, m, H]`.
-
-        Raises:
-            ValueError: a question is empty, or longer than the document limit.
-        """
-        passages = prepare_questions(
-            self.tokenizer,
-            questions,
-            limit=self.config.document_length,
-            overflow=self.config.overflow,
-        )
-        return encode_passages(self, passages, QUERY_REASONER, batch_tokens)
-
-    def rank(
-        self,
-        questions: Sequence[str] | Tensor,
-        documents: Any,
-        top_k: int | None = None,
-    ) -> Ranking:
-        """Rank each question's candidates by cosine similarity; `top_k` above their number
-        selects all.
-
-        Args:
-            questions: texts, or their `encode_queries` `[B, m, H]`.
-            documents: `CompressedDocuments`, memory `[N, m, H]` or raw documents for all
-                questions, `[B, N, m, H]`, or a list with one of these for each question.
-            top_k: default from the configuration.
-        """
-        queries = questions if isinstance(questions, Tensor) else self.encode_queries(questions)
-        candidates = Candidates.gather(self, documents, len(queries))
-        return padded_ranking(candidates.rank(queries, self._top_k(top_k)))
+        checkpoint.load_weights(self, folder)
 
     def generate(
         self,
@@ -254,14 +170,9 @@ class Clara(ClaraCore):
         """
         from clara.model import generation
 
-        each = per_question(self, questions, memory)
-        settings = generation.generation_settings(self, generation_config, max_new_tokens)
-        prompts = self._prompts(questions, [len(m) for m in each])
-        generation.check_budget(self, prompts, settings, max_prompt_tokens)
-        slots = [m.reshape(-1, self.hidden_size).to(self.device) for m in each]
-        return generation.generate(
-            self, prompts, slots, settings, batch_size=batch_size, adapter=GENERATOR
-        )
+        each = memory_of_each_question(questions, memory, self.read_memory)
+        task = self._task(questions, each, generation_config, max_new_tokens, max_prompt_tokens)
+        return generation.generate(self, task, batch_size=batch_size)
 
     def stream(
         self,
@@ -275,22 +186,19 @@ class Clara(ClaraCore):
         """Like `generate` for one question and memory `[k, m, H]`, in pieces as they come."""
         from clara.model import generation
 
-        each = per_question(self, [question], [memory])
-        settings = generation.generation_settings(self, generation_config, max_new_tokens)
-        if (settings.num_beams or 1) > 1:
+        each = memory_of_each_question([question], [memory], self.read_memory)
+        task = self._task([question], each, generation_config, max_new_tokens, max_prompt_tokens)
+        if (task.settings.num_beams or 1) > 1:
             raise ValueError(
                 "stream cannot use beam search: generation_config.num_beams must be 1, got "
-                f"{settings.num_beams}; generate can"
+                f"{task.settings.num_beams}; generate can"
             )
-        prompts = self._prompts([question], [len(each[0])])
-        generation.check_budget(self, prompts, settings, max_prompt_tokens)
-        slots = each[0].reshape(-1, self.hidden_size).to(self.device)
-        return generation.stream(self, prompts[0], slots, settings, adapter=GENERATOR)
+        return generation.stream(self, task)
 
     def answer(
         self,
         questions: Sequence[str],
-        documents: Any,
+        documents: Documents | SearchableIndex,
         *,
         top_k: int | None = None,
         generation_config: GenerationConfig | None = None,
@@ -303,32 +211,46 @@ class Clara(ClaraCore):
         Args:
             documents: as in `rank`, or an index with a method `search(queries, k)`.
         """
+        from clara.model import generation
+
         clock = Clock(self.device)
         queries = self.encode_queries(questions)
         clock.lap("query")
-        found = find(self, queries, documents, self._top_k(top_k))
+        found = self.find(queries, documents, top_k)
         clock.lap("rank")
-        texts = self.generate(
-            questions,
-            [each.memory for each in found],
-            generation_config=generation_config,
-            max_new_tokens=max_new_tokens,
-            max_prompt_tokens=max_prompt_tokens,
-            batch_size=batch_size,
-        )
+        memory = [each.memory for each in found]
+        task = self._task(questions, memory, generation_config, max_new_tokens, max_prompt_tokens)
+        texts = generation.generate(self, task, batch_size=batch_size)
         clock.lap("generate")
         return [
             Answer(
                 text=text.strip(),
                 documents=each.documents,
-                prompt_tokens=self.prompt_tokens(question, len(each.memory)),
-                text_prompt_tokens=self.text_prompt_tokens(question, each.texts)
-                if each.documents
-                else None,
+                prompt_tokens=len(prompt.ids),
+                text_prompt_tokens=self._text_prompt_counter(question, each),
                 timings_ms=dict(clock.laps),
             )
-            for question, text, each in zip(questions, texts, found, strict=True)
+            for question, text, each, prompt in zip(
+                questions, texts, found, task.prompts, strict=True
+            )
         ]
+
+    def answer_loss(
+        self,
+        questions: Sequence[str],
+        memory: Tensor | Sequence[Tensor],
+        answers: Sequence[str],
+    ) -> Tensor:
+        """Mean cross-entropy of the answers' tokens given question and memory (a 0-d tensor).
+
+        Only answer positions go through the output head. Differentiable in the generator and in
+        `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+
+        Raises:
+            ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
+                do not come from its final states alone.
+        """
+        return encoding.answer_loss(self, questions, memory, answers)
 
     def answer_from_text(
         self,
@@ -347,21 +269,21 @@ class Clara(ClaraCore):
         from clara.model import generation
 
         check_questions(questions, len(documents))
-        settings = generation.generation_settings(self, None, max_new_tokens)
         prompts = [
-            build_prompt(self.tokenizer, self.config.prompt, text_background(texts), question)
+            build_text_prompt(self.tokenizer, self.config.prompt, texts, question)
             for question, texts in zip(questions, documents, strict=True)
         ]
-        generation.check_budget(self, prompts, settings, max_prompt_tokens)
         empty = torch.empty(0, self.hidden_size, dtype=self.dtype, device=self.device)
-        return generation.generate(
+        task = generation.prepare(
             self,
             prompts,
             [empty] * len(prompts),
-            settings,
-            batch_size=batch_size,
             adapter=None,
+            generation_config=None,
+            max_new_tokens=max_new_tokens,
+            max_prompt_tokens=max_prompt_tokens,
         )
+        return generation.generate(self, task, batch_size=batch_size)
 
     @torch.no_grad()
     def logit_lens(self, memory: Tensor, top: int = 50) -> list[Any]:
@@ -384,8 +306,32 @@ class Clara(ClaraCore):
         words = (self.tokenizer.decode([token]).strip() for token in best)
         return [word for word in words if any(c.isalnum() for c in word)]
 
-    def _top_k(self, given: int | None) -> int:
-        return check_top_k(self.config.top_k if given is None else given)
+    def _task(
+        self,
+        questions: Sequence[str],
+        memory: Sequence[Tensor],
+        generation_config: GenerationConfig | None,
+        max_new_tokens: int | None,
+        max_prompt_tokens: int | None,
+    ) -> Task:
+        """Questions with memory `[k_i, m, H]` for each, ready to be answered."""
+        from clara.model import generation
+
+        return generation.prepare(
+            self,
+            self.memory_prompts(questions, [len(each) for each in memory]),
+            memory,
+            adapter=GENERATOR,
+            generation_config=generation_config,
+            max_new_tokens=max_new_tokens,
+            max_prompt_tokens=max_prompt_tokens,
+        )
+
+    def _text_prompt_counter(self, question: str, found: Found) -> Callable[[], int] | None:
+        if not found.documents:
+            return None
+        template = self.config.prompt
+        return counter_of_text_prompt(self.tokenizer, template, question, found.texts)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -1,90 +1,25 @@
-"""Forward passes over packed sequences: documents, questions, and prompts with answers."""
+"""Memory of documents and questions, and the loss of answers, from packed forward passes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from clara.backbone.adapters import GENERATOR
-from clara.backbone.memory_rows import last_layer, restricted_to_rows
-from clara.backbone.output_path import applies_head_alone, body_of, next_token_cross_entropy
-from clara.backbone.recomputation import recomputed_within
-from clara.backbone.rotary import factors_by_sequence
+from clara.backbone.output_path import applies_head_alone, next_token_cross_entropy
 from clara.checks import as_integer
-from clara.text.packing import PackedBatch, compressor_input, pack
+from clara.model.ranking import memory_of_each_question
+from clara.text.packing import PackedPrompts, compressor_input, pack
 from clara.text.passages import Passage
-from clara.text.prompts import Prompt
 
 if TYPE_CHECKING:
     from clara.model.modules import ClaraCore
 
 BATCH_TOKENS_CPU = 1024
 BATCH_TOKENS_GPU = 16_384
-
-
-def forward_packed(
-    model: ClaraCore,
-    batch: PackedBatch,
-    memory: Tensor,
-    adapter: str | None,
-    *,
-    memory_only: bool = False,
-) -> Tensor:
-    """Final (normalised) hidden states `[T, H]` of packed sequences, no output head.
-
-    Args:
-        memory: `[number of Marker.MEMORY in the batch, H]`, what stands in the memory slots.
-        memory_only: skip what only rows other than the memory slots at the end of each sequence
-            need; those rows are then undefined.
-
-    Raises:
-        ValueError: a sequence is longer than the backbone's positions.
-    """
-    from clara.backbone.attention import (  # which takes long to import
-        check_reached,
-        packed_arguments,
-    )
-
-    _check_positions(model, batch)
-    body = body_of(model.backbone)
-    layer, modules = (memory_only and last_layer(body)) or (None, [])
-    embeddings = model.embed(batch.ids, memory)
-    packed = packed_arguments(batch, model.backbone, layer)
-
-    @contextmanager
-    def computing() -> Iterator[None]:
-        with model.adapters.active(adapter), restricted_to_rows(modules, batch.memory_rows):
-            yield
-
-    with (
-        computing(),
-        recomputed_within(computing),
-        factors_by_sequence(model.backbone, batch.lengths),
-    ):
-        output = body(
-            inputs_embeds=embeddings[None],
-            position_ids=batch.position_ids[None],
-            use_cache=False,
-            **packed,
-        )
-    check_reached(packed, model.backbone)
-    hidden: Tensor = output.last_hidden_state[0]
-    return hidden
-
-
-def _check_positions(model: ClaraCore, batch: PackedBatch) -> None:
-    positions = getattr(model.backbone.config, "max_position_embeddings", None)
-    longest = max(batch.lengths, default=0)
-    if positions is not None and longest > positions:
-        raise ValueError(
-            f"a sequence of {longest} tokens is longer than the backbone's {positions} positions; "
-            "use fewer documents or a shorter text"
-        )
 
 
 @torch.no_grad()
@@ -121,37 +56,6 @@ def encode_passages(
     return memory
 
 
-@dataclass(frozen=True)
-class PackedPrompts:
-    """Prompts with answers, one after the other.
-
-    Attributes:
-        batch: the prompts; memory slots lie anywhere in them, so `n_memory` is 0.
-        targets: int64 `[P]`, positions of the answers' tokens in the packed sequence.
-    """
-
-    batch: PackedBatch
-    targets: Tensor
-
-    @classmethod
-    def of(cls, prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> PackedPrompts:
-        positions, start = [torch.empty(0, dtype=torch.long)], 0
-        for prompt in prompts:
-            positions.append(torch.arange(start + prompt.answer_start, start + len(prompt.ids)))
-            start += len(prompt.ids)
-        batch = PackedBatch(
-            ids=torch.tensor([i for p in prompts for i in p.ids], dtype=torch.long, device=device),
-            lengths=[len(p.ids) for p in prompts],
-            n_memory=0,
-            rows=list(range(len(prompts))),
-        )
-        return cls(batch, torch.cat(positions).to(device))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedPrompts:
-        targets = self.targets.to(device, non_blocking=non_blocking)
-        return PackedPrompts(self.batch.to(device, non_blocking), targets)
-
-
 def answer_cross_entropy(
     model: ClaraCore, prompts: PackedPrompts, memory: Tensor, adapter: str | None = GENERATOR
 ) -> Tensor:
@@ -167,6 +71,20 @@ def answer_cross_entropy(
         ValueError: the backbone's logits do not come from its final states alone.
     """
     applies_head_alone(model.backbone)  # before the forward, where there is no loss
-    hidden = forward_packed(model, prompts.batch, memory, adapter)
+    hidden = model.forward_packed(prompts.batch, memory, adapter)
     predicted = prompts.batch.ids[prompts.targets]
     return next_token_cross_entropy(model.backbone, hidden[prompts.targets - 1], predicted)
+
+
+def answer_loss(
+    model: ClaraCore,
+    questions: Sequence[str],
+    memory: Tensor | Sequence[Tensor],
+    answers: Sequence[str],
+) -> Tensor:
+    """See `Clara.answer_loss`."""
+    each = memory_of_each_question(questions, memory, model.read_memory)
+    prompts = model.memory_prompts(questions, [len(m) for m in each], answers)
+    slots = torch.cat([m.reshape(-1, model.hidden_size) for m in each])
+    packed = PackedPrompts.of(prompts, model.device)
+    return answer_cross_entropy(model, packed, slots) / len(packed.targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,51 @@ from clara.text.prompts import Prompt
 if TYPE_CHECKING:
     from clara.model.modules import ClaraCore
 
-__all__ = ["check_budget", "generate", "generation_inputs", "generation_settings", "stream"]
+
+@dataclass(frozen=True)
+class Task:
+    """What `generate` and `stream` are to answer, and how.
+
+    Attributes:
+        prompts: one for each question.
+        memory: `[slots of prompt i, H]` for each of them.
+        settings: see `generation_settings`.
+        adapter: the one to generate with; None is the bare backbone.
+    """
+
+    prompts: list[Prompt]
+    memory: list[Tensor]
+    settings: GenerationConfig
+    adapter: str | None
 
 
-def check_budget(
+def prepare(
     model: ClaraCore,
+    prompts: list[Prompt],
+    memory: Sequence[Tensor],
+    adapter: str | None,
+    *,
+    generation_config: GenerationConfig | None,
+    max_new_tokens: int | None,
+    max_prompt_tokens: int | None,
+) -> Task:
+    """Check settings and prompts, and bring the memory into place.
+
+    Args:
+        memory: `[k_i, m, H]` for each prompt.
+
+    Raises:
+        TypeError, ValueError: a setting is refused, or a prompt is over the budget.
+    """
+    backbone = model.backbone
+    settings = generation_settings(backbone, model.tokenizer, generation_config, max_new_tokens)
+    _check_budget(backbone, prompts, settings, max_prompt_tokens)
+    slots = [each.reshape(-1, model.hidden_size).to(model.device) for each in memory]
+    return Task(prompts, slots, settings, adapter)
+
+
+def _check_budget(
+    backbone: PreTrainedModel,
     prompts: Sequence[Prompt],
     settings: GenerationConfig,
     budget: int | None,
@@ -50,7 +91,7 @@ def check_budget(
     """
     if budget is not None:
         budget = as_integer(budget, "max_prompt_tokens", least=1)
-    window = getattr(model.backbone.config, "max_position_embeddings", None)
+    window = getattr(backbone.config, "max_position_embeddings", None)
     longest = settings.max_length
     if window is not None and longest is not None and longest > window:
         raise ValueError(
@@ -115,36 +156,18 @@ def generation_inputs(
 
 
 @torch.no_grad()
-def generate(
-    model: ClaraCore,
-    prompts: Sequence[Prompt],
-    memory: Sequence[Tensor],
-    settings: GenerationConfig,
-    *,
-    batch_size: int,
-    adapter: str | None,
-) -> list[str]:
-    """Answers to prompts; `memory[i]` is `[slots of prompt i, H]`.
+def generate(model: ClaraCore, task: Task, *, batch_size: int) -> list[str]:
+    """Answers to all prompts.
 
     Prompts of like length are batched together; answers come back in the given order.
     """
     batch_size = as_integer(batch_size, "batch_size", least=1)
-    if takes_one_question(model.backbone, settings):
+    if takes_one_question(model.backbone, task.settings):
         batch_size = 1
-    reader = answer_reader(model, settings)
-    answers = [""] * len(prompts)
-    for rows in _batches(model.backbone, prompts, settings, batch_size):
-        together = [prompts[row] for row in rows]
-        with model.generating(adapter) as backbone, recomputed_at_switch(backbone):
-            inputs = generation_inputs(
-                model, backbone, together, [memory[row] for row in rows], settings, adapter
-            )
-            output = _generated(
-                backbone,
-                inputs,
-                settings_for(settings, len(together[0].ids)),
-                stopping_criteria=_criteria(reader),
-            )
+    reader = answer_reader(model.backbone, model.tokenizer, task.settings)
+    answers = [""] * len(task.prompts)
+    for rows in _batches(model.backbone, task.prompts, task.settings, batch_size):
+        output = _generate_rows(model, task, rows, stopping_criteria=_criteria(reader))
         for row, ids in zip(rows, output.tolist(), strict=True):
             answers[row] = reader.text(ids)
     return answers
@@ -167,6 +190,16 @@ def _batches(
     for rows in groups.values():
         for first in range(0, len(rows), batch_size):
             yield rows[first : first + batch_size]
+
+
+def _generate_rows(model: ClaraCore, task: Task, rows: Sequence[int], **options: Any) -> Tensor:
+    """Token ids `[len(rows), new tokens]` of the answers to some of the prompts, in one batch."""
+    prompts = [task.prompts[row] for row in rows]
+    memory = [task.memory[row] for row in rows]
+    with model.generating(task.adapter) as backbone, recomputed_at_switch(backbone):
+        inputs = generation_inputs(model, backbone, prompts, memory, task.settings, task.adapter)
+        settings = settings_for(task.settings, len(prompts[0].ids))
+        return _generated(backbone, inputs, settings, **options)
 
 
 def _generated(
@@ -192,40 +225,23 @@ def _criteria(reader: AnswerReader, *others: StoppingCriteria) -> StoppingCriter
     return StoppingCriteriaList([*texts, *others])
 
 
-def stream(
-    model: ClaraCore,
-    prompt: Prompt,
-    memory: Tensor,
-    settings: GenerationConfig,
-    *,
-    adapter: str | None,
-) -> Iterator[str]:
-    """Pieces of the answer as they are generated; an error in generation is raised here.
+def stream(model: ClaraCore, task: Task) -> Iterator[str]:
+    """Pieces of the answer to the one prompt; an error in generation is raised here.
 
     Generation stops when the iterator is closed.
     """
     if model.adapters.held_here:
         raise RuntimeError("cannot stream while this thread holds the model's adapters")
-    reader = answer_reader(model, settings)
+    reader = answer_reader(model.backbone, model.tokenizer, task.settings)
     tokens = TokenQueue()
     errors: list[BaseException] = []
     closed = Event()
 
     def work() -> None:
+        criteria = _criteria(reader, StopWhen(closed.is_set))
         try:
-            with (
-                torch.no_grad(),
-                model.generating(adapter) as backbone,
-                recomputed_at_switch(backbone),
-            ):
-                inputs = generation_inputs(model, backbone, [prompt], [memory], settings, adapter)
-                _generated(
-                    backbone,
-                    inputs,
-                    settings_for(settings, len(prompt.ids)),
-                    streamer=tokens,
-                    stopping_criteria=_criteria(reader, StopWhen(closed.is_set)),
-                )
+            with torch.no_grad():
+                _generate_rows(model, task, [0], streamer=tokens, stopping_criteria=criteria)
         except BaseException as error:
             errors.append(error)
             tokens.end()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,21 +16,26 @@ from clara.backbone.attention_patterns import evaluating
 from clara.backbone.default_dtype import float32_by_default
 from clara.backbone.loading import BackboneError, sampled_backbone_digest
 from clara.backbone.merging import MergedGenerator, merged_copy_fits, parameter_versions
+from clara.backbone.packed_forward import packed_states
 from clara.backbone.recomputation import enable_checkpointing
 from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
-from clara.model import checkpoint
-from clara.model.copying import deep_copy, shallow_copy
-from clara.model.encoding import PackedPrompts, answer_cross_entropy, forward_packed
+from clara.memory.documents import CompressedDocuments
+from clara.memory.space import MemorySpace, check_shape
+from clara.model.fingerprint import memory_fingerprint
 from clara.model.memory_tokens import MemoryTokens
 from clara.model.prompt_prefix import PromptPrefixes
-from clara.model.ranking import per_question
 from clara.text.packing import PackedBatch
-from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
+from clara.text.prompts import Prompt, build_prompt, build_text_prompt, memory_slots
 from clara.text.tokenizer import SafeTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+_DERIVED = ("prompt_prefixes", "_merged", "_fingerprint", "_trained")
+"""What is made of the weights when it is needed, and tells by their place in memory whether they
+have changed. Copies begin without it."""
 
 
 class ClaraCore(nn.Module):
@@ -47,6 +52,10 @@ class ClaraCore(nn.Module):
         owns_backbone: the backbone's weights were trained too and are saved with the model; its
             digest is that of the last save.
     """
+
+    _merged: MergedGenerator | None
+    _fingerprint: tuple[object, str] | None  # and the version of the weights that it is of
+    _trained: tuple[object, bool] | None
 
     def __init__(
         self,
@@ -73,10 +82,7 @@ class ClaraCore(nn.Module):
             distinct=config.distinct_memory_tokens,
         )
         self.memory_tokens.to(embeddings.device).requires_grad_(False)
-        self.prompt_prefixes = PromptPrefixes()
-        self._merged: MergedGenerator | None = None
-        self._fingerprint: tuple[object, str] | None = None
-        self._trained: tuple[object, bool] | None = None
+        self._forget_derived()
         self._sampled_digest: str | None = None
         self._check_length()
         self.eval()
@@ -101,7 +107,7 @@ class ClaraCore(nn.Module):
         weights = parameter_versions([*compressor, *self.memory_tokens.parameters()])
         version = (weights, self.backbone_digest)
         if self.training or self._fingerprint is None or self._fingerprint[0] != version:
-            self._fingerprint = (version, checkpoint.fingerprint(self, self.backbone_digest))
+            self._fingerprint = (version, self._fingerprint_over(self.backbone_digest))
         return self._fingerprint[1]
 
     @property
@@ -127,7 +133,7 @@ class ClaraCore(nn.Module):
         Raises:
             BackboneError: the backbone's files cannot be read.
         """
-        return checkpoint.fingerprint(self, self.sampled_backbone_digest)
+        return self._fingerprint_over(self.sampled_backbone_digest)
 
     @property
     def sampled_backbone_digest(self) -> str:
@@ -140,23 +146,54 @@ class ClaraCore(nn.Module):
     def sampled_backbone_digest(self, digest: str) -> None:
         self._sampled_digest = digest
 
+    @property
+    def memory_space(self) -> MemorySpace:
+        """What memory of this model has in common, that of earlier releases included."""
+        return MemorySpace(
+            self.fingerprint,
+            self.config.memory_tokens,
+            self.hidden_size,
+            self.dtype,
+            self._earlier_fingerprint,
+        )
+
     def has_fingerprint(self, fingerprint: str) -> bool:
         """Whether memory with this fingerprint is this model's, also if earlier versions wrote it.
 
         False too if only the sampled fingerprint could tell and the backbone's files are gone.
         """
-        if fingerprint == self.fingerprint:
-            return True
+        return self.memory_space.accepts(fingerprint)
+
+    def read_memory(self, given: Tensor | CompressedDocuments, name: str) -> Tensor:
+        """Memory `[N, m, H]` that a user passed, if it is this model's.
+
+        Args:
+            name: what the message calls it.
+
+        Raises:
+            ValueError: another model wrote it, or it has another shape.
+        """
+        if isinstance(given, CompressedDocuments):
+            self.memory_space.require(given, "documents were compressed", "compress them again")
+            given = given.memory
+        check_shape(given, self.config.memory_tokens, self.hidden_size, name)
+        return given
+
+    def _earlier_fingerprint(self) -> str | None:
         try:
-            return fingerprint == self.sampled_fingerprint
+            return self.sampled_fingerprint
         except BackboneError:
-            return False
+            return None
+
+    def _fingerprint_over(self, backbone_digest: str) -> str:
+        return memory_fingerprint(self.config, self.adapters, self.memory_tokens, backbone_digest)
 
     def train(self, mode: bool = True) -> Self:
         """As `torch.nn.Module.train`; what was derived from the weights is made anew after it."""
-        self.prompt_prefixes.clear()
         if mode:
-            self._merged = self._fingerprint = self._trained = None
+            self._forget_derived()
+        else:
+            self.prompt_prefixes.clear()
         return super().train(mode)
 
     def enable_gradient_checkpointing(self, **options: Any) -> None:
@@ -172,24 +209,38 @@ class ClaraCore(nn.Module):
         enable_checkpointing(self.backbone, options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return deep_copy(self, memo)
+        """A model that shares nothing with this one; with a merged generator if this one has it."""
+        made = self.__class__.__new__(self.__class__)
+        memo[id(self)] = made
+        with self.adapters.lock:
+            own = {name: value for name, value in vars(self).items() if name not in _DERIVED}
+            vars(made).update(copy.deepcopy(own, memo))
+            made._forget_derived()
+            merged = self._merged
+            if merged is not None and merged.is_current(self.adapters):
+                backbone = copy.deepcopy(merged.backbone, memo)
+                made._merged = MergedGenerator.around(backbone, made.adapters)
+        return made
 
     def __copy__(self) -> Self:
-        return shallow_copy(self)
+        """Another object around the same modules, adapters and tokenizer."""
+        made = self.__class__.__new__(self.__class__)
+        vars(made).update(vars(self))
+        for name in ("_parameters", "_buffers", "_modules"):
+            vars(made)[name] = copy.copy(vars(self)[name])
+        made._forget_derived()
+        return made
+
+    def _forget_derived(self) -> None:
+        """Begin without what was made of the weights."""
+        self.prompt_prefixes = PromptPrefixes()
+        self._merged = self._fingerprint = self._trained = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
             f"a {type(self).__name__} model cannot be pickled, nor saved by torch.save: write it "
             "with model.save_pretrained(folder), and read it with Clara.from_pretrained(folder)"
         )
-
-    def load_weights(self, folder: Path) -> None:
-        """Take on the weights of a model folder of the same configuration.
-
-        Raises:
-            ValueError: something is missing, unreadable or does not fit.
-        """
-        checkpoint.load_weights(self, folder)
 
     def embed(self, ids: Tensor, memory: Tensor) -> Tensor:
         """Input embeddings of ids with `Marker` values.
@@ -213,37 +264,38 @@ class ClaraCore(nn.Module):
                 computed for memory rows alone.
         """
         rows = self.memory_tokens.slot_rows(len(batch.rows))
-        return forward_packed(self, batch, rows, adapter, memory_only=memory_only)
+        return self.forward_packed(batch, rows, adapter, memory_only=memory_only)
 
-    def answer_loss(
+    def forward_packed(
         self,
-        questions: Sequence[str],
-        memory: Tensor | Sequence[Tensor],
-        answers: Sequence[str],
+        batch: PackedBatch,
+        memory: Tensor,
+        adapter: str | None,
+        *,
+        memory_only: bool = False,
     ) -> Tensor:
-        """Mean cross-entropy of the answers' tokens given question and memory (a 0-d tensor).
+        """Final (normalised) hidden states `[T, H]` of packed sequences, no output head.
 
-        Only answer positions go through the output head. Differentiable in the generator and in
-        `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+        Args:
+            memory: `[number of Marker.MEMORY in the batch, H]`, what stands in the memory slots.
+            adapter: the one to compute with; None is the bare backbone.
+            memory_only: see `encode`.
 
         Raises:
-            ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
-                do not come from its final states alone.
+            ValueError: a sequence is longer than the backbone's positions.
         """
-        each = per_question(self, questions, memory)
-        prompts = self._prompts(questions, [len(m) for m in each], answers)
-        slots = torch.cat([m.reshape(-1, self.hidden_size) for m in each])
-        packed = PackedPrompts.of(prompts, self.device)
-        return answer_cross_entropy(self, packed, slots) / len(packed.targets)
+        embeddings = self.embed(batch.ids, memory)
+        return packed_states(
+            self.backbone, self.adapters, batch, embeddings, adapter, memory_only=memory_only
+        )
 
     def prompt_tokens(self, question: str, documents: int) -> int:
         """Positions of the prompt for `documents` documents in memory."""
-        return len(self._prompts([question], [documents])[0].ids)
+        return len(self.memory_prompts([question], [documents])[0].ids)
 
     def text_prompt_tokens(self, question: str, texts: Sequence[str]) -> int:
         """Tokens of the same prompt with texts in place of memory."""
-        background = text_background(texts)
-        return len(build_prompt(self.tokenizer, self.config.prompt, background, question).ids)
+        return len(build_text_prompt(self.tokenizer, self.config.prompt, texts, question).ids)
 
     def merge_generator(self) -> bool:
         """Keep a copy of the weights with the generator merged, for faster generation.
@@ -262,12 +314,18 @@ class ClaraCore(nn.Module):
                 self._merged = MergedGenerator.of(self.backbone, self.adapters)
         return self._merged is not None
 
-    def _prompts(
+    def memory_prompts(
         self,
         questions: Sequence[str],
         documents: Sequence[int],
         answers: Sequence[str] | None = None,
     ) -> list[Prompt]:
+        """Prompts with slots for memory, one for each question.
+
+        Args:
+            documents: how many documents in memory each question has.
+            answers: put behind the prompts.
+        """
         config = self.config
         return [
             build_prompt(

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from clara.checks import is_integer
-from clara.data.records import Document
+from clara.data.records import Document, DocumentLike
 from clara.memory.documents import CompressedDocuments
-from clara.memory.space import check_readable
 from clara_kernels import cosine_rerank, cosine_topk
 
-if TYPE_CHECKING:
-    from clara.model.clara import Clara
-    from clara.model.modules import ClaraCore
+Documents = (
+    CompressedDocuments
+    | Tensor
+    | Iterable[DocumentLike]
+    | Sequence[CompressedDocuments]
+    | Sequence[Tensor]
+    | Sequence[Sequence[DocumentLike]]
+)
+"""Shared by all questions: `CompressedDocuments`, memory `[N, m, H]`, or raw documents. One for
+each of `B` questions: memory `[B, N, m, H]`, or a list of any of these of length `B`."""
+
+Compress = Callable[[Iterable[DocumentLike]], CompressedDocuments]
+"""Such as `Clara.compress`."""
+
+ReadMemory = Callable[[Tensor | CompressedDocuments, str], Tensor]
+"""Takes memory `[N, m, H]` from what a user passed and refuses that of another model; the text is
+what a message calls it. Such as `Clara.read_memory`."""
 
 
 @dataclass(frozen=True)
@@ -36,64 +49,37 @@ class Candidates:
     shared: bool
 
     @classmethod
-    def gather(cls, model: Clara, source: Any, questions: int) -> Candidates:
+    def gather(
+        cls,
+        source: Documents,
+        questions: int,
+        *,
+        read: ReadMemory,
+        compress: Compress,
+        device: torch.device,
+    ) -> Candidates:
         """Candidates from tensors, compressed documents or raw documents.
 
         Args:
-            source: shared by all questions: `CompressedDocuments`, a tensor `[N, m, H]`, or a
-                list of raw documents. One for each question: a tensor `[B, N, m, H]`, or a list
-                of any of these of length `B`.
+            device: where they are ranked.
 
         Raises:
             TypeError, ValueError: another form, another number of questions, no candidate,
                 memory of another shape or of another model.
         """
-        if isinstance(source, CompressedDocuments):
-            return cls._of_documents(model, [source], questions, shared=True)
-        if isinstance(source, Tensor):
-            if source.ndim == 3:
-                return cls._of_memory(model, [source], questions, shared=True)
-            return cls._of_memory(model, list(source), questions, shared=False)
-        if isinstance(source, str | Mapping | Document):
-            raise TypeError("documents must be a list of documents, got a single one")
-        source = list(source)
-        if not source:
-            raise ValueError("documents is empty: there is nothing to rank")
-        if all(isinstance(each, CompressedDocuments) for each in source):
-            return cls._of_documents(model, source, questions, shared=False)
-        if all(isinstance(each, Tensor) for each in source):
-            return cls._of_memory(model, source, questions, shared=False)
-        if all(isinstance(each, list | tuple) for each in source):
-            _check_count(len(source), questions)
-            compressed = [model.compress(each) for each in source]
-            return cls._of_documents(model, compressed, questions, shared=False)
-        return cls._of_documents(model, [model.compress(source)], questions, shared=True)
-
-    @classmethod
-    def _of_documents(
-        cls,
-        model: Clara,
-        documents: list[CompressedDocuments],
-        questions: int,
-        *,
-        shared: bool,
-    ) -> Candidates:
-        for each in documents:
-            _check_fingerprint(model, each)
-        found = cls._of_memory(model, [d.memory for d in documents], questions, shared=shared)
-        return cls(found.memory, documents * questions if shared else documents, shared)
-
-    @classmethod
-    def _of_memory(
-        cls, model: Clara, memory: list[Tensor], questions: int, *, shared: bool
-    ) -> Candidates:
-        memory = memory * questions if shared else memory
-        _check_count(len(memory), questions)
+        given, shared = _forms(source, questions, compress)
+        if not shared:
+            _check_count(len(given), questions)
+        memory = [
+            read(each, f"memory of question {row}").to(device) for row, each in enumerate(given)
+        ]
+        documents = [each for each in given if isinstance(each, CompressedDocuments)]
+        if shared:
+            memory, documents = memory * questions, documents * questions
         for row, each in enumerate(memory):
-            _check_shape(model, each, row)
             if not len(each):
                 raise ValueError(f"question {row} has no candidate documents")
-        return cls([each.to(model.device) for each in memory], None, shared)
+        return cls(memory, documents or None, shared)
 
     def rank(self, queries: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
         """The best `min(k, N_i)` candidates of each question, highest cosine first.
@@ -121,6 +107,28 @@ class Candidates:
         ]
 
 
+def _forms(
+    source: Documents, questions: int, compress: Compress
+) -> tuple[Sequence[Tensor | CompressedDocuments], bool]:
+    """Memory or compressed documents of each question, or one for all questions and True."""
+    if isinstance(source, CompressedDocuments):
+        return [source], True
+    if isinstance(source, Tensor):
+        return ([source], True) if source.ndim == 3 else (list(source), False)
+    if isinstance(source, str | Mapping | Document):
+        raise TypeError("documents must be a list of documents, got a single one")
+    listed: list[Any] = list(source)
+    if not listed:
+        raise ValueError("documents is empty: there is nothing to rank")
+    for kind in (CompressedDocuments, Tensor):
+        if all(isinstance(each, kind) for each in listed):
+            return listed, False
+    if all(isinstance(each, list | tuple) for each in listed):
+        _check_count(len(listed), questions)
+        return [compress(each) for each in listed], False
+    return [compress(listed)], True
+
+
 def _check_count(given: int, questions: int) -> None:
     if given != questions:
         raise ValueError(f"documents are given for {given} questions, there are {questions}")
@@ -133,18 +141,6 @@ def check_questions(questions: Sequence[str], given: int) -> None:
     _check_count(given, len(questions))
 
 
-def _check_shape(model: ClaraCore, memory: Tensor, row: int) -> None:
-    m, width = model.config.memory_tokens, model.hidden_size
-    if memory.ndim != 3 or memory.shape[1:] != (m, width):
-        raise ValueError(
-            f"memory of question {row} must be [N, {m}, {width}], got {list(memory.shape)}"
-        )
-
-
-def _check_fingerprint(model: ClaraCore, documents: CompressedDocuments) -> None:
-    check_readable(model, documents.fingerprint, "documents were compressed", "compress them again")
-
-
 def check_top_k(top_k: int) -> int:
     """`top_k` as Python's own integer, if it is a positive one."""
     if not is_integer(top_k) or top_k < 1:
@@ -152,8 +148,10 @@ def check_top_k(top_k: int) -> int:
     return int(top_k)
 
 
-def per_question(
-    model: ClaraCore, questions: Sequence[str], memory: Tensor | Sequence[Any]
+def memory_of_each_question(
+    questions: Sequence[str],
+    memory: Tensor | Sequence[Tensor | CompressedDocuments],
+    read: ReadMemory,
 ) -> list[Tensor]:
     """Memory to answer from, `[k_i, m, H]` for each question; `k_i` may be 0.
 
@@ -166,11 +164,4 @@ def per_question(
             "memory must be one CompressedDocuments for each question, got a single one"
         )
     check_questions(questions, len(memory))
-    each = []
-    for row, given in enumerate(memory):
-        if isinstance(given, CompressedDocuments):
-            _check_fingerprint(model, given)
-            given = given.memory
-        _check_shape(model, given, row)
-        each.append(given)
-    return each
+    return [read(given, f"memory of question {row}") for row, given in enumerate(memory)]

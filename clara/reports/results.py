@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
+
+from clara.errors import ClaraError
+from clara.files.writing import write_text
 
 FORMAT = "clara-benchmark/1"
 OUTCOMES = ("kept", "missed", "not reachable here")
@@ -24,7 +26,7 @@ _SMALLEST, _LARGEST = 1e-30, 1e30  # so that no ratio of two numbers is 0 or inf
 _NUMBERS = f"numbers of 0 or from {_SMALLEST:g} to {_LARGEST:g}"
 
 
-class ResultsError(ValueError):
+class ResultsError(ClaraError, ValueError):
     """A file is no results of benchmarks; the message names it and says why."""
 
 
@@ -199,9 +201,7 @@ class Results:
             "promises": [_row(each) for each in self.promises],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def spread(samples: Sequence[float]) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from clara.backbone.generation_settings import default_ends
 from clara.backbone.loading import BackboneError, resolve_backbone
 from clara.backbone.stopping import AnswerReader, StopTexts, StopWhen
 from clara.data.values import DataError
+from clara.errors import reason
 from clara.synthesis.generators import TOO_LONG, Completion, RequestFailedError, Sampling
 from clara.synthesis.prompts import Message
 from clara.text.prompts import AnswerEnd, answer_end
@@ -96,10 +97,10 @@ class LocalGenerator:
             try:
                 found = await asyncio.to_thread(self._generate, [ids for ids, _ in batch])
             except Exception as error:  # whatever it is, somebody waits
-                reason = f"generation failed with {type(error).__name__}"
+                failure = f"generation failed with {type(error).__name__}"
                 for _, future in batch:
                     if not future.done():
-                        future.set_exception(RequestFailedError(reason, str(error)))
+                        future.set_exception(RequestFailedError(failure, str(error)))
                 continue
             for (_, future), completion in zip(batch, found, strict=True):
                 if not future.done():
@@ -199,8 +200,7 @@ def _loaded(name_or_path: str, device: str) -> tuple[Any, Any]:
     except BackboneError as error:
         raise DataError(f"cannot load generator {name_or_path!r}: {error}") from error
     except Exception as error:  # damaged files raise errors of every kind
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"cannot load generator {name_or_path!r}: {reason}") from error
+        raise DataError(f"cannot load generator {name_or_path!r}: {reason(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise DataError(f"cannot load generator {name_or_path!r}: it lacks {missing[0]!r}")

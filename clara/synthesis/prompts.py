@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from clara.data.values import DataError
+from clara.errors import reason
 
 Message = dict[str, str]
 
@@ -135,7 +136,7 @@ class SynthesisPrompts:
         except OSError as error:
             raise DataError(f"{place}: {error.strerror or error}") from error
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise DataError(f"{place}: not YAML: {' '.join(str(error).split())}") from error
+            raise DataError(f"{place}: not YAML: {reason(error, None)}") from error
         if not isinstance(values, dict):
             raise DataError(f"{place}: must be a mapping from prompts to templates")
         unknown = sorted(set(map(str, values)) - set(_PLACEHOLDERS))

@@ -9,6 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
 
+from clara.errors import ClaraError, reason
+
 MOST_OBJECTS = 50  # looked at in one reply
 
 # Control characters but tab and newline, and halves of surrogate pairs.
@@ -61,7 +63,7 @@ class ParaphraseCheck(Reply):
 Kind = TypeVar("Kind", bound=Reply)
 
 
-class UnreadableReplyError(ValueError):
+class UnreadableReplyError(ClaraError, ValueError):
     """A reply is not the JSON object that was asked for."""
 
 
@@ -103,7 +105,7 @@ def _objects(text: str) -> Iterator[tuple[Any, str]]:
         try:
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError) as error:
-            yield None, " ".join(str(error).split())
+            yield None, reason(error, None)
         else:
             yield value, ""
         start = text.find("{", end)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from clara.data.records import Document, as_documents, write_jsonl
 from clara.data.values import DataError
+from clara.files.writing import write_text
 from clara.synthesis import replies
 from clara.synthesis.document import (
     CallFailedError,
@@ -89,20 +88,10 @@ def synthesize(
         )
         write_jsonl(target, records)
         report = counted.report(settings.price_input, settings.price_output)
-        _write(Path(target + REPORT), json.dumps(report, indent=2) + "\n")
+        write_text(target + REPORT, json.dumps(report, indent=2) + "\n")
         return report
     finally:
         journal.close()
-
-
-def _write(path: Path, text: str) -> None:
-    """The file holds all of the text or what it held before."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Run:

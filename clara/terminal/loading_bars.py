@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from clara.terminal.printing import is_terminal
 
 
 @contextmanager
@@ -13,7 +14,7 @@ def bars_on_a_terminal_only() -> Iterator[None]:
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 
-    if _on_a_terminal() or not logging.is_progress_bar_enabled():
+    if is_terminal() or not logging.is_progress_bar_enabled():
         yield
         return
     hub_was_quiet = are_progress_bars_disabled()
@@ -24,10 +25,3 @@ def bars_on_a_terminal_only() -> Iterator[None]:
         logging.enable_progress_bar()
         if hub_was_quiet:
             disable_progress_bars()
-
-
-def _on_a_terminal() -> bool:
-    try:
-        return sys.stderr is not None and sys.stderr.isatty()
-    except ValueError:  # closed
-        return False

@@ -53,12 +53,25 @@ def console() -> Console:
     return Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
 
 
+def say(text: str) -> None:
+    """Print one line on standard error; a stream that is closed or full stops nothing."""
+    with suppress(OSError, ValueError, AttributeError):
+        print(one_line(text), file=sys.stderr, flush=True)
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches standard error."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # closed
+        return False
+
+
 class _Steps(logging.Handler):
     """Writes what the package says that it is trying to standard error, a line for each step."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError, ValueError, AttributeError):  # closed
-            print(one_line(record.getMessage()), file=sys.stderr, flush=True)
+        say(record.getMessage())
 
 
 def quiet_libraries() -> None:
@@ -70,7 +83,7 @@ def quiet_libraries() -> None:
     if not any(isinstance(handler, _Steps) for handler in steps.handlers):
         steps.addHandler(_Steps())
         steps.setLevel(logging.INFO)
-    if sys.stderr.isatty():
+    if is_terminal():
         return
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging as transformers_logging

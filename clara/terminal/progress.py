@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from clara.terminal.printing import is_terminal
+
 
 class DocumentProgress:
     """Counts documents; a detail, such as the compression reached, stands beside the bar."""
@@ -63,7 +65,7 @@ def document_progress(
         TimeRemainingColumn(),
     )
     console = Console(file=sys.stderr)
-    shown = visible and sys.stderr.isatty()
+    shown = visible and is_terminal()
     with Progress(*columns, console=console, disable=not shown) as bar:
         yield DocumentProgress(bar, description, total, done)
 
@@ -94,6 +96,6 @@ def byte_progress(description: str, total: int, *, visible: bool = True) -> Iter
         TimeRemainingColumn(),
     )
     console = Console(file=sys.stderr)
-    shown = visible and sys.stderr.isatty()
+    shown = visible and is_terminal()
     with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
         yield ByteProgress(bar, description, total)

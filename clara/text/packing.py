@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from clara.text.prompts import Prompt
 from clara.text.tokenizer import EncodedText, Marker
 
 
@@ -47,6 +48,37 @@ class PackedBatch:
         ends = self.cu_seqlens[1:].long()
         offsets = torch.arange(-self.n_memory, 0, device=ends.device)
         return (ends[:, None] + offsets).flatten()
+
+
+@dataclass(frozen=True)
+class PackedPrompts:
+    """Prompts with answers, one after the other.
+
+    Attributes:
+        batch: the prompts; memory slots lie anywhere in them, so `n_memory` is 0.
+        targets: int64 `[P]`, positions of the answers' tokens in the packed sequence.
+    """
+
+    batch: PackedBatch
+    targets: Tensor
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], device: torch.device | str = "cpu") -> PackedPrompts:
+        positions, start = [torch.empty(0, dtype=torch.long)], 0
+        for prompt in prompts:
+            positions.append(torch.arange(start + prompt.answer_start, start + len(prompt.ids)))
+            start += len(prompt.ids)
+        batch = PackedBatch(
+            ids=torch.tensor([i for p in prompts for i in p.ids], dtype=torch.long, device=device),
+            lengths=[len(p.ids) for p in prompts],
+            n_memory=0,
+            rows=list(range(len(prompts))),
+        )
+        return cls(batch, torch.cat(positions).to(device))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedPrompts:
+        targets = self.targets.to(device, non_blocking=non_blocking)
+        return PackedPrompts(self.batch.to(device, non_blocking), targets)
 
 
 def compressor_input(

@@ -10,42 +10,8 @@ from typing import NamedTuple
 
 from jinja2 import TemplateError
 
+from clara.config import MEMORY_FIELD, QUESTION_FIELD, PromptTemplate
 from clara.text.tokenizer import Control, Marker, Piece, SafeTokenizer
-
-MEMORY_FIELD = "{memory}"
-QUESTION_FIELD = "{question}"
-
-
-@dataclass(frozen=True)
-class PromptTemplate:
-    """Wording of a prompt.
-
-    Attributes:
-        system: system turn; put before the user turn when the backbone has no system role.
-        user: user turn with `{memory}` and `{question}` once each, memory first.
-    """
-
-    system: str
-    user: str
-
-    def __post_init__(self) -> None:
-        for name in ("system", "user"):
-            if not isinstance(getattr(self, name), str):
-                raise TypeError(f"prompt.{name} must be a string, got {getattr(self, name)!r}")
-        for name in (MEMORY_FIELD, QUESTION_FIELD):
-            if self.user.count(name) != 1:
-                raise ValueError(f"prompt.user must contain {name} exactly once: {self.user!r}")
-        if self.user.index(MEMORY_FIELD) > self.user.index(QUESTION_FIELD):
-            raise ValueError(f"prompt.user must have {MEMORY_FIELD} before {QUESTION_FIELD}")
-
-
-DEFAULT_PROMPT = PromptTemplate(
-    system=(
-        "You answer questions. Find the information needed in the background and reply with the "
-        "answer alone, as short as possible."
-    ),
-    user="Background:\n{memory}\n\nQuestion: {question}",
-)
 
 
 @dataclass(frozen=True)
@@ -111,6 +77,13 @@ def build_prompt(
     # part of a token that holds a blank of the template too.
     same = (i for i, (one, other) in enumerate(zip(ids, full)) if one != other)
     return Prompt(full, next(same, min(len(ids), len(full))))
+
+
+def build_text_prompt(
+    tokenizer: SafeTokenizer, template: PromptTemplate, texts: Sequence[str], question: str
+) -> Prompt:
+    """Prompt for one question with the texts of documents in place of their memory."""
+    return build_prompt(tokenizer, template, text_background(texts), question)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
+from clara.checks import surrogate_flaw
+
 if TYPE_CHECKING:  # settings are read on the command line, which need not wait for transformers
     from transformers import PreTrainedTokenizerBase
 
@@ -58,13 +60,8 @@ def check_text(text: object, name: str) -> None:
     """
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a string, got {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])
-        raise ValueError(
-            f"{name} holds half a surrogate pair, \\u{code:04x}, at character {error.start}"
-        ) from error
+    if flaw := surrogate_flaw(text):
+        raise ValueError(f"{name} {flaw}")
 
 
 class SafeTokenizer:

@@ -10,27 +10,16 @@ from typing import Any
 import torch
 from transformers import IntervalStrategy, TrainingArguments
 
+from clara.checks import is_number
+from clara.errors import reason
 from clara.training.settings import (
-    STAGES,
     RunSettings,
     SettingsError,
     as_number,
     check_choices,
     check_numbers,
     check_reporters,
-    parse_overrides,
-    read_settings,
 )
-
-__all__ = [
-    "STAGES",
-    "ClaraTrainingArguments",
-    "RunSettings",
-    "SettingsError",
-    "parse_overrides",
-    "read_settings",
-    "training_arguments",
-]
 
 _WHOLE = (int, int | None, "int", "int | None")
 
@@ -158,7 +147,7 @@ def training_arguments(settings: RunSettings) -> ClaraTrainingArguments:
     try:
         return ClaraTrainingArguments(**given)
     except (TypeError, ValueError, ImportError) as error:
-        raise SettingsError(" ".join(str(error).split())) from error
+        raise SettingsError(reason(error, None)) from error
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +160,7 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(default, bool):
             if not isinstance(value, bool):
                 raise SettingsError(f"{known.name} must be true or false, got {value!r}")
-        elif isinstance(default, int | float) and isinstance(value, str | bool | list | dict):
+        elif is_number(default) and not is_number(value):
             raise SettingsError(f"{known.name} must be a number, got {value!r}")
         elif known.type in _WHOLE and isinstance(value, float):
             if not value.is_integer():

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from clara.config import ClaraConfig, Overflow
+from clara.config import ClaraConfig, Overflow, PromptTemplate
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
-from clara.model.encoding import PackedPrompts
-from clara.text.packing import PackedBatch, compressor_input, pack
+from clara.errors import ClaraError
+from clara.text.packing import PackedBatch, PackedPrompts, compressor_input, pack
 from clara.text.passages import as_documents, prepare_passages
-from clara.text.prompts import Prompt, PromptTemplate, build_prompt, memory_slots, text_background
+from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.text.tokenizer import Piece, SafeTokenizer
 from clara.training.prompts import TASK_PROMPT, pretraining_task
 
@@ -162,7 +162,7 @@ def candidate_id(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-class SkippedExampleError(ValueError):
+class SkippedExampleError(ClaraError, ValueError):
     """An example that cannot be trained on; `reason` is what it is counted under."""
 
     def __init__(self, reason: str, message: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,8 +19,9 @@ from transformers import (
     TrainingArguments,
 )
 
+from clara.files.writing import write_text
+from clara.terminal.printing import is_terminal, say
 from clara.training.folder import LOG, read_log
-from clara.training.messages import is_terminal, say
 
 __all__ = ["LOG", "EarlyStopping", "LineProgress", "RichProgress", "RunLog", "read_log"]
 
@@ -30,7 +30,11 @@ _SHOWN = ("loss", "ce", "mse", "contrastive", "recall@1", "tokens_per_second")
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """The library's, which counts on where it was when a run is resumed."""
+    """The library's, which counts on where it was when a run is resumed.
+
+    The library's own `restore_callback_states_from_checkpoint` would also bring back the patience
+    that the run had before, and `patience` may change when a run is resumed.
+    """
 
     def on_train_begin(
         self,
@@ -63,9 +67,7 @@ class RunLog(TrainerCallback):
         kept = (
             [r for r in read_log(path) if r["step"] <= state.global_step] if path.exists() else []
         )
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def on_log(
         self,

@@ -14,12 +14,11 @@ from clara.data.examples import RankingExample
 from clara.data.records import Document
 from clara.index import DuplicateIdError, MemoryIndex
 from clara.memory.documents import CompressedDocuments
-from clara.memory.space import check_addable
 from clara.model.clara import Clara
+from clara.terminal.printing import is_terminal, say
 from clara.terminal.progress import document_progress
 from clara.text.passages import prepare_passages
 from clara.training.batches import Encoder, RankingBatch, RankingCollator, candidate_id
-from clara.training.messages import is_terminal, say
 
 _AT_ONCE = 512
 """Documents compressed and committed together; so many are compressed again after a kill."""
@@ -53,7 +52,7 @@ class CandidateMemory:
         self.truncated = 0
         if os.path.isdir(path) and os.listdir(path):
             self.index = MemoryIndex.open(path)
-            check_addable(model, self.index, "choose another candidate_index")
+            model.memory_space.require_addable(self.index, "choose another candidate_index")
         else:
             self.index = MemoryIndex.create(
                 path,

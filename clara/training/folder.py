@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clara.files.writing import write_text
 from clara.training.settings import SettingsError
 
 LOG = "log.jsonl"
@@ -63,9 +64,7 @@ def is_run(folder: Path) -> bool:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write `run.json`; the file holds all of the record or what it held before."""
-    temporary = folder / f"{RECORD}.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / RECORD)
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

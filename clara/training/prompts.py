@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from clara.config import PromptTemplate
 from clara.data.examples import PretrainingExample
-from clara.text.prompts import PromptTemplate
 
 TASK_PROMPT = PromptTemplate(system="", user="Background:\n{memory}\n\n{question}")
 """For a task in place of a question; the task is all the instruction there is."""

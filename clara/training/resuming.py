@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from clara import __version__
 from clara.config import ClaraConfig
+from clara.errors import shortened
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.folder import RECORD, read_record, steps_of
 from clara.training.length import Length
@@ -367,4 +368,4 @@ def _changed(name: str, before: Any, now: Any) -> str:
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 100 else text[:99] + "…"
+    return shortened(text, 100)

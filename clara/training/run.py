@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,12 +28,8 @@ from clara.data.examples import (
 from clara.data.lines import Fields
 from clara.model.checkpoint import locate, read_config
 from clara.model.clara import Clara
-from clara.training.arguments import (
-    ClaraTrainingArguments,
-    RunSettings,
-    SettingsError,
-    training_arguments,
-)
+from clara.terminal.printing import say
+from clara.training.arguments import ClaraTrainingArguments, training_arguments
 from clara.training.batches import CompressionCollator, Encoder, RankingCollator, TextCollator
 from clara.training.callbacks import EarlyStopping, LineProgress, RichProgress, RunLog
 from clara.training.compression import CompressionObjective
@@ -46,9 +42,9 @@ from clara.training.folder import (
     write_record,
 )
 from clara.training.length import length_of, remarks
-from clara.training.messages import say
 from clara.training.objectives import Objective
 from clara.training.resuming import check_backbone, check_resumed, run_record
+from clara.training.settings import RunSettings, SettingsError, Stage
 from clara.training.text import TextObjective
 from clara.training.trainer import ClaraTrainer
 
@@ -76,7 +72,7 @@ class Outcome:
 
 
 def run(
-    stage: str,
+    stage: Stage,
     settings: RunSettings,
     *,
     resume: bool = False,
@@ -85,7 +81,7 @@ def run(
     """Train one stage.
 
     Args:
-        stage: "text", "pretrain", "instruct", "end-to-end" or "contrastive".
+        stage: one of `clara.training.settings.STAGES`.
         resume: go on from the last checkpoint in the run's folder, if there is one.
         callbacks: of the trainer, besides ours. They are given the `Objective` as their `model`.
 
@@ -96,7 +92,7 @@ def run(
     arguments = training_arguments(settings)
     folder = Path(arguments.output_dir)
     last = _last_checkpoint(folder, resume)
-    parse = _PARSERS[stage]
+    parse, assemble = _STAGES[stage]
     train = open_examples(settings.train_data, settings.train_split, parse)
     evaluation = None
     if settings.eval_data:
@@ -124,7 +120,7 @@ def run(
         if arguments.process_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
             write_record(folder, record)
-        parts = _STAGES[stage](model, arguments, [train, evaluation])
+        parts = assemble(model, arguments, [train, evaluation])
     trainer = ClaraTrainer(
         parts.objective,
         arguments,
@@ -321,17 +317,17 @@ def start_query_reasoner(model: Clara, source: str | None) -> bool:
     return wanted
 
 
-_PARSERS: dict[str, Callable[[Fields], Any]] = {
-    "text": answer_example,
-    "pretrain": pretraining_example,
-    "instruct": answer_example,
-    "end-to-end": ranking_example,
-    "contrastive": contrastive_example,
-}
-_STAGES: dict[str, Callable[[Clara, ClaraTrainingArguments, Sequence[Any]], _Parts]] = {
-    "text": _text,
-    "pretrain": _compression,
-    "instruct": _compression,
-    "end-to-end": _end_to_end,
-    "contrastive": _contrastive,
+class _Stage(NamedTuple):
+    """How a stage reads its examples, and what it trains on them."""
+
+    parse: Callable[[Fields], Any]
+    assemble: Callable[[Clara, ClaraTrainingArguments, Sequence[Any]], _Parts]
+
+
+_STAGES: dict[Stage, _Stage] = {
+    "text": _Stage(answer_example, _text),
+    "pretrain": _Stage(pretraining_example, _compression),
+    "instruct": _Stage(answer_example, _compression),
+    "end-to-end": _Stage(ranking_example, _end_to_end),
+    "contrastive": _Stage(contrastive_example, _contrastive),
 }

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from clara.config import ClaraConfig
+from clara.checks import is_number
+from clara.config import CHOICES, ClaraConfig
 
-_CHOICES = {
-    "relaxation": ("softmax", "sparsemax"),
-    "mask": ("exact", "reference"),
-    "noise": (None, "gumbel"),
-}
+_CHOSEN = ("relaxation", "mask", "noise")  # from a few words, as in the configuration
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,10 @@ class Phase:
             value = getattr(self, name)
             if name == "temperature_end" and value is None:
                 continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value <= 0:
+            if not is_number(value) or not math.isfinite(value) or value <= 0:
                 raise ValueError(f"selection: {name} must be a positive number, got {value!r}")
-        for name, choices in _CHOICES.items():
+        for name in _CHOSEN:
+            choices = CHOICES[name]
             if getattr(self, name) not in choices:
                 known = ", ".join("null" if c is None else c for c in choices)
                 raise ValueError(

@@ -14,11 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from clara.errors import ClaraError
+
 _OPTIMIZER = "optimizer.safetensors"
 _SCHEDULE = "schedule.json"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ClaraError, ValueError):
     """A checkpoint of a run cannot be resumed from; the message names the file."""
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,8 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from clara.backbone.default_dtype import float32_by_default
 from clara.backbone.sharding import whole
+from clara.errors import ClaraError
+from clara.files.writing import replace_folder
 from clara.model.checkpoint import take_part
 from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
@@ -39,7 +41,7 @@ _COUNTED = (
 )
 
 
-class TrainingError(ValueError):
+class TrainingError(ClaraError, ValueError):
     """Training cannot go on; the message says at which step and why."""
 
 
@@ -313,25 +315,31 @@ class ClaraTrainer(Trainer):
         best = final.with_name(f"checkpoint-{self.state.best_global_step}")
         if best == final or best.is_dir():
             self.state.best_model_checkpoint = str(best)
+        with self._written_together(final) as unfinished:
+            self._save_weights(unfinished)
+            state.save_random_state(unfinished, self.accelerator.process_index)
+            self._save_run(unfinished)
+            if self.args.should_save:
+                self._update_callback_states()
+                self.state.save_to_json(str(unfinished / "trainer_state.json"))
+                if self._record is not None:
+                    write_record(unfinished, self._record)
+        if self.args.should_save:
+            self._remove_old()
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _written_together(self, final: Path) -> Iterator[Path]:
+        """A folder that all processes write to; it appears at `final` when all of them are done."""
         unfinished = final.with_name(UNFINISHED + final.name)
-        main = self.args.should_save
-        if main:
+        if self.args.should_save:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self._save_weights(unfinished)
-        state.save_random_state(unfinished, self.accelerator.process_index)
-        self._save_run(unfinished)
+        yield unfinished
         self.accelerator.wait_for_everyone()
-        if main:
-            self._update_callback_states()
-            self.state.save_to_json(str(unfinished / "trainer_state.json"))
-            if self._record is not None:
-                write_record(unfinished, self._record)
-            _sync(unfinished)
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(unfinished, final)
-            self._remove_old()
+        if self.args.should_save:
+            replace_folder(unfinished, final)
         self.accelerator.wait_for_everyone()
 
     def _save_weights(self, folder: Path) -> None:
@@ -351,16 +359,8 @@ class ClaraTrainer(Trainer):
 
     def save_run(self, folder: Path) -> None:
         """Write the trained model, all of it or nothing."""
-        unfinished = folder.with_name(UNFINISHED + folder.name)
-        if self.args.should_save:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._save_weights(unfinished)
-        if self.args.should_save:
-            _sync(unfinished)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(unfinished, folder)
-        self.accelerator.wait_for_everyone()
+        with self._written_together(folder) as unfinished:
+            self._save_weights(unfinished)
 
     def _update_callback_states(self) -> None:
         for callback in [*self.callback_handler.callbacks, self.control]:
@@ -427,13 +427,3 @@ def _means(totals: Mapping[str, float], objective: Objective) -> dict[str, float
     if totals["ranked"]:
         means.update({f"recall@{k}": totals[f"recall@{k}"] / totals["ranked"] for k in CUTOFFS})
     return means
-
-
-def _sync(folder: Path) -> None:
-    """Have everything in a folder on disk before it gets its name."""
-    for path in [*(p for p in folder.rglob("*") if p.is_file()), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

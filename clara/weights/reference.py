@@ -13,9 +13,9 @@ from torch import Tensor
 
 from clara.backbone import hub
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.config import ClaraConfig
+from clara.config import ClaraConfig, PromptTemplate
+from clara.errors import ClaraError, reason
 from clara.model.clara import Clara
-from clara.text.prompts import PromptTemplate
 
 ADAPTER_NAMES = {
     "encoder_adapter": COMPRESSOR,
@@ -37,7 +37,7 @@ _EMBEDDINGS = "model.embed_tokens.weight"
 _MARKERS = 3  # <AE>, <ENC>, <SEP>, after the memory tokens
 
 
-class ConversionError(ValueError):
+class ConversionError(ClaraError, ValueError):
     """A checkpoint that cannot be converted."""
 
 
@@ -159,8 +159,7 @@ def _read_tensors(file: Path) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConversionError(f"{file}: cannot read it as tensors: {reason}") from error
+        raise ConversionError(f"{file}: cannot read it as tensors: {reason(error)}") from error
     if not isinstance(content, dict):
         raise ConversionError(f"{file}: holds {type(content).__name__}, expected a dictionary")
     return content

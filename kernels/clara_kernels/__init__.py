@@ -5,29 +5,17 @@ kernel for a device runs its PyTorch reference there.
 """
 
 from .build import build_info
+from .corpus import Corpus, ShardedCorpus, distributed_topk, streamed_topk
 from .cosine_scores import cosine_scores
+from .cosine_topk import cosine_rerank, cosine_topk, merge_topk
 from .memory_alignment_loss import memory_alignment_loss
 from .memory_attention import memory_attention
 from .quantization import dequantize_memory, quantize_memory
 from .rank_and_select import rank_and_select
-from .scoring import (
-    Corpus,
-    Faiss,
-    FirstStage,
-    MeanPooled,
-    RandomProjection,
-    ShardedCorpus,
-    TwoStageSearch,
-    cosine_rerank,
-    cosine_topk,
-    distributed_topk,
-    merge_topk,
-    streamed_topk,
-)
 from .select_topk import select_topk
 from .sparsemax import sparsemax
-
-__version__ = "0.1.0"
+from .two_stage import Faiss, FirstStage, MeanPooled, RandomProjection, TwoStageSearch
+from .version import __version__ as __version__
 
 __all__ = [
     "Corpus",

@@ -7,6 +7,8 @@ import sysconfig
 from types import ModuleType
 from typing import Any
 
+from .version import __version__
+
 
 def _load_native() -> ModuleType | None:
     """The compiled module; None if it was not built. One that is there but broken raises."""
@@ -46,8 +48,6 @@ def build_info() -> dict[str, Any]:
         >>> info["compiled"] or bool(info["reason"])
         True
     """
-    from . import __version__
-
     info: dict[str, Any] = {
         "version": __version__,
         "compiled": native is not None,

@@ -33,3 +33,26 @@ def find_segment(i_tile, p_offsets, segments, SCALE: tl.constexpr, BLOCK: tl.con
         before += tl.sum((m & (first <= i_tile)).to(tl.int32))
     segment = tl.maximum(before, 1) - 1  # there is a first one, unless the offsets are wrong
     return segment, i_tile - (tl.load(p_offsets + segment) * SCALE // BLOCK + segment)
+
+
+@triton.jit
+def question_rows(question, p_offsets, rows, count):
+    """First and past-the-last document of a question, within `rows` whatever the offsets say."""
+    if p_offsets is None:
+        first, end = question * count, (question + 1) * count
+    else:
+        first = tl.maximum(tl.load(p_offsets + question), 0)
+        end = tl.minimum(tl.load(p_offsets + question + 1), rows)
+    return first, end
+
+
+@triton.jit
+def question_tile(i_tile, p_offsets, questions, rows, count, BN: tl.constexpr):
+    """Question of a tile of BN documents, the tile's number in it, its first row, and their end."""
+    if p_offsets is None:
+        tiles = tl.maximum(tl.cdiv(count, BN), 1)
+        question, i_n = i_tile // tiles, i_tile % tiles
+    else:
+        question, i_n = find_segment(i_tile, p_offsets, questions, 1, BN)
+    first, end = question_rows(question, p_offsets, rows, count)
+    return question, i_n, first + i_n * BN, end

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from clara.reports.results import read_results
 
 pytest_plugins = ["pytester"]
@@ -9,6 +11,7 @@ pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_missed_promise_fails_only_where_sizes_are_judged(pytester, monkeypatch):
     """With the benchmarks' own conftest."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -39,7 +39,7 @@ def test_a_generation_reads_the_prompt_and_then_token_by_token(model):
     whole = model.prompt_tokens("Where?", 1)
     assert work.amounts("answer") == amounts(model, whole + 2, 4, whole + 2)
     call()
-    rest = whole - model._prompts(["Where?"], [1])[0].first_slot
+    rest = whole - model.memory_prompts(["Where?"], [1])[0].first_slot
     assert work.amounts("answer") == amounts(model, rest + 2, 3, rest + 2)
 
 

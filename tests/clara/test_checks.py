@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clara.checks import as_integer, as_number, is_integer, is_number
+from clara.checks import as_integer, as_number, is_integer, is_number, surrogate_flaw
 
 
 @pytest.mark.parametrize("value", [2, np.int64(2), np.int32(2), np.uint8(2)])
@@ -47,3 +47,16 @@ def test_what_is_no_finite_number():
     for value in (float("nan"), np.float32("inf")):
         with pytest.raises(ValueError, match="x must be a finite number, got"):
             as_number(value, "x")
+
+
+@pytest.mark.parametrize("text", ["", "abc", "ü\u20ac", "\U0001f600", "\x00\ufffd"])
+def test_texts_that_utf8_holds(text):
+    assert surrogate_flaw(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "place"),
+    [("\ud83d", "d83d", 0), ("ab\udc00c", "dc00", 2), ("\U0001f600\udfff\ud800", "dfff", 1)],
+)
+def test_half_a_surrogate_pair(text, code, place):
+    assert surrogate_flaw(text) == rf"holds half a surrogate pair, \u{code}, at character {place}"

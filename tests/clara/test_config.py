@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from clara.config import FORMAT_VERSION, MODEL_FIELDS, ClaraConfig
-from clara.text.prompts import DEFAULT_PROMPT, PromptTemplate
+from clara.config import DEFAULT_PROMPT, FORMAT_VERSION, MODEL_FIELDS, ClaraConfig, PromptTemplate
 
 INTEGERS = ("compression_rate", "document_length", "lora_rank", "lora_alpha", "top_k")
 BAD = [

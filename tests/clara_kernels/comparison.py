@@ -35,6 +35,11 @@ def assert_close_to(actual, expected, plain=None, floor=4.0, scale=0.0):
     assert error <= allowed, f"off by {error:.3e}, allowed {allowed:.3e}"
 
 
+def offsets_of(lengths, device="cpu"):
+    """int32 offsets of rows of these lengths."""
+    return torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
+
+
 @contextmanager
 def poisoned(operator):
     """Fill with NaN (integers: the largest) whatever the operator's launchers allocate."""

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+
+from clara_kernels import build_info
 
 QUERY_DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 DTYPES = [*QUERY_DTYPES, torch.int8]
+SIMD = build_info()["simd_available"]
+
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 def corpus_of(n, d, dtype, generator=None):

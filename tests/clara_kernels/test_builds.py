@@ -8,7 +8,8 @@ import torch
 from comparison import built, launches
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
-ARCHITECTURES = pytest.mark.parametrize("architecture", [80, 90, 100, 120])
+SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in (80, 100, 120)]
+ARCHITECTURES = pytest.mark.parametrize("architecture", [90, *SLOW])
 
 
 def kernels(operator):

@@ -23,6 +23,7 @@ from typing import Any
 
 from clara.data.factbook.questions import TEMPLATES
 from clara.data.records import Document, Question, write_jsonl
+from clara.errors import ClaraError
 
 SPLITS = ("train", "validation", "test")
 
@@ -52,7 +53,7 @@ _BLOCK_TAG = re.compile(r"<(?:br|/?p|/?div|/?li|/?ul|/?ol|/?tr)\b[^>]*>", re.IGN
 _TAG = re.compile(r"<!--.*?(?:-->|$)|</?[a-zA-Z][^>]*>", re.DOTALL)
 
 
-class FactbookError(ValueError):
+class FactbookError(ClaraError, ValueError):
     """The Factbook cannot be had, or not in the form asked for."""
 
 

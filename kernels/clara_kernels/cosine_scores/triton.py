@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..builds import OPTIONS, TYPE_NAMES, Build, architecture_of
-from ..segments import find_segment, tile_count
+from ..segments import question_rows, question_tile, tile_count
 
 # Of norms, see `norms`.
 _ORDINARY = tl.constexpr(2.0**40)
@@ -63,29 +63,6 @@ def inverse_parts(kept):
     inverse = tl.abs(kept)
     shift = tl.where(inverse < 1, 1 / _SHIFT, _SHIFT)
     return tl.where(kept < 0, shift, 1.0), inverse
-
-
-@triton.jit
-def question_rows(question, p_offsets, rows, count):
-    """First and past-the-last document of a question, within `rows` whatever the offsets say."""
-    if p_offsets is None:
-        first, end = question * count, (question + 1) * count
-    else:
-        first = tl.maximum(tl.load(p_offsets + question), 0)
-        end = tl.minimum(tl.load(p_offsets + question + 1), rows)
-    return first, end
-
-
-@triton.jit
-def question_tile(i_tile, p_offsets, questions, rows, count, BN: tl.constexpr):
-    """Question of a tile of BN documents, the tile's number in it, its first row, and their end."""
-    if p_offsets is None:
-        tiles = tl.maximum(tl.cdiv(count, BN), 1)
-        question, i_n = i_tile // tiles, i_tile % tiles
-    else:
-        question, i_n = find_segment(i_tile, p_offsets, questions, 1, BN)
-    first, end = question_rows(question, p_offsets, rows, count)
-    return question, i_n, first + i_n * BN, end
 
 
 @triton.jit

@@ -46,6 +46,7 @@ def ways():
     return BatchWays(backbone, model, bench.TINY.asked)
 
 
+@pytest.mark.slow
 def test_everything_is_measured(dry_run):
     status, path = dry_run
     assert status == 0
@@ -79,6 +80,7 @@ def test_everything_is_measured(dry_run):
     assert full.quantities["tokens"] == bench.TINY.documents * bench.TINY.limit
 
 
+@pytest.mark.slow
 def test_nf4_is_measured_or_said_to_be_missing(dry_run):
     _, path = dry_run
     of_nf4 = [m for m in read_results(path).measurements if m.parameters["backbone"].endswith("f4")]
@@ -93,6 +95,7 @@ def test_nf4_is_measured_or_said_to_be_missing(dry_run):
     assert withheld == {MERGED: "quantized weights cannot be merged"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_is_marked_and_judges_nothing(dry_run):
     _, path = dry_run
     results = read_results(path)
@@ -178,6 +181,7 @@ def test_a_few_layers_are_compared_in_float32(monkeypatch):
     assert not run.check_exactly("random:nothing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["end_to_end", "operators", "small"])
 def test_it_needs_few_packages(program):
     """A bare machine has no pylance, pydantic, pytest-benchmark or matplotlib."""
@@ -193,6 +197,7 @@ import bench.{program}.__main__
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_file_is_one_that_a_report_reads(dry_run):
     _, path = dry_run
     content = json.loads(path.read_text())

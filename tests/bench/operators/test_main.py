@@ -28,6 +28,7 @@ def dry_run(request, tmp_path_factory):
     return request.param, status, read_results(path)
 
 
+@pytest.mark.slow
 def test_every_case_agrees_with_its_baselines(dry_run):
     suite, status, results = dry_run
     assert status == 0
@@ -52,6 +53,7 @@ def test_every_case_agrees_with_its_baselines(dry_run):
             assert each.quantities["difference"] <= tolerance, each.case
 
 
+@pytest.mark.slow
 def test_a_dry_run_is_marked_and_judges_nothing(dry_run):
     _, _, results = dry_run
     assert results.environment["dry_run"] is True

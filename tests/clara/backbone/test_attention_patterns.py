@@ -107,7 +107,7 @@ def test_documents_longer_than_a_window(model, plain, memory):
 
 def test_the_loss_of_prompts_longer_than_a_window(model, plain, memory):
     each, answers = [memory[:3], memory[3:]], ["salt", "grain, by the river"]
-    prompts = model._prompts(QUESTIONS, [3, 1], answers)
+    prompts = model.memory_prompts(QUESTIONS, [3, 1], answers)
     assert min(len(prompt.ids) for prompt in prompts) > WINDOW
     expected = one_sequence.loss(model, plain, prompts, each)
     assert model.answer_loss(QUESTIONS, each, answers).item() == pytest.approx(expected, rel=1e-4)
@@ -115,7 +115,7 @@ def test_the_loss_of_prompts_longer_than_a_window(model, plain, memory):
 
 def test_answers_to_prompts_longer_than_a_window(family, model, plain, memory):
     each = [memory[:3], memory[3:]]
-    prompts = model._prompts(QUESTIONS, [3, 1])
+    prompts = model.memory_prompts(QUESTIONS, [3, 1])
     expected = [
         one_sequence.answer(model, plain, prompt, part, 8)
         for prompt, part in zip(prompts, each, strict=True)
@@ -153,7 +153,7 @@ def test_training_sees_what_generation_sees(model, plain, checkpointing):
     found.backward()
 
     with torch.no_grad():
-        (prompt,) = trained._prompts(QUESTIONS[:1], [2], ["salt"])
+        (prompt,) = trained.memory_prompts(QUESTIONS[:1], [2], ["salt"])
     assert len(prompt.ids) > WINDOW
     own = trained.memory_tokens
     rows = torch.nn.Parameter(own.memory.detach().clone())

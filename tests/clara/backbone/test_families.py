@@ -65,7 +65,7 @@ def plain_memory(model, plain, text):
 @torch.no_grad()
 def plain_answer(model, plain, question, memory, count):
     """Greedy tokens by full forwards, one question at a time, no cache and no padding."""
-    (prompt,) = model._prompts([question], [len(memory)])
+    (prompt,) = model.memory_prompts([question], [len(memory)])
     ids = torch.tensor(prompt.ids)
     sequence = plain.get_input_embeddings()(ids.clamp_min(0))
     sequence[ids == Marker.MEMORY] = memory.flatten(0, 1)
@@ -153,7 +153,7 @@ def test_loss_equals_one_question_at_a_time(model, plain):
     generator = plain("generator")
     total, count = 0.0, 0
     for question, part, answer in zip(QUESTIONS, each, answers, strict=True):
-        (prompt,) = model._prompts([question], [len(part)], [answer])
+        (prompt,) = model.memory_prompts([question], [len(part)], [answer])
         ids = torch.tensor(prompt.ids)
         sequence = generator.get_input_embeddings()(ids.clamp_min(0)).detach()
         sequence[ids == Marker.MEMORY] = part.flatten(0, 1)

@@ -277,7 +277,7 @@ def test_refused(model, memory, name):
     neutral = REFUSED[name][0]
     for value in (None, *neutral):
         setattr(given, name, value)
-        generation_settings(model, given, None)
+        generation_settings(model.backbone, model.tokenizer, given, None)
     assert model.generate(QUESTIONS, memory, max_new_tokens=6) == expected
 
 
@@ -288,7 +288,7 @@ def test_unknown_settings_are_refused(model, memory, name):
     with pytest.raises(ValueError, match=message):
         model.generate(QUESTIONS, memory, generation_config=given)
     setattr(given, name, None)
-    generation_settings(model, given, None)
+    generation_settings(model.backbone, model.tokenizer, given, None)
 
 
 @pytest.mark.parametrize(

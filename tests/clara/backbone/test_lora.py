@@ -34,8 +34,8 @@ def layer(tiny_backbone):
 def linears(monkeypatch):
     """Products that the layer makes itself: one with a merged weight, two of few rows."""
     calls = []
-    original = clara.lora.linear
-    monkeypatch.setattr(clara.lora, "linear", lambda *a: calls.append(1) or original(*a))
+    original = clara.backbone.lora.linear
+    monkeypatch.setattr(clara.backbone.lora, "linear", lambda *a: calls.append(1) or original(*a))
     return calls
 
 

@@ -179,7 +179,7 @@ def test_a_quantized_backbone_is_refused(model, monkeypatch):
 def test_without_memory_for_it_there_is_no_copy(model, monkeypatch):
     assert merged_copy_fits(model.backbone)
     assert model.merge_generator()
-    monkeypatch.setattr(clara.core, "merged_copy_fits", lambda backbone: False)
+    monkeypatch.setattr(clara.model.modules, "merged_copy_fits", lambda backbone: False)
     assert not model.merge_generator()
     assert not used(model)
 
@@ -188,7 +188,7 @@ def test_the_memory_needed_is_that_of_the_merged_weights(model, monkeypatch):
     weights = [layer.get_base_layer().weight for layer in model.adapters._layers]
     needed = sum(weight.nbytes for weight in weights)
     for free, fits in ((needed, False), (2 * needed, True)):
-        monkeypatch.setattr(clara.merging, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(clara.backbone.merging, "free_memory", lambda device, free=free: free)
         assert merged_copy_fits(model.backbone) is fits
 
 

@@ -67,7 +67,7 @@ def test_the_answer_loss_is_that_of_the_logits(model):
     plain = one_sequence.eager(model)
     memory = model.compress(["The river is long.", "A town", "Salt is traded."]).memory
     each = [memory[:2], memory[2:]]
-    prompts = model._prompts(QUESTIONS, [2, 1], ANSWERS)
+    prompts = model.memory_prompts(QUESTIONS, [2, 1], ANSWERS)
     expected = one_sequence.loss(model, plain, prompts, each)
     assert model.answer_loss(QUESTIONS, each, ANSWERS).item() == pytest.approx(expected, rel=1e-5)
 
@@ -81,7 +81,7 @@ def test_documents_and_answers_are_those_of_the_backbone(model):
     rows = model.memory_tokens.memory.detach()
     expected = one_sequence.states(model, plain, prompt, rows)[-4:]
     torch.testing.assert_close(memory[0], expected, rtol=1e-4, atol=1e-4)
-    (question,) = model._prompts(QUESTIONS[:1], [1])
+    (question,) = model.memory_prompts(QUESTIONS[:1], [1])
     answer = one_sequence.answer(model, plain, question, memory, 6)
     assert model.generate(QUESTIONS[:1], memory[None], max_new_tokens=6) == [answer]
 

@@ -6,6 +6,7 @@ import transformers
 from transformers import GenerationConfig, LlamaConfig, Phi3Config
 
 from clara import Clara, ClaraConfig
+from clara.backbone.generation_settings import generation_settings
 from clara.backbone.rotary import batching_key, recomputed_at_switch, switching_lengths
 from clara.model import generation
 from clara.text.packing import compressor_input, pack
@@ -97,7 +98,7 @@ def test_the_loss_of_prompts_on_both_sides(random_backbone, checkpointing):
     with torch.no_grad():
         memory = torch.randn(6, 4, 48, generator=torch.Generator().manual_seed(0))
     each = [memory[:1], memory[1:2], memory[2:]]
-    prompts = model._prompts(QUESTIONS, [1, 1, 4], ANSWERS)
+    prompts = model.memory_prompts(QUESTIONS, [1, 1, 4], ANSWERS)
     lengths = [len(prompt.ids) for prompt in prompts]
     assert min(lengths) < 120 < max(lengths)
     expected = one_sequence.loss(model, plain, prompts, each)
@@ -128,7 +129,7 @@ def test_answers_on_both_sides_and_across(random_backbone, long_prompts, beyond)
     first = len(phi3_prompts(random_backbone, long_prompts)[0].ids)
     model = phi3(random_backbone, first + beyond)
     plain = one_sequence.eager(model)
-    prompts = model._prompts(QUESTIONS, [1, 1, 3])
+    prompts = model.memory_prompts(QUESTIONS, [1, 1, 3])
     expected = [
         one_sequence.answer(model, plain, prompt, part, 6)
         for prompt, part in zip(prompts, long_prompts, strict=True)
@@ -141,7 +142,7 @@ def test_answers_on_both_sides_and_across(random_backbone, long_prompts, beyond)
 
 
 def phi3_prompts(random_backbone, memory):
-    return phi3(random_backbone, 32)._prompts(QUESTIONS, [len(m) for m in memory])
+    return phi3(random_backbone, 32).memory_prompts(QUESTIONS, [len(m) for m in memory])
 
 
 def test_crossing_matters(random_backbone, long_prompts):
@@ -158,7 +159,7 @@ def test_settings_that_look_at_all_tokens_hold_across_the_switch(random_backbone
     prompt = phi3_prompts(random_backbone, long_prompts)[0]
     model = phi3(random_backbone, len(prompt.ids) + 3)
     config = GenerationConfig(do_sample=False, no_repeat_ngram_size=1)
-    settings = generation.generation_settings(model, config, 12)
+    settings = generation_settings(model.backbone, model.tokenizer, config, 12)
     with (
         torch.no_grad(),
         model.generating("generator") as backbone,

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig
 
 from clara import Clara, ClaraConfig
+from clara.backbone.generation_settings import generation_settings
 from clara.backbone.stopping import AnswerReader, StopTexts
-from clara.model.generation import generation_settings
 from clara.text.prompts import answer_end
 from clara.text.tokenizer import SafeTokenizer
 
@@ -89,7 +89,7 @@ def memory(model):
 
 def trained(model, answer):
     """The tokens that training teaches as the answer and its end."""
-    (prompt,) = model._prompts(["Where?"], [1], [answer])
+    (prompt,) = model.memory_prompts(["Where?"], [1], [answer])
     return prompt.ids[prompt.answer_start :]
 
 
@@ -155,10 +155,12 @@ def test_a_batch_in_which_answers_end_one_after_the_other(model, memory):
 def test_the_stop_set(model):
     model.tokenizer = SafeTokenizer(edited_tokenizer(CHATML))
     end = model.tokenizer.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert sorted(generation_settings(model, None, None).eos_token_id) == [2, end]
+    assert sorted(
+        generation_settings(model.backbone, model.tokenizer, None, None).eos_token_id
+    ) == [2, end]
     for stored, expected in ((0, [0, 2, end]), ([0, 7], [0, 2, 7, end]), (None, [2, end])):
         model.backbone.generation_config.eos_token_id = stored
-        settings = generation_settings(model, None, None)
+        settings = generation_settings(model.backbone, model.tokenizer, None, None)
         assert sorted(settings.eos_token_id) == expected
         assert settings.pad_token_id == (0 if stored is not None else 2)
 
@@ -176,7 +178,7 @@ def test_the_users_end_is_the_only_one(model, memory, name):
     model.tokenizer = SafeTokenizer(edited_tokenizer(TEMPLATES[name]))
     ids = trained(model, "north")
     given = GenerationConfig(eos_token_id=ids[0], max_new_tokens=20)
-    settings = generation_settings(model, given, None)
+    settings = generation_settings(model.backbone, model.tokenizer, given, None)
     assert settings.eos_token_id == [ids[0]]
     assert settings.stop_strings is None
     for ends in ([], -1):

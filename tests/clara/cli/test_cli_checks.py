@@ -22,6 +22,9 @@ for arguments in json.loads(sys.stdin.read()):
     print(json.dumps([result.exit_code, result.stderr, loaded, seconds]), flush=True)
     if loaded:
         break
+begin = time.process_time()
+import torch
+print(time.process_time() - begin)
 """
 
 
@@ -122,7 +125,11 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def results(named):
-    """Exit status, standard error, heavy modules and seconds of every case, in one process."""
+    """Exit status, standard error, heavy modules and seconds of every case, in one process.
+
+    Seconds are of processor time, of which a busy machine takes more. So a case may take a second,
+    or on a slow machine as long as importing torch.
+    """
 
     def filled(word):
         for name, value in named.items():
@@ -135,22 +142,23 @@ def results(named):
         input=json.dumps(commands),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
-    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    *printed, torch_seconds = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(printed) == len(CASES), (CASES[len(printed) - 1], printed[-1], done.stderr)
-    return printed
+    return printed, max(1, torch_seconds)
 
 
 @pytest.mark.parametrize(("number", "command", "message"), [(i, *c) for i, c in enumerate(CASES)])
 def test_a_mistake_is_reported_at_once(results, number, command, message):
-    status, errors, loaded, seconds = results[number]
+    printed, limit = results
+    status, errors, loaded, seconds = printed[number]
     assert status in (1, 2), errors
     assert loaded == []
     (line,) = errors.splitlines()
     assert line.startswith("error: ")
     assert re.search(message, line), line
-    assert seconds < 1
+    assert seconds < limit
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch has CUDA")
@@ -164,7 +172,7 @@ result = CliRunner().invoke(app, [*arguments, "--device", "cuda", "q"])
 print("torch" in sys.modules, result.stderr, end="")
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.stdout == (
         f"False error: device 'cuda': this PyTorch ({torch.__version__}) is CPU-only\n"

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from clara import Clara, Document
-from clara.cli import corpus
-from clara.index import MemoryIndex
+from clara.index import MemoryIndex, corpus
 from clara.memory.documents import CompressedDocuments
 
 LONG = "One sentence of a long document. " * 20
@@ -180,7 +179,7 @@ def test_bad_line_is_found_before_anything_is_written(
     def too_early(*arguments, **options):
         raise AssertionError("the model was loaded before the corpus was read")
 
-    monkeypatch.setattr(corpus, "load_model", too_early)
+    monkeypatch.setattr("clara.cli.compress.load_model", too_early)
     message = refused(*compress(file, tmp_path / "index"))
     assert f"{file}:601: " in message
     assert reason in message
@@ -243,7 +242,7 @@ def test_pipe_as_corpus(refused, compress, tmp_path):
 
 def wait_for(path: Path, documents: int) -> None:
     """Wait until an index holds as many documents."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if path.exists() and MemoryIndex.open(path).info()["documents"] >= documents:
             return
@@ -251,6 +250,7 @@ def wait_for(path: Path, documents: int) -> None:
     raise TimeoutError(f"{path} has too few documents")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_index(start, clara, compress, write_corpus, tmp_path):
     records = [
         {"id": f"d{n}", "contents": f"Number {n}. " * (1 + n % 30), "title": f"T{n}"}
@@ -273,16 +273,18 @@ def test_killed_and_resumed_gives_the_same_index(start, clara, compress, write_c
     assert_same(content(tmp_path / "killed"), content(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_interrupt_is_quiet(start, compress, write_corpus, tmp_path):
     running = start(*compress(write_corpus(count=20 * corpus.GROUP), tmp_path / "index"))
     wait_for(tmp_path / "index", 1)
     running.send_signal(signal.SIGINT)
-    printed, errors = running.communicate(timeout=60)
+    printed, errors = running.communicate(timeout=300)
     assert running.returncode == 130
     assert printed == ""
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_process_prints_one_line_in_a_pipe(process, compress, write_corpus, tmp_path):
     result = process(*compress(write_corpus(count=3), tmp_path / "index"))
     assert result.returncode == 0
@@ -290,6 +292,7 @@ def test_process_prints_one_line_in_a_pipe(process, compress, write_corpus, tmp_
     assert len(result.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_terminal_gets_a_bar(process, start, compress, write_corpus, tmp_path):
     ours, theirs = pty.openpty()
     running = start(*compress(write_corpus(count=300), tmp_path / "index"), stderr=theirs)
@@ -304,7 +307,7 @@ def test_terminal_gets_a_bar(process, start, compress, write_corpus, tmp_path):
             break
         shown += block
     os.close(ours)
-    printed, _ = running.communicate(timeout=60)
+    printed, _ = running.communicate(timeout=300)
     assert running.returncode == 0
     assert b"300/300" in shown
     assert b"documents/s" in shown

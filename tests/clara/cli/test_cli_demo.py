@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import shutil
+from functools import cache
 
 import pytest
 
@@ -14,6 +15,14 @@ from clara.evaluation import demonstration
 from clara.terminal.printing import UNTRAINED
 
 
+@pytest.fixture(scope="module", autouse=True)
+def factbook_read_once():
+    """Reading it takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demonstration, "load_factbook", cache(demonstration.load_factbook))
+        yield
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A current folder without models."""
@@ -21,6 +30,7 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_demo_ends_by_itself(process, backbone, tmp_path):
     result = process("demo", "--documents", "4", "--backbone", backbone, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -60,6 +70,7 @@ def test_bad_input(refused, clara, backbone, elsewhere):
     assert result.stderr == "error: backbone folder '/no/such' does not exist\n"
 
 
+@pytest.mark.slow
 def test_questions_typed_in(start, backbone, tmp_path):
     ours, theirs = pty.openpty()
     running = start("demo", "--documents", "4", "--backbone", backbone, stdin=theirs, cwd=tmp_path)

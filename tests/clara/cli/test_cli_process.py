@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import clara
 import clara_kernels
-from clara.cli import corpus
 from clara.cli.app import app
+from clara.index import corpus
 
 COMMANDS = ["init", "convert", "compress", "search", "ask", "info", "doctor", "demo"]
 
@@ -181,10 +181,11 @@ def test_closed_pipe_is_quiet(start, index):
     running = start("info", index, stdout=writable)
     os.close(writable)
     os.close(readable)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=300)
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_locale_without_unicode(process, environment, write_corpus, model, index, tmp_path):
     record = {"id": "ü", "contents": "Übersicht 東京", "title": "☃"}
     target = str(tmp_path / "index")

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from clara import Clara, ClaraConfig
 from clara.cli.app import app
 from clara.index import MemoryIndex
-from clara.model.answers import Answer, find
+from clara.model.answers import Answer
 from clara.terminal.printing import UNTRAINED, printable
 
 QUESTION = "How many rivers has country 3?"
@@ -104,7 +104,7 @@ def test_ask_for_readers(clara, on, expected, stream):
 @pytest.mark.parametrize("blank", ["", " \n\t"])
 def test_a_blank_answer_is_explained(clara, on, monkeypatch, stream, blank):
     def answer(self, questions, documents, **options):
-        (found,) = find(self, self.encode_queries(questions), documents, 1)
+        (found,) = self.find(self.encode_queries(questions), documents, 1)
         timings = {"query": 1.0, "rank": 1.0, "generate": 1.0}
         return [Answer(blank, found.documents, 1, 2, timings)]
 
@@ -246,6 +246,7 @@ def test_empty_index(refused, model, tmp_path):
         assert "the index is empty" in line
 
 
+@pytest.mark.slow
 def test_process_keeps_stdout_to_one_object(process, on):
     result = process(*on("ask", "--max-new-tokens", "3", "--json", QUESTION))
     assert result.returncode == 0

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from clara.index import MemoryIndex
+from clara.index.build import write_empty
 from clara.index.header import Header
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
-from clara.index.writing import write_empty
 from clara.memory.documents import CompressedDocuments
 
 FINGERPRINT = "f" * 64

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from clara.index import MemoryIndex, MemoryIndexError, memory_index
+from clara.index.maintenance import upgrade
 from clara.index.snapshot import Snapshot
-from clara.index.upgrade import upgrade
 
 ROUND = {"fingerprint": "f" * 64, "memory_tokens": 2, "hidden_size": 8}
 

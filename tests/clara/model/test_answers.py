@@ -1,12 +1,14 @@
 import dataclasses
+import json
+import pickle
 
 import pytest
 import torch
 
-from clara import Document
+from clara import Answer, Document
 from clara.index import MemoryIndex
 from clara.text.prompts import build_prompt, memory_slots
-from clara.text.tokenizer import Marker
+from clara.text.tokenizer import Marker, SafeTokenizer
 
 QUESTIONS = ["Where is the river?", "Who trades salt?"]
 TEXTS = ["The river runs north.", "Grain is traded for salt.", "Nobody knows.", "A town."]
@@ -227,6 +229,79 @@ def test_token_counts_are_those_of_the_real_prompts(model, documents):
         # The reference's wording around three times four slots and a separator.
         without = model.prompt_tokens(question, 0)
         assert answer.prompt_tokens == without + 3 * (4 + 1)
+
+
+@pytest.fixture
+def prompts_built(monkeypatch):
+    """Grows with each prompt that is tokenised."""
+    made = []
+    encode = SafeTokenizer.encode_pieces
+    monkeypatch.setattr(
+        SafeTokenizer, "encode_pieces", lambda self, pieces: made.append(1) or encode(self, pieces)
+    )
+    return made
+
+
+def test_each_prompt_is_built_once(model, documents, prompts_built):
+    answers = model.answer(QUESTIONS, documents, top_k=2, max_new_tokens=2)
+    assert len(prompts_built) == len(QUESTIONS)
+    assert [answer.prompt_tokens for answer in answers] == [
+        model.prompt_tokens(question, 2) for question in QUESTIONS
+    ]
+
+
+def test_tokens_of_texts_are_counted_when_they_are_read(model, documents, prompts_built):
+    (answer,) = model.answer(QUESTIONS[:1], documents, top_k=2, max_new_tokens=2)
+    del prompts_built[:]
+    texts = [each.text for each in answer.documents]
+    counted = answer.text_prompt_tokens
+    assert len(prompts_built) == 1
+    assert answer.text_prompt_tokens == counted
+    assert len(prompts_built) == 1
+    assert counted == model.text_prompt_tokens(QUESTIONS[0], texts)
+
+
+def test_an_answer_is_plain_data(model, documents):
+    def answer():
+        (made,) = model.answer(QUESTIONS[:1], documents, top_k=2, max_new_tokens=2)
+        return dataclasses.replace(made, timings_ms={})
+
+    first = answer()
+    counted = model.text_prompt_tokens(QUESTIONS[0], [each.text for each in first.documents])
+    assert answer() == first
+    assert answer() != dataclasses.replace(first, text_prompt_tokens=counted + 1)
+    assert pickle.loads(pickle.dumps(answer())) == first
+    assert f"text_prompt_tokens={counted}," in repr(answer())
+    fields = json.loads(json.dumps(dataclasses.asdict(answer())))
+    assert list(fields) == [
+        "text",
+        "documents",
+        "prompt_tokens",
+        "text_prompt_tokens",
+        "timings_ms",
+    ]
+    assert fields["text_prompt_tokens"] == counted
+    assert Answer(first.text, first.documents, first.prompt_tokens, counted) == first
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.text_prompt_tokens = 3
+
+
+def test_an_index_of_another_kind_is_searched(model, documents, index):
+    class Wrapped:
+        """An index behind an object that knows nothing of it."""
+
+        def __getattr__(self, name):
+            return getattr(index, name)
+
+    expected = model.answer(QUESTIONS, index, top_k=2, max_new_tokens=4)
+    found = model.answer(QUESTIONS, Wrapped(), top_k=2, max_new_tokens=4)
+    assert [a.documents for a in found] == [a.documents for a in expected]
+    queries = model.encode_queries(QUESTIONS)
+    for source in (Wrapped(), documents):
+        for one, answer in zip(model.find(queries, source, 2), expected, strict=True):
+            assert [d.id for d in one.documents] == [d.id for d in answer.documents]
+            assert one.texts == [d.text for d in answer.documents]
+            assert one.memory.shape == (2, 4, 48)
 
 
 def controls(model, ids):

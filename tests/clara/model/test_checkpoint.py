@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from clara import Clara, ClaraConfig
-from clara.text.prompts import PromptTemplate
+from clara.config import PromptTemplate
 
 CONFIG = ClaraConfig(
     compression_rate=16, document_length=64, lora_rank=4, lora_alpha=8, dtype="float32", top_k=2
@@ -134,7 +134,7 @@ print(repr((model.fingerprint, [(a.text, [d.id for d in a.documents]) for a in a
         [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from clara import Clara, ClaraConfig, Document
-from clara.model.encoding import forward_packed
 from clara.text.packing import compressor_input, pack
 
 QUESTIONS = ["Where is the river?", "Who trades salt?"]
@@ -180,9 +179,9 @@ def test_untrained_adapters_compute_what_the_backbone_computes(tiny_backbone):
     )
     rows = model.memory_tokens.slot_rows(1)
     with torch.no_grad():
-        bare = forward_packed(model, batch, rows, None)
+        bare = model.forward_packed(batch, rows, None)
         for name in ("compressor", "query_reasoner", "generator"):
-            assert torch.equal(forward_packed(model, batch, rows, name), bare)
+            assert torch.equal(model.forward_packed(batch, rows, name), bare)
     rows = model.memory_tokens.memory
     embeddings = model.backbone.get_input_embeddings().weight
     assert 0.5 < (rows.std() / embeddings.std()).item() < 1.5

@@ -316,7 +316,7 @@ print(read() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
         [sys.executable, "-c", script, str(folder), str(small)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     count, more = map(int, result.stdout.split())

@@ -6,9 +6,9 @@ from transformers import GenerationConfig, MistralConfig, Qwen2MoeConfig
 
 from clara.backbone.adapters import ADAPTERS, GENERATOR
 from clara.backbone.loading import load_backbone
+from clara.config import PromptTemplate
 from clara.model import generation
 from clara.model.prompt_prefix import can_continue, prefix_ids
-from clara.text.prompts import PromptTemplate
 
 from ..backbone.test_merging import new_model
 
@@ -46,7 +46,7 @@ class Lengths:
 
 def first_logits(model, questions, memory, adapter=GENERATOR):
     """Logits `[B, V]` of the first new token."""
-    prompts = model._prompts(questions, [len(m) for m in memory])
+    prompts = model.memory_prompts(questions, [len(m) for m in memory])
     slots = [m.flatten(0, 1) for m in memory]
     settings = GenerationConfig(
         max_new_tokens=1, return_dict_in_generate=True, output_logits=True, pad_token_id=2
@@ -70,7 +70,7 @@ def test_logits_are_those_of_the_whole_prompt(model, each, monkeypatch, merged):
 
 
 def test_it_is_computed_once(model, each):
-    prompts = model._prompts(QUESTIONS, [len(m) for m in each])
+    prompts = model.memory_prompts(QUESTIONS, [len(m) for m in each])
     prefix = prompts[0].first_slot
     assert prefix > 20
     lengths = Lengths(model.backbone)
@@ -184,7 +184,7 @@ def test_any_template(tiny_backbone, monkeypatch):
 
 
 def test_prompts_without_memory_have_none(model, each):
-    with_memory, bare = model._prompts(QUESTIONS[:2], [2, 0])
+    with_memory, bare = model.memory_prompts(QUESTIONS[:2], [2, 0])
     assert prefix_ids([with_memory]) == with_memory.ids[: with_memory.first_slot]
     assert prefix_ids([bare]) == prefix_ids([with_memory, bare]) == []
     lengths = Lengths(model.backbone)

@@ -10,7 +10,7 @@ import torch
 
 from clara import CompressedDocuments
 from clara.data.records import Document
-from clara.model.ranking import Candidates, check_top_k, per_question
+from clara.model.ranking import Candidates, check_top_k, memory_of_each_question
 
 TEXTS = ["The coast is long.", "Salt", "Grain and rivers, and a town.", "Two words", "River"]
 
@@ -23,6 +23,16 @@ def compressed(tiny_model):
 @pytest.fixture(scope="module")
 def queries(tiny_model):
     return tiny_model.encode_queries(["Where is salt?", "Which river?", "Coast?"])
+
+
+def gather(model, source, questions):
+    return Candidates.gather(
+        source, questions, read=model.read_memory, compress=model.compress, device=model.device
+    )
+
+
+def memory_of_each(model, questions, memory):
+    return memory_of_each_question(questions, memory, model.read_memory)
 
 
 def cosines(queries, memory):
@@ -76,7 +86,7 @@ def forms(compressed):
 @pytest.mark.parametrize("k", [1, 3, 5, 50])
 def test_every_form_ranks_the_same(tiny_model, compressed, queries, form, k):
     source, shared = forms(compressed)[form]
-    candidates = Candidates.gather(tiny_model, source, len(queries))
+    candidates = gather(tiny_model, source, len(queries))
     assert candidates.shared is shared
     assert len(candidates.memory) == len(queries)
     check_ranking(candidates.rank(queries, k), queries, [compressed.memory] * 3, k)
@@ -90,7 +100,7 @@ def test_every_form_ranks_the_same(tiny_model, compressed, queries, form, k):
 def test_questions_may_have_unequal_numbers_of_documents(tiny_model, compressed, queries, k):
     parts = [compressed[:1], compressed[[4, 2, 0, 3]], compressed[3:]]
     for source in (parts, [p.memory for p in parts], [p.texts for p in parts]):
-        ranked = Candidates.gather(tiny_model, source, 3).rank(queries, k)
+        ranked = gather(tiny_model, source, 3).rank(queries, k)
         check_ranking(ranked, queries, [p.memory for p in parts], k)
 
 
@@ -98,7 +108,7 @@ def test_questions_may_have_unequal_numbers_of_documents(tiny_model, compressed,
 def test_equal_documents_come_in_their_order(tiny_model, compressed, queries, shared):
     memory = compressed.memory[[1, 1, 0, 1, 0]]
     source = memory if shared else [memory] * 3
-    for _, order in Candidates.gather(tiny_model, source, 3).rank(queries, 5):
+    for _, order in gather(tiny_model, source, 3).rank(queries, 5):
         found = order.tolist()
         assert [i for i in found if i in (0, 1, 3)] == [0, 1, 3]
         assert [i for i in found if i in (2, 4)] == [2, 4]
@@ -108,14 +118,14 @@ def test_equal_documents_come_in_their_order(tiny_model, compressed, queries, sh
 def test_memory_of_another_dtype_is_taken(tiny_model, compressed, queries, shared):
     memory = compressed.memory.to(torch.bfloat16)
     source = memory if shared else [memory] * 3
-    ranked = Candidates.gather(tiny_model, source, 3).rank(queries, 5)
+    ranked = gather(tiny_model, source, 3).rank(queries, 5)
     check_ranking(ranked, queries, [memory] * 3, 5)
 
 
 def test_no_questions(tiny_model, compressed):
     none = torch.empty(0, 4, tiny_model.hidden_size)
     for source in (compressed, compressed.memory, TEXTS):
-        assert Candidates.gather(tiny_model, source, 0).rank(none, 5) == []
+        assert gather(tiny_model, source, 0).rank(none, 5) == []
 
 
 def other_model(compressed: CompressedDocuments) -> CompressedDocuments:
@@ -189,7 +199,7 @@ REFUSED = {
 def test_what_is_refused(tiny_model, compressed, case):
     make, error, message = REFUSED[case]
     with pytest.raises(error, match=re.escape(message)):
-        Candidates.gather(tiny_model, make(compressed), 3)
+        gather(tiny_model, make(compressed), 3)
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "5", None])
@@ -205,22 +215,22 @@ def test_top_k_is_returned():
 def test_memory_to_answer_from(tiny_model, compressed):
     memory = compressed.memory
     given = [memory[:2], compressed[2:], memory[:0]]
-    found = per_question(tiny_model, ["a", "b", "c"], given)
+    found = memory_of_each(tiny_model, ["a", "b", "c"], given)
     for one, expected in zip(found, (memory[:2], memory[2:], memory[:0]), strict=True):
         assert torch.equal(one, expected)
-    stacked = per_question(tiny_model, ["a", "b"], torch.stack([memory[:2], memory[2:4]]))
+    stacked = memory_of_each(tiny_model, ["a", "b"], torch.stack([memory[:2], memory[2:4]]))
     assert torch.equal(torch.stack(stacked), memory[:4].unflatten(0, (2, 2)))
 
 
 def test_memory_that_cannot_be_answered_from(tiny_model, compressed):
     memory = compressed.memory
     with pytest.raises(TypeError, match="questions must be a list of strings"):
-        per_question(tiny_model, "a", [memory])
+        memory_of_each(tiny_model, "a", [memory])
     with pytest.raises(ValueError, match="documents are given for 2 questions, there are 1"):
-        per_question(tiny_model, ["a"], [memory, memory])
+        memory_of_each(tiny_model, ["a"], [memory, memory])
     with pytest.raises(
         ValueError, match=r"memory of question 1 must be \[N, 4, 48\], got \[4, 48\]"
     ):
-        per_question(tiny_model, ["a", "b"], [memory, memory[0]])
+        memory_of_each(tiny_model, ["a", "b"], [memory, memory[0]])
     with pytest.raises(ValueError, match="compressed by another model"):
-        per_question(tiny_model, ["a", "b"], [compressed, other_model(compressed)])
+        memory_of_each(tiny_model, ["a", "b"], [compressed, other_model(compressed)])

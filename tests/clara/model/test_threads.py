@@ -56,12 +56,12 @@ def test_threads_get_what_serial_calls_get(shared):
     start = threading.Barrier(4)
 
     def work(offset):
-        start.wait(timeout=30)
+        start.wait(timeout=300)
         order = itertools.islice(itertools.cycle(calls), offset, offset + 2 * len(calls))
         return [(name, calls[name]()) for name in order]
 
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(work, range(4), timeout=120))
+        results = list(pool.map(work, range(4), timeout=300))
     for name, result in itertools.chain.from_iterable(results):
         if isinstance(result, torch.Tensor):
             assert torch.equal(result, serial[name]), name
@@ -84,7 +84,7 @@ def test_an_exception_in_one_thread_does_not_disturb_others(model):
         return model.compress(TEXTS).memory
 
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(work, range(12), timeout=120))
+        results = list(pool.map(work, range(12), timeout=300))
     assert all(torch.equal(result, expected) for result in results[::2])
 
 

@@ -263,10 +263,10 @@ class TestFailures:
     def test_a_time_out(self, run, server, documents):
         def behave(step, text, count):
             if step == "complex" and count == 0:
-                time.sleep(1.0)
+                time.sleep(4.0)
 
         server.behave = behave
-        report, records = run(only=[documents[1]], timeout=0.3)
+        report, records = run(only=[documents[1]], timeout=2.0)
         assert report["retries"] == 1
         assert set(by_kind(records, "d1")) == {"simple", "complex", "paraphrase"}
 
@@ -443,6 +443,7 @@ class TestResuming:
             *("--base-url", server.url, "--concurrency", "3", "--json"),
         ]
 
+    @pytest.mark.slow
     def test_a_killed_run_pays_for_nothing_twice(self, run, server, tmp_path, documents):
         wanted = run("whole.jsonl")[1]
         corpus, output = tmp_path / "docs.jsonl", tmp_path / "out.jsonl"
@@ -456,7 +457,7 @@ class TestResuming:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(server.requests) < 40:
             assert time.monotonic() < deadline
             assert process.poll() is None

@@ -5,13 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
-from clara.text.prompts import (
-    DEFAULT_PROMPT,
-    PromptTemplate,
-    build_prompt,
-    memory_slots,
-    text_background,
-)
+from clara.config import DEFAULT_PROMPT, PromptTemplate
+from clara.text.prompts import build_prompt, memory_slots, text_background
 from clara.text.tokenizer import Marker, SafeTokenizer
 
 BASE = "tests/data/reference/base"

@@ -4,14 +4,9 @@ import pytest
 import yaml
 
 from clara import ClaraConfig
-from clara.training.arguments import (
-    STAGES,
-    ClaraTrainingArguments,
-    SettingsError,
-    parse_overrides,
-    read_settings,
-    training_arguments,
-)
+from clara.training.arguments import ClaraTrainingArguments, training_arguments
+from clara.training.reading import parse_overrides, read_settings
+from clara.training.settings import STAGES, SettingsError
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 MODELS = {"smollm2-135m", "mistral-7b", "phi-4-mini", "qwen3-8b"}

@@ -8,10 +8,10 @@ import torch
 from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.data.examples import ExampleFile, pretraining_example
-from clara.training.arguments import RunSettings
 from clara.training.batches import CompressionCollator, Encoder
 from clara.training.compression import CompressionObjective
 from clara.training.run import run
+from clara.training.settings import RunSettings
 
 from .test_resuming import launched, losses, settings, weights
 

@@ -7,15 +7,19 @@ from transformers import TrainingArguments
 
 from clara import ClaraConfig
 from clara.training.arguments import ClaraTrainingArguments
+from clara.training.reading import _declared, model_settings, trainer_settings
+from clara.training.run import _STAGES
 from clara.training.settings import (
     NUMBERS,
+    STAGES,
     SettingsError,
-    _declared,
     check_numbers,
     check_reporters,
-    model_settings,
-    trainer_settings,
 )
+
+
+def test_every_stage_can_be_run():
+    assert tuple(_STAGES) == STAGES
 
 
 def names(kind):
@@ -31,7 +35,7 @@ def test_names_read_from_sources_are_those_of_the_classes():
 
 
 def test_without_sources_the_classes_are_asked(monkeypatch):
-    monkeypatch.setattr("clara.training.settings._declared", lambda *arguments: frozenset())
+    monkeypatch.setattr("clara.training.reading._declared", lambda *arguments: frozenset())
     assert trainer_settings() == names(ClaraTrainingArguments)
     assert model_settings() == names(ClaraConfig) - {"backbone"}
 

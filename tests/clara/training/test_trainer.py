@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from clara import Clara
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import ExampleFile, pretraining_example
-from clara.training.arguments import ClaraTrainingArguments, RunSettings, SettingsError
+from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import CompressionCollator, EmptyBatch, Encoder, SkippedExampleError
 from clara.training.callbacks import read_log
 from clara.training.compression import CompressionObjective
 from clara.training.run import run, start_query_reasoner
+from clara.training.settings import RunSettings, SettingsError
 from clara.training.trainer import ClaraTrainer, TrainingError, checkpoints
 
 from .conftest import ranking_rows

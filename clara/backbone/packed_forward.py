@@ -1,0 +1,77 @@
+"""One forward pass over packed sequences, up to the final states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from clara.backbone.adapters import Adapters
+from clara.backbone.memory_rows import last_layer, restricted_to_rows
+from clara.backbone.output_path import body_of
+from clara.backbone.recomputation import recomputed_within
+from clara.backbone.rotary import factors_by_sequence
+from clara.text.packing import PackedBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def packed_states(
+    backbone: PreTrainedModel,
+    adapters: Adapters,
+    batch: PackedBatch,
+    embeddings: Tensor,
+    adapter: str | None,
+    *,
+    memory_only: bool = False,
+) -> Tensor:
+    """Final (normalised) hidden states `[T, H]` of packed sequences, no output head.
+
+    Args:
+        embeddings: `[T, H]` of the tokens and memory slots of the batch.
+        adapter: the one to compute with; None is the bare backbone.
+        memory_only: skip what only rows other than the memory slots at the end of each sequence
+            need; those rows are then undefined.
+
+    Raises:
+        ValueError: a sequence is longer than the backbone's positions.
+    """
+    from clara.backbone.attention import (  # which takes long to import
+        check_reached,
+        packed_arguments,
+    )
+
+    _check_positions(backbone, batch)
+    body = body_of(backbone)
+    last = last_layer(body) if memory_only else None
+    layer, modules = (None, []) if last is None else last
+    packed = packed_arguments(batch, backbone, layer)
+
+    @contextmanager
+    def computing() -> Iterator[None]:
+        with adapters.active(adapter), restricted_to_rows(modules, batch.memory_rows):
+            yield
+
+    with computing(), recomputed_within(computing), factors_by_sequence(backbone, batch.lengths):
+        output = body(
+            inputs_embeds=embeddings[None],
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+            **packed,
+        )
+    check_reached(packed, backbone)
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def _check_positions(backbone: PreTrainedModel, batch: PackedBatch) -> None:
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    longest = max(batch.lengths, default=0)
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"a sequence of {longest} tokens is longer than the backbone's {positions} positions; "
+            "use fewer documents or a shorter text"
+        )

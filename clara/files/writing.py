@@ -1,0 +1,112 @@
+"""Writing files and folders so that nobody ever sees half of one.
+
+What is new is written beside its place under a name of its own, and takes its place by one rename.
+A process that is killed before that leaves what was there before, and perhaps a file or folder
+whose name begins with a dot and ends with ".tmp".
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+Place = str | os.PathLike[str]
+
+
+@contextmanager
+def replacing(path: Place, *, sync: bool = False, private: bool = False) -> Iterator[Path]:
+    """A new empty file beside `path`, which replaces `path` once the block is left without error.
+
+    An error in the block removes it. A symbolic link at `path` is replaced, not what it points to.
+
+    Args:
+        sync: have the content on disk before the file gets its name, so that a machine that
+            loses power keeps the old content or the new one.
+        private: nobody but the user may read the file.
+    """
+    target, unfinished = _places(path)
+    try:
+        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
+        yield unfinished
+        if sync:
+            _sync(unfinished)
+        os.replace(unfinished, target)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Place, text: str, *, sync: bool = False, private: bool = False) -> None:
+    """Write a text in UTF-8; `path` holds all of it or what it held before, see `replacing`."""
+    with replacing(path, sync=sync, private=private) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def new_folder(path: Place, *, private: bool = False) -> Iterator[Path]:
+    """A new empty folder beside `path`, which becomes `path` once the block is left without error.
+
+    Parents that do not exist are made. An error in the block removes the folder and them.
+
+    Args:
+        path: nothing, or an empty folder.
+        private: nobody but the user may look into the folder.
+
+    Raises:
+        OSError: something else is at `path` at the end, perhaps since another process made it.
+    """
+    target, unfinished = _places(path)
+    parents = [parent for parent in target.parents if not os.path.lexists(parent)]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.mkdir(mode=0o700 if private else 0o777)
+        yield unfinished
+        os.rename(unfinished, target)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for parent in parents:
+            with suppress(OSError):  # not made, or in use by another process
+                parent.rmdir()
+        raise
+
+
+def replace_folder(unfinished: Place, path: Place) -> None:
+    """Put a finished folder in the place of another one, or of nothing, with its content on disk.
+
+    No system call replaces a folder that is not empty: it is moved aside first and removed last. A
+    process that is killed in between leaves it beside `path`, whole, under a name with ".tmp".
+
+    Args:
+        unfinished: on the same file system. Several processes may have written to it.
+    """
+    _sync_folder(Path(unfinished))
+    target, before = _places(path)
+    with suppress(FileNotFoundError):
+        os.rename(target, before)
+    os.rename(unfinished, target)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _places(path: Place) -> tuple[Path, Path]:
+    """A path made absolute, and a free one in the same folder."""
+    target = Path(path).absolute()
+    return target, target.with_name(f".{uuid.uuid4().hex}.tmp")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    _sync(folder)

@@ -1,0 +1,142 @@
+"""The retrieving half of a model: compress documents, encode questions, and rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor
+
+from clara.backbone.adapters import COMPRESSOR, QUERY_REASONER
+from clara.config import Overflow
+from clara.memory.documents import CompressedDocuments
+from clara.memory.searching import SearchableIndex, is_searchable
+from clara.model.answers import Found, Ranking, found_among, found_in_index, padded_ranking
+from clara.model.encoding import encode_passages
+from clara.model.modules import ClaraCore
+from clara.model.ranking import Candidates, Documents, check_top_k
+from clara.terminal.progress import document_progress
+from clara.text.passages import DocumentLike, as_documents, prepare_passages, prepare_questions
+
+
+class Retriever(ClaraCore):
+    """A model's methods that take documents and questions and find which belong together."""
+
+    def compress(
+        self,
+        documents: Iterable[DocumentLike],
+        *,
+        batch_tokens: int | None = None,
+        overflow: Overflow | None = None,
+        show_progress_bar: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> CompressedDocuments:
+        """Turn documents into memory tokens.
+
+        Args:
+            documents: texts, `Document`s, or mappings with "contents", "id", "title"; see
+                `as_documents`. Only the contents are read; markup that looks like control
+                tokens is text.
+            batch_tokens: tokens of one forward, memory slots included. By default 1024 on CPU,
+                where larger buffers only cost page faults, and 16,384 on a GPU.
+            overflow: what to do with documents over the limit; default from the configuration.
+            on_progress: called with the number of rows done since the last call.
+
+        Returns:
+            One row per document, or per chunk of it (`CompressedDocuments.ids`), in order.
+
+        Raises:
+            TypeError, ValueError: a document is of another type, has no usable text, id or title,
+                or the id of an earlier one; names its position.
+            ValueError: a document is empty or, with overflow="error", too long; names its id.
+        """
+        passages = prepare_passages(
+            self.tokenizer,
+            as_documents(documents),
+            limit=self.config.document_length,
+            overflow=self.config.replace(overflow=overflow or self.config.overflow).overflow,
+        )
+        with document_progress("compress", len(passages), visible=show_progress_bar) as bar:
+
+            def advance(rows: int) -> None:
+                bar.advance(rows)
+                if on_progress is not None:
+                    on_progress(rows)
+
+            memory = encode_passages(self, passages, COMPRESSOR, batch_tokens, advance)
+        return CompressedDocuments(
+            memory=memory,
+            ids=[p.id for p in passages],
+            document_ids=[p.document_id for p in passages],
+            token_counts=[len(p.tokens) for p in passages],
+            texts=[p.text for p in passages],
+            titles=[p.title for p in passages],
+            fingerprint=self.fingerprint,
+        )
+
+    def encode_queries(
+        self, questions: Sequence[str], *, batch_tokens: int | None = None
+    ) -> Tensor:
+        """Questions in the documents' space: `[B, m, H]`.
+
+        Raises:
+            ValueError: a question is empty, or longer than the document limit.
+        """
+        passages = prepare_questions(
+            self.tokenizer,
+            questions,
+            limit=self.config.document_length,
+            overflow=self.config.overflow,
+        )
+        return encode_passages(self, passages, QUERY_REASONER, batch_tokens)
+
+    def rank(
+        self,
+        questions: Sequence[str] | Tensor,
+        documents: Documents,
+        top_k: int | None = None,
+    ) -> Ranking:
+        """Rank each question's candidates by cosine similarity; `top_k` above their number
+        selects all.
+
+        Args:
+            questions: texts, or their `encode_queries` `[B, m, H]`.
+            documents: `CompressedDocuments`, memory `[N, m, H]` or raw documents for all
+                questions, `[B, N, m, H]`, or a list with one of these for each question.
+            top_k: default from the configuration.
+        """
+        queries = questions if isinstance(questions, Tensor) else self.encode_queries(questions)
+        candidates = self._candidates(documents, len(queries))
+        return padded_ranking(candidates.rank(queries, self._top_k(top_k)))
+
+    def find(
+        self, queries: Tensor, documents: Documents | SearchableIndex, top_k: int | None = None
+    ) -> list[Found]:
+        """The documents that `answer` answers from: the best for each question.
+
+        Args:
+            queries: `encode_queries` of the questions, `[B, m, H]`.
+            documents: as in `rank`, or an index with a method `search(queries, k)`.
+            top_k: default from the configuration.
+
+        Raises:
+            ValueError: documents or an index of another model, or none.
+        """
+        k = self._top_k(top_k)
+        if not is_searchable(documents):
+            return found_among(self._candidates(documents, len(queries)), queries, k)
+        self.memory_space.require(
+            documents, "the index was written", "compress its documents again with this model"
+        )
+        return found_in_index(documents, queries, k, self.read_memory)
+
+    def _candidates(self, documents: Documents, questions: int) -> Candidates:
+        return Candidates.gather(
+            documents,
+            questions,
+            read=self.read_memory,
+            compress=self.compress,
+            device=self.device,
+        )
+
+    def _top_k(self, given: int | None) -> int:
+        return check_top_k(self.config.top_k if given is None else given)

@@ -1,0 +1,201 @@
+"""Files and folders are whole or not there, whatever happens to the process that writes them."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from clara.files.writing import new_folder, replace_folder, replacing, write_text
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from clara.files.writing import new_folder, replacing
+target = Path(sys.argv[1])
+"""
+IN_A_FILE = """
+with replacing(target, sync=True) as unfinished:
+    unfinished.write_text("half of the n")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+IN_A_FOLDER = """
+with new_folder(target) as unfinished:
+    (unfinished / "one").write_text("half of the n")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def names(folder):
+    return sorted(each.name for each in folder.iterdir())
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def killed(code, target):
+    done = subprocess.run([sys.executable, "-c", KILLED + code, str(target)], timeout=300)
+    assert done.returncode == -signal.SIGKILL
+
+
+def fail_in(context, work, error=RuntimeError):
+    with context as unfinished:
+        work(unfinished)
+        raise error
+
+
+@pytest.fixture
+def usual(tmp_path):
+    """The permissions of a file and a folder that are made in the plain way."""
+    folder = tmp_path / "usual"
+    folder.mkdir()
+    (folder / "file").touch()
+    return mode(folder / "file"), mode(folder)
+
+
+@pytest.fixture
+def place(tmp_path):
+    folder = tmp_path / "place"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_killed_process_leaves_the_old_file_whole(place, existing):
+    target = place / "file"
+    if existing:
+        target.write_text("old")
+    killed(IN_A_FILE, target)
+    assert (target.read_text() if existing else target.exists()) == ("old" if existing else False)
+    (left,) = {*names(place)} - {"file"}
+    assert left.startswith(".")
+    assert left.endswith(".tmp")
+    write_text(target, "new")
+    assert target.read_text() == "new"
+
+
+def test_a_killed_process_leaves_no_folder(place):
+    killed(IN_A_FOLDER, place / "folder")
+    assert not (place / "folder").exists()
+    with new_folder(place / "folder") as unfinished:
+        (unfinished / "one").write_text("whole")
+    assert (place / "folder" / "one").read_text() == "whole"
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_nothing_new(place, existing, error):
+    target = place / "file"
+    if existing:
+        target.write_text("old")
+    with pytest.raises(error):
+        fail_in(replacing(target), lambda unfinished: unfinished.write_text("half"), error)
+    assert names(place) == (["file"] if existing else [])
+    if existing:
+        assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_the_new_file_appears_at_the_end(place, usual, sync):
+    target = place / "file"
+    target.write_text("old")
+    with replacing(target, sync=sync) as unfinished:
+        unfinished.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert names(place) == ["file"]
+    assert mode(target) == usual[0]
+
+
+def test_private_files_and_folders(place):
+    write_text(place / "file", "new", private=True)
+    assert mode(place / "file") == 0o600
+    with new_folder(place / "folder", private=True):
+        pass
+    assert mode(place / "folder") == 0o700
+
+
+def test_a_link_is_replaced_not_what_it_points_to(place):
+    (place / "file").write_text("old")
+    (place / "link").symlink_to("file")
+    write_text(place / "link", "ü\n")
+    assert (place / "file").read_text() == "old"
+    assert not (place / "link").is_symlink()
+    assert (place / "link").read_bytes() == b"\xc3\xbc\n"
+
+
+def test_a_path_stays_what_it_was_when_the_process_goes_elsewhere(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    with replacing("file") as unfinished:
+        monkeypatch.chdir(tmp_path)
+        unfinished.write_text("new")
+    assert (place / "file").read_text() == "new"
+
+
+def test_no_folder_to_write_to(place):
+    with pytest.raises(FileNotFoundError):
+        write_text(place / "none" / "file", "new")
+
+
+# Folders
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_new_folder_appears_at_the_end(place, usual, empty):
+    target = place / "folder"
+    if empty:
+        target.mkdir()
+    with new_folder(target) as unfinished:
+        (unfinished / "one").write_text("1")
+        assert not (target / "one").exists()
+    assert names(target) == ["one"]
+    assert names(place) == ["folder"]
+    assert mode(target) == usual[1]
+
+
+def test_an_error_leaves_neither_the_folder_nor_its_parents(place):
+    with pytest.raises(RuntimeError):
+        fail_in(new_folder(place / "a" / "b" / "c"), lambda made: (made / "one").touch())
+    assert names(place) == []
+
+
+def test_parents_in_use_by_others_stay(place):
+    with pytest.raises(RuntimeError):
+        fail_in(new_folder(place / "a" / "b"), lambda _: (place / "a" / "other").touch())
+    assert names(place) == ["a"]
+    assert names(place / "a") == ["other"]
+
+
+def test_a_folder_that_another_process_made_first_is_kept(place):
+    making = new_folder(place / "folder")
+    (making.__enter__() / "mine").touch()
+    (place / "folder").mkdir()
+    (place / "folder" / "theirs").touch()
+    with pytest.raises(OSError, match="folder"):
+        making.__exit__(None, None, None)
+    assert names(place) == ["folder"]
+    assert names(place / "folder") == ["theirs"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_folder_replaces_another_one(place, existing):
+    if existing:
+        (place / "folder" / "deep").mkdir(parents=True)
+        (place / "folder" / "deep" / "old").touch()
+    (place / "made" / "deep").mkdir(parents=True)
+    (place / "made" / "deep" / "new").write_text("new")
+    replace_folder(place / "made", place / "folder")
+    assert names(place) == ["folder"]
+    assert names(place / "folder" / "deep") == ["new"]
+
+
+def test_a_folder_that_is_not_there_replaces_nothing(place):
+    (place / "folder").mkdir()
+    (place / "folder" / "old").touch()
+    with pytest.raises(FileNotFoundError):
+        replace_folder(place / "none", place / "folder")
+    assert names(place / "folder") == ["old"]
+    assert os.listdir(place) == ["folder"]

@@ -1,0 +1,179 @@
+"""`clara.index.maintenance`: from format 1 to the newest, in place."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+import lance
+import pytest
+import torch
+
+from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError, maintenance
+from clara.index.maintenance import upgrade
+from clara.memory.documents import CompressedDocuments
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+NEW = "a" * 64
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_documents_stay_as_they_are(make_older, make_documents, assert_same, dtype):
+    index = make_older(dtype=dtype, rate=16)
+    documents = make_documents([f"d{n}#0" for n in range(9)], dtype=dtype)
+    index.add(documents[:4])
+    index.add(documents[4:])
+    files = {file: file.read_bytes() for file in Path(index.path, "data").iterdir()}
+    before = MemoryIndex.open(index.path)
+    before.search(documents.memory, 1)
+
+    done = upgrade(index.path, fingerprint=NEW)
+    assert (done.path, done.changed, done.duplicate_ids, done.removed_rows) == (
+        index.path,
+        True,
+        [],
+        0,
+    )
+    assert {file: file.read_bytes() for file in Path(index.path, "data").iterdir()} == files
+    expected = CompressedDocuments(**{**vars(documents), "fingerprint": NEW})
+    for reader in (index, before, MemoryIndex.open(index.path)):
+        assert reader.ids() == documents.ids
+        assert_same(CompressedDocuments.concatenate(reader), expected)
+        assert [hit[0].row for hit in reader.search(documents.memory, 1)] == list(range(9))
+        info = reader.info()
+        assert (info["format_version"], info["fingerprint"]) == (2, NEW)
+        assert info["settings"] == {"rate": 16}
+    more = make_documents("xyz", dtype=dtype, fingerprint=NEW)
+    index.add(more)
+    assert before.ids() == [*documents.ids, "x", "y", "z"]
+    with pytest.raises(DuplicateIdError):
+        before.add(make_documents(["w", "d3#0"], dtype=dtype, fingerprint=NEW))
+    assert not upgrade(index.path, fingerprint=NEW).changed
+
+
+def test_an_empty_index(make_older, make_documents):
+    index = make_older()
+    assert upgrade(index.path).changed
+    index.add(make_documents("ab"))
+    with pytest.raises(DuplicateIdError):
+        MemoryIndex.open(index.path).add(make_documents("xb"))
+    assert index.ids() == ["a", "b"]
+
+
+def test_a_new_index_gets_another_fingerprint_or_nothing(make_index, make_documents):
+    index = make_index()
+    index.add(make_documents("ab"))
+    assert not upgrade(index.path).changed
+    identity = index._snapshot.identity
+    assert upgrade(index.path, fingerprint=NEW).changed
+    assert index.ids() == ["a", "b"]
+    assert (index.fingerprint, index._snapshot.identity) == (NEW, identity)
+    index.add(make_documents("c", fingerprint=NEW))
+
+
+def test_what_is_stored_twice_is_stored_once(make_older, make_documents, store_again, assert_same):
+    index = make_older()
+    first = make_documents("abc")
+    index.add(first)
+    for _ in range(2):
+        store_again(index, make_documents("bdc", memory=torch.randn(3, 2, 8)))
+    expected = CompressedDocuments.concatenate(index)
+    assert expected.ids == ["a", "b", "c", "d"]
+    done = upgrade(index.path)
+    assert (done.duplicate_ids, done.removed_rows) == (["b", "c", "d"], 5)
+    assert lance.dataset(index.path).count_rows() == 4
+    for reader in (index, MemoryIndex.open(index.path)):
+        assert_same(CompressedDocuments.concatenate(reader), expected)
+        assert reader.info()["duplicate_ids"] == []
+        assert reader.search(expected.memory[3], 1)[0][0].row == 3
+    index.add(make_documents("e"))
+    assert MemoryIndex.open(index.path).ids() == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("step", ["delete", "commit"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_upgrade_that_ends_half_way(
+    make_older, make_documents, store_again, monkeypatch, step, when
+):
+    index = make_older()
+    index.add(make_documents("abc"))
+    store_again(index, make_documents("cd"))
+    owner = lance.LanceDataset
+    real = getattr(owner, step)
+
+    def killed(*arguments, **options):
+        if when == "after":
+            real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, step, staticmethod(killed) if step == "commit" else killed)
+    with pytest.raises(KeyboardInterrupt):
+        upgrade(index.path, fingerprint=NEW)
+    monkeypatch.undo()
+    for reader in (index, MemoryIndex.open(index.path)):
+        assert reader.ids() == ["a", "b", "c", "d"]
+        assert reader.search(make_documents("d").memory, 1)[0][0].id == "d"
+    index.add(make_documents("e", fingerprint=index.fingerprint))
+    upgrade(index.path, fingerprint=NEW)
+    info = index.info()
+    assert (info["format_version"], info["fingerprint"], info["count"]) == (2, NEW, 5)
+
+
+def test_documents_added_during_an_upgrade_are_kept(
+    make_older, make_documents, store_again, monkeypatch
+):
+    """By a process that this one's lock does not exclude."""
+    index = make_older()
+    index.add(make_documents("ab"))
+    real = maintenance._with_header
+
+    def late(*arguments):
+        monkeypatch.setattr(maintenance, "_with_header", real)
+        store_again(index, make_documents("bc"))
+        return real(*arguments)
+
+    monkeypatch.setattr(maintenance, "_with_header", late)
+    done = upgrade(index.path)
+    assert (done.duplicate_ids, done.removed_rows) == (["b"], 1)
+    assert index.ids() == ["a", "b", "c"]
+    assert index.info()["format_version"] == 2
+
+
+def test_a_file_system_without_locks(make_older, make_documents, monkeypatch):
+    index = make_older()
+
+    def refused(file, how):
+        raise OSError(38, os.strerror(38))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    upgrade(index.path)
+    index.add(make_documents("ab"))
+    assert index.ids() == ["a", "b"]
+
+
+def test_an_open_handle_of_an_older_index_notices_an_upgraded_copy(
+    make_older, make_documents, tmp_path
+):
+    """The upgraded index keeps the identity that was derived for the older one."""
+    index = make_older()
+    index.add(make_documents("ab"))
+    shutil.copytree(index.path, tmp_path / "copy")
+    upgrade(tmp_path / "copy", fingerprint=NEW)
+    shutil.rmtree(index.path)
+    shutil.move(tmp_path / "copy", index.path)
+    assert index.ids() == ["a", "b"]
+    assert index.fingerprint == NEW
+
+
+def test_what_is_no_index_or_damaged_is_refused(tmp_path, make_older, make_documents):
+    with pytest.raises(MemoryIndexError, match="not found"):
+        upgrade(tmp_path / "nothing")
+    index = make_older()
+    index.add(make_documents(["first", "second"]))
+    file = next(Path(index.path, "data").iterdir())
+    file.write_bytes(
+        file.read_bytes().replace(b"title of", b"title 0f").replace(b"first", b"f1rst")
+    )
+    with pytest.raises(MemoryIndexError, match="damaged"):
+        upgrade(index.path)
+    assert lance.dataset(index.path).version == 2
