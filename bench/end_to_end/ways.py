@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +13,6 @@ from bench.backbones import Backbone
 from bench.baselines.reference_answering import ReferenceAnswering
 from bench.baselines.text_rag import TextRag
 from bench.questions import MEMORY, MERGED, ONLINE, REFERENCE, TEXT, exactly, merged
-from bench.turns import Turns
 from bench.workload import cut, sources
 from clara import Clara
 from clara_kernels import Corpus, cosine_topk
@@ -196,42 +192,3 @@ def last_logits(call: Callable[[], object], backbone: nn.Module) -> Tensor:
     finally:
         handle.remove()
     return seen[0]
-
-
-def timed(
-    calls: Mapping[str, Callable[[], Any]],
-    device: torch.device,
-    seconds: float,
-    fewest: int,
-    most: int,
-) -> Turns:
-    """Calls that have run before, in turns, for about so many seconds; rounds are bounded."""
-    turns, names = Turns(calls, device), list(calls)
-    begin = time.monotonic()
-    for number in range(most):
-        gc.collect()
-        turns.round(names if number % 2 == 0 else names[::-1])
-        done = number + 1
-        if done >= fewest and (time.monotonic() - begin) * (done + 1) / done > seconds:
-            break
-    return turns
-
-
-def peak(call: Callable[[], Any], device: torch.device) -> int:
-    """Bytes allocated at the peak of a call beyond those before; 0 on CPU, where none counts."""
-    if device.type != "cuda":
-        call()
-        return 0
-    release(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    call()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def release(device: torch.device) -> None:
-    """Give back what nothing refers to."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
