@@ -16,8 +16,8 @@ from bench.baselines.reference_way import ReferenceWay
 from bench.device import peak_allocated, release
 from bench.lengths import LONGEST, document_lengths
 from bench.printing import first_line
-from bench.questions import MEMORY, MERGED, ONLINE, REFERENCE, TEXT
 from bench.turns import Turns
+from bench.ways import MEMORY, MERGED, ONLINE, REFERENCE, TEXT
 from clara.reports.results import Measurement, Parameter, Promise
 
 from .recording import Recording
