@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,15 +15,10 @@ from clara.cli.paths import check_device, check_model, check_output, expanded
 from clara.terminal.printing import one_line, print_json, size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from clara.config import Overflow
-    from clara.data.records import Document
     from clara.index import MemoryIndex
     from clara.index.corpus import Plan, Work
-    from clara.memory.documents import CompressedDocuments
     from clara.model.clara import Clara
-    from clara.text.passages import Passage
 
 
 def compress(
@@ -72,7 +68,7 @@ def compress(
         index, ours = create_index(loaded, output, plan.overflow, resume)
         if not ours:
             plan = checked_plan(loaded, index, corpus, ids, overflow, model)
-    result = done(loaded, index, corpus, plan, batch_tokens)
+    result = carry_out(loaded, index, corpus, plan, batch_tokens)
     if as_json:
         print_json(result)
     else:
@@ -107,15 +103,10 @@ def checked_plan(
             document is too long, named as another's chunk, or differs from what the index holds.
     """
     from clara.index.corpus import make_plan
-    from clara.text.passages import prepare_passages
-
-    def passages(documents: Sequence[Document], overflow: Overflow) -> list[Passage]:
-        limit = model.config.document_length
-        return prepare_passages(model.tokenizer, documents, limit=limit, overflow=overflow)
 
     how = chosen_overflow(model, index, overflow, model_name)
     with user_errors():
-        return make_plan(index, corpus, ids, how, passages)
+        return make_plan(index, corpus, ids, how, model.passages)
 
 
 def chosen_overflow(
@@ -169,21 +160,15 @@ def create_index(
     return made, True
 
 
-def done(
+def carry_out(
     model: Clara, index: MemoryIndex, corpus: str, plan: Plan, batch_tokens: int | None
 ) -> dict[str, Any]:
     """Do what is planned; what `--json` prints."""
     from clara.index.corpus import Work
     from clara.terminal.progress import document_progress
 
-    def compressed(
-        documents: Sequence[Document], on_progress: Callable[[int], None]
-    ) -> CompressedDocuments:
-        return model.compress(
-            documents, batch_tokens=batch_tokens, overflow=plan.overflow, on_progress=on_progress
-        )
-
-    work = Work(index, corpus, plan, compressed)
+    compress = partial(model.compress, batch_tokens=batch_tokens, overflow=plan.overflow)
+    work = Work(index, corpus, plan, compress)
     begin = time.perf_counter()
     with document_progress("compress", len(plan.ids), done=len(plan.stored)) as bar:
         work.run(bar.advance)

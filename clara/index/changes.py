@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count, islice
+from typing import Protocol
 
 from clara.config import Overflow
 from clara.data.records import Document
@@ -11,10 +12,21 @@ from clara.data.values import DataError
 from clara.index.memory_index import MemoryIndex
 from clara.index.texts import text_digest
 from clara.memory.documents import CompressedDocuments
-from clara.text.passages import Passage
 
-Passages = Callable[[Sequence[Document], Overflow], Sequence[Passage]]
-"""The texts that documents become under a model: whole, cut or in chunks."""
+
+class Part(Protocol):
+    """A text that a model reads: a whole document, its beginning, or a chunk of it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def document_id(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+Passages = Callable[[Sequence[Document], Overflow], Sequence[Part]]
+"""The texts that documents become under a model, such as `Clara.passages`."""
 
 _SHOWN = 5  # ids in a message
 _AT_ONCE = 256

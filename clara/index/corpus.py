@@ -30,7 +30,7 @@ class Compress(Protocol):
     """Makes memory of documents; `on_progress` is called with the number of rows just made."""
 
     def __call__(
-        self, documents: Sequence[Document], on_progress: Callable[[int], None]
+        self, documents: Sequence[Document], *, on_progress: Callable[[int], None]
     ) -> CompressedDocuments: ...
 
 

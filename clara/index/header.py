@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from clara.checks import is_integer
+from clara.errors.checks import is_integer
 from clara.index.digests import DIGEST_BYTES, digest
 from clara.index.errors import MemoryIndexError
 from clara.memory.space import MemorySpace

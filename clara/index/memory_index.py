@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clara.checks import as_integer
+from clara.errors.checks import as_integer
 from clara.index import build
 from clara.index.contents import Contents
 from clara.index.errors import DuplicateIdError, MemoryIndexError
