@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
-from ..cosine_topk.merge import checked_k, merge_topk, widened
+from ..cosine_topk.checks import checked_k
+from ..cosine_topk.merge import merge_topk, widened
 from .corpus import Corpus
 from .search import search_rows
 
@@ -61,8 +62,7 @@ def distributed_topk(
         raise RuntimeError("distributed_topk needs torch.distributed.init_process_group first")
     if not isinstance(shard, Corpus):
         raise TypeError(f"shard must be a Corpus, got {type(shard).__name__}")
-    k = as_int("k", k)
-    k = checked_k(k, k)
+    k = checked_k(k)
     if first_row is not None:
         first_row = as_int("first_row", first_row, 0)
     scores, rows = widened(*search_rows(queries, shard, k), k)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
-from ..cosine_topk.merge import checked_k, merge_topk, widened
-from ..cosine_topk.op import cosine_topk, require_mask, require_queries
+from ..cosine_topk.checks import checked_k, require_mask, require_queries
+from ..cosine_topk.merge import merge_topk, widened
+from ..cosine_topk.op import cosine_topk
 from ..cosine_topk.rows import CorpusRows
 
 CHUNK_BYTES = 256 << 20
@@ -64,7 +65,7 @@ def streamed_topk(
     k = checked_k(k, len(corpus))
     chunk_bytes = as_int("chunk_bytes", chunk_bytes, 1)
     if mask is not None:
-        require_mask(mask, corpus.rows)
+        require_mask(mask, len(corpus), corpus.rows)
     if queries.device.type not in ("cpu", "cuda"):
         raise ValueError(f"queries must be on the CPU or a GPU, got {queries.device}")
     # Nothing to find yet; this checks what `cosine_topk` checks.

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
+from .checks import CORPUS_DTYPES
 
 if TYPE_CHECKING:
     import numpy as np
-
-CORPUS_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 
 
 class _Lent:

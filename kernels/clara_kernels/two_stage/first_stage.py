@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ..checks import as_int, require_same_device, require_shape
 from ..corpus.corpus import Corpus
-from ..cosine_topk.arrays import CORPUS_DTYPES
-from ..cosine_topk.compiled import MOST_FOUND
-from ..cosine_topk.op import cosine_topk, require_queries
+from ..cosine_topk.checks import CORPUS_DTYPES, MOST_FOUND, require_queries
+from ..cosine_topk.op import cosine_topk
 from ..quantization import quantize_memory
 
 CHUNK_ELEMENTS = 1 << 22  # float32 values of the corpus that are held at a time: 16 MiB

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checks import is_number
 from ..corpus.corpus import Corpus
 from ..corpus.search import search_rows
-from ..cosine_topk.merge import checked_k
+from ..cosine_topk.checks import checked_k
 from ..cosine_topk.op import cosine_rerank
 from .first_stage import FirstStage, require_corpus, require_stage_queries
 
