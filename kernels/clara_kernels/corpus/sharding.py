@@ -11,6 +11,7 @@ from torch import Tensor
 from ..cosine_topk.checks import checked_k, require_mask, require_queries
 from ..cosine_topk.ids import joined
 from ..cosine_topk.merge import merge_topk, widened
+from ..cosine_topk.rows import require_corpus
 from .corpus import Corpus
 from .search import listed_rows, search_rows
 
@@ -45,9 +46,7 @@ class ShardedCorpus:
         if not shards:
             raise ValueError("shards must hold at least one Corpus, got none")
         for place, shard in enumerate(shards):
-            if not isinstance(shard, Corpus):
-                got = type(shard).__name__
-                raise TypeError(f"shards[{place}] must be a Corpus, got {got}")
+            require_corpus(f"shards[{place}]", shard)
             for name in ("width", "dtype"):
                 expected, got = getattr(shards[0], name), getattr(shard, name)
                 if got != expected:

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..ragged import RowTable, column_slices, pad, row_table, unpad
+from ..ragged import RowTable, pad, row_table, unpad
+from ..slices import column_slices
 from ..sparsemax.reference import sparsemax_reference
 from .noise import gumbel_noise
 from .options import Options
