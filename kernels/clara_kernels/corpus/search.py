@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cosine_topk.checks import checked_k, require_mask, require_queries
 from ..cosine_topk.ids import Ids
-from ..cosine_topk.merge import checked_k, widened
-from ..cosine_topk.op import cosine_rerank, cosine_topk, require_mask, require_queries
+from ..cosine_topk.merge import widened
+from ..cosine_topk.op import cosine_rerank, cosine_topk
 from ..cosine_topk.rows import CorpusRows
 from .streaming import streamed_topk
 
@@ -53,7 +54,7 @@ def search_rows(
     nothing = cosine_topk(queries, corpus[:0].to(queries.device) if streams else corpus[:0], k)
     listed = listed.to(corpus.device)
     if mask is not None:
-        require_mask(mask, corpus.rows)
+        require_mask(mask, len(corpus), corpus.rows)
         listed = listed[mask[listed]]
     width = min(k, len(corpus))
     if not len(listed):

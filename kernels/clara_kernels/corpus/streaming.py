@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
-from ..cosine_topk.merge import checked_k, merge_topk, widened
-from ..cosine_topk.op import cosine_topk, require_mask, require_queries
-from ..cosine_topk.rows import CorpusRows
+from ..cosine_topk.checks import checked_k, require_mask, require_queries
+from ..cosine_topk.merge import merge_topk, widened
+from ..cosine_topk.op import cosine_topk
+from ..cosine_topk.rows import CorpusRows, require_corpus
+from ..slices import slices
 
 CHUNK_BYTES = 256 << 20
 _Found = tuple[Tensor, Tensor]
@@ -56,15 +58,14 @@ def streamed_topk(
         >>> rows.flatten().tolist()
         [4, 2]
     """
-    if not isinstance(corpus, CorpusRows):
-        raise TypeError(f"corpus must be a Corpus, got {type(corpus).__name__}")
+    require_corpus("corpus", corpus)
     if corpus.device.type != "cpu":
         raise ValueError(f"corpus must be on the CPU, got {corpus.device}")
     require_queries(queries)
     k = checked_k(k, len(corpus))
     chunk_bytes = as_int("chunk_bytes", chunk_bytes, 1)
     if mask is not None:
-        require_mask(mask, corpus.rows)
+        require_mask(mask, len(corpus), corpus.rows)
     if queries.device.type not in ("cpu", "cuda"):
         raise ValueError(f"queries must be on the CPU or a GPU, got {queries.device}")
     # Nothing to find yet; this checks what `cosine_topk` checks.
@@ -82,14 +83,13 @@ def streamed_topk(
 def _in_place(
     queries: Tensor, corpus: CorpusRows, k: int, mask: Tensor | None, size: int, best: _Found
 ) -> _Found:
-    for start in range(0, len(corpus), size):
-        part = slice(start, start + size)
+    for part in slices(len(corpus), size):
         allowed = None if mask is None else mask[part]
         known = corpus.inverse_norms[part]
         scores, rows = torch.ops.clara.cosine_topk(
             queries.detach(), corpus.rows[part], known, allowed, k
         )
-        best = _merged(best, scores, rows, start, k)
+        best = _merged(best, scores, rows, part.start, k)
     return best
 
 
@@ -104,8 +104,8 @@ class _Chunk:
 
 def _chunks(corpus: CorpusRows, mask: Tensor | None, size: int) -> Iterator[_Chunk]:
     if mask is None or bool(mask.all()):
-        for start in range(0, len(corpus), size):
-            yield _Chunk(start, min(size, len(corpus) - start), None)
+        for part in slices(len(corpus), size):
+            yield _Chunk(part.start, part.stop - part.start, None)
     else:
         for listed in mask.nonzero()[:, 0].split(size):
             if len(listed):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..checks import index_of
 
 ABSENT = -1  # what stands in a result for a row that was not found
 
@@ -214,10 +215,10 @@ def _integers(name: str, values: Any) -> Tensor:
         raise TypeError(f"{name} must be an iterable of ids, got {type(values).__name__}")
     numbers = []
     for place, value in enumerate(values):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        number = index_of(value)
+        if number is None:
             got = type(value).__name__
             raise TypeError(f"{name} must be all int, got {got} at place {place}")
-        number = index(value)
         if not -(1 << 63) <= number < 1 << 63:
             raise ValueError(f"{name} must fit int64, got {number} at place {place}")
         numbers.append(number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from typing_extensions import Self
@@ -132,3 +134,9 @@ class CorpusRows:
         made = object.__new__(cls)
         made._fill(rows, norms, scales, ids)
         return made
+
+
+def require_corpus(name: str, value: Any) -> None:
+    """TypeError unless `value` is a Corpus."""
+    if not isinstance(value, CorpusRows):
+        raise TypeError(f"{name} must be a Corpus, got {type(value).__name__}")

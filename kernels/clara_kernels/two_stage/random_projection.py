@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ..checks import as_int
 from ..corpus.corpus import Corpus
+from ..cosine_topk.rows import require_corpus
 from ..select_topk.noise import philox4x32
-from .first_stage import ReducedCorpus, require_corpus
+from .first_stage import ReducedCorpus
 
 _ROUNDS = 4
 _WORD = 0xFFFFFFFF
@@ -52,7 +53,7 @@ class RandomProjection(ReducedCorpus):
     def __init__(
         self, corpus: Corpus, width: int, seed: int = 0, dtype: torch.dtype = torch.int8
     ) -> None:
-        require_corpus(corpus)
+        require_corpus("corpus", corpus)
         width = as_int("width", width, 1)
         if width > corpus.width:
             raise ValueError(f"width must be at most the corpus' {corpus.width}, got {width}")

@@ -12,9 +12,10 @@ from torch import Tensor
 from ..checks import is_number
 from ..corpus.corpus import Corpus
 from ..corpus.search import search_rows
-from ..cosine_topk.merge import checked_k
+from ..cosine_topk.checks import checked_k
 from ..cosine_topk.op import cosine_rerank
-from .first_stage import FirstStage, require_corpus, require_stage_queries
+from ..cosine_topk.rows import require_corpus
+from .first_stage import FirstStage, require_stage_queries
 
 _CANDIDATES = 1 << 24  # rescored in one call; their row numbers take 128 MiB
 
@@ -50,7 +51,7 @@ class TwoStageSearch:
     """
 
     def __init__(self, first: FirstStage, corpus: Corpus, *, oversampling: float = 8) -> None:
-        require_corpus(corpus)
+        require_corpus("corpus", corpus)
         if not callable(getattr(first, "candidates", None)):
             raise TypeError(f"first must have a method candidates, got {type(first).__name__}")
         if not is_number(oversampling):
