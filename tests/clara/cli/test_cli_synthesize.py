@@ -86,7 +86,7 @@ def test_options_out_of_range(process, arguments, option):
 
 def test_a_table_on_a_terminal(clara, arguments, monkeypatch):
     terminal = SimpleNamespace(isatty=lambda: True)
-    monkeypatch.setattr("clara.cli.synthesis.sys", SimpleNamespace(stdout=terminal))
+    monkeypatch.setattr("clara.cli.synthesize.sys", SimpleNamespace(stdout=terminal))
     printed = clara(*arguments, "--price-input", "1").stdout
     assert all(each in printed for each in ("pairs per document", "mean: 1.0", "cost", "retries"))
 

@@ -15,11 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from clara.training.arguments import ClaraTrainingArguments
-from clara.training.callbacks import read_log
+from clara.training.folder import checkpoints, read_log
 from clara.training.resuming import _compare_batches, _other_curve, check_backbone, treatment
 from clara.training.run import run
 from clara.training.settings import RunSettings, SettingsError
-from clara.training.trainer import checkpoints
 
 # Runs stages with settings given as JSON; sleeps in every step so that it can be killed.
 PROGRAM = """
