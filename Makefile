@@ -23,16 +23,17 @@ check: .venv/.dev
 	$(bin)/python .ci/check.py $(BASE)
 
 # Without the GPU, if there is one: kernels run in the interpreter. gpu-check runs them on it.
-pytest := CUDA_VISIBLE_DEVICES= $(bin)/pytest --numprocesses 2 --dist worksteal
+pytest := CUDA_VISIBLE_DEVICES= $(bin)/pytest --numprocesses 2
 
 # At most eight minutes on two cores that have nothing else to do, test-slow as long again.
 test: .venv/.dev
-	$(pytest) -m 'not slow' --cov --cov-fail-under 90
+	$(pytest) --dist worksteal -m 'not slow' --cov --cov-fail-under 90
 
 # What is slow by nature: processes that are killed, builds, sanitizers, training that has to learn,
-# the commands of all pages, long sweeps in the interpreter.
+# the commands of all pages, long sweeps in the interpreter. A file stays with one of the workers:
+# its tests share what takes long to make.
 test-slow: .venv/.dev
-	$(pytest) -m slow
+	$(pytest) --dist loadfile --no-loadscope-reorder -m slow
 
 lint: .venv/.dev
 	$(bin)/ruff check

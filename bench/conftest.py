@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from bench.environment import environment as environment_of
-from bench.promises import Promise
 from bench.recording import Recorder
 from bench.workload import load_model, write_tiny
 from clara import Clara
 from clara.backbone.loading import convert_gguf
 from clara.data.factbook import FactbookError, smollm2_file
+from clara.reports.results import Promise
 from clara_kernels import build_info
 
 HERE = Path(__file__).resolve().parent
@@ -89,6 +89,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section(suite)
         for line in lines:
             terminalreporter.write_line(line)
+    if any(config.stash[LINES].values()) and not _size(config).judged:
+        terminalreporter.write_line("Promises are not judged at this size.")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -172,24 +174,30 @@ def compiled_search(device: torch.device) -> None:
 
 
 @pytest.fixture
-def promise(
+def judge(
     recorder: Recorder, size: Size, device: torch.device, summary: list[str]
 ) -> Callable[..., None]:
-    """Compare a figure with what is promised of it: `promise(what, figure, at_least=…)`.
+    """Keep promises, and fail the benchmark if one is missed: `judge(*promises)`.
 
-    One that is missed fails the benchmark. At sizes that are not judged nothing happens, nor on
-    GPUs, of which other things are promised.
+    At sizes that are not judged nothing happens, nor on GPUs, of which other things are promised.
     """
 
-    def check(what: str, measured: float, **bounds: Any) -> None:
+    def check(*promises: Promise) -> None:
         if not size.judged or device.type != "cpu":
             return
-        found = Promise(what, measured, **bounds)
-        recorder.promise(found)
-        summary.append(str(found))
-        assert not found.missed, str(found)
+        for each in promises:
+            recorder.promise(each)
+            summary.append(str(each))
+        missed = [str(each) for each in promises if each.missed]
+        assert not missed, "\n".join(missed)
 
     return check
+
+
+@pytest.fixture
+def promise(judge: Callable[..., None]) -> Callable[..., None]:
+    """Compare one figure with what is promised of it: `promise(what, figure, at_least=…)`."""
+    return lambda what, measured, **bounds: judge(Promise.judged(what, measured, **bounds))
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,6 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -176,7 +175,7 @@ def kernels(out: Path) -> list[Step]:
     """Tests, sanitizer and benchmarks of the operators."""
     files = [path for path in operator_tests() if path.parent.name not in SCORING_TESTS]
     bench = benchmark("operators", out / "kernels.json")
-    small = program("bench.small.operators")
+    small = program("bench.small", "operators")
     return [
         Step("gpu tests", "kernels-tests.log", together(files), 150),
         Step("small calls", "kernels-small.log", small, 60),
@@ -191,7 +190,7 @@ def scoring(out: Path) -> list[Step]:
     """The same of exact search."""
     files = [path for path in operator_tests() if path.parent.name in SCORING_TESTS]
     bench = [*benchmark("operators", out / "scoring.json"), "--suite", "scoring"]
-    small = program("bench.small.searches")
+    small = program("bench.small", "searches")
     return [
         Step("search tests", "scoring-tests.log", together(files), 120),
         Step("small searches", "scoring-small.log", small, 40),
@@ -304,35 +303,10 @@ def run(step: Step, limit: float, paths: Sequence[str], out: Path) -> bool:
 
 
 def print_results(path: Path) -> None:
-    content = json.loads(path.read_text())
-    if path.name == END_TO_END:
-        print(*end_to_end_lines(content), sep="\n")
-        return
-    from bench.results import table
+    from bench.printing import result_lines
+    from clara.reports.results import read_results
 
-    print(table(content))
-
-
-def end_to_end_lines(content: dict[str, Any]) -> list[str]:
-    """A line for each case, medians by implementation; then the weights, then the promises."""
-    cases: dict[str, list[str]] = {}
-    for each in content["measurements"]:
-        where = each["parameters"]
-        case = f"{where['backbone']}, {where['rate']}x, {each['case']}"
-        if each["withheld"]:
-            figure = f"withheld, {each['withheld']}"
-        else:
-            median, size = statistics.median(each["samples"]), each["unit"] == "bytes"
-            figure = f"{median / 2**20:.0f} MiB" if size else f"{median * 1e3:.1f} ms"
-            documents = each["quantities"].get("documents")
-            figure += f" ({documents / median:.0f} documents/s)" if documents else ""
-        cases.setdefault(case, []).append(f"{each['implementation']} {figure}")
-    lines = [f"{case}: {'; '.join(figures)}" for case, figures in cases.items()]
-    lines += content["environment"].get("backbones", [])
-    for each in content["promises"]:
-        promised = f"promised at least {each['at_least']:g}"
-        lines.append(f"{each['what']}: {each['measured']:.2f} ({promised}), {each['outcome']}")
-    return lines
+    print(*result_lines(read_results(path)), sep="\n")
 
 
 class SkipMissingPackages:

@@ -1,4 +1,4 @@
-"""Peak memory of a way to do something, and how much there is."""
+"""Peak memory of a way to do something, in a fresh process."""
 
 from __future__ import annotations
 
@@ -10,18 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from clara.backbone.free_memory import free_memory
-
 _PROCESS = Path("/proc/self")
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes that can be taken on a device, once nothing is kept that nobody uses."""
-    gc.collect()
-    torch.cuda.empty_cache()  # nothing happens without a GPU
-    return free_memory(device)
 
 
 def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> int:

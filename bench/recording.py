@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.measure import copy_bandwidth, matrix_rate
-from bench.promises import Promise
+from bench.ceilings import measured_ceilings
 from bench.turns import Turns
-from clara.reports.results import Measurement, Parameter, PromiseOutcome, Results
-
-_COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
-_MATRIX = {"cpu": (2048, torch.float32), "cuda": (8192, torch.bfloat16)}
+from clara.reports.results import Measurement, Parameter, Promise, Results, read_results
 
 Amounts = Mapping[str, float]
 
@@ -24,11 +20,23 @@ class Recorder:
 
     Args:
         path: of the file; None keeps results in memory only.
+        copies: further files of the same content.
     """
 
-    def __init__(self, path: Path | None, environment: Mapping[str, Any]) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path | None, environment: Mapping[str, Any], copies: Iterable[Path] = ()
+    ) -> None:
+        self.path, self.copies = path, list(copies)
         self.results = Results(dict(environment))
+
+    def resume(self) -> None:
+        """Go on with what the file holds.
+
+        Raises:
+            ResultsError: there is no such file, or it holds no results.
+        """
+        assert self.path is not None
+        self.results = read_results(self.path)
 
     def add(self, measurement: Measurement) -> Measurement:
         self.results.measurements.append(measurement)
@@ -79,20 +87,13 @@ class Recorder:
         self.add(found)
 
     def promise(self, promise: Promise) -> None:
-        kept = promise.outcome
-        bounds = promise.at_least, promise.at_most
-        found = PromiseOutcome(promise.what, promise.measured, *bounds, outcome=kept)
-        self.results.promises.append(found)
+        self.results.promises.append(promise)
         self.save()
 
-    def measure_ceilings(self, device: torch.device) -> None:
-        """Bandwidth of a copy, and rate of a product in the dtype that models have there."""
-        self.results.ceilings = {
-            "bandwidth": copy_bandwidth(device, _COPY_BYTES[device.type]),
-            "matrix_rate": matrix_rate(device, *_MATRIX[device.type]),
-        }
+    def measure_ceilings(self, device: torch.device, *, tiny: bool = False) -> None:
+        self.results.ceilings = measured_ceilings(device, tiny=tiny)
         self.save()
 
     def save(self) -> None:
-        if self.path is not None:
-            self.results.write(self.path)
+        for path in self.copies if self.path is None else (self.path, *self.copies):
+            self.results.write(path)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bench.baselines.reference_way import ReferenceWay
 from bench.baselines.text_rag import TextRag
+from bench.device import available_memory
 from bench.end_to_end.ways import MEMORY_TOLERANCES, distance
-from bench.peak import available_memory
 from bench.questions import QUESTION, full_documents
 from bench.scoring.data import exact_topk, furthest_apart, stored, tolerance
 from bench.turns import Turns

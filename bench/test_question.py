@@ -7,18 +7,10 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from bench.peak import peak_memory
-from bench.questions import (
-    LINGUA,
-    MEMORY,
-    MERGED,
-    ONLINE,
-    REFERENCE,
-    TEXT,
-    Found,
-    Ways,
-    prepare_answer,
-)
+from bench.questions import Found, Ways, prepare_answer
 from bench.turns import Turns
+from bench.ways import LINGUA, MEMORY, MERGED, ONLINE, REFERENCE, TEXT
+from clara.reports.results import Promise
 
 pytest.importorskip("lance")
 
@@ -76,7 +68,7 @@ def where(found: Found) -> dict[str, int]:
 
 @pytest.mark.parametrize("case", [FIRST, WHOLE])
 def test_answer(
-    benchmark, ways, found, unfit, size, device, environment, recorder, summary, promise, rate, case
+    benchmark, ways, found, unfit, size, device, environment, recorder, summary, judge, rate, case
 ):
     tokens = 1 if case == FIRST else NEW_TOKENS[size.name]
     long = [ONLINE, *([REFERENCE] if rate == SWEPT_RATE else [])]  # after the first token as memory
@@ -106,12 +98,14 @@ def test_answer(
     if TEXT in names:
         parts += [f"{name}: {turns.ratio(TEXT, name):.2f} times" for name in names if name != TEXT]
     summary.append("; ".join(parts))
+    promised = []
     for name in (MEMORY, MERGED):
         least = FASTER.get((case, rate, name))
         if least is not None and size.judged:
             assert {name, TEXT} <= set(names), f"no figure: {unfit}"
             what = f"{case} at {rate}x from {name}: times as fast as from text"
-            promise(what, turns.ratio(TEXT, name), at_least=least)
+            promised.append(Promise.judged(what, turns.ratio(TEXT, name), at_least=least))
+    judge(*promised)
 
 
 def record_stages(recorder, ways: Ways, turns: Turns, place: dict[str, int], tokens: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from bench.baselines.search import FaissSearch, faiss, torch_topk
-from bench.peak import available_memory
+from bench.device import available_memory
 from bench.scoring.data import SAME, exact_topk, furthest_apart, stored, tolerance
 from bench.turns import Turns
 from clara_kernels import Corpus, cosine_topk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from bench.baselines.search import FaissSearch, faiss, torch_topk
 from bench.peak import peak_memory
-from bench.promises import Promise, Report
+from bench.printing import aligned
 from bench.scoring.data import (
     SAME,
     furthest_apart,
@@ -27,6 +27,7 @@ from bench.scoring.data import (
 )
 from bench.scoring.memory import prepare_ours, prepare_torch
 from bench.turns import Turns, median_ratio
+from clara.reports.results import Promise
 from clara_kernels import Corpus, build_info, cosine_topk, quantize_memory
 
 K = 10
@@ -78,37 +79,7 @@ class Data:
 @pytest.fixture(scope="session", autouse=True)
 def on_cpu(device):
     if device.type != "cpu":
-        pytest.skip("the comparison is of CPU; bench_scoring.py is for GPUs")
-
-
-@pytest.fixture(scope="session")
-def report(pytestconfig, threads, environment, full) -> Report:
-    info = build_info()
-    version = getattr(faiss(threads), "__version__", "not installed")
-    report = Report()
-    report.notes.append(
-        f"k = {K}, {threads} threads of {environment['device']}, {info['simd'] or 'not compiled'}; "
-        f"torch {torch.__version__}, FAISS {version}"
-    )
-    pytestconfig.pluginmanager.register(Printed(report, full))
-    return report
-
-
-class Printed:
-    """Prints the report at the end of the run, whether or not a promise was kept."""
-
-    def __init__(self, report: Report, judged: bool) -> None:
-        self.report, self.judged = report, judged
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        terminalreporter.section("exact search")
-        for line in self.report.lines(self.judged):
-            terminalreporter.write_line(line)
-
-
-@pytest.fixture(scope="session")
-def full(size) -> bool:
-    return size.judged
+        pytest.skip("the comparison is of CPU; for GPUs there is python -m bench.operators")
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +89,26 @@ def machine(size) -> Callable[[], Tensor]:
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(width, width, generator=generator) for _ in "ab")
     return partial(torch.mm, left, right, out=torch.empty(width, width))
+
+
+@pytest.fixture(scope="module")
+def said(summary, threads, environment) -> list[str]:
+    """The summary, which begins with what is compared."""
+    info = build_info()
+    version = getattr(faiss(threads), "__version__", "not installed")
+    summary.append(
+        f"k = {K}, {threads} threads of {environment['device']}, {info['simd'] or 'not compiled'}; "
+        f"torch {torch.__version__}, FAISS {version}"
+    )
+    return summary
+
+
+@pytest.fixture(scope="module")
+def table(data, said) -> Iterator[list[Sequence[str]]]:
+    """Rows that are printed when all of them are measured, whether or not a promise was kept."""
+    rows: list[Sequence[str]] = [HEAD]
+    yield rows
+    said += [f"{data.name}, milliseconds", *aligned(rows)]
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["short rows", "long rows"])
@@ -170,7 +161,7 @@ def check_same(data: Data) -> None:
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_search(benchmark, data, machine, size, report, recorder, environment, batch):
+def test_search(benchmark, data, machine, size, table, said, judge, recorder, environment, batch):
     queries = data.queries[:batch]
     reads = readers(data.rows, queries[0])
     calls = {"matrix product": machine, **reads}
@@ -179,12 +170,13 @@ def test_search(benchmark, data, machine, size, report, recorder, environment, b
     turns = Turns(calls).warm().benchmark(benchmark, "float32", size.rounds if batch < 256 else 3)
     record(recorder, turns, data, batch)
     limits = Limits(turns, data, reads, machine, batch)
-    title = f"{data.name}, milliseconds"
+    found: list[Promise] = []
     for name in data.ours:
-        report.row(title, HEAD, cells(turns, limits.of(name), name, batch))
-        report.promises += promises(turns, limits.of(name), name, data, batch)
-    report.notes.append(f"{data.name}, B = {batch}: {limits.reader} {limits.rates}")
+        table.append(cells(turns, limits.of(name), name, batch))
+        found += promises(turns, limits.of(name), name, data, batch)
+    said.append(f"{data.name}, B = {batch}: {limits.reader} {limits.rates}")
     benchmark.extra_info.update(environment, seconds=turns.seconds, shape=data.shape)
+    judge(*found)
 
 
 def record(recorder, turns: Turns, data: Data, batch: int) -> None:
@@ -253,11 +245,12 @@ def promises(
     def times(other: str, what: str, at_least: float) -> Promise:
         possible = median_ratio(turns.seconds[other], limit)
         ratio = turns.ratio(other, name)
-        return Promise(f"{where}: times as fast as {what}", ratio, at_least, possible=possible)
+        what = f"{where}: times as fast as {what}"
+        return Promise.judged(what, ratio, at_least, possible=possible)
 
     if name == "float32":
         share = median_ratio(turns.seconds[name], limit)
-        yield Promise(f"{where}: time divided by the limit", share, at_most=OF_LIMIT)
+        yield Promise.judged(f"{where}: time divided by the limit", share, at_most=OF_LIMIT)
         peer, least = best_peer(turns, name), FASTER.get((data.shape[1], batch), 1.0)
         yield times(peer, f"the better peer ({peer.partition(', ')[2]})", least)
         return
@@ -272,7 +265,7 @@ def promises(
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_recall_of_int8(data, report, kind):
+def test_recall_of_int8(data, said, promise, kind):
     """What is missed is due to the rounding of rows, which exact arithmetic over the codes has,
     too."""
     rows, queries = (data.rows, data.queries) if kind is gaussian else kind(*data.shape, seed=1)
@@ -283,13 +276,13 @@ def test_recall_of_int8(data, report, kind):
     where = f"{data.name}, {KINDS[kind]}"
     if faiss() is not None:
         theirs = recall(FaissSearch(rows, bits=8)(queries, K)[1], exact)
-        report.notes.append(f"{where}: recall@{K} of FAISS SQ8 is {theirs:.4f}")
+        said.append(f"{where}: recall@{K} of FAISS SQ8 is {theirs:.4f}")
     what = f"{where}: recall@{K} of int8 against float32"
     limit = "8 bits for a value allow"
-    report.promises.append(Promise(what, found, RECALL, possible=of_codes, limit=limit))
+    promise(what, found, at_least=RECALL, possible=of_codes, limit=limit)
 
 
-def test_memory(data, report, threads):
+def test_memory(data, said, promise, threads):
     (count, width), size = data.shape, data.rows.nbytes
     shares = (corpus.nbytes / corpus.rows.nbytes - 1 for corpus in data.ours.values())
     norms = data.ours["float32"].nbytes - size
@@ -297,7 +290,7 @@ def test_memory(data, report, threads):
         peak_memory(way, count, width, K, threads) for way in (prepare_ours, prepare_torch)
     )
     packed = data.queries.nbytes
-    report.notes.append(
+    said.append(
         f"{data.name}: norms take at most {max(shares):.2%} of the rows' memory; a search with "
         f"{len(data.queries)} queries takes {ours / 2**20:.1f} MiB beyond float32 rows and norms, "
         f"{packed / 2**20:.1f} of them for a copy of the queries, that of torch "
@@ -305,23 +298,23 @@ def test_memory(data, report, threads):
     )
     extra = (norms + ours - packed) / size
     what = f"{data.name}: memory beyond float32 rows and a copy of the queries, divided by the rows"
-    report.promises.append(Promise(what, extra, at_most=EXTRA_MEMORY))
+    promise(what, extra, at_most=EXTRA_MEMORY)
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-def test_time_grows_with_rows(data, size, report, batch):
+def test_time_grows_with_rows(data, size, said, promise, batch):
     count = data.shape[0]
     parts = {f"{share}": data.ours["float32"][: count // share] for share in (4, 2, 1)}
     calls = {share: partial(cosine_topk, data.queries[:batch], c, K) for share, c in parts.items()}
     turns = Turns(calls).run(size.rounds)
     times = ", ".join(f"{turns.median(each) * 1e3:.1f}" for each in calls)
-    report.notes.append(f"{data.name}, B = {batch}: {times} ms for N/4, N/2, N rows")
+    said.append(f"{data.name}, B = {batch}: {times} ms for N/4, N/2, N rows")
     if batch > 1:  # a quarter may lie in a cache that all rows do not, which reading shows
         what = f"{data.name}, B = {batch}: time of all rows divided by 4 times that of a quarter"
-        report.promises.append(Promise(what, turns.ratio("1", "4") / 4, at_most=OF_LINEAR))
+        promise(what, turns.ratio("1", "4") / 4, at_most=OF_LINEAR)
 
 
-def test_time_falls_with_threads(data, machine, size, report, threads):
+def test_time_falls_with_threads(data, machine, size, said, judge, threads):
     counts = [1, *range(threads, len(os.sched_getaffinity(0)) + 1, threads)]
     queries = data.queries[:64]
 
@@ -336,22 +329,12 @@ def test_time_falls_with_threads(data, machine, size, report, threads):
     calls = {f"search {n}": partial(with_threads, n, search) for n in counts}
     calls |= {f"product {n}": partial(with_threads, n, machine) for n in counts}
     turns = Turns(calls).warm().run(size.rounds)
+    found = []
     for count in counts[1:]:
         faster = turns.ratio("search 1", f"search {count}")
         product = turns.ratio("product 1", f"product {count}")
         where = f"{data.name}, B = {len(queries)}, {count} threads"
-        report.notes.append(
-            f"{where}: {faster:.2f} times as fast as one, the matrix product {product:.2f}"
-        )
+        said.append(f"{where}: {faster:.2f} times as fast as one, the matrix product {product:.2f}")
         what = f"{where}: speedup divided by that of a matrix product"
-        report.promises.append(Promise(what, faster / product, at_least=OF_THREADS))
-
-
-def test_promises(report, full, recorder):
-    """Last: of all that ran before."""
-    for promise in report.promises if full else ():
-        recorder.promise(promise)
-    if full and not report.promises:
-        pytest.skip("nothing was measured")
-    missed = [str(promise) for promise in report.promises if full and promise.missed]
-    assert not missed, "\n".join(["missed:", *missed])
+        found.append(Promise.judged(what, faster / product, at_least=OF_THREADS))
+    judge(*found)

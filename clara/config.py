@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from clara.checks import as_integer, is_number
+from clara.errors.checks import as_integer, is_number
 
 FORMAT_VERSION = 1
 

@@ -77,7 +77,7 @@ def page() -> str:
     sections = [INTRODUCTION]
     if common is not None and common.callback is not None:
         sections.append(_table(parameters(common.callback)))
-    sections += [_section(words, command) for words, command in _commands(app, "clara")]
+    sections += [_section(words, command) for words, command in commands(app, "clara")]
     return "\n".join(sections)
 
 
@@ -93,14 +93,14 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
     return found
 
 
-def _commands(group: typer.Typer, above: str) -> Iterator[tuple[str, Any]]:
+def commands(group: typer.Typer, above: str) -> Iterator[tuple[str, Any]]:
     """The words of every command and what is registered for it, in the order of `--help`."""
     for command in group.registered_commands:
         name = command.name or (command.callback.__name__ if command.callback else "")
         yield f"{above} {name}", command
     for inner in group.registered_groups:
         if inner.typer_instance is not None:
-            yield from _commands(inner.typer_instance, f"{above} {inner.typer_instance.info.name}")
+            yield from commands(inner.typer_instance, f"{above} {inner.typer_instance.info.name}")
 
 
 def _section(title: str, command: Any) -> str:

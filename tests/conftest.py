@@ -7,14 +7,16 @@ import os
 
 import torch
 
-# Much work in few tests: processes, compilers. Two workers that begin with them end together.
+# Much work in few slow tests: processes, compilers. Two workers that begin with them end together.
 LONG = (
     "test_readme.py",
+    "test_cuda_compiles.py",
     "test_inspect.py",
     "test_packaging.py",
-    "test_sanitize.py",
     "test_resuming.py",
+    "test_sanitize.py",
     "test_examples_factbook.py",
+    "test_cli_compress.py",
 )
 
 

@@ -34,6 +34,7 @@ def run(*arguments, script=SCRIPT):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_learns_to_rank_from_answers_alone(seed):
     done = run("--steps", "100", "--seed", seed)

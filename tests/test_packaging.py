@@ -90,6 +90,7 @@ def run_on(site: Path, code: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_wheel_holds_every_file_of_both_packages(tree, wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
@@ -101,6 +102,7 @@ def test_wheel_holds_every_file_of_both_packages(tree, wheel):
     assert names - compiled == package_files(tree)
 
 
+@pytest.mark.slow
 def test_wheel_imports_every_module_and_runs_every_operator(site):
     code = """
 import importlib, pkgutil
@@ -174,6 +176,7 @@ def editable_site(tmp_path_factory) -> Path:
     return site
 
 
+@pytest.mark.slow
 def test_an_editable_install_makes_the_two_packages_importable_and_nothing_else(editable_site):
     (file,) = editable_site.glob("*.pth")
     (folder,) = file.read_text().splitlines()
@@ -185,6 +188,7 @@ def test_an_editable_install_makes_the_two_packages_importable_and_nothing_else(
         assert (Path(folder) / name / "py.typed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["site", "editable_site"])
 def test_type_checkers_find_both_packages(kind, request, tmp_path):
     """Outside of the repository, with a Python that has nothing else installed."""
@@ -233,6 +237,7 @@ def test_build_mentions_neither_torch_nor_numpy(tree):
             assert not line.startswith(("#include <torch", "#include <ATen", "#include <c10"))
 
 
+@pytest.mark.slow
 def test_source_distribution_holds_what_a_build_needs(tree, tmp_path):
     code = f"import setuptools.build_meta as b; print(b.build_sdist({str(tmp_path)!r}))"
     result = subprocess.run(
@@ -278,6 +283,7 @@ def build_ext(tree: Path, folder: Path, settings: dict[str, str]) -> subprocess.
     return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("request_", "fails"), [("AUTO", False), ("ON", True)])
 def test_broken_nvcc_is_refused_or_passed_over(tree, tmp_path, request_, fails):
     nvcc = tmp_path / "nvcc"
@@ -286,7 +292,7 @@ def test_broken_nvcc_is_refused_or_passed_over(tree, tmp_path, request_, fails):
     # CUDACXX is looked at first; the rest of PATH stays, for the C++ compiler.
     environment = os.environ | {"CLARA_CUDA": request_, "CUDACXX": str(nvcc)}
     environment["CMAKE_BUILD_PARALLEL_LEVEL"] = "2"
-    command = [sys.executable, "setup.py", "--quiet", "build_ext"]
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--debug"]  # compiles faster
     command += ["--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "temp")]
     result = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     assert (result.returncode != 0) == fails

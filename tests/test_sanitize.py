@@ -23,6 +23,7 @@ def run(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitizers", ["none", "address,undefined"])
 def test_searches_pass(sanitizers, tmp_path):
     from clara_kernels import build_info
@@ -34,6 +35,7 @@ def test_searches_pass(sanitizers, tmp_path):
         assert f"\n{check} " in result.stdout
 
 
+@pytest.mark.slow
 def test_a_sanitizer_that_is_missing_is_named(tmp_path):
     result = run("no_such_sanitizer", "--build", tmp_path)
     assert result.returncode != 0

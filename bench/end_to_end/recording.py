@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from bench.backbones import RANDOM, Backbone
-from bench.end_to_end.ways import release
+from bench.device import release
+from bench.printing import measurement_line
 from bench.recording import Recorder
 from clara.reports.results import Measurement, ResultsError, read_results
 
 
 class Recording(Recorder):
-    """A recorder that writes copies too, and tells of each measurement."""
-
-    def __init__(
-        self, path: Path | None, copies: Sequence[Path], environment: Mapping[str, Any]
-    ) -> None:
-        super().__init__(path, environment)
-        self.copies = copies
+    """A recorder that tells of each measurement, and knows backbones apart."""
 
     def start(
         self, environment: Mapping[str, Any], backbone: str, add: bool, device: torch.device
@@ -67,21 +60,5 @@ class Recording(Recorder):
 
     def add(self, measurement: Measurement) -> Measurement:
         super().add(measurement)
-        print(_line(measurement), flush=True)
+        print(measurement_line(measurement), flush=True)
         return measurement
-
-    def save(self) -> None:
-        super().save()
-        for copy in self.copies:
-            self.results.write(copy)
-
-
-def _line(found: Measurement) -> str:
-    shown = ("rate", "backbone")
-    name = ", ".join([found.suite, found.case, *(str(found.parameters[each]) for each in shown)])
-    if found.withheld:
-        return f"{name}: {found.implementation}: withheld, {found.withheld}"
-    if found.unit == "bytes":
-        return f"{name}: {found.implementation}: {found.median / 2**20:.0f} MiB"
-    seconds = statistics.median(found.samples)
-    return f"{name}: {found.implementation}: {seconds:.4f} s ({len(found.samples)} rounds)"

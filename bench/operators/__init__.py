@@ -1,20 +1,20 @@
 """What is measured of each operator of clara_kernels: cases, what they compare with, promises."""
 
-# Seconds that the cases of a module get, where there is a GPU.
+# Suites of `python -m bench.operators`: seconds that the cases of a module get on a GPU.
 LIMITS = {
-    "cosine_scores": 30,
-    "select_topk": 25,
-    "sparsemax": 30,
-    "memory_alignment_loss": 20,
-    "memory_attention": 90,
-    "rank_and_select": 20,
-    "quantization": 25,
-}
-
-# Those of bench_scoring.py.
-SCORING_LIMITS = {
-    "cosine_topk_few": 110,
-    "cosine_topk_many": 110,
+    "operators": {
+        "cosine_scores": 30,
+        "select_topk": 25,
+        "sparsemax": 30,
+        "memory_alignment_loss": 20,
+        "memory_attention": 90,
+        "rank_and_select": 20,
+        "quantization": 25,
+    },
+    "scoring": {
+        "cosine_topk_few": 110,
+        "cosine_topk_many": 110,
+    },
 }
 
 # Those of `pytest bench/`, at a compression rate.

@@ -1,57 +1,48 @@
-"""Cases as `pytest bench/` measures them: checked, then timed in turns."""
+"""Cases as all benchmarks of operators measure them: checked, timed in turns, recorded."""
 
 from __future__ import annotations
 
 import importlib
-import itertools
-import math
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from bench.baselines.compiled import compiling
-from bench.environment import l2_bytes
-from bench.measure import Calls, samples
+from bench.device import capture, own_stream, peak_allocated, release
+from bench.printing import first_line
+from bench.recording import Recorder
 from bench.turns import Turns, median_ratio
-from clara_kernels.dispatch import cpu_tensors_use
 
-from .case import Case, Inputs, Run, Setting, Unavailable, mapped, wide
-from .checking import comparable, difference_of, first_line
+from .case import Case, Setting, Unavailable
+from .checking import Checked, Wrong, check
 
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_CACHE_BYTES = 32 << 20  # where nothing says how large the last one is
-_MOST_BYTES = 256 << 20  # of all sets of inputs on a CPU, of which there are two at least
-_MOST_SETS = 64
-_SHORTEST_SAMPLE = 2e-3
-_MOST_CALLS = 100
-_CASE_SECONDS = 0.5  # on a GPU
+SUITE = "operators"
+
+_SHORTEST = {"cpu": 2e-3, "cuda": 5e-4}  # seconds of a sample; shorter calls are repeated
+_CASE_SECONDS, _ROUNDS = 0.5, (5, 50)  # of a case that is timed for as long, not for so many rounds
 
 Samples = dict[str, list[float]]
+Run = Callable[[Turns], Turns]
 
 
 @dataclass
-class Checked:
-    """What may be timed of a case.
+class Timed:
+    """What was found out about a case.
 
     Attributes:
-        runs: by implementation, "ours" first, one for each set of inputs; each has run.
-        withheld: why the others may not.
-        apart: how far ours is from the operator's reference, by its norm.
+        seconds: by implementation, those of a round at the same place.
+        withheld: why others have none.
+        not_captured: why calls are timed one after another and not in a CUDA graph.
+        extra_bytes: allocated at the peak of a call beyond inputs and results, where it is asked.
     """
 
-    runs: dict[str, list[Run]]
+    seconds: Samples
     withheld: dict[str, str]
-    apart: float
-
-    @property
-    def calls(self) -> dict[str, Calls]:
-        return {name: [run.call for run in runs] for name, runs in self.runs.items()}
+    not_captured: dict[str, str] = field(default_factory=dict)
+    extra_bytes: dict[str, int] = field(default_factory=dict)
 
 
 def find(module: str, name: str, setting: Setting, rate: int) -> Case:
@@ -59,154 +50,136 @@ def find(module: str, name: str, setting: Setting, rate: int) -> Case:
     return next(case for case in cases(module, setting, rate) if case.full_name == name)
 
 
-def cases(module: str, setting: Setting, rate: int) -> Iterator[Case]:
-    return importlib.import_module(f"bench.operators.{module}").at_rate(setting, rate)
+def cases(module: str, setting: Setting, rate: int | None = None) -> Iterator[Case]:
+    """At a compression rate as `pytest bench/` measures them, or else as a GPU does."""
+    found = importlib.import_module(f"bench.operators.{module}")
+    return found.cases(setting) if rate is None else found.at_rate(setting, rate)
 
 
-@compiling()
-def check(case: Case, setting: Setting, withheld: dict[str, str]) -> Checked:
-    """Compare ours with the operator's reference, in float64 where it has one, and all others with
-    ours; what differs or fails is withheld. Functions are compiled here.
+def for_seconds(setting: Setting) -> Run:
+    """Rounds for half a second, of a dry run two."""
+    if setting.tiny:
+        return lambda turns: turns.run(2)
+    return lambda turns: turns.run_for(_CASE_SECONDS, *_ROUNDS)
+
+
+def by_fixture(fixture: Any, rounds: int) -> Run:
+    """Rounds of pytest-benchmark, which reports ours."""
+
+    def run(turns: Turns) -> Turns:
+        turns.benchmark(fixture, "ours", rounds)
+        fixture.extra_info["calls"] = turns.counts["ours"]
+        return turns
+
+    return run
+
+
+def measure(
+    case: Case,
+    setting: Setting,
+    run: Run,
+    recorder: Recorder,
+    withheld: Mapping[str, str] | None = None,
+    *,
+    against_reference: bool = True,
+    **where: Any,
+) -> Timed:
+    """Check a case, time it, and record it or the reason why it has no figures.
 
     Args:
         withheld: reasons for baselines that are not even tried.
+        against_reference: ours has to compute what the operator's reference does; else the others
+            have to compute what ours does.
+        where: parameters of the measurements, besides those of the case.
 
     Raises:
         Unavailable: there is no ours.
+        Wrong: an answer is not what it should be.
     """
-    first = case.inputs(0)
-    sets = [first, *(mapped(first, torch.clone) for _ in range(set_count(case, setting) - 1))]
-    checked = Checked({"ours": [case.ours(each) for each in sets]}, dict(withheld), math.nan)
-    with torch.no_grad():
-        ours = comparable(checked.runs["ours"][0])
-    checked.apart = _apart(_expected(case, first), ours)
-    for name, prepare in case.baselines.items():
-        if name in withheld:
-            continue
-        try:
-            runs = [prepare(each) for each in sets]
-            with torch.no_grad():
-                apart = _apart(ours, comparable(runs[0]))
-                for run in runs[1:]:
-                    run.call()
-        except Exception as error:
-            checked.withheld[name] = _reason(error)
-            continue
-        if not apart <= case.tolerance:
-            checked.withheld[name] = f"its answer differs by {apart:.1e} of the norm"
-        else:
-            checked.runs[name] = runs
-    with torch.no_grad():
-        for run in checked.runs["ours"][1:]:
-            run.call()
-    return checked
-
-
-def _apart(one: Any, other: Any) -> float:
-    apart = difference_of(one, other)
-    if apart is None:
-        raise ValueError("there is nothing to compare")
-    return apart
-
-
-def _expected(case: Case, inputs: Inputs) -> Any:
-    """What the operator's reference computes, in our dtypes."""
-    with cpu_tensors_use("reference"):
-        run = case.reference(inputs) if case.reference else case.ours(wide(inputs))
-        with torch.no_grad():
-            return comparable(run)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, Unavailable):
-        return str(error)
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error.name} is not installed"
-    return first_line(error)
-
-
-def set_count(case: Case, setting: Setting) -> int:
-    """Sets of inputs that together exceed the last cache."""
-    if setting.tiny:
-        return 2
-    if setting.device.type == "cuda":
-        return max(1, min(_MOST_SETS, math.ceil(4 * l2_bytes(setting.device) / case.bytes)))
-    together = min(2 * last_cache_bytes(), _MOST_BYTES)
-    return max(2, min(_MOST_SETS, math.ceil(together / case.bytes)))
-
-
-def last_cache_bytes(caches: Path = _CACHES) -> int:
-    """The largest of the CPU's caches; Linux says how large they are."""
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    parameters = {**case.details, **where}
+    release(setting.device)  # of the case before
+    checked: Checked | None = None
     try:
-        texts = [path.read_text().strip() for path in caches.glob("index*/size")]
-        return max(int(text[:-1]) * units[text[-1]] for text in texts)
-    except (OSError, ValueError, KeyError, IndexError):
-        return _CACHE_BYTES
+        with own_stream(setting.device) as stream:
+            checked = check(case, setting, withheld, against_reference=against_reference)
+            checked.demand_right_answers(of_all=not against_reference)
+            timed = time_case(checked, setting, run, stream)
+        of_each = {name: _quantities(checked, timed, name) for name in timed.seconds}
+        recorder.seconds(SUITE, case.full_name, timed.seconds, parameters, of_each=of_each)
+    except Exception as error:
+        known = isinstance(error, Unavailable | Wrong)
+        reason = str(error) if known else first_line(error)
+        recorder.withhold(SUITE, case.full_name, "ours", reason, **parameters)
+        raise
+    finally:
+        for name, reason in checked.withheld.items() if checked is not None else ():
+            recorder.withhold(SUITE, case.full_name, name, reason, **parameters)
+    return timed
 
 
 @compiling()
-def on_cpu(checked: Checked, fixture: Any, rounds: int) -> Samples:
-    """Seconds of a call, by implementation, in turns; pytest-benchmark reports ours.
+def time_case(checked: Checked, setting: Setting, run: Run, stream: Any = None) -> Timed:
+    """Seconds of a call of each implementation, in turns.
 
-    Whoever is called takes the next set of inputs, so that none finds in the cache what another
-    left there. Short calls are repeated.
+    Args:
+        stream: of all work on a GPU, from which CUDA graphs are captured.
     """
-    places = itertools.count()
-    counts = {name: _call_count(calls) for name, calls in checked.calls.items()}
-    repeated = {
-        name: partial(_repeat, calls, places, counts[name]) for name, calls in checked.calls.items()
-    }
+    case, on_gpu = checked.case, setting.device.type == "cuda"
+    timed = Timed({}, checked.withheld)
+    calls: dict[str, Sequence[Callable[[], Any]]] = {}
+    computed = dict.fromkeys(checked.runs, 1)
+    for name, runs in checked.runs.items():
+        calls[name] = [each.call for each in runs]
+        if case.timing == "graph" and on_gpu:
+            try:
+                with torch.no_grad():
+                    calls[name], computed[name] = [capture(calls[name], stream)], len(runs)
+            except RuntimeError as error:
+                timed.not_captured[name] = first_line(error)
+    latency = case.timing == "latency"  # of one call alone, until the device has done it
+    shortest = 0.0 if latency else _SHORTEST[setting.device.type]
+    turns = Turns(calls, setting.device, shortest, events=on_gpu and not latency)
     with torch.no_grad():
-        turns = Turns(repeated).benchmark(fixture, "ours", rounds)
-    fixture.extra_info["calls"] = counts["ours"]
-    return {
-        name: [each / counts[name] for each in seconds] for name, seconds in turns.seconds.items()
-    }
+        run(turns.warm())
+        for name, seconds in turns.seconds.items():
+            timed.seconds[name] = [each / computed[name] for each in seconds]
+        for name, runs in checked.runs.items() if case.candidate_bytes else ():
+            extra = peak_allocated(runs[0].call, setting.device, without_result=True)
+            if extra is not None:
+                timed.extra_bytes[name] = extra
+    return timed
 
 
-def _repeat(calls: Calls, places: Iterator[int], count: int) -> None:
-    for place in itertools.islice(places, count):
-        calls[place % len(calls)]()
-
-
-def _call_count(calls: Calls) -> int:
-    with torch.no_grad():
-        seconds = min(_seconds(call) for call in calls[:2])
-    return max(1, min(_MOST_CALLS, round(_SHORTEST_SAMPLE / seconds)))
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-@compiling()
-def on_gpu(checked: Checked, setting: Setting) -> Samples:
-    """The same by CUDA events."""
-    with torch.no_grad():
-        seconds = 0 if setting.tiny else _CASE_SECONDS
-        return samples(checked.calls, "events", setting.device, seconds)
+def _quantities(checked: Checked, timed: Timed, name: str) -> dict[str, float]:
+    """What a call does, and how far it is from ours; of what computes something else, nothing."""
+    found: dict[str, float] = {}
+    if name == "ours" or name in checked.differences:
+        found |= amounts(checked.case)
+    if name in checked.differences:
+        found["difference"] = checked.differences[name]
+    if name in timed.extra_bytes:
+        found["extra_bytes"] = timed.extra_bytes[name]
+    return found
 
 
 def amounts(case: Case) -> dict[str, float]:
     """Bytes, and operations where there are any."""
     flops = case.operations or case.flops
-    return {"bytes": case.bytes} | ({"flops": flops} if flops else {})
+    found: dict[str, float] = {"bytes": case.bytes}
+    return found | {"flops": flops} if flops else found
 
 
-def line(case: Case, found: Samples, withheld: dict[str, str], ceilings: dict[str, float]) -> str:
+def line(case: Case, timed: Timed, ceilings: Mapping[str, float]) -> str:
     """What was found, in words.
 
     Args:
         ceilings: "bandwidth" and "matrix_rate"; the share is of the one that takes longer.
     """
-    ours = statistics.median(found["ours"])
+    ours = statistics.median(timed.seconds["ours"])
     parts = [f"ours {ours * 1e3:.3g} ms"]
-    for name, seconds in found.items():
+    for name, seconds in timed.seconds.items():
         if name != "ours":
-            parts.append(f"{median_ratio(seconds, found['ours']):.2g} times {name}")
+            parts.append(f"{median_ratio(seconds, timed.seconds['ours']):.2g} times {name}")
     work = amounts(case)
     least = {
         "bandwidth": work["bytes"] / ceilings["bandwidth"],
@@ -214,5 +187,6 @@ def line(case: Case, found: Samples, withheld: dict[str, str], ceilings: dict[st
     }
     limit = max(least, key=lambda name: least[name])
     parts.append(f"{least[limit] / ours:.0%} of the measured {limit}")
-    parts += [f"{name} withheld ({reason})" for name, reason in withheld.items()]
+    parts += [f"{name} withheld ({reason})" for name, reason in timed.withheld.items()]
+    parts += [f"{name} not in a graph ({reason})" for name, reason in timed.not_captured.items()]
     return ", ".join(parts)

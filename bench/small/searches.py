@@ -1,14 +1,13 @@
-"""Exact searches of small odd sizes: what compute-sanitizer watches.
+"""Exact searches of small odd sizes.
 
-`python bench/small_searches.py --device cuda`. Cosines of the rows found are compared with those
-found on the CPU, and scores with cosines in float64. Exits 1 if one differs or fails.
+Cosines of the rows found are compared with those found on the CPU, and scores with cosines in
+float64.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -56,6 +55,12 @@ def searches() -> Iterator[tuple[str, Tensor, Tensor, Search]]:
             yield f"{name}, rerank", queries, rows, rerank
 
 
+def checks() -> Iterator[tuple[str, Callable[[torch.device], str | None]]]:
+    """Names of searches, and what tells what is wrong with them on a device."""
+    for name, queries, rows, search in searches():
+        yield name, partial(problem, queries, rows, search)
+
+
 def problem(queries: Tensor, rows: Tensor, search: Search, device: torch.device) -> str | None:
     expected = search(torch.device("cpu"))[0]
     scores, found = (each.cpu() for each in search(device))
@@ -72,25 +77,3 @@ def problem(queries: Tensor, rows: Tensor, search: Search, device: torch.device)
         if not apart <= near:
             return f"scores differ from {what} by {apart:.1e}"
     return None
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    device = torch.device(parser.parse_args(arguments).device)
-    failed = count = 0
-    for name, queries, rows, search in searches():
-        count += 1
-        try:
-            wrong = problem(queries, rows, search, device)
-        except Exception as error:
-            wrong = f"{type(error).__name__}: {error}".partition("\n")[0]
-        if wrong:
-            failed += 1
-            print(f"{name}: {wrong}")
-    print(f"{failed} of {count} searches failed" if failed else f"{count} searches passed")
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from clara.backbone.output_path import body_of
-from clara.errors import ClaraError
+from clara.errors import ClaraError, reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -170,9 +170,8 @@ def _recorded(backbone: PreTrainedModel) -> Recording:
         except UnsupportedAttentionError:
             raise
         except Exception as error:  # families fail in ways of their own
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise UnsupportedAttentionError(
-                f"cannot compute embeddings given in place of tokens: {reason[:200]}"
+                f"cannot compute embeddings given in place of tokens: {reason(error)}"
             ) from error
     layers = backbone.config.get_text_config(decoder=True).num_hidden_layers
     if len(recording.found) < layers:

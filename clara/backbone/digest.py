@@ -12,6 +12,7 @@ from clara.backbone import digest_cache
 from clara.backbone.body_weights import body_names
 from clara.backbone.files import BackboneError, resolve_backbone, weight_files
 from clara.backbone.weight_hashing import hash_tensors, stored_tensors
+from clara.errors import reason
 from clara.terminal.progress import byte_progress
 
 _FORMAT = b"clara backbone digest 1"
@@ -87,5 +88,4 @@ def sampled_backbone_digest(name_or_path: str) -> str:
 
 
 def _unreadable(name_or_path: str, error: Exception) -> BackboneError:
-    reason = " ".join(str(error).split())[:200]
-    return BackboneError(f"cannot read weights of {name_or_path!r}: {reason}")
+    return BackboneError(f"cannot read weights of {name_or_path!r}: {reason(error)}")

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from clara.files.writing import write_text
 
 _FORMAT = 1
 _SETTLED = 2_000_000_000
@@ -103,16 +104,9 @@ def _keep(source: Path, files: _State, digest: str) -> None:
             return
         target = _entry(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, scratch = tempfile.mkstemp(dir=target.parent, prefix=".writing-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                json.dump({"format": _FORMAT, "files": files, "digest": digest}, stream)
-            os.replace(scratch, target)
-            _forget_what_is_gone(target.parent)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(scratch)
-            raise
+        kept = {"format": _FORMAT, "files": files, "digest": digest}
+        write_text(target, json.dumps(kept), private=True)
+        _forget_what_is_gone(target.parent)
 
 
 def _entry(source: Path) -> Path:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +15,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from clara.backbone import digest_cache, hub
 from clara.backbone.digest_cache import cache_folder
-from clara.errors import ClaraError
+from clara.errors import ClaraError, reason
+from clara.files.writing import new_folder
 from clara.terminal.loading_bars import bars_on_a_terminal_only
 
 _TEXTS = (".json", ".jinja", ".txt", ".model", ".tiktoken")
@@ -122,25 +121,20 @@ def convert_gguf(file: Path) -> Path:
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BackboneError(f"cannot read GGUF file {str(file)!r}: {reason}") from error
+        raise BackboneError(f"cannot read GGUF file {str(file)!r}: {reason(error, 300)}") from error
     config = transformers.AutoConfig.for_model(**loaded.config.to_dict())
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
     model.generation_config = transformers.GenerationConfig.from_model_config(config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
     try:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        os.replace(scratch, target)
+        with new_folder(target, private=True) as unfinished:
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
     except OSError:
         if not target.is_dir():  # another process may have finished first
             raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 

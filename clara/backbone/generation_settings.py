@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation import GenerationMode
 
 from clara.backbone.stopping import AnswerReader
-from clara.checks import as_integer, as_number, is_integer, is_number
+from clara.errors.checks import as_integer, as_number, is_integer, is_number
 from clara.text.prompts import AnswerEnd, answer_end
 from clara.text.tokenizer import SafeTokenizer
 

@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from clara.errors import ClaraError
+from clara.errors import ClaraError, reason
 from clara.terminal.loading_bars import bars_on_a_terminal_only
 
 FIRST_ANSWER = 6.0
@@ -187,6 +187,5 @@ def _cause(error: BaseException, endpoint: str) -> str:
         if status == 403:
             return "the hub refuses access (403): log in with 'hf auth login' as one who has it"
         return f"the hub answered with an error ({status})"
-    lines = str(error).strip().splitlines()
-    detail = " ".join(lines[0].split())[:120] if lines else type(error).__name__
+    detail = reason(error, 120, first_line=True)
     return f"the hub cannot be reached at {endpoint} (no network?): {detail}"

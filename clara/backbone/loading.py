@@ -18,6 +18,7 @@ from clara.backbone.digest import backbone_digest, sampled_backbone_digest
 from clara.backbone.digest_cache import cache_folder
 from clara.backbone.files import BackboneError, convert_gguf, resolve_backbone
 from clara.config import Attention, Quantization
+from clara.errors import reason
 from clara.terminal.loading_bars import bars_on_a_terminal_only
 
 __all__ = [
@@ -72,8 +73,9 @@ def load_backbone(
                 **_quantization_arguments(quantization, dtype),
             )
     except Exception as error:  # damaged files raise errors of every kind
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BackboneError(f"cannot load backbone {name_or_path!r}: {reason[:300]}") from error
+        raise BackboneError(
+            f"cannot load backbone {name_or_path!r}: {reason(error, 300)}"
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise BackboneError(

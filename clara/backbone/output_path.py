@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from clara.backbone.cross_entropy import CHUNK_LOGITS, head_cross_entropy
+from clara.errors import reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -163,10 +164,9 @@ def _own_logits(
     try:
         logits = shell(inputs_embeds=hidden[None], use_cache=False, return_dict=True).logits[0]
     except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"backbone {type(backbone).__name__} cannot be trained and has no answer loss: its "
-            f"logits do not come from its final states alone ({reason})"
+            f"logits do not come from its final states alone ({reason(error)})"
         ) from error
     result: Tensor = logits
     return result

@@ -11,16 +11,16 @@ import typer
 
 import clara
 from clara.cli import (
-    benchmarks,
-    corpus,
+    bench,
+    compress,
     demo,
-    diagnosis,
+    doctor,
     index,
     models,
     questions,
     streams,
-    synthesis,
-    training,
+    synthesize,
+    train,
 )
 from clara.cli.errors import Group
 from clara.cli.examples import add_examples
@@ -66,18 +66,18 @@ def common(
 
 app.command("init")(models.init)
 app.command("convert")(models.convert)
-app.command("compress")(corpus.compress)
+app.command("compress")(compress.compress)
 app.command("search")(questions.search)
 app.command("ask")(questions.ask)
 app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    training.train
+    train.train
 )
-app.command("plot")(training.plot)
-app.command("synthesize")(synthesis.synthesize)
+app.command("plot")(train.plot)
+app.command("synthesize")(synthesize.synthesize)
 app.command("info")(models.info)
-app.command("doctor")(diagnosis.doctor)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
-app.add_typer(benchmarks.bench)
+app.add_typer(bench.bench)
 app.add_typer(index.index)
 add_examples(app)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 import typer
 
 from clara import config
-from clara.checks import surrogate_flaw
+from clara.errors.checks import surrogate_flaw
 from clara.training import settings
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from clara.cli.errors import CommandError, user_errors
-from clara.files.characters import check_characters
+from clara.errors.checks import check_characters
 
 _CONFIG = "config.json"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,7 +125,30 @@ def _question(fields: Fields) -> str:
     return fields.text("question")
 
 
-class ExampleFile(Sequence[Example], Generic[Example]):
+class Examples(Sequence[Example], Generic[Example]):
+    """Examples that are read whenever they are asked for.
+
+    Attributes:
+        digest: of their content; None where it is not known.
+    """
+
+    digest: str | None
+
+    @overload
+    def __getitem__(self, row: int) -> Example: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Example]: ...
+    def __getitem__(self, row: int | slice) -> Example | list[Example]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(len(self))[row]]
+        return self._at(range(len(self))[row])
+
+    @abstractmethod
+    def _at(self, row: int) -> Example:
+        """The example at a place from 0 on."""
+
+
+class ExampleFile(Examples[Example]):
     """The examples of a file of JSON lines, read where they lie whenever they are asked for.
 
     Only their places are kept. Lines are parsed when read, so that opening a file of millions is
@@ -146,20 +170,14 @@ class ExampleFile(Sequence[Example], Generic[Example]):
             self._numbers.append(number)
             self._offsets.append(offset)
             digest.update(raw + b"\n")
-        self.digest: str | None = digest.hexdigest()
+        self.digest = digest.hexdigest()
         if not self._offsets:
             raise DataError(f"{self._path}: holds no examples")
 
     def __len__(self) -> int:
         return len(self._offsets)
 
-    @overload
-    def __getitem__(self, row: int) -> Example: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[Example]: ...
-    def __getitem__(self, row: int | slice) -> Example | list[Example]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(len(self))[row]]
+    def _at(self, row: int) -> Example:
         where = f"{self._path}:{self._numbers[row]}"
         try:
             with open(self._path, "rb") as file:
@@ -170,7 +188,7 @@ class ExampleFile(Sequence[Example], Generic[Example]):
         return self._parse(Fields(where, parsed(raw.strip(), where)))
 
 
-class ExampleRows(Sequence[Example], Generic[Example]):
+class ExampleRows(Examples[Example]):
     """The examples of a table with random access to its rows, such as `datasets.Dataset`.
 
     Attributes:
@@ -181,7 +199,7 @@ class ExampleRows(Sequence[Example], Generic[Example]):
         self._rows, self._name = rows, name
         # Depends on the revision and split of a published data set, not on where it is kept.
         fingerprint = getattr(rows, "_fingerprint", None)
-        self.digest: str | None = fingerprint if isinstance(fingerprint, str) else None
+        self.digest = fingerprint if isinstance(fingerprint, str) else None
         self._parse: Parse[Example] = parse
         if not len(rows):
             raise DataError(f"{name}: holds no examples")
@@ -189,18 +207,9 @@ class ExampleRows(Sequence[Example], Generic[Example]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, row: int) -> Example: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[Example]: ...
-    def __getitem__(self, row: int | slice) -> Example | list[Example]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(len(self))[row]]
-        fields: Mapping[str, Any] = self._rows[range(len(self))[row]]
+    def _at(self, row: int) -> Example:
+        fields: Mapping[str, Any] = self._rows[row]
         return self._parse(Fields(f"{self._name}: row {row}", fields))
-
-
-Examples = ExampleFile[Example] | ExampleRows[Example]
 
 
 def check_source(source: str) -> Path | None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clara.checks import is_integer
 from clara.data import recognition
 from clara.data.values import DataError, as_id, as_text, as_title, is_missing, kind
+from clara.errors.checks import is_integer
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,22 @@ def read_documents(path: str | os.PathLike[str]) -> Iterator[Document]:
         yield Document(id=name, text=line.text("contents"), title=line.optional_text("title"))
 
 
+def read_document_ids(path: str | os.PathLike[str]) -> set[str]:
+    """Read all of a corpus that will be read once more, as a check before anything is computed.
+
+    Raises:
+        DataError: as `read_documents`; also for a file without documents and for a pipe, which
+            cannot be read twice.
+    """
+    place = os.fspath(path)
+    if os.path.exists(place) and not (os.path.isfile(place) or os.path.isdir(place)):
+        raise DataError(f"{place}: is a pipe or device; a corpus is read twice, use a file")
+    ids = {document.id for document in read_documents(path)}
+    if not ids:
+        raise DataError(f"{place}: holds no documents; {CORPUS}")
+    return ids
+
+
 def read_questions(path: str | os.PathLike[str]) -> Iterator[Question]:
     """Read questions line by line; see `read_documents` for what is accepted.
 

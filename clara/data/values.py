@@ -9,8 +9,8 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-from clara.checks import is_integer, surrogate_flaw
 from clara.errors import ClaraError, shortened
+from clara.errors.checks import is_integer, surrogate_flaw
 
 _LONGEST_SHOWN = 80  # characters of a value quoted in a message
 _EMPTY_CELLS = ("NAType", "NaTType")  # of pandas, which is not imported for it

@@ -20,9 +20,9 @@ from clara.data.factbook import (
     smollm2_file,
 )
 from clara.data.records import Document, Question
-from clara.memory.documents import CompressedDocuments
 from clara.model.answers import Answer
 from clara.model.clara import Clara
+from clara.model.ranking import Documents
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MAX_NEW_TOKENS = 32
@@ -133,7 +133,7 @@ def factbook_sample(
     return chosen, _varied(build_questions(countries, chosen))
 
 
-def compare(model: Clara, documents: CompressedDocuments, question: str, top_k: int) -> Comparison:
+def compare(model: Clara, documents: Documents, question: str, top_k: int) -> Comparison:
     """Answer a question from memory tokens and from text, and measure both.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Files and folders: their names, and writing them."""
+"""Files and folders, written so that nobody sees half of one."""

@@ -1,4 +1,4 @@
-"""Commits to an index, such that no id is stored twice.
+"""Making an index and adding to it: commits such that no id is stored twice.
 
 In format 2, `id` is Lance's unenforced primary key and rows are inserted by `merge_insert`. Lance
 then compares the ids of commits that others made since it read the index, and does the insertion
@@ -22,6 +22,8 @@ import pyarrow as pa
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.header import Header
 from clara.index.snapshot import Snapshot
+from clara.memory.documents import CompressedDocuments
+from clara.memory.space import check_shape
 
 _RETRIES = 1000
 _PATIENCE = timedelta(minutes=10)  # with other writers, in all retries of a commit
@@ -32,6 +34,46 @@ def write_empty(header: Header, folder: str) -> None:
     """An index without documents."""
     lance.write_dataset(
         header.schema.empty_table(), folder, mode="create", data_storage_version="2.1"
+    )
+
+
+def check_documents(header: Header, path: str, compressed: CompressedDocuments) -> None:
+    """Refuse what cannot be added to an index, whatever it holds already.
+
+    Raises:
+        TypeError, MemoryIndexError: see `MemoryIndex.add`.
+    """
+    if not isinstance(compressed, CompressedDocuments):
+        raise TypeError(f"compressed must be CompressedDocuments, got {type(compressed).__name__}")
+    header.memory_space.require(
+        compressed,
+        "compressed was made",
+        _remedy(header, path),
+        own="the index's",
+        error=MemoryIndexError,
+    )
+    memory = compressed.memory
+    check_shape(
+        memory, header.memory_tokens, header.hidden_size, "compressed.memory", MemoryIndexError
+    )
+    if not memory.is_floating_point():
+        raise TypeError(f"compressed.memory must be floating point, got {memory.dtype}")
+    seen = set()
+    for name in compressed.ids:
+        if not name:
+            raise MemoryIndexError("compressed.ids holds an empty id")
+        if name in seen:
+            raise MemoryIndexError(f"compressed.ids holds {name!r} twice")
+        seen.add(name)
+
+
+def _remedy(header: Header, path: str) -> str:
+    """What to do about memory of another model."""
+    if header.format_version >= 2:
+        return "compress the documents with the index's model"
+    return (
+        "if an earlier release wrote the index with this model, run 'clara index upgrade "
+        f"--model MODEL {path}'; else compress the documents with the index's model"
     )
 
 

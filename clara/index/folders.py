@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from clara.errors.checks import check_characters
 from clara.files import writing
-from clara.files.characters import check_characters
 from clara.index.errors import MemoryIndexError, failures_in
 
 

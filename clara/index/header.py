@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from clara.checks import is_integer
+from clara.errors.checks import is_integer
 from clara.index.digests import DIGEST_BYTES, digest
 from clara.index.errors import MemoryIndexError
+from clara.memory.space import MemorySpace
 
 FORMAT_VERSION = 2
 """The format of new indexes, and the newest that is read."""
@@ -95,6 +96,11 @@ class Header:
     def width(self) -> int:
         """Values per document, `m * H`."""
         return self.memory_tokens * self.hidden_size
+
+    @property
+    def memory_space(self) -> MemorySpace:
+        """What all memory in the index has in common."""
+        return MemorySpace(self.fingerprint, self.memory_tokens, self.hidden_size, self.dtype)
 
     @property
     def row_bytes(self) -> int:

@@ -1,12 +1,16 @@
-"""What a search finds."""
+"""What a search is given, and what it finds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from clara.index.contents import Contents
+from clara.index.header import Header
+
+_QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,30 @@ class Hit:
     score: float
     row: int
     memory: Tensor = field(repr=False, compare=False)
+
+
+def as_queries(header: Header, query_memory: Tensor) -> Tensor:
+    """Queries `[B, m * H]` on the CPU.
+
+    Raises:
+        TypeError, ValueError: see `MemoryIndex.search`.
+    """
+    if not isinstance(query_memory, Tensor):
+        raise TypeError(f"query_memory must be a torch.Tensor, got {type(query_memory).__name__}")
+    if query_memory.dtype not in _QUERY_DTYPES:
+        raise TypeError(
+            f"query_memory must be float32, float16 or bfloat16, got {query_memory.dtype}"
+        )
+    shape = (header.memory_tokens, header.hidden_size)
+    if query_memory.ndim not in (2, 3) or tuple(query_memory.shape[-2:]) != shape:
+        raise ValueError(
+            f"query_memory must be [B, {shape[0]}, {shape[1]}] or [{shape[0]}, {shape[1]}], "
+            f"got {list(query_memory.shape)}"
+        )
+    queries = query_memory.detach().cpu().reshape(-1, header.width)
+    if not queries.isfinite().all():
+        raise ValueError("query_memory holds values that are not finite")
+    return queries
 
 
 def read_hits(contents: Contents, scores: Tensor, rows: Tensor) -> list[list[Hit]]:

@@ -27,7 +27,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from clara.checks import surrogate_flaw
+from clara.errors.checks import surrogate_flaw
 from clara.index.digests import digest, number
 from clara.index.errors import MemoryIndexError
 from clara.index.header import Header

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clara.checks import as_integer
+from clara.errors.checks import as_integer
 from clara.index import build
-from clara.index.catalog import Catalog
 from clara.index.contents import Contents
 from clara.index.errors import DuplicateIdError, MemoryIndexError
 from clara.index.folders import bytes_on_disk, local_path, new_folder
+from clara.index.handle import TRIES, Handle
 from clara.index.header import Header
-from clara.index.hits import Hit, read_hits
+from clara.index.hits import Hit, as_queries, read_hits
 from clara.index.layout import StoredText, encode
 from clara.index.snapshot import Snapshot
 from clara.index.texts import text_digests
 from clara.memory.documents import CompressedDocuments
-from clara.memory.space import MemorySpace, check_shape
+from clara.memory.space import MemorySpace
 from clara_kernels import cosine_topk
 
-_QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_TRIES = 3  # of a read while the index is replaced or upgraded again and again
 
-Result = TypeVar("Result")
-
-
-class MemoryIndex:
+class MemoryIndex(Handle):
     """Compressed documents of one model in a folder, a Lance dataset. Rows are never changed.
 
     Made by `create` or `open`. Each `add` is one commit: a process killed in the middle of it
@@ -51,12 +45,8 @@ class MemoryIndex:
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._header = snapshot.header
-        self._catalog: Catalog | None = None
-        self._contents: Contents | None = None
+        super().__init__(snapshot)
         self._writer = build.Writer()
-        self._lock = threading.RLock()  # guards all of these; held while any of them is loaded
 
     @classmethod
     def create(
@@ -125,7 +115,7 @@ class MemoryIndex:
                 that has no locks.
         """
         with self._lock:
-            for _ in range(_TRIES):
+            for _ in range(TRIES):
                 if self._added(compressed):
                     return
         raise MemoryIndexError(f"{self.path}: was upgraded or replaced while documents were added")
@@ -195,7 +185,7 @@ class MemoryIndex:
             ValueError: another shape, a value that is not finite, or k below 1.
             MemoryIndexError: a document is damaged: any for the first search, a hit later on.
         """
-        queries = self._check_queries(query_memory)
+        queries = as_queries(self._header, query_memory)
         k = as_integer(k, "k", least=1)
 
         def read(contents: Contents) -> list[list[Hit]]:
@@ -277,7 +267,7 @@ class MemoryIndex:
     @property
     def memory_space(self) -> MemorySpace:
         """What all memory in the index has in common."""
-        return MemorySpace(self.fingerprint, self.memory_tokens, self.hidden_size, self.dtype)
+        return self._header.memory_space
 
     @property
     def memory_tokens(self) -> int:
@@ -299,69 +289,6 @@ class MemoryIndex:
         """A copy of what `create` was given."""
         return copy.deepcopy(self._header.settings)
 
-    def _current(self) -> Contents:
-        """The last commit, whichever process made it."""
-        with self._lock:
-            if not self._snapshot.is_latest:
-                self._take_on(Snapshot.latest(self.path))
-            if self._contents is None:
-                self._catalog = Catalog()
-                self._catalog.extend(self._snapshot.heads())
-                self._contents = Contents(self._snapshot, self._catalog)
-            return self._contents
-
-    def _take_on(self, latest: Snapshot) -> None:
-        """Go on with a later commit, or with an index that was built anew. Keeps what holds."""
-        before, self._header = self._header, self._same_kind(latest)
-        same = before == latest.header and latest.continues(self._snapshot)
-        grown = latest.count > self._snapshot.count
-        self._snapshot = latest
-        if self._catalog is None or not same:
-            self._catalog = self._contents = None
-        elif grown:
-            catalog, self._catalog, self._contents = self._catalog, None, None
-            catalog.extend(latest.heads(start=catalog.stored))
-            self._catalog, self._contents = catalog, Contents(latest, catalog)
-
-    def _same_kind(self, latest: Snapshot) -> Header:
-        """The header to go on with.
-
-        Raises:
-            MemoryIndexError: this handle cannot stand for what is in the folder.
-        """
-        upgraded = latest.identity == self._snapshot.identity
-        if not upgraded and not latest.header.is_like(self._header):
-            raise MemoryIndexError(f"{self.path}: was replaced by another index; open it anew")
-        return latest.header
-
-    def _read_catalog(self) -> Catalog:
-        """Of the last commit. The caller holds the lock."""
-        self._current()
-        if self._catalog is None:
-            raise MemoryIndexError(f"{self.path}: the catalog of the index is not loaded")
-        return self._catalog
-
-    def _read(self, read: Callable[[Contents], Result]) -> Result:
-        """What `read` makes of the last commit; again if another index replaced it meanwhile."""
-        for _ in range(_TRIES - 1):
-            contents = self._current()
-            try:
-                return read(contents)
-            except MemoryIndexError:
-                if self._current().snapshot.identity == contents.snapshot.identity:
-                    raise
-        return read(self._current())
-
-    def _iterate(self, contents: Contents) -> Iterator[CompressedDocuments]:
-        try:
-            yield from contents.batches()
-        except MemoryIndexError as error:
-            if self._current().snapshot.identity == contents.snapshot.identity:
-                raise
-            raise MemoryIndexError(
-                f"{self.path}: was replaced by another index while it was read; read it anew"
-            ) from error
-
     def _rows(self, contents: Contents, ids: Sequence[str]) -> list[int]:
         """Where these ids are.
 
@@ -379,7 +306,7 @@ class MemoryIndex:
     def _added(self, compressed: CompressedDocuments) -> bool:
         """Add; False if the index was upgraded or replaced before that. The caller has the lock."""
         self._current()
-        self._check_documents(compressed)
+        build.check_documents(self._header, self.path, compressed)
         header = self._header
         batch = encode(header, compressed)
         with build.only_writer(self._snapshot):
@@ -399,63 +326,6 @@ class MemoryIndex:
         stored = self._read_catalog().rows
         if there := [name for name in ids if name in stored]:
             raise DuplicateIdError(there)
-
-    def _check_documents(self, compressed: CompressedDocuments) -> None:
-        if not isinstance(compressed, CompressedDocuments):
-            raise TypeError(
-                f"compressed must be CompressedDocuments, got {type(compressed).__name__}"
-            )
-        self.memory_space.require(
-            compressed,
-            "compressed was made",
-            self._remedy,
-            own="the index's",
-            error=MemoryIndexError,
-        )
-        memory = compressed.memory
-        check_shape(
-            memory, self.memory_tokens, self.hidden_size, "compressed.memory", MemoryIndexError
-        )
-        if not memory.is_floating_point():
-            raise TypeError(f"compressed.memory must be floating point, got {memory.dtype}")
-        seen = set()
-        for name in compressed.ids:
-            if not name:
-                raise MemoryIndexError("compressed.ids holds an empty id")
-            if name in seen:
-                raise MemoryIndexError(f"compressed.ids holds {name!r} twice")
-            seen.add(name)
-
-    @property
-    def _remedy(self) -> str:
-        """What to do about memory of another model."""
-        if self._header.format_version >= 2:
-            return "compress the documents with the index's model"
-        return (
-            "if an earlier release wrote the index with this model, run 'clara index upgrade "
-            f"--model MODEL {self.path}'; else compress the documents with the index's model"
-        )
-
-    def _check_queries(self, query_memory: Tensor) -> Tensor:
-        """Queries `[B, m * H]` on the CPU."""
-        if not isinstance(query_memory, Tensor):
-            raise TypeError(
-                f"query_memory must be a torch.Tensor, got {type(query_memory).__name__}"
-            )
-        if query_memory.dtype not in _QUERY_DTYPES:
-            raise TypeError(
-                f"query_memory must be float32, float16 or bfloat16, got {query_memory.dtype}"
-            )
-        shape = (self.memory_tokens, self.hidden_size)
-        if query_memory.ndim not in (2, 3) or tuple(query_memory.shape[-2:]) != shape:
-            raise ValueError(
-                f"query_memory must be [B, {shape[0]}, {shape[1]}] or [{shape[0]}, {shape[1]}], "
-                f"got {list(query_memory.shape)}"
-            )
-        queries = query_memory.detach().cpu().reshape(-1, self._header.width)
-        if not queries.isfinite().all():
-            raise ValueError("query_memory holds values that are not finite")
-        return queries
 
 
 def _reopen(kind: type[MemoryIndex], path: str, identity: str) -> MemoryIndex:

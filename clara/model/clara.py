@@ -14,8 +14,8 @@ from clara.backbone import trained as own_backbone
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.backbone.loading import backbone_digest, load_backbone
 from clara.backbone.output_path import states_to_logits
-from clara.checks import as_integer
 from clara.config import ClaraConfig
+from clara.errors.checks import as_integer
 from clara.memory.documents import CompressedDocuments
 from clara.memory.searching import SearchableIndex
 from clara.model import checkpoint, encoding

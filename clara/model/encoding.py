@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clara.backbone.adapters import GENERATOR
 from clara.backbone.output_path import applies_head_alone, next_token_cross_entropy
-from clara.checks import as_integer
+from clara.errors.checks import as_integer
 from clara.model.ranking import memory_of_each_question
 from clara.text.packing import PackedPrompts, compressor_input, pack
 from clara.text.passages import Passage

@@ -27,7 +27,7 @@ from clara.backbone.generation_settings import (
 )
 from clara.backbone.rotary import batching_key, recomputed_at_switch, switching_lengths
 from clara.backbone.stopping import AnswerReader, StopTexts, StopWhen, TokenQueue
-from clara.checks import as_integer
+from clara.errors.checks import as_integer
 from clara.model.prompt_prefix import can_continue, prefix_ids
 from clara.text.prompts import Prompt
 

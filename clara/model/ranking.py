@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clara.checks import is_integer
 from clara.data.records import Document, DocumentLike
+from clara.errors.checks import is_integer
 from clara.memory.documents import CompressedDocuments
 from clara_kernels import cosine_rerank, cosine_topk
 

@@ -15,11 +15,31 @@ from clara.model.encoding import encode_passages
 from clara.model.modules import ClaraCore
 from clara.model.ranking import Candidates, Documents, check_top_k
 from clara.terminal.progress import document_progress
-from clara.text.passages import DocumentLike, as_documents, prepare_passages, prepare_questions
+from clara.text.passages import (
+    DocumentLike,
+    Passage,
+    as_documents,
+    prepare_passages,
+    prepare_questions,
+)
 
 
 class Retriever(ClaraCore):
     """A model's methods that take documents and questions and find which belong together."""
+
+    def passages(
+        self, documents: Iterable[DocumentLike], overflow: Overflow | None = None
+    ) -> list[Passage]:
+        """What `compress` reads of documents: whole ones, chunks, or beginnings, in order.
+
+        Args and errors are those of `compress`.
+        """
+        return prepare_passages(
+            self.tokenizer,
+            as_documents(documents),
+            limit=self.config.document_length,
+            overflow=self.config.replace(overflow=overflow or self.config.overflow).overflow,
+        )
 
     def compress(
         self,
@@ -49,12 +69,7 @@ class Retriever(ClaraCore):
                 or the id of an earlier one; names its position.
             ValueError: a document is empty or, with overflow="error", too long; names its id.
         """
-        passages = prepare_passages(
-            self.tokenizer,
-            as_documents(documents),
-            limit=self.config.document_length,
-            overflow=self.config.replace(overflow=overflow or self.config.overflow).overflow,
-        )
+        passages = self.passages(documents, overflow)
         with document_progress("compress", len(passages), visible=show_progress_bar) as bar:
 
             def advance(rows: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,11 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clara.errors import ClaraError
+from clara.files.writing import write_text
 
 FORMAT = "clara-benchmark/1"
 OUTCOMES = ("kept", "missed", "not reachable here")
 
 Parameter = str | int | float
+
+REFERENCE_WAY = "reference way"
+"""What measurements call the way of the public reference implementation."""
 
 USUAL: dict[str, Parameter] = {"k": 5, "documents": 1000}
 """Parameters of what plots and quoted tables show of a case; sweeps have others too."""
@@ -201,9 +204,7 @@ class Results:
             "promises": [_row(each) for each in self.promises],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def spread(samples: Sequence[float]) -> tuple[float, float]:
@@ -211,6 +212,15 @@ def spread(samples: Sequence[float]) -> tuple[float, float]:
     several = samples if len(samples) > 1 else [*samples, *samples]
     low, *_, high = statistics.quantiles(several, n=5, method="inclusive")
     return low, high
+
+
+def pairs(
+    measured: Iterable[Measurement], ours: str, theirs: str
+) -> list[tuple[Measurement, Measurement | None]]:
+    """Measurements of an implementation, each with that of another one in the same case."""
+    known = list(measured)
+    others = {each.case_key: each for each in known if each.implementation == theirs}
+    return [(e, others.get(e.case_key)) for e in known if e.implementation == ours]
 
 
 def ratios(ours: Measurement, theirs: Measurement) -> list[float]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
-from clara.checks import surrogate_flaw
+from clara.errors.checks import surrogate_flaw
 
 if TYPE_CHECKING:  # settings are read on the command line, which need not wait for transformers
     from transformers import PreTrainedTokenizerBase

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import IntervalStrategy, TrainingArguments
 
-from clara.checks import is_number
 from clara.errors import reason
+from clara.errors.checks import is_number
 from clara.training.settings import (
     RunSettings,
     SettingsError,

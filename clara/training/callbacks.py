@@ -23,14 +23,16 @@ from clara.files.writing import write_text
 from clara.terminal.printing import is_terminal, say
 from clara.training.folder import LOG, read_log
 
-__all__ = ["LOG", "EarlyStopping", "LineProgress", "RichProgress", "RunLog", "read_log"]
-
 _COUNTER = "early_stopping_patience_counter"
 _SHOWN = ("loss", "ce", "mse", "contrastive", "recall@1", "tokens_per_second")
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """The library's, which counts on where it was when a run is resumed."""
+    """The library's, which counts on where it was when a run is resumed.
+
+    The library's own `restore_callback_states_from_checkpoint` would also bring back the patience
+    that the run had before, and `patience` may change when a run is resumed.
+    """
 
     def on_train_begin(
         self,
@@ -44,6 +46,32 @@ class EarlyStopping(EarlyStoppingCallback):
         self.early_stopping_patience_counter = saved.get("attributes", {}).get(_COUNTER, 0)
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
+
+
+class BeforeStep(TrainerCallback):
+    """Has the step's loss looked at before the weights are touched, gradients clipped or not.
+
+    And ends a run that is resumed after its last step, where the library would do one more.
+
+    Args:
+        require_finite: raises an error if the loss is not a number to learn from.
+    """
+
+    def __init__(self, require_finite: Callable[[], None]) -> None:
+        self._require_finite = require_finite
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_training_stop = True
+
+    def on_pre_optimizer_step(self, *arguments: Any, **kwargs: Any) -> None:
+        self._require_finite()
 
 
 class RunLog(TrainerCallback):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from clara import __version__
 from clara.config import ClaraConfig
+from clara.data.examples import Examples
 from clara.errors import shortened
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.folder import RECORD, read_record, steps_of
@@ -112,8 +113,8 @@ def run_record(
     settings: RunSettings,
     arguments: ClaraTrainingArguments,
     length: Length,
-    train: Any,
-    evaluation: Any,
+    train: Examples[Any],
+    evaluation: Examples[Any] | None,
 ) -> dict[str, Any]:
     """What a run is made of, as JSON; it goes into the run's folder and every checkpoint."""
     import torch
@@ -218,7 +219,7 @@ def _same_place(one: Mapping[str, str] | None, other: Mapping[str, str] | None) 
     return one["given"] == other["given"] or one["path"] == other["path"]
 
 
-def _data(source: str | None, split: str, examples: Any) -> dict[str, Any] | None:
+def _data(source: str | None, split: str, examples: Examples[Any] | None) -> dict[str, Any] | None:
     if source is None or examples is None:
         return None
     return {

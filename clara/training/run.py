@@ -19,6 +19,7 @@ from clara.backbone import trained as own_backbone
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, QUERY_REASONER
 from clara.config import ClaraConfig
 from clara.data.examples import (
+    Examples,
     answer_example,
     contrastive_example,
     open_examples,
@@ -93,15 +94,7 @@ def run(
     folder = Path(arguments.output_dir)
     last = _last_checkpoint(folder, resume)
     parse, assemble = _STAGES[stage]
-    train = open_examples(settings.train_data, settings.train_split, parse)
-    evaluation = None
-    if settings.eval_data:
-        evaluation = open_examples(settings.eval_data, settings.eval_split, parse)
-    elif arguments.eval_strategy != "no":
-        raise SettingsError("eval_strategy needs eval_data")
-    for examples in (train, evaluation):
-        if examples is not None:
-            examples[0]  # a file of another kind is refused before a model is loaded
+    train, evaluation = _examples(settings, arguments, parse)
     length = length_of(arguments, len(train))
     record = run_record(stage, settings, arguments, length, train, evaluation)
     lines = remarks(arguments, length)
@@ -143,6 +136,22 @@ def run(
     metrics = {k: v for logged in trainer.state.log_history for k, v in logged.items()}
     main = trainer.is_world_process_zero()
     return Outcome(folder / MODEL, trainer.state.global_step, metrics, trainer.events, main)
+
+
+def _examples(
+    settings: RunSettings, arguments: ClaraTrainingArguments, parse: Callable[[Fields], Any]
+) -> tuple[Examples[Any], Examples[Any] | None]:
+    """Training and evaluation data; a file of another kind is refused before a model is loaded."""
+    train = open_examples(settings.train_data, settings.train_split, parse)
+    evaluation = None
+    if settings.eval_data:
+        evaluation = open_examples(settings.eval_data, settings.eval_split, parse)
+    elif arguments.eval_strategy != "no":
+        raise SettingsError("eval_strategy needs eval_data")
+    for examples in (train, evaluation):
+        if examples is not None:
+            examples[0]
+    return train, evaluation
 
 
 def _last_checkpoint(folder: Path, resume: bool) -> Path | None:

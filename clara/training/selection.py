@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from clara.checks import is_number
 from clara.config import CHOICES, ClaraConfig
+from clara.errors.checks import is_number
 
 _CHOSEN = ("relaxation", "mask", "noise")  # from a few words, as in the configuration
 

@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from clara.checks import is_number
 from clara.errors import ClaraError
+from clara.errors.checks import is_number
 
 Stage = Literal["text", "pretrain", "instruct", "end-to-end", "contrastive"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -26,11 +26,10 @@ from clara.model.checkpoint import take_part
 from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import EVENTS, EmptyBatch
-from clara.training.folder import UNFINISHED, checkpoints, remove_unfinished, write_record
+from clara.training.callbacks import BeforeStep
+from clara.training.folder import UNFINISHED, checkpoints, write_record
 from clara.training.objectives import Objective
 from clara.training.statistics import CUTOFFS
-
-__all__ = ["ClaraTrainer", "TrainingError", "checkpoints", "remove_unfinished"]
 
 _COUNTED = (
     "positions",
@@ -78,7 +77,7 @@ class ClaraTrainer(Trainer):
         )
         # Losses are already averaged over a whole step: the base must not divide them again.
         self.model_accepts_loss_kwargs = True
-        self.add_callback(_BeforeStep(self))
+        self.add_callback(BeforeStep(self.require_finite))
         self.objective = objective
         self._record = record
         self._totals: dict[str, Any] = {}
@@ -399,23 +398,6 @@ class ClaraTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             state.load_random_state(Path(checkpoint), self.accelerator.process_index)
-
-
-class _BeforeStep(TrainerCallback):
-    """Has the trainer look at the step's loss, whether gradients are clipped or not.
-
-    And ends a run that is resumed after its last step, where the base would do one more.
-    """
-
-    def __init__(self, trainer: ClaraTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_training_stop = True
-
-    def on_pre_optimizer_step(self, *arguments: Any, **kwargs: Any) -> None:
-        self._trainer.require_finite()
 
 
 def _means(totals: Mapping[str, float], objective: Objective) -> dict[str, float]:

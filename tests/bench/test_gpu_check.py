@@ -1,11 +1,12 @@
 """The steps of `make gpu-check`, with stand-ins where a GPU would be."""
 
-import json
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 from bench import gpu_check
+from clara.reports.results import Measurement, Promise, Results
 
 GPU = {"torch": "2.11.0", "cuda": "13.0", "gpu": "NVIDIA H100", "capability": [9, 0]}
 
@@ -63,21 +64,28 @@ def test_nothing_begins_when_time_is_up(machine, monkeypatch, capsys):
     assert "one: not run, out of time" in capsys.readouterr().out
 
 
-def test_benchmarks_are_told_their_limit_and_their_table_is_last(machine, monkeypatch, capsys):
-    content = {"cases": [], "notes": ["toy: stopped"], "dry_run": False}
-    target = {"operator": "toy", "what": "fast", "at_least": 2, "at_most": None}
-    content["targets"] = [{**target, "measured": 2.5, "case": "a case", "reached": True}]
+RESULTS = Results(
+    {"dry_run": False},
+    measurements=[Measurement("operators", "toy", "ours", withheld="stopped after 5 s")],
+    promises=[Promise.judged("toy, fast", 2.5, at_least=2)],
+)
+
+
+def test_benchmarks_are_told_their_limit_and_their_results_are_last(machine, monkeypatch, capsys):
+    RESULTS.write(machine / "written.json")
     code = f"""
 import pathlib, sys
 assert sys.argv[1] == "--limit" and 0 < float(sys.argv[2]) <= 10
-pathlib.Path({str(machine)!r}, "kernels.json").write_text({json.dumps(content)!r})
+here = pathlib.Path({str(machine)!r})
+(here / "kernels.json").write_text((here / "written.json").read_text())
 """
     steps = [step("bench", code, tell_limit=True)]
     monkeypatch.setattr(gpu_check, "PARTS", {"kernels": lambda out: steps})
     assert gpu_check.main(["kernels"]) == 0
-    *_, target_line, note, last = capsys.readouterr().out.splitlines()
-    assert target_line.split() == ["toy", "fast", ">=", "2", "2.5", "yes", "a", "case"]
-    assert note == "toy: stopped"
+    *_, case, promise, counted, last = capsys.readouterr().out.splitlines()
+    assert case == "operators: toy: ours withheld, stopped after 5 s"
+    assert promise == "toy, fast: 2.5 (promised 2)"
+    assert counted == "1 of 1 promises are kept"
     assert last == f"all passed (logs in {machine})"
 
 
@@ -132,25 +140,23 @@ def test_every_test_of_an_operator_belongs_to_one_part(tmp_path):
 
 
 def test_results_of_search_are_shown(machine, monkeypatch, capsys):
-    content = {"cases": [], "notes": ["search was measured"], "targets": [], "dry_run": False}
-    command = [
-        sys.executable,
-        "-c",
-        f"""
+    RESULTS.write(machine / "written.json")
+    code = f"""
 import pathlib, sys
-pathlib.Path(sys.argv[1]).write_text({json.dumps(content)!r})
-""",
-    ]
+pathlib.Path(sys.argv[1]).write_text(pathlib.Path({str(machine)!r}, "written.json").read_text())
+"""
+    command = [sys.executable, "-c", code]
 
     def scoring(out):
         bench = next(step for step in steps(out) if step.name == "search benchmarks")
         assert bench.tell_limit
-        return [gpu_check.Step("bench", "log", [*command, bench.command[-1]], 20)]
+        copy = bench.command[bench.command.index("--copy") + 1]
+        return [gpu_check.Step("bench", "log", [*command, copy], 20)]
 
     steps = gpu_check.PARTS["scoring"]
     monkeypatch.setattr(gpu_check, "PARTS", {"scoring": scoring})
     assert gpu_check.main(["scoring"]) == 0
-    assert "search was measured" in capsys.readouterr().out
+    assert "stopped after 5 s" in capsys.readouterr().out
     assert (machine / "scoring.json").exists()
 
 
@@ -165,44 +171,28 @@ def test_both_backbones_are_measured_end_to_end_into_one_file(tmp_path):
     assert sum(step.limit for step in steps) < gpu_check.PART_SECONDS
 
 
-def test_what_is_shown_of_answers_end_to_end(tmp_path, capsys):
-    where = {"rate": 16, "backbone": "random:toy"}
-    common = {"parameters": where, "unit": "s", "quantities": {}, "withheld": "", "samples": []}
-    measured = [
-        {"case": "first", "implementation": "memory", "samples": [0.1, 0.3, 0.2]},
-        {"case": "first", "implementation": "text", "withheld": "differs"},
-        {"case": "peak", "implementation": "text", "unit": "bytes", "samples": [3 * 2**20]},
-        {
-            "case": "throughput",
-            "implementation": "ours",
-            "samples": [2.0],
-            "quantities": {"documents": 10},
-        },
-    ]
-    promise = {"what": "fast", "measured": 5.5, "at_least": 5.0, "outcome": "kept"}
-    content = {
-        "measurements": [common | each for each in measured],
-        "environment": {"backbones": ["random:toy: random weights"]},
-        "promises": [promise],
-    }
-    file = tmp_path / "end-to-end.json"
-    file.write_text(json.dumps(content))
-    gpu_check.print_results(file)
-    assert capsys.readouterr().out.splitlines() == [
-        "random:toy, 16x, first: memory 200.0 ms; text withheld, differs",
-        "random:toy, 16x, peak: text 3 MiB",
-        "random:toy, 16x, throughput: ours 2000.0 ms (5 documents/s)",
-        "random:toy: random weights",
-        "fast: 5.50 (promised at least 5), kept",
-    ]
-
-
-def test_steps_name_files_that_exist(tmp_path):
+def test_steps_name_programs_and_files_that_exist(tmp_path):
     for part in gpu_check.PARTS.values():
         for each in part(tmp_path):
+            module = each.command[each.command.index("-m") + 1]
+            assert module.startswith("bench.")
+            is_package = find_spec(module).submodule_search_locations is not None
+            assert not is_package or find_spec(f"{module}.__main__") is not None
             scripts = [word for word in each.command if word.endswith(".py")]
-            assert scripts
             assert all((gpu_check.ROOT / script).exists() for script in scripts)
+
+
+def test_programs_find_the_source_tree_behind_what_was_built(tmp_path, monkeypatch):
+    site = tmp_path / "site" / "clara"
+    site.mkdir(parents=True)
+    (site / "__init__.py").write_text("")
+    code = "import sys, clara, bench; print(clara.__file__, bench.__file__, '' in sys.path)"
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert gpu_check.run(step("one", code), 60, [str(site.parent)], tmp_path)
+    built, ours, here = (tmp_path / "log").read_text().split()[-3:]
+    assert built == str(site / "__init__.py")
+    assert ours == str(gpu_check.ROOT / "bench" / "__init__.py")
+    assert here == "False"
 
 
 def test_files_that_run_together(tmp_path, capsys):

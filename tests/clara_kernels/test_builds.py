@@ -11,7 +11,11 @@ from clara_kernels.inspect import SHARED_LIMITS
 from clara_kernels.select_topk.options import Options
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
-ARCHITECTURES = pytest.mark.parametrize("architecture", SHARED_LIMITS)
+# One architecture is enough for a quick look; all of them take minutes to compile for.
+ARCHITECTURES = pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each != 90)) for each in SHARED_LIMITS],
+)
 
 
 def kernels(operator):

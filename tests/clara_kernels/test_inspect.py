@@ -30,6 +30,7 @@ def reports():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_on_every_architecture(reports):
     kernels = {
         build.name
@@ -66,6 +67,7 @@ def test_the_committed_table_is_of_these_builds():
     assert listed == current
 
 
+@pytest.mark.slow
 def test_nothing_spills_and_shared_memory_suffices(reports):
     for report in reports:
         assert report["spilled"] == 0, report
@@ -73,6 +75,7 @@ def test_nothing_spills_and_shared_memory_suffices(reports):
         assert 0 < report["registers"] <= 255
 
 
+@pytest.mark.slow
 def test_matrix_products_run_on_tensor_cores(reports):
     found = {
         (report["kernel"], report["architecture"]): report["instruction"]
@@ -100,6 +103,7 @@ def test_a_spill_ends_with_1_and_says_where(monkeypatch, capsys):
     assert printed.err == "error: sm_90 sparsemax.forward (bf16): spills 16 bytes\n"
 
 
+@pytest.mark.slow
 def test_a_real_spill_is_seen():
     """A row of 32,768 columns on four warps does not fit their registers."""
     code = """
@@ -119,6 +123,7 @@ print(report.spilled, report.problem, sep="|")
     assert problem == f"spills {spilled} bytes"
 
 
+@pytest.mark.slow
 def test_the_interpreter_compiles_nothing():
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "clara_kernels.inspect"]

@@ -43,6 +43,7 @@ def reports(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_kernel_spills(reports, architecture):
     pattern = (

@@ -9,19 +9,12 @@ import pytest
 import torch
 
 from bench import backbones
-from bench.end_to_end import __main__ as bench
-from bench.end_to_end.ways import (
-    LOGIT_TOLERANCES,
-    MEMORY,
-    MERGED,
-    ONLINE,
-    REFERENCE,
-    TEXT,
-    BatchWays,
-    distance,
-    timed,
-)
-from bench.results import COMMITTED
+from bench.end_to_end import run as bench
+from bench.end_to_end.__main__ import main
+from bench.end_to_end.recording import Recording
+from bench.end_to_end.ways import LOGIT_TOLERANCES, BatchWays, distance
+from bench.program import COMMITTED
+from bench.ways import MEMORY, MERGED, ONLINE, REFERENCE, TEXT
 from clara.reports.results import Measurement, read_results
 
 CPU = torch.device("cpu")
@@ -41,7 +34,7 @@ def dry_run(tmp_path_factory):
     path = tmp_path_factory.mktemp("bench") / "out" / "end-to-end.json"
     copy = path.parent / "copy.json"
     arguments = ["--device", "cpu", "--backbone", "random:tiny", "--output", str(path)]
-    status = bench.main([*arguments, "--copy", str(copy)])
+    status = main([*arguments, "--copy", str(copy)])
     assert path.read_text() == copy.read_text()
     return status, path
 
@@ -53,6 +46,7 @@ def ways():
     return BatchWays(backbone, model, bench.TINY.asked)
 
 
+@pytest.mark.slow
 def test_everything_is_measured(dry_run):
     status, path = dry_run
     assert status == 0
@@ -86,6 +80,7 @@ def test_everything_is_measured(dry_run):
     assert full.quantities["tokens"] == bench.TINY.documents * bench.TINY.limit
 
 
+@pytest.mark.slow
 def test_nf4_is_measured_or_said_to_be_missing(dry_run):
     _, path = dry_run
     of_nf4 = [m for m in read_results(path).measurements if m.parameters["backbone"].endswith("f4")]
@@ -100,6 +95,7 @@ def test_nf4_is_measured_or_said_to_be_missing(dry_run):
     assert withheld == {MERGED: "quantized weights cannot be merged"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_is_marked_and_judges_nothing(dry_run):
     _, path = dry_run
     results = read_results(path)
@@ -112,17 +108,17 @@ def test_a_dry_run_is_marked_and_judges_nothing(dry_run):
 def test_a_dry_run_is_never_kept_as_a_result(capsys):
     for arguments in ([], ["--output", str(COMMITTED / "cpu" / "end-to-end.json")]):
         with pytest.raises(SystemExit):
-            bench.main(["--device", "cpu", *arguments])
+            main(["--device", "cpu", *arguments])
     assert "a dry run is no result" in capsys.readouterr().err
     assert not (COMMITTED / "cpu").exists()
 
 
 def test_a_second_backbone_is_added_to_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench.Recording, "measure_ceilings", lambda self, device: None)
+    monkeypatch.setattr(Recording, "measure_ceilings", lambda self, device: None)
     file = tmp_path / "end-to-end.json"
 
     def start(backbone, add, machine="one"):
-        recorder = bench.Recording(file, [], {})
+        recorder = Recording(file, {})
         recorder.start({"device": machine, "date": "today"}, backbone, add, CPU)
         recorder.results.environment["backbones"].append(f"{backbone}: weights")
         for name in (backbone, f"{backbone}, nf4"):
@@ -159,7 +155,7 @@ def test_ways_that_compute_something_else_are_told_apart(ways):
 
 
 def test_a_way_that_computes_something_else_gets_no_figure(ways, monkeypatch):
-    recorder = bench.Recording(None, [], {})
+    recorder = Recording(None, {})
     monkeypatch.setattr(BatchWays, "differences", lambda self: {TEXT: 0.5, ONLINE: 0.0})
     monkeypatch.setattr(bench, "BatchWays", lambda *arguments: ways)
     run = bench.Run(CPU, recorder, bench.TINY, exact={MERGED: 0.2})
@@ -174,7 +170,7 @@ def test_a_way_that_computes_something_else_gets_no_figure(ways, monkeypatch):
 
 
 def test_a_few_layers_are_compared_in_float32(monkeypatch):
-    run = bench.Run(CPU, bench.Recording(None, [], {}), bench.TINY)
+    run = bench.Run(CPU, Recording(None, {}), bench.TINY)
     loaded = []
     monkeypatch.setattr(bench, "BatchWays", lambda *a: loaded.append(a[0]) or BatchWays(*a))
     assert run.check_exactly("random:tiny")
@@ -185,26 +181,23 @@ def test_a_few_layers_are_compared_in_float32(monkeypatch):
     assert not run.check_exactly("random:nothing")
 
 
-def test_rounds_follow_the_time():
-    calls = {"a": lambda: None, "b": lambda: None}
-    assert len(timed(calls, CPU, 0.0, 2, 4).seconds["a"]) == 2
-    assert len(timed(calls, CPU, 60.0, 2, 4).seconds["b"]) == 4
-
-
-def test_it_needs_few_packages():
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["end_to_end", "operators", "small"])
+def test_it_needs_few_packages(program):
     """A bare machine has no pylance, pydantic, pytest-benchmark or matplotlib."""
     absent = "lance", "pydantic", "pytest_benchmark", "matplotlib", "pyarrow"
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(bench.__file__).parent)!r})
 for name in {absent!r}:
     sys.modules[name] = None
-import bench_end_to_end
+import bench.{program}.__main__
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    root = COMMITTED.parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_file_is_one_that_a_report_reads(dry_run):
     _, path = dry_run
     content = json.loads(path.read_text())

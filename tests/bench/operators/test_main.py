@@ -1,80 +1,96 @@
 """The operators' benchmarks run as far as a CPU goes, and say so."""
 
 import argparse
-import importlib
-import json
-import math
-from pathlib import Path
+from collections import Counter
 
 import pytest
 import torch
 
 from bench.operators import LIMITS
-from bench.operators import __main__ as bench_operators
-from bench.operators.case import Case, Run, Setting, Target, Unavailable, operator
-from bench.results import COMMITTED, Results, table, targets
+from bench.operators import __main__ as program
+from bench.operators.case import Setting
+from bench.operators.suite import cases
+from bench.program import COMMITTED
+from bench.recording import Recorder
+from clara.reports.results import Measurement, read_results
 
-SETTING = Setting(torch.device("cpu"), tiny=True)
-CEILINGS = {"copy_bytes_per_s": 1e9, "matrix_flops_per_s": 1e9}
 FULL = Setting(torch.device("cpu"), tiny=False)
+CEILINGS = {"bandwidth": 1e9, "matrix_rate": 1e9}
 
 
-@pytest.fixture(scope="module")
-def dry_run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("bench") / "out" / "kernels.json"
+@pytest.fixture(scope="module", params=LIMITS)
+def dry_run(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "out" / "results.json"
     copy = path.parent / "copy.json"
     arguments = ["--device", "cpu", "--output", str(path), "--copy", str(copy)]
-    status = bench_operators.main(arguments)
+    status = program.main([*arguments, "--suite", request.param])
     assert path.read_text() == copy.read_text()
-    return status, json.loads(path.read_text())
+    return request.param, status, read_results(path)
 
 
+@pytest.mark.slow
 def test_every_case_agrees_with_its_baselines(dry_run):
-    status, content = dry_run
+    suite, status, results = dry_run
     assert status == 0
-    assert content["notes"] == []
-    assert {case["operator"] for case in content["cases"]} == set(LIMITS)
-    for case in content["cases"]:
-        where = f"{case['operator']}, {case['case']}: {case['status']}"
-        assert case["status"] == "measured" or case["status"].startswith("missing"), where
-        if case["status"] != "measured":
-            continue
-        assert case["ours"]["p20_s"] <= case["ours"]["median_s"] <= case["ours"]["p80_s"]
-        for name, side in case["baselines"].items():
-            if name == "varlen":
-                assert side == {"missing": "varlen_attn needs a GPU"}
-            elif name != "empty kernel":
-                assert side["difference"] <= 1e-4, where
-                assert side["ratio"] == side["median_s"] / case["ours"]["median_s"]
+    assert results.of("operators") == [m for m in results.measurements if m.samples]
+    measured = {each.case.partition(",")[0] for each in results.measurements}
+    assert measured == set(LIMITS[suite])
+    ours = {each.case_key for each in results.measurements if each.implementation == "ours"}
+    for each in results.measurements:
+        assert each.case_key in ours
+        if each.implementation == "varlen":
+            assert each.withheld == "varlen_attn needs a GPU"
+        else:
+            assert len(each.samples) == 2, each.withheld
+            low, high = each.spread
+            assert low <= each.median <= high
+        if each.implementation == "empty kernel":  # there is nothing to compare
+            assert each.quantities == {}
+        elif each.samples:
+            assert each.quantities["bytes"] > 0
+        if each.implementation not in ("ours", "empty kernel") and each.samples:
+            tolerance = 1e-4 if suite == "operators" or "float32" in each.case else 2e-2
+            assert each.quantities["difference"] <= tolerance, each.case
 
 
-def test_a_dry_run_is_marked_and_reaches_nothing(dry_run):
-    _, content = dry_run
-    assert content["dry_run"]
-    assert content["targets"]
-    assert all(target["reached"] is None for target in content["targets"])
-    assert "A dry run on CPU" in table(content).splitlines()[-1]
+@pytest.mark.slow
+def test_a_dry_run_is_marked_and_judges_nothing(dry_run):
+    _, _, results = dry_run
+    assert results.environment["dry_run"] is True
+    assert results.promises == []
+    assert set(results.ceilings) == {"bandwidth", "matrix_rate"}
 
 
 def test_a_dry_run_is_never_kept_as_a_result(capsys):
     for arguments in ([], ["--output", str(COMMITTED / "cpu" / "kernels.json")]):
         with pytest.raises(SystemExit):
-            bench_operators.main(["--device", "cpu", *arguments])
+            program.main(["--device", "cpu", *arguments])
     assert "a dry run is no result" in capsys.readouterr().err
     assert not (COMMITTED / "cpu").exists()
 
 
-def test_every_promise_is_measured_by_full_size_cases():
-    promised = {}
-    for name in LIMITS:
-        for case in importlib.import_module(f"bench.operators.{name}").cases(FULL):
+def test_an_operator_belongs_to_its_suite(tmp_path, capsys):
+    options = ["--device", "cpu", "--output", str(tmp_path / "r.json"), "--suite", "scoring"]
+    with pytest.raises(SystemExit):
+        program.main([*options, "--operator", "sparsemax"])
+    assert "--operator sparsemax is not one of --suite scoring" in capsys.readouterr().err
+
+
+def promised(suite):
+    found = {}
+    for name in LIMITS[suite]:
+        for case in cases(name, FULL):
             assert case.operator == name
             assert case.bytes > 0
             for target in case.targets:
                 assert (target.at_least is None) != (target.at_most is None)
                 assert not target.of or target.of in case.baselines
-                promised.setdefault(name, set()).add(target.what)
-    assert {name: len(what) for name, what in promised.items()} == {
+                found.setdefault(name, {}).setdefault(target.what, []).append(case.name)
+    return found
+
+
+def test_every_promise_is_measured_by_full_size_cases():
+    assert {name: len(what) for name, what in promised("operators").items()} == {
         "cosine_scores": 3,
         "select_topk": 3,
         "sparsemax": 2,
@@ -83,120 +99,104 @@ def test_every_promise_is_measured_by_full_size_cases():
     }
 
 
-def case(ours, baselines, **options):
-    prepare = {name: lambda x, f=f: Run(lambda: f(x)) for name, f in baselines.items()}
-    return Case(
-        operator="toy",
-        name="toy",
-        inputs=lambda seed: torch.randn(100, generator=torch.Generator().manual_seed(seed)),
-        ours=lambda x: Run(lambda: ours(x)),
-        baselines=prepare,
-        bytes=800,
-        **options,
-    )
+def test_promised_searches_are_measured_at_full_size():
+    found = promised("scoring")
+    counts = {name: {what: len(c) for what, c in by.items()} for name, by in found.items()}
+    assert counts == {
+        "cosine_topk_few": {
+            "B <= 8: 85% of copy bandwidth": 16,
+            "workspace of at most 64 MiB": 16,
+        },
+        "cosine_topk_many": {
+            "workspace of at most 64 MiB": 8,
+            "bfloat16, D=576: 2 times matmul and topk": 1,
+            "bfloat16, D=32768: 0.8 times matmul and topk": 1,
+            "bfloat16, D=32768: 45% of the matrix rate": 1,
+        },
+    }
+    many = found["cosine_topk_many"]
+    assert many["bfloat16, D=576: 2 times matmul and topk"] == ["bfloat16, B=256, N=1000000, D=576"]
 
 
-def missing(x):
-    raise Unavailable("toy is not there")
+def test_no_two_cases_of_a_file_have_one_name():
+    for limits in LIMITS.values():
+        names = Counter(case.full_name for name in limits for case in cases(name, FULL))
+        assert names.most_common(1)[0][1] == 1
 
 
-def broken(x):
-    raise RuntimeError("out of memory\nmore")
+@pytest.fixture
+def options():
+    return argparse.Namespace(device="cpu", suite="operators", only="")
 
 
-def test_sides_that_differ_are_not_timed():
-    found = bench_operators.measure(
-        case(torch.exp, {"wrong": torch.sin, "right": torch.exp}), SETTING, CEILINGS
-    )
-    assert found["status"] == "error: ours and a baseline do not compute the same"
-    assert "differs from ours" in found["baselines"]["wrong"]["error"]
-    assert found["ours"] == {}
-    nan = bench_operators.measure(
-        case(torch.exp, {"nan": lambda x: x * math.nan}), SETTING, CEILINGS
-    )
-    assert nan["status"].startswith("error")
-    assert nan["baselines"]["nan"]["difference"] == math.inf
+@pytest.fixture
+def recorder(tmp_path):
+    recorder = Recorder(tmp_path / "kernels.json", {}, [tmp_path / "copy.json"])
+    recorder.results.ceilings = CEILINGS
+    recorder.save()
+    return recorder
 
 
-def test_what_fails_or_is_missing_stops_nothing_else():
-    found = bench_operators.measure(
-        case(torch.exp, {"gone": missing, "broken": broken, "right": torch.exp}), SETTING, CEILINGS
-    )
-    assert found["status"] == "measured"
-    assert found["baselines"]["gone"] == {"missing": "toy is not there"}
-    assert found["baselines"]["broken"] == {"error": "RuntimeError: out of memory"}
-    assert found["baselines"]["right"]["ratio"] > 0
-    assert bench_operators.measure(case(missing, {}), SETTING, CEILINGS)["status"] == (
-        "missing: toy is not there"
-    )
-    assert bench_operators.measure(case(broken, {}), SETTING, CEILINGS)["status"] == (
-        "error: RuntimeError: out of memory"
-    )
-    with pytest.raises(Unavailable, match="clara_kernels has no nonsense"):
-        operator("nonsense")
-
-
-def entry(measured, name="a", **limits):
-    limits = {"at_least": None, "at_most": None, **limits}
-    target = {"what": "fast", "measured": measured, **limits}
-    return {"operator": "toy", "case": name, "targets": [target]}
-
-
-def test_a_promise_is_as_good_as_its_worst_case():
-    (found,) = targets([entry(3.0, at_least=2), entry(2.5, "b", at_least=2)])
-    assert (found["measured"], found["case"], found["reached"]) == (2.5, "b", True)
-    (found,) = targets([entry(3.0, at_least=2), entry(1.9, "b", at_least=2)])
-    assert found["reached"] is False
-    (found,) = targets([entry(3.0, at_least=2), entry(None, "b", at_least=2)])
-    assert (found["measured"], found["reached"]) == (3.0, None)
-    (found,) = targets([entry(None, at_least=2), entry(1.0, "b", at_least=2)])
-    assert (found["measured"], found["reached"]) == (1.0, False)
-    (found,) = targets([entry(0.5, at_most=1), entry(0.9, "b", at_most=1)])
-    assert (found["measured"], found["case"], found["reached"]) == (0.9, "b", True)
-    (found,) = targets([entry(1.1, at_most=1)])
-    assert found["reached"] is False
-    (found,) = targets([entry(None, at_most=1)])
-    assert (found["measured"], found["reached"]) == (None, None)
-
-
-def test_what_is_measured():
-    ours = {"median_s": 3.0, "copy_share": 0.5, "extra_bytes": 10}
-    found = {"ours": ours, "baselines": {"slow": {"median_s": 1.0, "ratio": 1 / 3}}}
-    toy = case(torch.exp, {}, candidate_bytes=1000)
-
-    def measured(*arguments):
-        target = Target("", *arguments, at_least=1.0)
-        return bench_operators._measured(target, found, toy, {"copy_bytes_per_s": 400.0})
-
-    assert measured("bandwidth") == 0.5
-    assert measured("ratio", "slow") == 1 / 3
-    assert measured("ratio", "absent") is None
-    assert measured("beyond", "slow") == 1.0  # 2 s more, 800 bytes at 400 B/s
-    assert measured("extra memory") == 0.01
-
-
-def test_each_operator_is_measured_in_a_process_of_its_own(tmp_path):
-    results = Results(tmp_path / "kernels.json", [tmp_path / "copy.json"])
-    results.start(dry_run=True, ceilings=CEILINGS)
-    options = argparse.Namespace(device="cpu", only="64 columns")
-    bench_operators._measure_apart("sparsemax", results, 60, options)
-    bench_operators._measure_apart("rank_and_select", results, 60, options)
-    assert results.content["notes"] == []
-    assert [case["case"] for case in results.content["cases"]] == [
-        "float32, 64 columns, forward",
-        "float32, 64 columns, backward",
+def test_each_operator_is_measured_in_a_process_of_its_own(recorder, options, tmp_path):
+    options.only = "64 columns"
+    assert program.measure_apart("sparsemax", recorder, 60, options)
+    assert program.measure_apart("rank_and_select", recorder, 60, options)
+    assert [(each.case, each.implementation) for each in recorder.results.measurements] == [
+        ("sparsemax, float32, 64 columns, forward", "ours"),
+        ("sparsemax, float32, 64 columns, forward", "sort"),
+        ("sparsemax, float32, 64 columns, backward", "ours"),
+        ("sparsemax, float32, 64 columns, backward", "sort"),
     ]
-    assert json.loads((tmp_path / "copy.json").read_text()) == results.content
+    assert read_results(tmp_path / "copy.json") == recorder.results
 
 
-def test_one_that_hangs_costs_only_itself(tmp_path, monkeypatch):
-    results = Results(tmp_path / "kernels.json")
-    results.start(dry_run=True)
-    options = argparse.Namespace(device="cpu", only="")
-    bench_operators._measure_apart("sparsemax", results, 1.0, options)
-    assert results.content["notes"] == ["sparsemax: not run, out of time"]
-    script = Path(tmp_path / "hangs.py")
-    script.write_text("import time\ntime.sleep(60)\n")
-    monkeypatch.setattr(bench_operators, "__file__", str(script))
-    bench_operators._measure_apart("sparsemax", results, 5.0, options)
-    assert results.content["notes"][1] == "sparsemax: stopped after 5 s"
+def test_one_that_hangs_or_breaks_costs_only_itself(recorder, options):
+    assert not program.measure_apart("sparsemax", recorder, 1.0, options)
+    hangs = ["-c", "import time; time.sleep(60)"]
+    assert not program.measure_apart("cosine_scores", recorder, 5.0, options, hangs)
+    breaks = ["-c", "raise SystemExit(7)"]
+    assert not program.measure_apart("quantization", recorder, 60.0, options, breaks)
+    some_failed = ["-c", f"raise SystemExit({program.SOME_FAILED})"]
+    assert not program.measure_apart("select_topk", recorder, 60.0, options, some_failed)
+    assert recorder.results.measurements == [
+        Measurement("operators", name, "ours", withheld=reason)
+        for name, reason in (
+            ("sparsemax", "not run, out of time"),
+            ("cosine_scores", "stopped after 5 s"),
+            ("quantization", "its process ended with 7"),
+        )
+    ]
+
+
+def test_what_fails_or_is_missing_stops_nothing_else(recorder, monkeypatch, capsys):
+    from .toys import broken, missing, toy
+
+    found = [
+        toy(torch.exp, {"right": torch.exp}, name="right"),
+        toy(torch.exp, {"wrong": torch.sin, "right": torch.exp}, name="wrong"),
+        toy(missing, {}, name="missing"),
+        toy(broken, {}, name="broken"),
+    ]
+    monkeypatch.setattr(program, "cases", lambda name, setting: found)
+    setting = Setting(torch.device("cpu"), tiny=True)
+    assert not program.measure_operator("toy", setting, recorder, "", 60.0)
+    assert program.measure_operator("toy", setting, Recorder(None, {}), "missing", 60.0)
+    ours = {m.case: m.withheld for m in recorder.results.measurements if m.implementation == "ours"}
+    assert ours == {
+        "toy, right": "",
+        "toy, wrong": "ours and a baseline do not compute the same",
+        "toy, missing": "toy is not there",
+        "toy, broken": "RuntimeError: out of memory",
+    }
+    printed = capsys.readouterr().out
+    assert "toy, missing: missing: toy is not there" in printed
+    assert "toy, broken: FAILED: RuntimeError: out of memory" in printed
+
+
+def test_a_case_is_not_begun_when_time_is_up(recorder, monkeypatch):
+    from .toys import toy
+
+    monkeypatch.setattr(program, "cases", lambda name, setting: [toy(torch.exp, {})])
+    assert program.measure_operator("toy", FULL, recorder, "", -1.0)
+    (found,) = recorder.results.measurements
+    assert found.withheld == "not run, out of time"

@@ -9,20 +9,27 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.operators import AT_RATE
-from bench.operators.case import Case, Run, Setting, Unavailable, mapped, wide
+import clara_kernels
+from bench.operators import AT_RATE, search
+from bench.operators.case import Run, Setting, Unavailable, mapped, operator, wide
+from bench.operators.checking import Wrong, check
 from bench.operators.memory_attention import Inputs
+from bench.operators.sets import last_cache_bytes, set_count
 from bench.operators.sparsemax import without_memory
 from bench.operators.suite import (
+    Timed,
     amounts,
+    by_fixture,
     cases,
-    check,
     find,
-    last_cache_bytes,
+    for_seconds,
     line,
-    on_cpu,
-    set_count,
+    measure,
+    time_case,
 )
+from bench.recording import Recorder
+
+from .toys import broken, missing, not_installed, toy
 
 CPU = torch.device("cpu")
 TINY = Setting(CPU, tiny=True, backend="eager")  # traced, but run as it is
@@ -41,7 +48,7 @@ NOT_HERE = {
 
 
 def agree(case):
-    checked = check(case, TINY, {})
+    checked = check(case, TINY)
     assert checked.apart <= case.tolerance
     assert set(checked.withheld.values()) <= NOT_HERE
     assert {*checked.runs, *checked.withheld} == {"ours", *case.baselines}
@@ -104,33 +111,6 @@ def test_attention_operations_are_those_of_pairs():
     assert case.bytes == 4 * (2 * inputs.q.numel() + inputs.k.numel() + inputs.v.numel())
 
 
-def toy(ours, baselines, **options):
-    return Case(
-        operator="toy",
-        name="forward",
-        inputs=lambda seed: torch.randn(100, generator=torch.Generator().manual_seed(seed)),
-        ours=lambda x: Run(lambda: ours(x)),
-        baselines={name: lambda x, f=f: Run(lambda: f(x)) for name, f in baselines.items()},
-        bytes=800,
-        tolerance=1e-4,
-        **options,
-    )
-
-
-def missing(x):
-    raise Unavailable("toy is not there")
-
-
-def not_installed(x):
-    import a_package_that_is_not_installed
-
-    return a_package_that_is_not_installed.exp(x)
-
-
-def broken(x):
-    raise RuntimeError("out of memory\nmore")
-
-
 def test_what_differs_fails_or_is_missing_is_withheld():
     theirs = {
         "wrong": torch.sin,
@@ -152,18 +132,18 @@ def test_what_differs_fails_or_is_missing_is_withheld():
         "broken": "RuntimeError: out of memory",
     }
     with pytest.raises(Unavailable):
-        check(toy(missing, {}), TINY, {})
+        check(toy(missing, {}), TINY)
 
 
 def test_ours_is_held_to_the_reference():
     reference = {"reference": lambda x: Run(lambda: torch.exp(x))}
-    assert check(toy(torch.exp, {}, **reference), TINY, {}).apart == 0
-    checked = check(toy(torch.sin, {"eager": torch.exp}, **reference), TINY, {})
+    assert check(toy(torch.exp, {}, **reference), TINY).apart == 0
+    checked = check(toy(torch.sin, {"eager": torch.exp}, **reference), TINY)
     assert checked.apart > 0.1
     assert "eager" in checked.withheld
     # Without one given, it is the operator's own on float64.
     case = find("cosine_scores", "cosine_scores, forward", TINY, 16)
-    assert 0 < check(case, TINY, {}).apart < 1e-6
+    assert 0 < check(case, TINY).apart < 1e-6
     rounded = replace(
         case,
         ours=lambda inputs: case.ours(mapped(inputs, lambda x: x.half().to(x.dtype))),
@@ -173,18 +153,48 @@ def test_ours_is_held_to_the_reference():
     assert check(rounded, TINY, {}).apart > 1e-5
 
 
-class BenchmarkStandIn:
-    def __init__(self):
-        self.extra_info = {}
+def test_without_the_reference_all_have_to_agree():
+    right = check(toy(torch.exp, {"right": torch.exp}), TINY, against_reference=False)
+    assert math.isnan(right.apart)
+    assert right.differences == {"right": 0}
+    right.demand_right_answers(of_all=True)
+    wrong = check(toy(torch.exp, {"nan": lambda x: x * math.nan}), TINY, against_reference=False)
+    assert wrong.differences == {"nan": math.inf}
+    wrong.demand_right_answers(of_all=False)
+    with pytest.raises(Wrong, match="ours and a baseline do not compute the same"):
+        wrong.demand_right_answers(of_all=True)
 
-    def pedantic(self, function, setup, rounds):
-        for _ in range(rounds):
-            setup()
-            function()
+
+def test_what_computes_something_else_on_purpose_is_only_timed():
+    nothing = Run(lambda: None, result=lambda value: None)
+    case = replace(toy(torch.exp, {}), baselines={"empty": lambda x: nothing})
+    recorder = Recorder(None, {})
+    timed = measure(case, TINY, for_seconds(TINY), recorder, against_reference=False)
+    assert list(timed.seconds) == ["ours", "empty"]
+    ours, empty = recorder.results.measurements
+    assert ours.quantities == {"bytes": 800}
+    assert empty.quantities == {}
 
 
-def test_sets_in_turns():
-    benchmark = BenchmarkStandIn()
+def test_what_is_recorded_of_a_case():
+    recorder = Recorder(None, {})
+    reference = {"reference": lambda x: Run(lambda: torch.exp(x))}
+    case = toy(
+        torch.exp, {"eager": torch.exp, "gone": missing}, details={"columns": 7}, **reference
+    )
+    measure(case, TINY, for_seconds(TINY), recorder, {}, rate=4)
+    ours, eager, gone = recorder.results.measurements
+    assert {each.suite for each in (ours, eager, gone)} == {"operators"}
+    assert ours.parameters == eager.parameters == gone.parameters == {"columns": 7, "rate": 4}
+    assert len(ours.samples) == len(eager.samples) == 2
+    assert eager.quantities == {"bytes": 800, "difference": 0}
+    assert gone.withheld == "toy is not there"
+    with pytest.raises(Wrong, match="its answer differs from the reference"):
+        measure(toy(torch.sin, {}, **reference), TINY, for_seconds(TINY), recorder)
+    assert recorder.results.measurements[-1].withheld.startswith("its answer differs from the ref")
+
+
+def test_sets_in_turns(stand_in):
     taken = []
 
     def ours(x):
@@ -196,15 +206,15 @@ def test_sets_in_turns():
         return sum(x.exp() for _ in range(2000)) / 2000
 
     case = toy(ours, {"slow": slow}, reference=lambda x: Run(lambda: torch.exp(x)))
-    checked = check(case, TINY, {})
+    checked = check(case, TINY)
     before = len(taken)
-    found = on_cpu(checked, benchmark, 2)
+    found = time_case(checked, TINY, by_fixture(stand_in, 2)).seconds
     calls = taken[before + 4 :]  # after estimates of two calls each
     assert {place for _, place in calls} == {place for _, place in taken[:before]}
     assert all(one[1] != other[1] for one, other in itertools.pairwise(calls))
     assert list(found) == ["ours", "slow"]
     assert len(found["ours"]) == len(found["slow"]) == 2
-    assert benchmark.extra_info["calls"] > 1
+    assert stand_in.extra_info["calls"] > 1
     # Seconds are of a call, however many there were.
     assert statistics.median(found["slow"]) > 20 * statistics.median(found["ours"])
 
@@ -231,14 +241,15 @@ def test_size_of_the_last_cache(tmp_path):
 
 def test_line_in_words():
     ceilings = {"bandwidth": 1600.0, "matrix_rate": 1e6}
-    found = {"ours": [1.0, 2.0, 1.0], "eager": [3.0, 3.0, 2.0]}
+    seconds = {"ours": [1.0, 2.0, 1.0], "eager": [3.0, 3.0, 2.0]}
     case = toy(torch.exp, {}, operations=1000)
-    assert line(case, found, {"FAISS": "FAISS is not installed"}, ceilings) == (
+    withheld = {"FAISS": "FAISS is not installed"}
+    assert line(case, Timed(seconds, withheld), ceilings) == (
         "ours 1e+03 ms, 2 times eager, 50% of the measured bandwidth, "
         "FAISS withheld (FAISS is not installed)"
     )
     busy = replace(case, operations=750_000)
-    assert line(busy, found, {}, ceilings).endswith("75% of the measured matrix rate")
+    assert line(busy, Timed(seconds, {}), ceilings).endswith("75% of the measured matrix rate")
 
 
 def test_inputs_are_mapped_whatever_holds_them():
@@ -257,3 +268,27 @@ def test_a_small_size_has_to_be_given():
     assert FULL.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="no small size"):
         SMALL.size(3, 1)
+
+
+def test_an_operator_that_is_not_there():
+    with pytest.raises(Unavailable, match="clara_kernels has no nonsense"):
+        operator("nonsense")
+
+
+def test_bytes_and_flops_of_a_search():
+    (case,) = [
+        case
+        for case in cases("cosine_topk_few", FULL)
+        if case.name == "int8, B=8, N=20000, D=32768"
+    ]
+    rows, norms, queries, results = 20_000 * 32_768, 20_000 * 4, 8 * 32_768 * 4, 8 * 10 * 12
+    assert case.bytes == rows + norms + queries + results
+    assert case.flops == 2 * 8 * 20_000 * 32_768
+
+
+def test_without_kernels_a_search_on_a_gpu_is_missing(monkeypatch):
+    """Never the reference in their place."""
+    rows = type("Rows", (), {"is_cuda": True})()
+    monkeypatch.setattr(clara_kernels, "build_info", lambda: {"cuda": None})
+    with pytest.raises(Unavailable, match="without CUDA"):
+        search._ours(search.Inputs(queries=torch.empty(0), rows=rows))

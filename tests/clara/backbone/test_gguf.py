@@ -59,10 +59,11 @@ def model(file):
     return Clara.from_backbone(file, CONFIG)
 
 
+@pytest.mark.slow
 def test_converted_once_and_reused(file, tmp_path, monkeypatch):
     """In a cache of its own, which a killed conversion has left dirty; takes half a minute."""
     monkeypatch.setenv("CLARA_CACHE", str(tmp_path))
-    killed = tmp_path / "gguf" / ".converting-killed"
+    killed = tmp_path / "gguf" / ".0123456789abcdef.tmp"
     killed.mkdir(parents=True)
     (killed / "config.json").write_text("{")
     converted = convert_gguf(file)

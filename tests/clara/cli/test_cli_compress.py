@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from clara import Clara, Document
-from clara.cli import corpus
-from clara.index import MemoryIndex
+from clara.index import MemoryIndex, corpus
 from clara.memory.documents import CompressedDocuments
 
 LONG = "One sentence of a long document. " * 20
@@ -180,7 +179,7 @@ def test_bad_line_is_found_before_anything_is_written(
     def too_early(*arguments, **options):
         raise AssertionError("the model was loaded before the corpus was read")
 
-    monkeypatch.setattr(corpus, "load_model", too_early)
+    monkeypatch.setattr("clara.cli.compress.load_model", too_early)
     message = refused(*compress(file, tmp_path / "index"))
     assert f"{file}:601: " in message
     assert reason in message

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import clara_kernels
-from clara.cli import diagnosis
-from clara.cli.remedies import BUILD, USES, Check, checks, conclusion
+from clara.reports import diagnosis
+from clara.reports.remedies import BUILD, USES, Check, checks, conclusion
 
 
 @pytest.fixture
 def report():
-    return diagnosis.diagnose()
+    return diagnosis.diagnose(clara_kernels.__version__)
 
 
 def test_json(clara):

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import clara
 import clara_kernels
-from clara.cli import corpus
 from clara.cli.app import app
+from clara.index import corpus
 
 COMMANDS = ["init", "convert", "compress", "search", "ask", "info", "doctor", "demo"]
 

@@ -246,6 +246,7 @@ def test_empty_index(refused, model, tmp_path):
         assert "the index is empty" in line
 
 
+@pytest.mark.slow
 def test_process_keeps_stdout_to_one_object(process, on):
     result = process(*on("ask", "--max-new-tokens", "3", "--json", QUESTION))
     assert result.returncode == 0

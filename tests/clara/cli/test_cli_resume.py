@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from clara import Clara
-from clara.cli import corpus
-from clara.index import MemoryIndex
+from clara.cli import compress as command_line
+from clara.index import MemoryIndex, corpus
 from clara.index.build import write_empty
 from clara.index.header import Header
 from clara.index.layout import encode
@@ -216,7 +216,7 @@ def test_an_index_that_another_run_begins_first(
     file = write_corpus(count=3)
     command = compress(file, tmp_path / "index", *(["--resume"] if resume else []))
     other = compress(write_corpus(count=2), tmp_path / "index")
-    another_run(clara, monkeypatch, corpus, "create_index", other, before=True)
+    another_run(clara, monkeypatch, command_line, "create_index", other, before=True)
     if resume:
         found = json.loads(clara(*command, "--json").stdout)
         assert (found["documents"], found["skipped"]) == (1, 2)
@@ -240,10 +240,11 @@ def test_a_run_of_another_version_of_the_corpus(
     assert MemoryIndex.open(tmp_path / "index").texts(["b"])[0].text == "Two."
 
 
+@pytest.mark.slow
 def test_two_processes_compress_one_corpus(environment, compress, write_corpus, tmp_path):
     """Both from the start, with nothing at the path of the index yet."""
     count = 60
-    run_it = "from clara.cli import corpus, main; corpus.GROUP = 8; main()"
+    run_it = "from clara.index import corpus; from clara.cli import main; corpus.GROUP = 8; main()"
     command = compress(write_corpus(count=count), tmp_path / "index", "--resume", "--json")
     runs = [
         subprocess.Popen(

@@ -33,6 +33,7 @@ def shell(environment):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
 def test_work_is_done_with_streams_closed(shell, model, write_corpus, tmp_path, closed):
     arguments = f"--model {model} --corpus {write_corpus(count=3)} --output {tmp_path}/index"
@@ -43,6 +44,7 @@ def test_work_is_done_with_streams_closed(shell, model, write_corpus, tmp_path, 
     assert MemoryIndex.open(tmp_path / "index").get(["d2"]).texts[0].startswith("Country 2 has")
 
 
+@pytest.mark.slow
 def test_training_with_all_streams_closed(shell, backbone, tmp_path):
     record = {"data_type": "qa", "question": ["Who?"], "answers": ["Ada"], "docs": ["It was Ada."]}
     (tmp_path / "data.jsonl").write_text(f"{json.dumps(record)}\n" * 4)
@@ -83,6 +85,7 @@ def test_lost_output_is_an_error(shell, index, arguments):
     assert done.stderr == ("error: standard output could not be written: No space left on device\n")
 
 
+@pytest.mark.slow
 def test_work_is_done_though_its_summary_is_lost(shell, model, write_corpus, tmp_path):
     arguments = f"--model {model} --corpus {write_corpus(count=3)} --output {tmp_path}/index"
     done = shell(f"clara compress {arguments} >/dev/full")
@@ -99,6 +102,7 @@ def test_a_reader_that_leaves_is_no_error(shell, index, arguments):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_a_stream(shell, model, index):
     """The answer goes on for 400 tokens, which nobody reads."""
     ask = f"clara ask --model {model} --index {index} --stream --max-new-tokens 400 Where?"

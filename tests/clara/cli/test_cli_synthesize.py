@@ -86,7 +86,7 @@ def test_options_out_of_range(process, arguments, option):
 
 def test_a_table_on_a_terminal(clara, arguments, monkeypatch):
     terminal = SimpleNamespace(isatty=lambda: True)
-    monkeypatch.setattr("clara.cli.synthesis.sys", SimpleNamespace(stdout=terminal))
+    monkeypatch.setattr("clara.cli.synthesize.sys", SimpleNamespace(stdout=terminal))
     printed = clara(*arguments, "--price-input", "1").stdout
     assert all(each in printed for each in ("pairs per document", "mean: 1.0", "cost", "retries"))
 
@@ -108,6 +108,7 @@ def test_the_corpus_is_not_overwritten(refused, arguments, corpus):
     assert corpus.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_interrupt_is_one_line(start, arguments, server, tmp_path):
     server.delay = 0.2
     running = start(*arguments)
@@ -140,6 +141,7 @@ def test_without_the_package(refused, arguments, monkeypatch):
 GUIDE = (Path(__file__).parents[3] / "docs" / "synthesis.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commands", re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL))
 def test_the_guide(commands, server, corpus, environment):
     """The guide's commands, with this server in place of the ones it names."""

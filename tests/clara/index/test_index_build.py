@@ -73,6 +73,7 @@ def race(indexes, trials):
     return won
 
 
+@pytest.mark.slow
 def test_two_processes_without_a_lock_store_no_id_twice(tmp_path):
     """More of it by hand: `python tests/clara/index/test_index_build.py 2000`."""
     indexes = [create(tmp_path / f"index{number}") for number in range(5)]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 
 from clara.index import MemoryIndex
@@ -12,6 +13,7 @@ from clara.memory.documents import CompressedDocuments
 
 READER = """
 import hashlib, json, sys
+import pytest
 import torch
 from clara.index import MemoryIndex
 
@@ -29,6 +31,7 @@ print(json.dumps([stored, found, index.info()]))
 # Adds batches from where the index ends until it is killed; tells each that is committed.
 WRITER = """
 import sys
+import pytest
 import torch
 from clara.memory.documents import CompressedDocuments
 from clara.index import MemoryIndex
@@ -47,6 +50,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_reads_the_same_bytes_and_finds_the_same(make_index, make_documents):
     index = make_index(dtype=torch.bfloat16, rate=4)
     documents = make_documents([f"d{n}#0" for n in range(30)], dtype=torch.bfloat16)
@@ -80,6 +84,7 @@ def test_a_new_process_reads_the_same_bytes_and_finds_the_same(make_index, make_
     assert info == index.info()
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_the_last_commit(make_index):
     batch = 300  # 1.2 MB, most of the writer's time is spent inside `add`
     path = make_index((4, 256)).path

@@ -443,6 +443,7 @@ class TestResuming:
             *("--base-url", server.url, "--concurrency", "3", "--json"),
         ]
 
+    @pytest.mark.slow
     def test_a_killed_run_pays_for_nothing_twice(self, run, server, tmp_path, documents):
         wanted = run("whole.jsonl")[1]
         corpus, output = tmp_path / "docs.jsonl", tmp_path / "out.jsonl"

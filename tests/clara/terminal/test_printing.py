@@ -1,8 +1,17 @@
 import json
+import sys
 
 import pytest
 
-from clara.terminal.printing import excerpt, one_line, print_json, printable, size
+from clara.terminal.printing import (
+    excerpt,
+    is_terminal,
+    one_line,
+    print_json,
+    printable,
+    say,
+    size,
+)
 
 HOSTILE = [
     "\x1b[31mred\x1b[0m",  # colour
@@ -58,3 +67,17 @@ def test_json_is_ascii_and_reads_back(text, capsys):
 )
 def test_size(count, shown):
     assert size(count) == shown
+
+
+def test_what_is_said_is_one_line_on_standard_error(capsys):
+    say("a file\x1b[31m\nof  many lines")
+    assert capsys.readouterr() == ("", "a file\ufffd[31m of many lines\n")
+
+
+def test_a_stream_that_is_closed_stops_nothing(monkeypatch, tmp_path):
+    closed = open(tmp_path / "log", "w", encoding="utf-8")  # noqa: SIM115
+    closed.close()
+    for stream in (None, closed):
+        monkeypatch.setattr(sys, "stderr", stream)
+        say("nobody hears it")
+        assert not is_terminal()

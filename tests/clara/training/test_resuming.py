@@ -15,11 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from clara.training.arguments import ClaraTrainingArguments
-from clara.training.callbacks import read_log
+from clara.training.folder import checkpoints, read_log
 from clara.training.resuming import _compare_batches, _other_curve, check_backbone, treatment
 from clara.training.run import run
 from clara.training.settings import RunSettings, SettingsError
-from clara.training.trainer import checkpoints
 
 # Runs stages with settings given as JSON; sleeps in every step so that it can be killed.
 PROGRAM = """
@@ -85,6 +84,7 @@ def losses(folder):
     return {r["step"]: r["loss"] for r in read_log(Path(folder) / "log.jsonl") if "loss" in r}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "end-to-end"])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_backbone, training_data, tmp_path, stage):
     """Dropout, data order, schedule, optimizer and noise are where they were."""
@@ -444,6 +444,7 @@ def together(tiny_backbone, training_data, unusable_data, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_are_one(together, name):
     """The same global batch gives the same weights, whoever computes it."""
@@ -457,6 +458,7 @@ def test_two_processes_are_one(together, name):
         assert float((after[name] - value).norm()) <= 1e-5 * scale, name
 
 
+@pytest.mark.slow
 def test_a_process_without_usable_examples_takes_part(together):
     """Every second example is over the budget, so that one process never has any other."""
     logs = [read_log(together / "unusable" / name / "log.jsonl") for name in ("one", "two")]

@@ -35,7 +35,7 @@ def test_names_read_from_sources_are_those_of_the_classes():
 
 
 def test_without_sources_the_classes_are_asked(monkeypatch):
-    monkeypatch.setattr("clara.training.settings._declared", lambda *arguments: frozenset())
+    monkeypatch.setattr("clara.training.reading._declared", lambda *arguments: frozenset())
     assert trainer_settings() == names(ClaraTrainingArguments)
     assert model_settings() == names(ClaraConfig) - {"backbone"}
 

@@ -127,11 +127,13 @@ def check(folder, data, alone, name):
     return {key.split("/")[0].split(":")[0] for key in changed}
 
 
+@pytest.mark.slow
 def test_adapters(trained, training_data, tmp_path):
     changed = check(trained, training_data / "pretrain.jsonl", tmp_path / "one", "adapters")
     assert changed == {COMPRESSOR, GENERATOR, "memory_tokens.safetensors"}
 
 
+@pytest.mark.slow
 def test_the_backbone_too(trained, training_data, tmp_path):
     changed = check(trained, training_data / "pretrain.jsonl", tmp_path / "one", "backbone")
     assert changed == {COMPRESSOR, GENERATOR, "memory_tokens.safetensors", "backbone"}

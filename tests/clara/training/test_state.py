@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from clara.training.callbacks import read_log
+from clara.training.folder import read_log
 from clara.training.state import (
     CheckpointError,
     load_optimizer,

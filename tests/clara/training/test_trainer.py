@@ -15,11 +15,11 @@ from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASO
 from clara.data.examples import ExampleFile, pretraining_example
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import CompressionCollator, EmptyBatch, Encoder, SkippedExampleError
-from clara.training.callbacks import read_log
 from clara.training.compression import CompressionObjective
+from clara.training.folder import checkpoints, read_log
 from clara.training.run import run, start_query_reasoner
 from clara.training.settings import RunSettings, SettingsError
-from clara.training.trainer import ClaraTrainer, TrainingError, checkpoints
+from clara.training.trainer import ClaraTrainer, TrainingError
 
 from .conftest import ranking_rows
 

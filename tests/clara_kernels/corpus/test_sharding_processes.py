@@ -84,6 +84,7 @@ def equal(found, expected):
     return all(one.equal(other) for one, other in zip(found, expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "k"), [([90, 31], 12), ([0, 40], 60), ([25, 0, 7], 5)])
 def test_processes_find_what_one_corpus_has(tmp_path, sizes, k):
     count = sum(sizes)
@@ -104,6 +105,7 @@ def test_processes_find_what_one_corpus_has(tmp_path, sizes, k):
         assert none[0].shape == none[1].shape == (0, min(k, count))
 
 
+@pytest.mark.slow
 def test_first_rows_that_do_not_go_together(tmp_path):
     found = run(tmp_path, REFUSED, [6, 6], torch.randn(12, 3), torch.randn(2, 3), 2)
     assert (
@@ -118,11 +120,13 @@ def test_first_rows_that_do_not_go_together(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_first_rows():
     assert _first_rows([(4, -1), (0, -1), (2, -1)]) == [0, 4, 4]
     assert _first_rows([(4, 10), (0, 12), (2, 3)]) == [10, 12, 3]
 
 
+@pytest.mark.slow
 def test_without_a_process_group():
     with pytest.raises(RuntimeError, match=r"needs torch.distributed.init_process_group first$"):
         distributed_topk(torch.ones(1, 2), Corpus(torch.ones(3, 2)), 1)

@@ -168,7 +168,7 @@ def test_opcheck(lengths):
         torch.library.opcheck(torch.ops.clara.cosine_scores_backward.default, arguments)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("ragged", [False, True])
 def test_one_compiled_graph_serves_all_lengths(backend, ragged):
     torch._dynamo.reset()

@@ -308,7 +308,12 @@ def test_opcheck():
 
 
 @pytest.mark.parametrize(
-    ("backend", "per_document"), [("aot_eager", False), ("aot_eager", True), ("inductor", True)]
+    ("backend", "per_document"),
+    [
+        ("aot_eager", False),
+        ("aot_eager", True),
+        pytest.param("inductor", True, marks=pytest.mark.slow),
+    ],
 )
 def test_one_compiled_graph_serves_all_lengths(backend, per_document):
     torch._dynamo.reset()

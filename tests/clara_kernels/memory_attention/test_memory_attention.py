@@ -31,7 +31,7 @@ def test_equals_attention_document_by_document(implementation, memory_only, case
         check(*case, dtype, memory_only)
 
 
-@pytest.mark.parametrize("implementation", ["cpu", "triton"])
+@pytest.mark.parametrize("implementation", ["cpu", pytest.param("triton", marks=pytest.mark.slow)])
 def test_three_hundred_documents(implementation):
     lengths = [2 + i % 2 for i in range(300)]
     *tensors, grad = random_case(lengths, [1] * 300, 1, 1, 16, torch.float32, False)
@@ -48,6 +48,7 @@ def test_three_hundred_documents(implementation):
         assert_close_to(one, wide, scale=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_only", [False, True])
 @settings(deadline=None, max_examples=8)
 @given(

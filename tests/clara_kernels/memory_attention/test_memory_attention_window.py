@@ -46,6 +46,7 @@ def test_on_the_gpu(window, memory_only):
             check(*arguments, device="cuda", window=window)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_only", [False, True])
 @settings(deadline=None, max_examples=8)
 @given(

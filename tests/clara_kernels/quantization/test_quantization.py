@@ -297,7 +297,7 @@ def test_opcheck(bits):
 
 
 @BITS
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_to_one_graph(bits, backend):
     def roundtrip(memory):
         codes, scales = quantize_memory(memory, bits)

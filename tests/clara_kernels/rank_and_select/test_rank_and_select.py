@@ -242,7 +242,12 @@ def test_opcheck_of_the_kernels():
 
 
 @pytest.mark.parametrize(
-    ("backend", "ragged"), [("aot_eager", False), ("aot_eager", True), ("inductor", True)]
+    ("backend", "ragged"),
+    [
+        ("aot_eager", False),
+        ("aot_eager", True),
+        pytest.param("inductor", True, marks=pytest.mark.slow),
+    ],
 )
 def test_one_compiled_graph_serves_all_lengths_temperatures_and_seeds(backend, ragged):
     torch._dynamo.reset()

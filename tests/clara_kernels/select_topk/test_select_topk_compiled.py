@@ -25,7 +25,12 @@ def test_opcheck_without_noise(needs):
 
 
 @pytest.mark.parametrize(
-    ("backend", "ragged"), [("aot_eager", False), ("aot_eager", True), ("inductor", True)]
+    ("backend", "ragged"),
+    [
+        ("aot_eager", False),
+        ("aot_eager", True),
+        pytest.param("inductor", True, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("numbers", [True, False])
 def test_one_compiled_graph_serves_all_lengths_temperatures_and_seeds(backend, ragged, numbers):

@@ -1,17 +1,13 @@
-"""`clara doctor`: what is installed and what computes what on this machine."""
+"""What is installed, and what computes what on this machine."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import clara
-from clara.cli import options
-from clara.cli.remedies import checks, conclusion, has_gpu
-from clara.terminal.printing import print_json
+from clara.reports.remedies import has_gpu
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -34,25 +30,17 @@ REFERENCE = "PyTorch reference"
 SERVED = {"cpu": "vectorised PyTorch", "reference": REFERENCE, "triton": "Triton kernels"}
 
 
-def doctor(as_json: options.Json = False) -> None:
-    """Say what is fine, missing or slow on this machine, and what mends it."""
-    report = diagnose()
-    found = checks(report)
-    if as_json:
-        print_json({**report, "checks": [asdict(each) for each in found]})
-        return
-    for each in found:
-        print(each)
-    print(f"\n{conclusion(found)}")
+def diagnose(release: str) -> dict[str, Any]:
+    """What `clara doctor --json` prints, but for its judgement.
 
-
-def diagnose() -> dict[str, Any]:
-    """The report of `clara doctor --json`."""
+    Args:
+        release: of clara, which this module cannot import.
+    """
     import torch
 
     build = build_report()
     return {
-        "clara": clara.__version__,
+        "clara": release,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version(name) for name in PACKAGES},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clara.checks import as_integer, as_number, is_integer, is_number, surrogate_flaw
+from clara.errors.checks import as_integer, as_number, is_integer, is_number, surrogate_flaw
 
 
 @pytest.mark.parametrize("value", [2, np.int64(2), np.int32(2), np.uint8(2)])

@@ -1,18 +1,32 @@
-"""What an index holds of a corpus, for `clara compress --resume`."""
+"""What an index holds of a corpus: its documents, and those whose text has changed since."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
-from clara.cli.errors import CommandError
+from clara.config import Overflow
+from clara.data.records import Document
+from clara.data.values import DataError
+from clara.index.memory_index import MemoryIndex
+from clara.index.texts import text_digest
+from clara.memory.documents import CompressedDocuments
 
-if TYPE_CHECKING:
-    from clara.data.records import Document
-    from clara.index import MemoryIndex
-    from clara.memory.documents import CompressedDocuments
-    from clara.model.clara import Clara
+
+class Part(Protocol):
+    """A text that a model reads: a whole document, its beginning, or a chunk of it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def document_id(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+Passages = Callable[[Sequence[Document], Overflow], Sequence[Part]]
+"""The texts that documents become under a model, such as `Clara.passages`."""
 
 _SHOWN = 5  # ids in a message
 _AT_ONCE = 256
@@ -22,14 +36,14 @@ def stored_documents(index: MemoryIndex, corpus: str, ids: set[str]) -> set[str]
     """Documents of a corpus that an index holds, whole or in chunks.
 
     Raises:
-        CommandError: a document of the corpus has the id of another document's chunk.
+        DataError: a document of the corpus has the id of another document's chunk.
     """
     names = list(ids)
     whole = {name for name, there in zip(names, index.contains_documents(names)) if there}
     for name, there in zip(names, index.contains(names), strict=True):
         if there and name not in whole:
             (chunk,) = index.texts([name])
-            raise CommandError(
+            raise DataError(
                 f"{corpus}: document {name!r} has the id of a chunk of document "
                 f"{chunk.document_id!r} in {index.path}; rename it"
             )
@@ -37,13 +51,13 @@ def stored_documents(index: MemoryIndex, corpus: str, ids: set[str]) -> set[str]
 
 
 def refuse_changed(
-    model: Clara,
     index: MemoryIndex,
     corpus: str,
     documents: Iterable[Document],
-    *,
-    overflow: Any,
     stored: set[str],
+    *,
+    overflow: Overflow,
+    passages: Passages,
 ) -> None:
     """Refuse documents whose title or text differs from what an index holds of them.
 
@@ -55,11 +69,9 @@ def refuse_changed(
         stored: which of them the index holds.
 
     Raises:
-        CommandError: some differ; names the first and their number.
+        DataError: some differ; names the first and their number.
         MemoryIndexError: a document differs since it is damaged.
     """
-    from clara.index import text_digest
-
     digests = index.text_digests()
     suspects = (
         document
@@ -67,22 +79,22 @@ def refuse_changed(
         if document.id in stored
         and digests.get(document.id) != text_digest(document.title, [document.text])
     )
-    refuse_changed_texts(model, index, corpus, suspects, overflow=overflow)
+    refuse_changed_texts(index, corpus, suspects, overflow=overflow, passages=passages)
 
 
 def refuse_changed_texts(
-    model: Clara,
     index: MemoryIndex,
     corpus: str,
     documents: Iterable[Document],
     *,
-    overflow: Any,
+    overflow: Overflow,
+    passages: Passages,
 ) -> None:
     """`refuse_changed` of stored documents, reading no more of the index than their own texts."""
     changed: list[str] = []
     remaining = iter(documents)
     while group := list(islice(remaining, _AT_ONCE)):
-        changed += _changed(model, index, group, overflow)
+        changed += _changed(index, group, overflow, passages)
     if changed:
         rows = _rows(index, changed[:_SHOWN])
         index.get([row for name in changed[:_SHOWN] for row in rows[name]])
@@ -99,7 +111,7 @@ def refuse_other_texts(
         documents: the document ids to compare.
 
     Raises:
-        CommandError: some differ; names the first and their number.
+        DataError: some differ; names the first and their number.
     """
     rows = [row for row, name in enumerate(compressed.document_ids) if name in documents]
     names = [compressed.ids[row] for row in rows]
@@ -118,11 +130,9 @@ def refuse_other_texts(
 
 
 def _changed(
-    model: Clara, index: MemoryIndex, documents: Sequence[Document], overflow: Any
+    index: MemoryIndex, documents: Sequence[Document], overflow: Overflow, passages: Passages
 ) -> list[str]:
     """Ids of the documents that would be stored otherwise than they are."""
-    from clara.text.passages import prepare_passages
-
     rows = _rows(index, [document.id for document in documents])
     names = [name for document in documents for name in rows[document.id]]
     found = dict(zip(names, index.texts(names), strict=True))
@@ -139,13 +149,8 @@ def _changed(
             else:
                 changed[document.id] = None
     if cut:
-        passages = prepare_passages(
-            model.tokenizer,
-            [document for document in documents if document.id in cut],
-            limit=model.config.document_length,
-            overflow=overflow,
-        )
-        changed |= {each.id: None for each in passages if each.text != cut[each.id]}
+        again = passages([document for document in documents if document.id in cut], overflow)
+        changed |= {each.id: None for each in again if each.text != cut[each.id]}
     return [document.id for document in documents if document.id in changed]
 
 
@@ -167,11 +172,11 @@ def _chunks(index: MemoryIndex, document_id: str) -> list[str]:
     return rows
 
 
-def _changed_error(corpus: str, index: MemoryIndex, changed: list[str]) -> CommandError:
+def _changed_error(corpus: str, index: MemoryIndex, changed: list[str]) -> DataError:
     shown = ", ".join(repr(name) for name in changed[:_SHOWN])
     more = ", …" if len(changed) > _SHOWN else ""
     one = len(changed) == 1
-    return CommandError(
+    return DataError(
         f"{corpus}: {len(changed)} {'document has' if one else 'documents have'} another title or "
         f"text than in {index.path} ({shown}{more}), and an index keeps what it holds: compress "
         f"the corpus into a new index, or remove {'it' if one else 'them'} from the corpus"

@@ -45,7 +45,7 @@ class Check:
 
 
 def checks(report: dict[str, Any]) -> list[Check]:
-    """Everything in a report of `clara.cli.diagnosis`, judged."""
+    """Everything in a report of `clara.reports.diagnosis`, judged."""
     return [
         Check("fine", f"clara {report['clara']}, Python {report['python']}, {report['platform']}"),
         *_packages(report),

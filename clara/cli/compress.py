@@ -1,0 +1,225 @@
+"""`clara compress`: from a corpus to an index."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clara.cli import options
+from clara.cli.errors import CommandError, user_errors
+from clara.cli.loading import load_model, open_index
+from clara.cli.paths import check_device, check_model, check_output, expanded
+from clara.terminal.printing import one_line, print_json, size
+
+if TYPE_CHECKING:
+    from clara.config import Overflow
+    from clara.index import MemoryIndex
+    from clara.index.corpus import Plan, Work
+    from clara.model.clara import Clara
+
+
+def compress(
+    model: options.Model,
+    corpus: Annotated[
+        str, typer.Option("--corpus", help="JSON lines with id, contents and perhaps title.")
+    ],
+    output: Annotated[str, typer.Option("--output", help="Folder of the index to write.")],
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-tokens",
+            min=1,
+            help="Tokens of one forward pass; by default what suits the device.",
+            show_default=False,
+        ),
+    ] = None,
+    overflow: Annotated[
+        options.Overflow | None,
+        typer.Option(
+            "--overflow",
+            help="Split, cut or refuse documents over the model's limit. By default as the index "
+            "was begun, else as the model says.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an index, skip documents it holds.")
+    ] = False,
+    backbone: options.Backbone = None,
+    device: options.Device = None,
+    quantization: options.Quantized = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compress a corpus into an index."""
+    check_model(model, backbone=backbone)
+    check_device(device)
+    check_output(output, resume)
+    from clara.data.records import read_document_ids
+
+    ids = read_document_ids(corpus)
+    existing = existing_index(output, resume)
+    loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
+    plan = checked_plan(loaded, existing, corpus, ids, overflow, model)
+    index = existing
+    if index is None:
+        index, ours = create_index(loaded, output, plan.overflow, resume)
+        if not ours:
+            plan = checked_plan(loaded, index, corpus, ids, overflow, model)
+    result = carry_out(loaded, index, corpus, plan, batch_tokens)
+    if as_json:
+        print_json(result)
+    else:
+        print(summary(result))
+        if result["short_documents"]:
+            tokens = loaded.config.memory_tokens
+            print(remark(result["short_documents"], result["documents"], tokens))
+
+
+def existing_index(output: str, resume: bool) -> MemoryIndex | None:
+    """The index to go on with; None if there is nothing yet."""
+    folder = expanded(output)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not resume:
+        raise CommandError(f"{output}: exists already; add --resume to go on with that index")
+    return open_index(output)
+
+
+def checked_plan(
+    model: Clara,
+    index: MemoryIndex | None,
+    corpus: str,
+    ids: set[str],
+    overflow: options.Overflow | None,
+    model_name: str,
+) -> Plan:
+    """Compare a corpus with the model, and with the index to go on with if there is one.
+
+    Raises:
+        CommandError: the index is of another model, or was begun with another `overflow`; a
+            document is too long, named as another's chunk, or differs from what the index holds.
+    """
+    from clara.index.corpus import make_plan
+
+    how = chosen_overflow(model, index, overflow, model_name)
+    with user_errors():
+        return make_plan(index, corpus, ids, how, model.passages)
+
+
+def chosen_overflow(
+    model: Clara, index: MemoryIndex | None, asked: options.Overflow | None, model_name: str
+) -> Overflow:
+    """What to do with long documents, the same for all of an index.
+
+    Raises:
+        CommandError: the index was begun otherwise, by another model, or has a fingerprint of an
+            earlier release.
+    """
+    chosen: Overflow = model.config.overflow if asked is None else asked.value
+    if index is None:
+        return chosen
+    with user_errors():
+        model.memory_space.require_addable(
+            index, "compress into a new folder", model_name=model_name
+        )
+    begun: Overflow = index.settings.get("overflow", model.config.overflow)
+    if asked is not None and chosen != begun:
+        raise CommandError(f"{index.path}: was begun with --overflow {begun}, not {chosen}")
+    return begun
+
+
+def create_index(
+    model: Clara, output: str, overflow: Overflow, resume: bool
+) -> tuple[MemoryIndex, bool]:
+    """A new index and True; or that which another process has begun meanwhile, and False."""
+    from clara.index import MemoryIndex, MemoryIndexError
+
+    config = model.config
+    try:
+        made = MemoryIndex.create(
+            output,
+            fingerprint=model.fingerprint,
+            memory_tokens=config.memory_tokens,
+            hidden_size=model.hidden_size,
+            dtype=model.dtype,
+            settings={
+                "backbone": config.backbone,
+                "compression_rate": config.compression_rate,
+                "document_length": config.document_length,
+                "overflow": overflow,
+            },
+        )
+    except MemoryIndexError:
+        other = existing_index(output, resume)
+        if other is None:
+            raise
+        return other, False
+    return made, True
+
+
+def carry_out(
+    model: Clara, index: MemoryIndex, corpus: str, plan: Plan, batch_tokens: int | None
+) -> dict[str, Any]:
+    """Do what is planned; what `--json` prints."""
+    from clara.index.corpus import Work
+    from clara.terminal.progress import document_progress
+
+    compress = partial(model.compress, batch_tokens=batch_tokens, overflow=plan.overflow)
+    work = Work(index, corpus, plan, compress)
+    begin = time.perf_counter()
+    with document_progress("compress", len(plan.ids), done=len(plan.stored)) as bar:
+        work.run(bar.advance)
+    return described(model, work, time.perf_counter() - begin)
+
+
+def described(model: Clara, work: Work, seconds: float) -> dict[str, Any]:
+    """What was done, as JSON holds it."""
+    info = work.index.info()
+    return {
+        "index": info["path"],
+        "documents": work.documents,
+        "skipped": len(work.plan.stored),
+        "added_by_others": work.added_by_others,
+        "rows": work.rows,
+        "tokens": work.tokens,
+        "short_documents": work.short_documents,
+        "seconds": seconds,
+        "documents_per_second": work.documents / seconds,
+        "nominal_compression": model.config.compression_rate,
+        "effective_compression": info["effective_compression"],
+        "index_documents": info["documents"],
+        "index_rows": info["count"],
+        "index_bytes": info["bytes"],
+    }
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The last line for a reader."""
+    notes = []
+    if result["skipped"]:
+        notes.append(f"{result['skipped']:,} were there already")
+    if result["added_by_others"]:
+        notes.append(f"{result['added_by_others']:,} were added by another process meanwhile")
+    skipped = f" ({', '.join(notes)})" if notes else ""
+    return one_line(
+        f"{result['documents']:,} documents{skipped}, {result['rows']:,} rows, "
+        f"{result['tokens']:,} tokens in {result['seconds']:.1f} s "
+        f"({result['documents_per_second']:.1f} documents/s); compression "
+        f"{result['nominal_compression']}x nominal, "
+        f"{result['effective_compression']:.1f}x effective; index of "
+        f"{result['index_documents']:,} documents, {size(result['index_bytes'])}: "
+        f"{result['index']}"
+    )
+
+
+def remark(short: int, documents: int, memory_tokens: int) -> str:
+    """What to do about documents with fewer tokens than the memory tokens they become."""
+    whose = "1 document has" if short == 1 else f"{short:,} of {documents:,} documents have"
+    return (
+        f"{whose} fewer tokens than the {memory_tokens} memory tokens of a document, so memory is "
+        "longer than the text there. Join short texts, or make a model with fewer memory tokens: "
+        "`clara init` with a higher --compression-rate or a lower --document-length."
+    )

@@ -1,0 +1,23 @@
+"""`clara doctor`: what is fine, missing or slow on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from clara import __version__
+from clara.cli import options
+from clara.reports.diagnosis import diagnose
+from clara.reports.remedies import checks, conclusion
+from clara.terminal.printing import print_json
+
+
+def doctor(as_json: options.Json = False) -> None:
+    """Say what is fine, missing or slow on this machine, and what mends it."""
+    report = diagnose(__version__)
+    found = checks(report)
+    if as_json:
+        print_json({**report, "checks": [asdict(each) for each in found]})
+        return
+    for each in found:
+        print(each)
+    print(f"\n{conclusion(found)}")

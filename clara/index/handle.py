@@ -1,0 +1,96 @@
+"""An open folder of an index, which other processes may add to, upgrade, or replace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from clara.index.catalog import Catalog
+from clara.index.contents import Contents
+from clara.index.errors import MemoryIndexError
+from clara.index.header import Header
+from clara.index.snapshot import Snapshot
+from clara.memory.documents import CompressedDocuments
+
+TRIES = 3
+"""Of a read or of adding, while the index is replaced or upgraded again and again."""
+
+Result = TypeVar("Result")
+
+
+class Handle:
+    """Reads the last commit in a folder, whichever process made it, and keeps what still holds."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._header = snapshot.header
+        self._catalog: Catalog | None = None
+        self._contents: Contents | None = None
+        self._lock = threading.RLock()  # guards all of these; held while any of them is loaded
+
+    def _current(self) -> Contents:
+        """The last commit, whichever process made it."""
+        with self._lock:
+            if not self._snapshot.is_latest:
+                self._take_on(Snapshot.latest(self._snapshot.path))
+            if self._contents is None:
+                self._catalog = Catalog()
+                self._catalog.extend(self._snapshot.heads())
+                self._contents = Contents(self._snapshot, self._catalog)
+            return self._contents
+
+    def _take_on(self, latest: Snapshot) -> None:
+        """Go on with a later commit, or with an index that was built anew. Keeps what holds."""
+        before, self._header = self._header, self._same_kind(latest)
+        same = before == latest.header and latest.continues(self._snapshot)
+        grown = latest.count > self._snapshot.count
+        self._snapshot = latest
+        if self._catalog is None or not same:
+            self._catalog = self._contents = None
+        elif grown:
+            catalog, self._catalog, self._contents = self._catalog, None, None
+            catalog.extend(latest.heads(start=catalog.stored))
+            self._catalog, self._contents = catalog, Contents(latest, catalog)
+
+    def _same_kind(self, latest: Snapshot) -> Header:
+        """The header to go on with.
+
+        Raises:
+            MemoryIndexError: this handle cannot stand for what is in the folder.
+        """
+        upgraded = latest.identity == self._snapshot.identity
+        if not upgraded and not latest.header.is_like(self._header):
+            raise MemoryIndexError(
+                f"{self._snapshot.path}: was replaced by another index; open it anew"
+            )
+        return latest.header
+
+    def _read_catalog(self) -> Catalog:
+        """Of the last commit. The caller holds the lock."""
+        self._current()
+        if self._catalog is None:
+            raise MemoryIndexError(f"{self._snapshot.path}: the catalog of the index is not loaded")
+        return self._catalog
+
+    def _read(self, read: Callable[[Contents], Result]) -> Result:
+        """What `read` makes of the last commit; again if another index replaced it meanwhile."""
+        for _ in range(TRIES - 1):
+            contents = self._current()
+            try:
+                return read(contents)
+            except MemoryIndexError:
+                if self._current().snapshot.identity == contents.snapshot.identity:
+                    raise
+        return read(self._current())
+
+    def _iterate(self, contents: Contents) -> Iterator[CompressedDocuments]:
+        try:
+            yield from contents.batches()
+        except MemoryIndexError as error:
+            if self._current().snapshot.identity == contents.snapshot.identity:
+                raise
+            raise MemoryIndexError(
+                f"{contents.snapshot.path}: was replaced by another index while it was read; "
+                "read it anew"
+            ) from error
