@@ -17,7 +17,7 @@ from .search import listed_rows, search_rows
 
 
 class ShardedCorpus:
-    """Corpora that are searched as one, each where it is.
+    """Several corpora, each on a device of its own, that are searched as one.
 
     Rows are numbered over the shards in their order. Scores and rows are those of one corpus with
     all rows, on devices of one kind.

@@ -1,4 +1,4 @@
-"""First stages of a two-stage search: short stand-ins for long rows, that candidates come from."""
+"""First stages of a two-stage search: they propose candidates by a short vector for each row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Stage = TypeVar("_Stage", bound="ReducedCorpus")
 
 
 class FirstStage(Protocol):
-    """What proposes rows of a corpus for an exact search to choose from.
+    """Proposes rows of a corpus, among which an exact search chooses.
 
     Example:
         >>> import torch
@@ -55,8 +55,8 @@ class FirstStage(Protocol):
 class ReducedCorpus(ABC):
     """A first stage that keeps each row as a shorter vector and searches those exactly.
 
-    Subclasses say how vectors are shortened. What is kept is a `Corpus` on the device of the one it
-    was made from; the rows it stands for are not kept.
+    Subclasses define how vectors are shortened. The short vectors are kept as a `Corpus` on the
+    device of the one they were made from; the long rows are not kept.
     """
 
     kind = ""
@@ -75,7 +75,7 @@ class ReducedCorpus(ABC):
 
     @property
     def width(self) -> int:
-        """D of the rows that this stands for, and of queries."""
+        """D of the long rows, and of queries."""
         return self._width
 
     def __len__(self) -> int:
@@ -148,7 +148,7 @@ class ReducedCorpus(ABC):
 
     @abstractmethod
     def _settings(self) -> dict[str, int]:
-        """What `reduce` depends on."""
+        """The numbers that `reduce` depends on."""
 
     @classmethod
     @abstractmethod

@@ -1,4 +1,4 @@
-"""A first stage of random projections, which needs to know nothing about the rows."""
+"""A first stage of random projections: it learns nothing from the rows."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class RandomProjection(ReducedCorpus):
 
     A sparse sign embedding (Nelson and Nguyên, 2013): four times, the D coordinates are dealt in a
     random order to `width` sums, about D / width to each, every one with a random sign. The cosine
-    of two projections differs from that of the vectors by about 1/√width. The matrix that this
-    stands for, D × width, is not made: 36 bytes for each coordinate are held.
+    of two projections differs from that of the vectors by about 1/√width. The equivalent matrix of
+    D × width is never made: 36 bytes are kept for each coordinate.
 
     Orders and signs follow from the seed alone and are the same everywhere: for deal r of P places,
     D rounded up to a multiple of `width`, words w are Philox4x32-10 of the counter (i, r, 0, 1)
