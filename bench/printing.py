@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clara.errors import reason
 from clara.reports.results import Measurement, Promise, Results
 from clara.reports.tables import amount, at, short
 
@@ -41,8 +42,7 @@ def promise_lines(promises: Sequence[Promise]) -> list[str]:
 
 def first_line(error: BaseException) -> str:
     """What a failure says, on one line."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}"[:300]
+    return f"{type(error).__name__}: {reason(error, 300, first_line=True)}"
 
 
 def _case(found: Measurement) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,12 +11,23 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from bench.baselines.llmlingua import LinguaUnavailable, shortened
 from bench.baselines.reference_answering import ReferenceAnswering
 from bench.baselines.text_rag import TextRag
 from bench.lengths import LONGEST
+from bench.ways import (
+    LINGUA,
+    MEMORY,
+    MERGED,
+    ONLINE,
+    REFERENCE,
+    TEXT,
+    ComparedModels,
+    exactly,
+    merged,
+)
 from bench.work import Work
 from bench.workload import cut, load_model, sources
 from clara import Clara, CompressedDocuments
@@ -29,18 +39,10 @@ QUESTION = "Which of these rivers is the longest, and through which countries do
 REAL = 10
 """Documents that were compressed; the others in an index are random, and never found."""
 
-MEMORY, MERGED, ONLINE = "memory", "memory, generator merged", "compressed online"
-TEXT, REFERENCE, LINGUA = "text", "reference way, online", "text by LLMLingua-2"
-
 
 def full_documents(count: int, tokenizer: PreTrainedTokenizerBase, length: int) -> list[str]:
     """Texts of exactly `length` tokens."""
     return cut(sources(count, length), [length] * count, tokenizer)
-
-
-def exactly(new_tokens: int) -> GenerationConfig:
-    """Greedy generation that does not stop early."""
-    return GenerationConfig(do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
 
 
 def filler(like: CompressedDocuments, start: int, stop: int) -> CompressedDocuments:
@@ -94,7 +96,7 @@ class Found:
         return cls(index, len(index), top_k, [hit.text for hit in hits], folder)
 
 
-class Ways:
+class Ways(ComparedModels):
     """Calls that answer `QUESTION` with a number of new tokens; each returns the answer.
 
     Attributes:
@@ -105,12 +107,10 @@ class Ways:
     """
 
     def __init__(self, model: Clara) -> None:
-        self.model = model
-        self.text, self.reference = TextRag(model), ReferenceAnswering(model)
+        super().__init__(model, TextRag(model), ReferenceAnswering(model))
         self.work = Work(model)
         self.laps: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
         self.missing: dict[str, str] = {}
-        self.merged: Clara | None = None
         try:
             self.merged = merged(model)
         except MemoryError as error:
@@ -132,7 +132,7 @@ class Ways:
         calls[REFERENCE] = lambda: self._reference(found, new_tokens)
         if (short := self._shortened(found)) is not None:
             calls[LINGUA] = lambda: self.text.answer(QUESTION, short, new_tokens).strip()
-        return {n: self.work.counted(n, call, *self._backbones(n)) for n, call in calls.items()}
+        return {n: self.work.counted(n, call, *self.backbones(n)) for n, call in calls.items()}
 
     def differences(self, found: Found, new_tokens: int, but: Iterable[str] = ()) -> dict[str, str]:
         """Why ways do not count: their answers are not what they have to be.
@@ -157,23 +157,12 @@ class Ways:
             if not is_same
         }
 
-    def prompt_tokens(self, found: Found) -> dict[str, int]:
+    def prompt_tokens(self, found: Found) -> dict[str, float]:
         """Positions of the prompts."""
-        memory = self.model.prompt_tokens(QUESTION, found.top_k)
-        counts = dict.fromkeys((MEMORY, MERGED, ONLINE, REFERENCE), memory)
-        for name, texts in ((TEXT, found.texts), (LINGUA, found.shortened)):
-            if texts is not None:
-                counts[name] = len(self.text.prompt(QUESTION, texts))
+        counts = self.prompt_positions([QUESTION], [found.texts], found.top_k)
+        if found.shortened is not None:
+            counts[LINGUA] = len(self.text.prompt(QUESTION, found.shortened))
         return counts
-
-    def _backbones(self, name: str) -> list[PreTrainedModel]:
-        """All that compute in a way: another one encodes the question than the merged one."""
-        if name in (TEXT, LINGUA):
-            return [self.text.backbone]
-        if name == REFERENCE:
-            return [self.reference.backbone]
-        merged = self.merged._merged if name == MERGED and self.merged is not None else None
-        return [self.model.backbone, *([] if merged is None else [merged.backbone])]
 
     def _shortened(self, found: Found) -> list[str] | None:
         """The texts as LLMLingua-2 leaves them, made beforehand as our memory is."""
@@ -195,14 +184,6 @@ class Ways:
     def _reference(self, found: Found, new_tokens: int) -> str:
         memory = self.reference.compress(found.texts)
         return self.reference.answer(QUESTION, memory, found.top_k, new_tokens).strip()
-
-
-def merged(model: Clara) -> Clara:
-    """The same weights, with the generator merged into a copy of the backbone."""
-    twin = copy.copy(model)
-    if not twin.merge_generator():
-        raise MemoryError("no room for a merged copy of the backbone")
-    return twin
 
 
 def prepare_answer(

@@ -21,9 +21,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from clara.reports.results import (
+    REFERENCE_WAY,
     USUAL,
     Measurement,
     Results,
+    pairs,
     ratios,
     read_results,
     spread,
@@ -49,8 +51,7 @@ _LIKE_BEGIN = "<!-- figures:"
 _END = "<!-- end of figures -->"
 _VERSIONS = ("python", "torch", "cuda", "triton", "transformers", "peft", "clara")
 _NEEDED = ("device", "threads", "torch", "date", "commit", "command")
-_REFERENCE = "reference way"
-_SHARE = f"divided by that of the {_REFERENCE} or of text"
+_SHARE = f"divided by that of the {REFERENCE_WAY} or of text"
 _ANSWERED_FROM = ("text", "memory", "memory, generator merged")
 
 
@@ -89,27 +90,26 @@ def _beside_text(measured: Iterable[Measurement], setting: str, way: str) -> tup
 def compress(results: Results) -> Table:
     """Documents and tokens per second, and how many times as fast as the reference way."""
     rows = []
-    ours, theirs = _pairs(results, "compress", "throughput")
-    for own, other in zip(ours, theirs, strict=True):
+    for own, other in pairs(results.of("compress", "throughput"), "ours", REFERENCE_WAY):
         speeds = [own.per_second(quantity) for quantity in ("documents", "tokens")]
         cells = ["" if speed is None else short(speed) for speed in speeds]
         faster = _times(ratios(own, other)) if other is not None else ""
         rows.append((at(own), *cells, faster))
     head = ("compression", "documents per second", "tokens per second")
-    return Table("", (*head, f"times as fast as the {_REFERENCE}"), rows, figures=1)
+    return Table("", (*head, f"times as fast as the {REFERENCE_WAY}"), rows, figures=1)
 
 
 def training(results: Results) -> Table:
     """Seconds of steps, and how many times as fast as the reference way."""
     rows = []
     for case in dict.fromkeys(each.case for each in results.of("training")):
-        for own, other in zip(*_pairs(results, "training", case), strict=True):
+        for own, other in pairs(results.of("training", case), "ours", REFERENCE_WAY):
             if own.unit != "s":
                 continue
             theirs = "" if other is None else _seconds(other)
             faster = "" if other is None else _times(ratios(own, other))
             rows.append((case, at(own), _seconds(own), theirs, faster))
-    head = ("step", "settings", "ours", _REFERENCE, f"times as fast as the {_REFERENCE}")
+    head = ("step", "settings", "ours", REFERENCE_WAY, f"times as fast as the {REFERENCE_WAY}")
     return Table("", head, rows)
 
 
@@ -119,7 +119,7 @@ def memory(results: Results) -> Table:
     measured = [each for each in results.measurements if each.unit == "bytes" and each.samples]
     for each in measured:
         names = suite_name(each.suite), each.case, at(each), each.implementation
-        others = [(*each.case_key, name) for name in (_REFERENCE, "text")]
+        others = [(*each.case_key, name) for name in (REFERENCE_WAY, "text")]
         other = next((m for m in measured if m.key in others), None)
         share = ""
         if other is not None and other is not each and other.median:
@@ -183,16 +183,6 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "scoring": scoring,
     **{name: partial(operator, name) for name in OPERATORS},
 }
-
-
-def _pairs(
-    results: Results, suite: str, case: str
-) -> tuple[list[Measurement], list[Measurement | None]]:
-    """Ours, and the reference way of the same case and parameters where there is one."""
-    measured = results.of(suite, case)
-    ours = [each for each in measured if each.implementation == "ours"]
-    others = {each.case_key: each for each in measured if each.implementation == _REFERENCE}
-    return ours, [others.get(each.case_key) for each in ours]
 
 
 def _seconds(found: Measurement) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from bench.baselines.text_rag import TextRag
-from bench.questions import MEMORY, MERGED, QUESTION, TEXT, exactly, full_documents, merged
+from bench.questions import QUESTION, full_documents
 from bench.turns import Turns
+from bench.ways import MEMORY, MERGED, TEXT, exactly, merged
 from bench.work import Work
 
 DOCUMENTS = 5

@@ -7,18 +7,9 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from bench.peak import peak_memory
-from bench.questions import (
-    LINGUA,
-    MEMORY,
-    MERGED,
-    ONLINE,
-    REFERENCE,
-    TEXT,
-    Found,
-    Ways,
-    prepare_answer,
-)
+from bench.questions import Found, Ways, prepare_answer
 from bench.turns import Turns
+from bench.ways import LINGUA, MEMORY, MERGED, ONLINE, REFERENCE, TEXT
 from clara.reports.results import Promise
 
 pytest.importorskip("lance")

@@ -16,9 +16,9 @@ from bench.baselines.reference_way import ReferenceWay
 from bench.device import peak_allocated, release
 from bench.lengths import LONGEST, document_lengths
 from bench.printing import first_line
-from bench.questions import MEMORY, MERGED, ONLINE, REFERENCE, TEXT
 from bench.turns import Turns
-from clara.reports.results import Measurement, Parameter, Promise
+from bench.ways import MEMORY, MERGED, ONLINE, REFERENCE, TEXT
+from clara.reports.results import REFERENCE_WAY, Measurement, Parameter, Promise
 
 from .recording import Recording
 from .ways import (
@@ -34,7 +34,7 @@ from .ways import (
 RATES, COMPARED_RATE = (4, 16, 128), 16
 FIRST, WHOLE, PEAK = "time to first token", "whole answer", "peak memory"
 THROUGHPUT, FULL = "throughput", "throughput of full documents"
-OURS, REFERENCE_WAY = "ours", "reference way"
+OURS = "ours"
 
 # What is promised on an H100 of bfloat16 with Mistral-7B's shape at 16x: times as fast.
 PROMISED_BACKBONE = RANDOM + "mistral-7b"

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from bench.backbones import Backbone
 from bench.baselines.reference_answering import ReferenceAnswering
 from bench.baselines.text_rag import TextRag
-from bench.questions import MEMORY, MERGED, ONLINE, REFERENCE, TEXT, exactly, merged
+from bench.ways import (
+    MEMORY,
+    MERGED,
+    ONLINE,
+    REFERENCE,
+    TEXT,
+    ComparedModels,
+    exactly,
+    merged,
+)
 from bench.workload import cut, sources
 from clara import Clara
 from clara_kernels import Corpus, cosine_topk
@@ -80,7 +89,7 @@ class Asked:
     length: int = 256
 
 
-class BatchWays:
+class BatchWays(ComparedModels):
     """Calls that answer all questions of a batch with a number of new tokens.
 
     All take their weights from the one backbone; "memory, generator merged" needs a second set of
@@ -88,12 +97,10 @@ class BatchWays:
     """
 
     def __init__(self, backbone: Backbone, model: Clara, asked: Asked) -> None:
-        self.model = model
-        self.merged: Clara | None = None
+        text = TextRag(model, backbone.plain())
+        super().__init__(model, text, ReferenceAnswering(model, backbone=backbone.plain()))
         if not getattr(backbone.model, "is_quantized", False):
             self.merged = merged(model)
-        self.text = TextRag(model, backbone.plain())
-        self.reference = ReferenceAnswering(model, backbone=backbone.plain())
         self.top_k = asked.top_k
         # Generation orders prompts by their length, longest first: here they are so already.
         self.questions = sorted(asked.questions, key=lambda q: -model.prompt_tokens(q, self.top_k))
@@ -123,16 +130,8 @@ class BatchWays:
         Merged weights, documents compressed online and the reference's way answer as memory does,
         text as the bare backbone of ours does.
         """
-        heads: dict[str, nn.Module] = {
-            MEMORY: self.model.backbone,
-            ONLINE: self.model.backbone,
-            TEXT: self.text.backbone,
-            REFERENCE: self.reference.backbone,
-        }
-        if self.merged is not None and self.merged._merged is not None:
-            heads[MERGED] = self.merged._merged.backbone
         calls = self.calls(1)
-        logits = {name: last_logits(calls[name], head) for name, head in heads.items()}
+        logits = {name: last_logits(call, self.backbones(name)[-1]) for name, call in calls.items()}
         bare = last_logits(
             lambda: self.model.answer_from_text(
                 self.questions, self.texts, max_new_tokens=1, batch_size=len(self.questions)
@@ -141,16 +140,12 @@ class BatchWays:
         )
         lengths = [-len(self.text.prompt(*pair)) for pair in zip(self.questions, self.texts)]
         order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-        found = {name: distance(logits[name], logits[MEMORY]) for name in heads if name != MEMORY}
+        found = {name: distance(logits[name], logits[MEMORY]) for name in calls if name != MEMORY}
         return found | {TEXT: distance(logits[TEXT][order], bare)}
 
     def prompt_tokens(self) -> dict[str, float]:
         """Positions of the prompts on average, by name."""
-        model, count = self.model, len(self.questions)
-        memory = sum(model.prompt_tokens(q, self.top_k) for q in self.questions) / count
-        pairs = zip(self.questions, self.texts, strict=True)
-        text = sum(model.text_prompt_tokens(q, t) for q, t in pairs) / count
-        return {**dict.fromkeys((MEMORY, MERGED, ONLINE, REFERENCE), memory), TEXT: text}
+        return self.prompt_positions(self.questions, self.texts, self.top_k)
 
     def _from_memory(self, model: Clara, new_tokens: int) -> list[str]:
         """Everything from the questions on: encode them, search, generate from what is found."""

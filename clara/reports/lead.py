@@ -6,11 +6,18 @@ import statistics
 from collections.abc import Sequence
 
 from clara.reports.comparison import Change
-from clara.reports.results import OUTCOMES, Measurement, Results, ratios, usual
+from clara.reports.results import (
+    OUTCOMES,
+    REFERENCE_WAY,
+    Measurement,
+    Results,
+    pairs,
+    ratios,
+    usual,
+)
 from clara.reports.tables import SUITES, amount, setting, suite_name, times
 
 _MAIN_RATE = 16
-_REFERENCE = "reference way"
 
 
 def lead(results: Results, changes: Sequence[Change] | None = None) -> list[str]:
@@ -51,10 +58,10 @@ def _main_result(results: Results) -> str:
 
 def _answers(results: Results) -> str:
     measured = usual(results.of("question", "time to first token"))
-    pairs = _pairs(measured, "memory", "text")
-    if not pairs:
+    found = _both(measured, "memory", "text")
+    if not found:
         return ""
-    own, other = _at_main_rate(pairs)
+    own, other = _at_main_rate(found)
     sentence = (
         f"{_rate(own)}the first token of an answer takes {amount(own.median, 's')} from memory "
         f"tokens and {amount(other.median, 's')} from the documents' text: memory is "
@@ -64,10 +71,10 @@ def _answers(results: Results) -> str:
 
 
 def _beside(results: Results, suite: str, case: str, words: str) -> str:
-    pairs = _pairs(results.of(suite, case), "ours", _REFERENCE)
-    if not pairs:
+    found = _both(results.of(suite, case), "ours", REFERENCE_WAY)
+    if not found:
         return ""
-    own, other = _at_main_rate(pairs)
+    own, other = _at_main_rate(found)
     sentence = (
         f"{_rate(own)}{words} takes {amount(own.median, 's')}, and {amount(other.median, 's')} in "
         f"the way of the reference implementation: ours is {_times_as_fast(own, other)}."
@@ -88,23 +95,22 @@ def _fastest(results: Results) -> str:
     return f"Ours is the fastest in {first} of {len(contested)} cases that others were measured in."
 
 
-def _pairs(
+def _both(
     measured: Sequence[Measurement], ours: str, theirs: str
 ) -> list[tuple[Measurement, Measurement]]:
     """Timed measurements of two implementations in the same case."""
-    others = {each.case_key: each for each in measured if each.implementation == theirs}
     return [
-        (each, others[each.case_key])
-        for each in measured
-        if each.implementation == ours and each.case_key in others and ratios(each, each)
+        (own, other)
+        for own, other in pairs(measured, ours, theirs)
+        if other is not None and ratios(own, own)
     ]
 
 
 def _at_main_rate(
-    pairs: Sequence[tuple[Measurement, Measurement]],
+    found: Sequence[tuple[Measurement, Measurement]],
 ) -> tuple[Measurement, Measurement]:
-    chosen = [pair for pair in pairs if pair[0].parameters.get("rate") == _MAIN_RATE]
-    return (chosen or pairs)[0]
+    chosen = [pair for pair in found if pair[0].parameters.get("rate") == _MAIN_RATE]
+    return (chosen or found)[0]
 
 
 def _rate(found: Measurement) -> str:

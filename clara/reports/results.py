@@ -18,6 +18,9 @@ OUTCOMES = ("kept", "missed", "not reachable here")
 
 Parameter = str | int | float
 
+REFERENCE_WAY = "reference way"
+"""What measurements call the way of the public reference implementation."""
+
 USUAL: dict[str, Parameter] = {"k": 5, "documents": 1000}
 """Parameters of what plots and quoted tables show of a case; sweeps have others too."""
 
@@ -209,6 +212,15 @@ def spread(samples: Sequence[float]) -> tuple[float, float]:
     several = samples if len(samples) > 1 else [*samples, *samples]
     low, *_, high = statistics.quantiles(several, n=5, method="inclusive")
     return low, high
+
+
+def pairs(
+    measured: Iterable[Measurement], ours: str, theirs: str
+) -> list[tuple[Measurement, Measurement | None]]:
+    """Measurements of an implementation, each with that of another one in the same case."""
+    known = list(measured)
+    others = {each.case_key: each for each in known if each.implementation == theirs}
+    return [(e, others.get(e.case_key)) for e in known if e.implementation == ours]
 
 
 def ratios(ours: Measurement, theirs: Measurement) -> list[float]:

@@ -5,7 +5,8 @@ from importlib.util import find_spec
 import pytest
 
 from bench.baselines.text_rag import TextRag
-from bench.questions import LINGUA, MEMORY, MERGED, ONLINE, REFERENCE, TEXT, Found, Ways, filler
+from bench.questions import Found, Ways, filler
+from bench.ways import LINGUA, MEMORY, MERGED, ONLINE, REFERENCE, TEXT
 from bench.workload import load_model
 
 RATE, LENGTH = 8, 48

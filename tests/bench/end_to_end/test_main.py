@@ -14,7 +14,7 @@ from bench.end_to_end.__main__ import main
 from bench.end_to_end.recording import Recording
 from bench.end_to_end.ways import LOGIT_TOLERANCES, BatchWays, distance
 from bench.program import COMMITTED
-from bench.questions import MEMORY, MERGED, ONLINE, REFERENCE, TEXT
+from bench.ways import MEMORY, MERGED, ONLINE, REFERENCE, TEXT
 from clara.reports.results import Measurement, read_results
 
 CPU = torch.device("cpu")
