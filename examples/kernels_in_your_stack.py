@@ -1,16 +1,17 @@
-"""Train a reranker inside a RAG stack of your own: three operators, plain PyTorch, nothing else.
+"""Train a reranker inside your own RAG stack, with three operators and plain PyTorch.
 
-A stack has an embedding for every question and, for every candidate passage, a few vectors that a
-reader consumes ("memory"). Which passages help is known only through the answer. So the passages
-are chosen differentiably, and the loss of the answer trains the vectors that rank them:
+The stack has an embedding for every question, and a few vectors ("memory") for every candidate
+passage, which a reader consumes. The training data has answers, but does not say which passages
+help. So the passages are selected differentiably, and the loss of the answer trains the ranking:
 
     scores   = cosine_scores(adapter(question), passages)   ranks the candidates of each question
     selected = select_topk(scores, passages, k)             chooses k, with gradients to the scores
     weights  = sparsemax(...)                               a reader that ignores poor passages
 
-Run it: `python examples/kernels_in_your_stack.py`. It takes some seconds on a CPU. The passages are
-made up: of 20 candidates one is about the question and holds the answer, but the question's
-embedding lies in another space than the passages', which the adapter has to learn.
+Run it: `python examples/kernels_in_your_stack.py`. It takes a few seconds on a CPU.
+
+The data is made up. One of 20 candidates is about the question and holds the answer. The question's
+embedding lies in another space than the passages; the adapter learns to map one to the other.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ TEMPERATURE = 0.05
 class Corpus:
     """Made-up questions: `[B, WIDTH]`, passages `[B, CANDIDATES, VECTORS, WIDTH]` and answers.
 
-    A passage's first vector is what it is about, its last one says something: the answer, if the
+    The first vector of a passage is its topic. The last one is what it says: the answer, if the
     question is about this passage.
     """
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
         self.meanings = self._randn(ANSWERS, WIDTH)
-        # Questions are in another space: turned by this, and noisy.
+        # This rotation takes a topic into the space of questions. Noise is added to it there.
         self._turn = torch.linalg.qr(self._randn(WIDTH, WIDTH)).Q
 
     def questions(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -55,7 +56,7 @@ class Corpus:
 
 
 class Reranker(nn.Module):
-    """Question to a vector in the passages' space, and a reader of the chosen passages."""
+    """Maps a question into the passages' space, ranks passages, and reads the selected ones."""
 
     meanings: Tensor
 
@@ -66,14 +67,14 @@ class Reranker(nn.Module):
         self.register_buffer("meanings", meanings)
 
     def rank(self, questions: Tensor, passages: Tensor) -> Tensor:
-        """Scores `[B, CANDIDATES]`, cosines over all vectors of a passage."""
+        """Scores `[B, CANDIDATES]`: cosines over all vectors of a passage."""
         return cosine_scores(self.adapter(questions), passages.flatten(2))
 
     def forward(self, questions: Tensor, passages: Tensor) -> Tensor:
         """Logits of the answers, `[B, ANSWERS]`."""
         scores = self.rank(questions, passages)
         selected, _ = select_topk(scores, passages, CHOSEN, temperature=TEMPERATURE)
-        # The reader trusts the passages that look like the question, some of them not at all.
+        # The reader weighs passages by their match with the question. Sparsemax gives poor ones 0.
         wanted = self.adapter(questions).unflatten(1, (VECTORS, WIDTH))[:, None]  # [B, 1, m, H]
         match = torch.cosine_similarity(selected.flatten(2), wanted.flatten(2), dim=-1)
         weights = sparsemax(match * self.sharpness)  # [B, k]
@@ -83,7 +84,7 @@ class Reranker(nn.Module):
 
 @torch.no_grad()
 def evaluate(model: Reranker, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[float, float]:
-    """How often the right passage is among the chosen, and how often the answer is right."""
+    """Recall: how often the right passage is selected. Accuracy: how often the answer is right."""
     questions, passages, answers, gold = batch
     best = model.rank(questions, passages).topk(CHOSEN).indices
     recall = (best == gold[:, None]).any(1).float().mean().item()
@@ -110,7 +111,7 @@ def main() -> None:
 
     report("before training")
     for step in range(1, options.steps + 1):
-        # Only the answer is given, never which passage it came from.
+        # The loss sees only the answer, never which passage holds it.
         questions, passages, answers, _ = corpus.questions(options.batch)
         loss = cross_entropy(model(questions, passages), answers)
         optimizer.zero_grad()

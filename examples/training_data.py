@@ -1,13 +1,16 @@
-"""Make training data of every stage from a corpus with questions.
+"""Make training data for every stage from a corpus with questions.
 
     python examples/factbook.py --output data
     python examples/training_data.py --data data
 
-Reads docs.jsonl and questions.train.jsonl and writes, in the fields that training reads,
-pretrain.jsonl (the questions and answers of each document), instruct.jsonl (a question and the
-documents to answer it from) and end_to_end.jsonl (a question and its candidates); the same from
-questions.validation.jsonl, with the ending _validation. No language model is asked: `clara
-synthesize` makes more of each document, and paraphrases.
+The script reads docs.jsonl and questions.train.jsonl and writes
+
+    pretrain.jsonl     the questions and answers of each document
+    instruct.jsonl     each question with the documents to answer it from
+    end_to_end.jsonl   each question with its candidates
+
+From questions.validation.jsonl it writes the same files with the ending _validation. It uses no
+language model. `clara synthesize` uses one, and writes more questions and paraphrases.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ def pretraining_records(
 
 
 class Negatives:
-    """Documents that are easily mistaken for others, by their ids `subject/section/…`."""
+    """Hard negatives: documents that resemble the right one, by their ids `subject/section/…`."""
 
     def __init__(self, names: Sequence[str], seed: int) -> None:
         self._names = list(names)
@@ -53,11 +56,11 @@ class Negatives:
 
     @staticmethod
     def _keys(name: str) -> list[str]:
-        """The subject, and the section, whose documents read alike."""
+        """The subject and the section of a document. Documents that share one read alike."""
         return [f"{place}:{part}" for place, part in enumerate(name.split("/")[:2])]
 
     def of(self, positives: Sequence[str], count: int) -> list[str]:
-        """Names that are not among the positives, the near ones first."""
+        """`count` documents that are not positives, the most similar ones first."""
         near = [n for key in self._keys(positives[0]) for n in self._draw(self._near[key], count)]
         every = [*near, *self._draw(self._names, 2 * count)]
         return [n for n in dict.fromkeys(every) if n not in positives][:count]
@@ -73,7 +76,7 @@ def question_records(
     candidates: int,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """A question, its documents in random order, and where those are that hold the answer."""
+    """Each question with its documents in random order, and the positions of the right ones."""
     order = random.Random(seed)
     for question in questions:
         positives = list(question.positives)[:candidates]

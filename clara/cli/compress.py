@@ -176,6 +176,7 @@ def carry_out(
 
 
 def described(model: Clara, work: Work, seconds: float) -> dict[str, Any]:
+    """What was done, as JSON holds it."""
     info = work.index.info()
     return {
         "index": info["path"],

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 Implementation = Callable[..., Any]
+Arguments = tuple[Any, ...]
 IMPLEMENTATIONS = ("reference", "cpu", "triton")
 
 _on_cpu: str | None = None
@@ -67,11 +68,12 @@ def declare(
     reference: Implementation,
     cpu: Implementation | None = None,
     triton: str | None = None,
+    pack: Callable[[Arguments], Arguments] | None = None,
 ) -> None:
     """Define `clara::name` and register what computes it.
 
-    All implementations take the schema's arguments in order. None may read a CUDA tensor's values
-    on the host.
+    All implementations take the schema's arguments in order, or what `pack` makes of them. None may
+    read a CUDA tensor's values on the host.
 
     Args:
         schema: such as "(Tensor x) -> Tensor".
@@ -80,13 +82,19 @@ def declare(
         cpu: for CPU tensors; None if the reference is fast there.
         triton: "module:function" below `clara_kernels`, imported at its first call; None for an
             operator without kernels.
+        pack: puts several of the schema's arguments into one, such as a record of options. A schema
+            can hold no record.
     """
     full = f"clara::{name}"
     _declared[name] = cpu is not None, triton is not None
     torch.library.define(full, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(full, fake)
 
+    def packed(arguments: Arguments) -> Arguments:
+        return arguments if pack is None else pack(arguments)
+
     def on_cpu(*arguments: Any) -> Any:
+        arguments = packed(arguments)
         if _on_cpu == "triton" and triton is not None:
             return _launcher(triton)(*arguments)
         # Autocast would round the operands of a matrix product inside.
@@ -99,19 +107,70 @@ def declare(
         wide = any(tensor.dtype == torch.float64 for tensor in tensors)
         if triton is None or wide or not has_triton():
             with _without_autocast("cuda"):
-                return reference(*arguments)
+                return reference(*packed(arguments))
         # Triton launches on the current device, whichever that of its arguments is.
         index = tensors[0].device.index
         guard = nullcontext() if torch.cuda.current_device() == index else torch.cuda.device(index)
         with guard:
-            return _launcher(triton)(*arguments)
+            return _launcher(triton)(*packed(arguments))
 
     def elsewhere(*arguments: Any) -> Any:
-        return reference(*arguments)
+        return reference(*packed(arguments))
 
     torch.library.register_kernel(full, None, elsewhere)
     torch.library.register_kernel(full, "cpu", on_cpu)
     torch.library.register_kernel(full, "cuda", on_cuda)
+
+
+def register_gradient(
+    name: str,
+    arguments: Callable[[Arguments, Arguments], Arguments],
+    *,
+    gradients: int = 1,
+    outputs: Sequence[int] = (0,),
+    asks: bool = False,
+) -> None:
+    """Make `clara::name` differentiable by the operator `clara::name_backward`.
+
+    That takes the gradients of the differentiable outputs, `arguments(inputs, outputs)` of the
+    forward call, and, if it `asks`, for each of the first inputs whether its gradient is needed. It
+    returns the gradients of the first inputs. It is not called where no output has a gradient.
+
+    Args:
+        arguments: a tuple, from the tuples of all inputs and of all outputs.
+        gradients: how many of the first inputs have one.
+        outputs: places of the differentiable outputs. With more than one, a gradient that is
+            missing is None.
+    """
+    backward_name = f"{name}_backward"
+
+    def setup_context(ctx: Any, inputs: Arguments, output: Tensor | Arguments) -> None:
+        returned = output if isinstance(output, tuple) else (output,)
+        kept = arguments(inputs, returned)
+        # None in the place of each tensor: tensors are kept by the context, to be found by it.
+        ctx.others = [None if isinstance(value, Tensor) else value for value in kept]
+        ctx.places = [place for place, value in enumerate(kept) if isinstance(value, Tensor)]
+        ctx.save_for_backward(*(kept[place] for place in ctx.places))
+        hidden = [value for place, value in enumerate(returned) if place not in outputs]
+        ctx.mark_non_differentiable(*hidden)
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx: Any, *upstream: Tensor | None) -> Arguments:
+        nothing = (None,) * len(ctx.needs_input_grad)
+        given = [upstream[place] for place in outputs]
+        if all(gradient is None for gradient in given):
+            return nothing
+        kept = list(ctx.others)
+        for place, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
+            kept[place] = tensor
+        needs = ctx.needs_input_grad[:gradients]
+        operator = getattr(torch.ops.clara, backward_name)
+        found = operator(*given, *kept, *(needs if asks else ()))
+        found = found if isinstance(found, tuple) else (found,)
+        used = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
+        return *used, *nothing[gradients:]
+
+    torch.library.register_autograd(f"clara::{name}", backward, setup_context=setup_context)
 
 
 def declared() -> list[str]:

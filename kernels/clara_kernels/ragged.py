@@ -5,13 +5,10 @@ Plain indexing for the reference implementations; every row's entries stay in or
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-_COLUMNS = 8192
 
 
 class RowTable(NamedTuple):
@@ -42,12 +39,6 @@ def pad(flat: Tensor, table: RowTable | None, fill: float = 0.0) -> Tensor:
 def unpad(grid: Tensor, table: RowTable | None) -> Tensor:
     """The inverse of `pad`."""
     return grid if table is None else grid[table.present]
-
-
-def column_slices(width: int) -> Iterator[slice]:
-    """Slices that cover `width` columns, so that only a slice at a time is held in float32."""
-    for start in range(0, width, _COLUMNS):
-        yield slice(start, min(start + _COLUMNS, width))
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:

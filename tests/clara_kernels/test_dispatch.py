@@ -7,6 +7,7 @@ from clara_kernels.dispatch import (
     cpu_tensors_use,
     declare,
     may_read,
+    register_gradient,
     scalar_tensor,
 )
 
@@ -87,6 +88,63 @@ def test_autocast_is_off_inside():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (x @ x).dtype == torch.bfloat16
         assert torch.equal(torch.ops.clara.test_product(x), expected)
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    """Two products of an optional tensor by a number, of which the first and the last can be
+    differentiated; its backward records what it is called with."""
+    calls = []
+
+    def forward(x, y, factor):
+        other = torch.ones_like(x) if y is None else y
+        return x * factor, torch.zeros(1), other * factor
+
+    def backward(grad_x, grad_y, x, y, factor, need_x, need_y):
+        calls.append((grad_x is None, grad_y is None, y is None, factor, need_x, need_y))
+        nothing = x.new_empty(0)
+        first = nothing if grad_x is None else grad_x * factor
+        return first, nothing if grad_y is None else grad_y * factor
+
+    declare(
+        "test_scaled",
+        "(Tensor x, Tensor? y, float factor) -> (Tensor, Tensor, Tensor)",
+        fake=forward,
+        reference=forward,
+    )
+    declare(
+        "test_scaled_backward",
+        "(Tensor? grad_x, Tensor? grad_y, Tensor x, Tensor? y, float factor, bool need_x, "
+        "bool need_y) -> (Tensor, Tensor)",
+        fake=backward,
+        reference=backward,
+    )
+    register_gradient(
+        "test_scaled", lambda inputs, _: inputs, gradients=2, outputs=(0, 2), asks=True
+    )
+    return torch.ops.clara.test_scaled, calls
+
+
+def test_a_gradient_is_computed_by_the_backward_operator(scaled):
+    operator, calls = scaled
+    calls.clear()
+    x, y = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    first, hidden, last = operator(x, y, 2.0)
+    assert (first.requires_grad, hidden.requires_grad, last.requires_grad) == (True, False, True)
+    (first.sum() + 3 * last.sum()).backward()
+    assert (x.grad.tolist(), y.grad.tolist()) == ([2.0] * 3, [6.0] * 3)
+    assert calls == [(False, False, False, 2.0, True, True)]
+
+
+def test_gradients_that_are_missing_or_not_needed(scaled):
+    operator, calls = scaled
+    calls.clear()
+    x, y = torch.ones(3, requires_grad=True), torch.ones(3)
+    operator(x, y, 2.0)[0].sum().backward()
+    operator(x, None, 4.0)[0].sum().backward()
+    assert x.grad.tolist() == [6.0] * 3
+    assert y.grad is None
+    assert calls == [(False, True, False, 2.0, True, False), (False, True, True, 4.0, True, False)]
 
 
 @pytest.mark.gpu

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..checks import as_int
-from ..cosine_topk.merge import checked_k, merge_topk, widened
+from ..cosine_topk.checks import checked_k
+from ..cosine_topk.merge import merge_topk, widened
+from ..cosine_topk.rows import require_corpus
 from .corpus import Corpus
 from .search import search_rows
 
@@ -59,10 +61,8 @@ def distributed_topk(
 
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError("distributed_topk needs torch.distributed.init_process_group first")
-    if not isinstance(shard, Corpus):
-        raise TypeError(f"shard must be a Corpus, got {type(shard).__name__}")
-    k = as_int("k", k)
-    k = checked_k(k, k)
+    require_corpus("shard", shard)
+    k = checked_k(k)
     if first_row is not None:
         first_row = as_int("first_row", first_row, 0)
     scores, rows = widened(*search_rows(queries, shard, k), k)
@@ -88,11 +88,7 @@ def _first_rows(shards: list[tuple[int, int]]) -> list[int]:
     """The first row of each process' shard, from its size and its own first row, if it has one."""
     given = [first for _, first in shards if first != _UNKNOWN]
     if not given:
-        firsts, total = [], 0
-        for count, _ in shards:
-            firsts.append(total)
-            total += count
-        return firsts
+        return list(accumulate((count for count, _ in shards), initial=0))[:-1]
     if len(given) != len(shards):
         raise ValueError("first_row must be given in every process or in none")
     spans = sorted((first, first + count) for count, first in shards if count)

@@ -8,16 +8,16 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ..checks import require_shape, require_tensor
+from ..cosine_topk.checks import checked_k, require_mask, require_queries
 from ..cosine_topk.ids import joined
-from ..cosine_topk.merge import checked_k, merge_topk, widened
-from ..cosine_topk.op import require_queries
+from ..cosine_topk.merge import merge_topk, widened
+from ..cosine_topk.rows import require_corpus
 from .corpus import Corpus
 from .search import listed_rows, search_rows
 
 
 class ShardedCorpus:
-    """Corpora that are searched as one, each where it is.
+    """Several corpora, each on a device of its own, that are searched as one.
 
     Rows are numbered over the shards in their order. Scores and rows are those of one corpus with
     all rows, on devices of one kind.
@@ -46,9 +46,7 @@ class ShardedCorpus:
         if not shards:
             raise ValueError("shards must hold at least one Corpus, got none")
         for place, shard in enumerate(shards):
-            if not isinstance(shard, Corpus):
-                got = type(shard).__name__
-                raise TypeError(f"shards[{place}] must be a Corpus, got {got}")
+            require_corpus(f"shards[{place}]", shard)
             for name in ("width", "dtype"):
                 expected, got = getattr(shards[0], name), getattr(shard, name)
                 if got != expected:
@@ -142,7 +140,7 @@ class ShardedCorpus:
         require_queries(queries)
         k = checked_k(k, len(self))
         if mask is not None:
-            self._require_mask(mask)
+            require_mask(mask, len(self))
         listed = None if ids is None else listed_rows(self._ids, ids)
         found: dict[int, tuple[Tensor, Tensor]] = {}
         on_cpu = [shard.device.type == "cpu" for shard in self._shards]
@@ -166,10 +164,3 @@ class ShardedCorpus:
             listed = listed[(listed >= first) & (listed < end)] - first
         here = queries.to(shard.device, non_blocking=shard.device.type == "cuda")
         return search_rows(here, shard, k, mask, listed)
-
-    def _require_mask(self, mask: Tensor) -> None:
-        require_tensor("mask", mask)
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be bool, got {mask.dtype}")
-        matches = mask.dim() == 1 and len(mask) == len(self)
-        require_shape("mask", mask, "[{}]", matches, len(self))

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
-from ..cosine_topk.merge import checked_k, merge_topk, widened
-from ..cosine_topk.op import cosine_topk, require_mask, require_queries
-from ..cosine_topk.rows import CorpusRows
+from ..cosine_topk.checks import checked_k, require_mask, require_queries
+from ..cosine_topk.merge import merge_topk, widened
+from ..cosine_topk.op import cosine_topk
+from ..cosine_topk.rows import CorpusRows, require_corpus
+from ..slices import slices
 
 CHUNK_BYTES = 256 << 20
 _Found = tuple[Tensor, Tensor]
@@ -56,18 +58,17 @@ def streamed_topk(
         >>> rows.flatten().tolist()
         [4, 2]
     """
-    if not isinstance(corpus, CorpusRows):
-        raise TypeError(f"corpus must be a Corpus, got {type(corpus).__name__}")
+    require_corpus("corpus", corpus)
     if corpus.device.type != "cpu":
         raise ValueError(f"corpus must be on the CPU, got {corpus.device}")
     require_queries(queries)
     k = checked_k(k, len(corpus))
     chunk_bytes = as_int("chunk_bytes", chunk_bytes, 1)
     if mask is not None:
-        require_mask(mask, corpus.rows)
+        require_mask(mask, len(corpus), corpus.rows)
     if queries.device.type not in ("cpu", "cuda"):
         raise ValueError(f"queries must be on the CPU or a GPU, got {queries.device}")
-    # Nothing to find yet; this checks what `cosine_topk` checks.
+    # The search of no rows finds nothing: it is there for the checks of `cosine_topk`.
     best = cosine_topk(queries, corpus[:0].to(queries.device), k)
     row_bytes = corpus.width * corpus.dtype.itemsize + 4
     size = max(1, min(chunk_bytes // row_bytes, len(corpus)))
@@ -82,14 +83,13 @@ def streamed_topk(
 def _in_place(
     queries: Tensor, corpus: CorpusRows, k: int, mask: Tensor | None, size: int, best: _Found
 ) -> _Found:
-    for start in range(0, len(corpus), size):
-        part = slice(start, start + size)
+    for part in slices(len(corpus), size):
         allowed = None if mask is None else mask[part]
         known = corpus.inverse_norms[part]
         scores, rows = torch.ops.clara.cosine_topk(
             queries.detach(), corpus.rows[part], known, allowed, k
         )
-        best = _merged(best, scores, rows, start, k)
+        best = _merged(best, scores, rows, part.start, k)
     return best
 
 
@@ -104,8 +104,8 @@ class _Chunk:
 
 def _chunks(corpus: CorpusRows, mask: Tensor | None, size: int) -> Iterator[_Chunk]:
     if mask is None or bool(mask.all()):
-        for start in range(0, len(corpus), size):
-            yield _Chunk(start, min(size, len(corpus) - start), None)
+        for part in slices(len(corpus), size):
+            yield _Chunk(part.start, part.stop - part.start, None)
     else:
         for listed in mask.nonzero()[:, 0].split(size):
             if len(listed):
@@ -113,7 +113,7 @@ def _chunks(corpus: CorpusRows, mask: Tensor | None, size: int) -> Iterator[_Chu
 
 
 class _Slot:
-    """One of the two ways to the device: a page-locked buffer, one behind it, and their events."""
+    """One of two sets of buffers, page-locked on the host and on the device, and their events."""
 
     def __init__(self, corpus: CorpusRows, size: int, device: torch.device, staged: bool) -> None:
         shape = (size, corpus.width)
@@ -128,7 +128,7 @@ class _Slot:
         self.searched = torch.cuda.Event()  # the device's buffers are free
 
     def fill_host(self, corpus: CorpusRows, chunk: _Chunk) -> Tensor:
-        """Rows of the chunk in page-locked memory. Waits until the copy before has left it."""
+        """The rows of the chunk in page-locked memory, once the copy before has left it."""
         if self.used:
             self.copied.synchronize()
         count, part = chunk.count, slice(chunk.start, chunk.start + chunk.count)
@@ -163,7 +163,7 @@ def _through_buffers(
     current, copying = torch.cuda.current_stream(), torch.cuda.Stream()
     pinned = corpus.rows.is_pinned() and corpus.rows.is_contiguous()
     slots = [_Slot(corpus, size, queries.device, not pinned) for _ in range(2)]
-    copying.wait_stream(current)  # which may still use the memory that the buffers are given
+    copying.wait_stream(current)  # the buffers may be memory that `current` still uses
     for place, chunk in enumerate(_chunks(corpus, mask, size)):
         slot = slots[place % 2]
         slot.start_copy(slot.fill_host(corpus, chunk), chunk, copying)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from ..ragged import accumulation_dtype
+from ..slices import row_slices, rows_within, slices
 from .norms import inverse_root, is_ordinary
 from .reference import alive, question_of_rows, row_scores
 from .reference import backward as backward_reference
@@ -18,17 +20,8 @@ _BLOCK = 2**19  # values
 def _dense_blocks(shape: torch.Size) -> Iterator[tuple[slice, slice]]:
     """Questions and documents of blocks of `[B, N, D]`: whole questions, or a part of one."""
     questions, count, width = shape
-    rows = max(_BLOCK // max(width, 1), 1)
-    step = max(rows // max(count, 1), 1)
-    for question in range(0, questions, step):
-        for row in range(0, count, rows):
-            yield slice(question, question + step), slice(row, row + rows)
-
-
-def _row_blocks(shape: torch.Size) -> Iterator[slice]:
-    rows = max(_BLOCK // max(shape[1], 1), 1)
-    for row in range(0, shape[0], rows):
-        yield slice(row, row + rows)
+    rows = rows_within(_BLOCK, width)
+    return product(slices(questions, rows_within(rows, count)), slices(count, rows))
 
 
 def forward(
@@ -49,7 +42,7 @@ def forward(
         question = torch.arange(len(queries))[:, None]
     else:
         question = question_of_rows(queries, documents, offsets)
-        for rows in _row_blocks(documents.shape):
+        for rows in row_slices(len(documents), documents.shape[1], _BLOCK):
             document = documents[rows].to(dtype)  # [n, D]
             dots[rows] = queries[question[rows]].mul_(document).sum(-1)
             norms[rows] = torch.linalg.vector_norm(document, dim=-1)
@@ -102,7 +95,7 @@ def backward(
         grad = alive(grad, query_inverse[question], document_inverse)
         weight = grad * document_inverse
         along = torch.zeros_like(query_inverse).index_add_(0, question, grad * scores)
-        for rows in _row_blocks(documents.shape):
+        for rows in row_slices(len(documents), documents.shape[1], _BLOCK):
             document = documents[rows].to(dtype)  # [n, D]
             if need_queries:
                 total.index_add_(0, question[rows], weight[rows, None] * document)

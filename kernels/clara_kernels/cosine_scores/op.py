@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from ..checks import (
     require_same_device,
     require_shape,
 )
-from ..dispatch import declare
+from ..dispatch import declare, register_gradient
 from ..ragged import accumulation_dtype
 from . import cpu, reference
 
@@ -121,26 +119,4 @@ declare(
     cpu=cpu.backward,
     triton="cosine_scores.triton:backward",
 )
-
-
-def _setup_context(
-    ctx: Any,
-    inputs: tuple[Tensor, Tensor, Tensor | None],
-    output: tuple[Tensor, Tensor, Tensor],
-) -> None:
-    ctx.save_for_backward(*inputs, *output)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:
-    need_queries, need_documents, _ = ctx.needs_input_grad
-    if grad is None:
-        return None, None, None
-    grad_queries, grad_documents = torch.ops.clara.cosine_scores_backward(
-        grad, *ctx.saved_tensors, need_queries, need_documents
-    )
-    return grad_queries if need_queries else None, grad_documents if need_documents else None, None
-
-
-torch.library.register_autograd("clara::cosine_scores", _backward, setup_context=_setup_context)
+register_gradient("cosine_scores", lambda given, output: (*given, *output), gradients=2, asks=True)

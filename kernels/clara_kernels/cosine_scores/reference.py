@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ragged import accumulation_dtype, column_slices
+from ..ragged import accumulation_dtype
+from ..slices import column_slices
 from .norms import inverse_root, keep, parts, power_of_two
 
 

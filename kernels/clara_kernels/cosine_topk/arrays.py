@@ -1,4 +1,4 @@
-"""Tensors over memory that something else owns: NumPy arrays and files, nothing copied."""
+"""Tensors that share the memory of a NumPy array or of a mapped file: nothing is copied."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from ..checks import as_int
+from ..files import existing
+from .checks import CORPUS_DTYPES
 
 if TYPE_CHECKING:
     import numpy as np
 
-CORPUS_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
-
 
 class _Lent:
-    """What NumPy takes for an array that may be written, so that torch takes it without a warning.
+    """Presents a read-only array as one that may be written, which torch takes without a warning.
 
     Rows are never written. Writing to those of a read-only file ends the process.
     """
@@ -59,9 +59,7 @@ def map_file(
     count: int | None,
 ) -> Tensor:
     """Rows of a file, mapped into memory read-only; see `Corpus.from_file`."""
-    file = Path(path)
-    if not file.exists():
-        raise FileNotFoundError(f"path {str(file)!r} does not exist")
+    file = Path(existing(path))
     if not file.is_file():
         raise ValueError(f"path must be a file, got {str(file)!r}")
     offset = as_int("offset", offset, 0)

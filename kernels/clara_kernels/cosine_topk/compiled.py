@@ -1,17 +1,17 @@
-"""The operators by the compiled module `clara_kernels._C`, which knows addresses, not tensors."""
+"""The operators by the compiled module `clara_kernels._C`, which takes addresses, not tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..build import native
-from ..checks import require_offsets, require_same_device, require_shape
+from .checks import require_candidate_offsets
 
-MOST_FOUND = 2048
 _TYPE_NAMES = {
     torch.float32: "float32",
     torch.float16: "float16",
@@ -30,6 +30,52 @@ def cuda_implementation(name: str) -> Callable[..., Any] | None:
     return _ON_CUDA[name] if hasattr(native, f"cuda_{name}") else None
 
 
+@dataclass
+class _Search:
+    """The tensors of one call, laid out as the compiled module reads and writes them.
+
+    Its addresses are valid for as long as this lives.
+    """
+
+    queries: Tensor
+    corpus: Tensor
+    inverse_norms: Tensor | None
+    scores: Tensor  # float32, results for each query
+    indices: Tensor  # int64
+
+    @classmethod
+    def prepared(
+        cls, queries: Tensor, corpus: Tensor, inverse_norms: Tensor | None, width: int
+    ) -> _Search:
+        """A search for `width` results a query."""
+        queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
+        scores = queries.new_empty((queries.shape[0], width), dtype=torch.float32)
+        indices = torch.empty_like(scores, dtype=torch.int64)
+        inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
+        return cls(queries, corpus, inverse_norms, scores, indices)
+
+    def find_norms(self) -> None:
+        """Compute the inverse norms on the GPU if they were not given: its kernels need them."""
+        if self.inverse_norms is None:
+            self.inverse_norms = _cuda_inverse_norms(self.corpus)
+
+    @property
+    def sizes(self) -> tuple[Any, Any]:
+        return _rows(self.queries), _rows(self.corpus)
+
+    @property
+    def inputs(self) -> tuple[Any, Any, int]:
+        return (*self.sizes, _address(self.inverse_norms))
+
+    @property
+    def outputs(self) -> tuple[int, int]:
+        return self.scores.data_ptr(), self.indices.data_ptr()
+
+    @property
+    def found(self) -> tuple[Tensor, Tensor]:
+        return self.scores, self.indices
+
+
 def _cpu_inverse_norms(corpus: Tensor) -> Tensor:
     corpus = _with_adjacent_columns(corpus)
     found = torch.empty(corpus.shape[0], dtype=torch.float32)
@@ -40,21 +86,11 @@ def _cpu_inverse_norms(corpus: Tensor) -> Tensor:
 def _cpu_cosine_topk(
     queries: Tensor, corpus: Tensor, inverse_norms: Tensor | None, mask: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
-    scores, indices = _results(queries, min(k, corpus.shape[0]))
-    inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
-    mask = _of_rows("mask", mask, torch.bool, corpus)
-    native.cosine_topk(
-        _rows(queries),
-        _rows(corpus),
-        _address(inverse_norms),
-        _address(mask),
-        k,
-        torch.get_num_threads(),
-        scores.data_ptr(),
-        indices.data_ptr(),
-    )
-    return scores, indices
+    search = _Search.prepared(queries, corpus, inverse_norms, min(k, corpus.shape[0]))
+    mask = _of_rows("mask", mask, torch.bool, search.corpus)
+    threads = torch.get_num_threads()
+    native.cosine_topk(*search.inputs, _address(mask), k, threads, *search.outputs)
+    return search.found
 
 
 def _cpu_cosine_rerank(
@@ -65,22 +101,11 @@ def _cpu_cosine_rerank(
     offsets: Tensor,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
-    scores, indices = _results(queries, k)
-    inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
-    rows, offsets = _candidates(rows, offsets, queries, corpus)
-    native.cosine_rerank(
-        _rows(queries),
-        _rows(corpus),
-        _address(inverse_norms),
-        _address(rows),
-        offsets.data_ptr(),
-        k,
-        torch.get_num_threads(),
-        scores.data_ptr(),
-        indices.data_ptr(),
-    )
-    return scores, indices
+    search = _Search.prepared(queries, corpus, inverse_norms, k)
+    rows, offsets = _candidates(rows, offsets, search)
+    lists = _address(rows), offsets.data_ptr()
+    native.cosine_rerank(*search.inputs, *lists, k, torch.get_num_threads(), *search.outputs)
+    return search.found
 
 
 _ON_CPU: dict[str, Callable[..., Any]] = {
@@ -104,31 +129,26 @@ def _cuda_inverse_norms(corpus: Tensor) -> Tensor:
 def _cuda_cosine_topk(
     queries: Tensor, corpus: Tensor, inverse_norms: Tensor | None, mask: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
     width = min(k, corpus.shape[0])
-    scores, indices = _results(queries, width)
-    if not scores.numel():
-        return scores, indices
-    if inverse_norms is None:
-        inverse_norms = _cuda_inverse_norms(corpus)
-    inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
-    mask = _of_rows("mask", mask, torch.bool, corpus)
-    sizes = _rows(queries), _rows(corpus)
+    search = _Search.prepared(queries, corpus, inverse_norms, width)
+    mask = _of_rows("mask", mask, torch.bool, search.corpus)
+    if not search.scores.numel():
+        return search.found
+    search.find_norms()
     device, stream = _device_and_stream(queries)
-    workspace = _workspace(native.cuda_cosine_topk_workspace(*sizes, width, device), queries)
+    needed = native.cuda_cosine_topk_workspace(*search.sizes, width, device)
+    space = _workspace(needed, queries)
     native.cuda_cosine_topk(
-        *sizes,
-        _address(inverse_norms),
+        *search.inputs,
         _address(mask),
         width,
-        scores.data_ptr(),
-        indices.data_ptr(),
-        workspace.data_ptr(),
-        workspace.numel(),
+        *search.outputs,
+        space.data_ptr(),
+        space.numel(),
         device,
         stream,
     )
-    return scores, indices
+    return search.found
 
 
 def _cuda_cosine_rerank(
@@ -139,34 +159,28 @@ def _cuda_cosine_rerank(
     offsets: Tensor,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    queries, corpus = _with_adjacent_columns(queries), _with_adjacent_columns(corpus)
-    scores, indices = _results(queries, k)
-    if not scores.numel():
-        return scores, indices
-    if inverse_norms is None:
-        inverse_norms = _cuda_inverse_norms(corpus)
-    inverse_norms = _of_rows("inverse_norms", inverse_norms, torch.float32, corpus)
-    rows, offsets = _candidates(rows, offsets, queries, corpus)
-    sizes = _rows(queries), _rows(corpus)
+    search = _Search.prepared(queries, corpus, inverse_norms, k)
+    rows, offsets = _candidates(rows, offsets, search)
+    if not search.scores.numel():
+        return search.found
+    search.find_norms()
     device, stream = _device_and_stream(queries)
     candidates = corpus.shape[0] if rows is None else rows.shape[0]
-    needed = native.cuda_cosine_rerank_workspace(*sizes, candidates, k, device)
-    workspace = _workspace(needed, queries)
+    needed = native.cuda_cosine_rerank_workspace(*search.sizes, candidates, k, device)
+    space = _workspace(needed, queries)
     native.cuda_cosine_rerank(
-        *sizes,
-        _address(inverse_norms),
+        *search.inputs,
         _address(rows),
         candidates,
         offsets.data_ptr(),
         k,
-        scores.data_ptr(),
-        indices.data_ptr(),
-        workspace.data_ptr(),
-        workspace.numel(),
+        *search.outputs,
+        space.data_ptr(),
+        space.numel(),
         device,
         stream,
     )
-    return scores, indices
+    return search.found
 
 
 _ON_CUDA: dict[str, Callable[..., Any]] = {
@@ -184,17 +198,12 @@ def _workspace(size: int, beside: Tensor) -> Tensor:
     return torch.empty(size, dtype=torch.uint8, device=beside.device)
 
 
-def _results(queries: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    scores = queries.new_empty((queries.shape[0], width), dtype=torch.float32)
-    return scores, torch.empty_like(scores, dtype=torch.int64)
-
-
 def _with_adjacent_columns(rows: Tensor) -> Tensor:
     return rows if rows.shape[1] <= 1 or rows.stride(1) == 1 else rows.contiguous()
 
 
 def _of_rows(name: str, values: Tensor | None, dtype: torch.dtype, corpus: Tensor) -> Tensor | None:
-    """`values`, adjacent in memory. What is read by its address has to be what it is said to be."""
+    """`values`, adjacent in memory, after checks: the compiled module gets an address alone."""
     if values is None:
         return None
     if values.dtype != dtype or values.shape != corpus.shape[:1] or values.device != corpus.device:
@@ -205,18 +214,13 @@ def _of_rows(name: str, values: Tensor | None, dtype: torch.dtype, corpus: Tenso
 
 
 def _candidates(
-    rows: Tensor | None, offsets: Tensor, queries: Tensor, corpus: Tensor
+    rows: Tensor | None, offsets: Tensor, search: _Search
 ) -> tuple[Tensor | None, Tensor]:
     """`rows` and `offsets`, adjacent in memory, after the checks that keep reads within them."""
-    listed = corpus if rows is None else rows
-    require_offsets("offsets", offsets, listed.shape[0], "corpus" if rows is None else "rows")
-    count = queries.shape[0]
-    require_shape("offsets", offsets, "[{}]", offsets.numel() == count + 1, count + 1)
-    require_same_device("offsets", offsets, "queries", queries)
-    if rows is not None and (rows.dtype != torch.int64 or rows.device != queries.device):
-        raise ValueError(
-            f"rows must be int64 on {queries.device}, got {rows.dtype} on {rows.device}"
-        )
+    device = search.queries.device
+    require_candidate_offsets(offsets, rows, search.queries, search.corpus)
+    if rows is not None and (rows.dtype != torch.int64 or rows.device != device):
+        raise ValueError(f"rows must be int64 on {device}, got {rows.dtype} on {rows.device}")
     return None if rows is None else rows.contiguous(), offsets.contiguous()
 
 

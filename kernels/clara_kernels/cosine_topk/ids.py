@@ -1,17 +1,18 @@
-"""Names of a corpus' rows: int64 numbers or strings, each for one row."""
+"""The names of the rows of a corpus: int64 numbers or strings, a different one for each row."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-ABSENT = -1  # what stands in a result for a row that was not found
+from ..checks import index_of
+
+ABSENT = -1  # the id of a place of a result where nothing was found
 
 
 class IntegerIds:
@@ -42,7 +43,7 @@ class IntegerIds:
         if len(repeated):
             place = int(repeated[0])
             _refuse_repeated(int(ordered[place]), int(rows[place]), int(rows[place + 1]))
-        self._sorted = None  # rarely used again, and twice as large as the ids
+        self._sorted = None  # it is twice as large as the ids and rarely used again
 
     def take(self, rows: Tensor) -> Tensor:
         """int64 ids of `rows`, ABSENT for negative ones."""
@@ -143,7 +144,7 @@ Ids = IntegerIds | StringIds
 
 
 def make_ids(ids: Any, count: int) -> Ids:
-    """The ids of `count` rows from whatever a caller has them in.
+    """The ids of `count` rows, from a sequence, an array or a tensor.
 
     Raises:
         TypeError: neither all integers nor all strings.
@@ -173,7 +174,7 @@ def make_ids(ids: Any, count: int) -> Ids:
 
 
 def joined(parts: Sequence[Ids | None]) -> Ids | None:
-    """The ids of corpora one after another, on the CPU, which have to be of one kind."""
+    """The ids of several corpora, one after another, on the CPU. They have to be of one kind."""
     made: Ids
     strings = [part.values for part in parts if isinstance(part, StringIds)]
     integers = [part.values.cpu() for part in parts if isinstance(part, IntegerIds)]
@@ -201,7 +202,7 @@ def _from_array(array: Any) -> Any:
 
 
 def _integers(name: str, values: Any) -> Tensor:
-    """int64 `[C]` of integers in whatever holds them."""
+    """int64 `[C]`, from an iterable, an array or a tensor of integers."""
     if hasattr(values, "__array__") and not isinstance(values, Tensor):
         values = _from_array(values)
     if isinstance(values, Tensor):
@@ -214,10 +215,10 @@ def _integers(name: str, values: Any) -> Tensor:
         raise TypeError(f"{name} must be an iterable of ids, got {type(values).__name__}")
     numbers = []
     for place, value in enumerate(values):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        number = index_of(value)
+        if number is None:
             got = type(value).__name__
             raise TypeError(f"{name} must be all int, got {got} at place {place}")
-        number = index(value)
         if not -(1 << 63) <= number < 1 << 63:
             raise ValueError(f"{name} must fit int64, got {number} at place {place}")
         numbers.append(number)

@@ -1,15 +1,13 @@
-"""One result from the results of several searches."""
+"""Merges the results of several searches into one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..checks import as_int, require_same_device, require_shape, require_tensor
-from .compiled import MOST_FOUND
 
 
 def merge_topk(
@@ -55,14 +53,6 @@ def merge_topk(
     classes = nan.to(torch.uint8) + 2 * absent.to(torch.uint8)
     order = order.gather(1, classes.gather(1, order).sort(dim=1, stable=True).indices)[:, :k]
     return values.gather(1, order), rows.gather(1, order)
-
-
-def checked_k(k: Any, count: int) -> int:
-    """k; TypeError or ValueError unless `count` rows can be searched for it, see `cosine_topk`."""
-    k = as_int("k", k, 1)
-    if min(k, count) > MOST_FOUND:
-        raise ValueError(f"k must be at most {MOST_FOUND}, got {k}")
-    return k
 
 
 def widened(scores: Tensor, indices: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from ..checks import (
-    as_int,
-    require_offsets,
     require_same_device,
     require_shape,
     require_tensor,
 )
 from . import compiled, reference
+from .checks import (
+    CORPUS_DTYPES,
+    checked_k,
+    require_candidate_offsets,
+    require_mask,
+    require_queries,
+)
 from .rows import CorpusRows
-
-QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-CORPUS_DTYPES = (*QUERY_DTYPES, torch.int8)
 
 
 def cosine_topk(
@@ -68,9 +70,9 @@ def cosine_topk(
         tensor([[1.0000, 0.7070]])
     """
     rows, inverse_norms = _corpus_rows(queries, corpus)
-    k = _checked_k(k, rows.shape[0])
+    k = checked_k(k, rows.shape[0])
     if mask is not None:
-        require_mask(mask, rows)
+        require_mask(mask, rows.shape[0], rows)
     return torch.ops.clara.cosine_topk(queries.detach(), rows, inverse_norms, mask, k)
 
 
@@ -116,8 +118,7 @@ def cosine_rerank(
         [3, 1]
     """
     candidates, inverse_norms = _corpus_rows(queries, corpus)
-    k = _checked_k(k)
-    count = queries.shape[0]
+    k = checked_k(k)
     if rows is not None:
         require_tensor("rows", rows)
         if rows.dtype != torch.int64:
@@ -125,31 +126,10 @@ def cosine_rerank(
         require_shape("rows", rows, "[C]", rows.dim() == 1)
         require_same_device("rows", rows, "queries", queries)
         rows = rows.contiguous()
-    listed, name = (candidates, "corpus") if rows is None else (rows, "rows")
-    require_offsets("offsets", offsets, listed.shape[0], name)
-    require_shape("offsets", offsets, "[{}]", offsets.numel() == count + 1, count + 1)
-    require_same_device("offsets", offsets, "queries", queries)
+    require_candidate_offsets(offsets, rows, queries, candidates)
     return torch.ops.clara.cosine_rerank(
         queries.detach(), candidates, inverse_norms, rows, offsets.contiguous(), k
     )
-
-
-def require_queries(queries: Any) -> None:
-    """TypeError or ValueError unless `queries` is `[B, D]` of a dtype that can be searched with."""
-    require_tensor("queries", queries)
-    if queries.dtype not in QUERY_DTYPES:
-        raise TypeError(f"queries must be float32, float16 or bfloat16, got {queries.dtype}")
-    require_shape("queries", queries, "[B, D]", queries.dim() == 2)
-
-
-def require_mask(mask: Any, rows: Tensor) -> None:
-    """TypeError or ValueError unless `mask` is bool `[N]` for these rows."""
-    require_tensor("mask", mask)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool, got {mask.dtype}")
-    count = rows.shape[0]
-    require_shape("mask", mask, "[{}]", mask.dim() == 1 and mask.shape[0] == count, count)
-    require_same_device("mask", mask, "corpus", rows)
 
 
 def _corpus_rows(queries: Any, corpus: Any) -> tuple[Tensor, Tensor | None]:
@@ -166,15 +146,6 @@ def _corpus_rows(queries: Any, corpus: Any) -> tuple[Tensor, Tensor | None]:
     require_shape("corpus", corpus, "[N, {}], as queries have", matches, width)
     require_same_device("corpus", corpus, "queries", queries)
     return corpus.detach(), inverse_norms
-
-
-def _checked_k(k: Any, rows: int | None = None) -> int:
-    if torch.compiler.is_compiling():
-        return k  # a size that becomes a bound of a check would be taken for a constant
-    k = as_int("k", k, 1)
-    if min(k, k if rows is None else rows) > compiled.MOST_FOUND:
-        raise ValueError(f"k must be at most {compiled.MOST_FOUND}, got {k}")
-    return k
 
 
 def _define(name: str, schema: str, fake: Any, reference: Any, cpu: Any, cuda: Any) -> None:

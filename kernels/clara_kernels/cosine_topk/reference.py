@@ -1,4 +1,4 @@
-"""Exact top-k by cosine, s = ⟨q, c⟩ / (|q| |c|), in float64: what the operators mean everywhere."""
+"""Exact top-k by cosine, s = ⟨q, c⟩ / (|q| |c|), in float64: the definition of the operators."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from ..slices import row_slices
 
 _CHUNK_ELEMENTS = 1 << 23  # the most float64 values held of the corpus or of the scores at a time
 _ORDINARY = 2.0**80  # norms up to this, and down to its inverse, are summed in float32 by kernels
@@ -30,13 +32,11 @@ def cosine_topk(
 ) -> tuple[Tensor, Tensor]:
     """See `clara_kernels.cosine_topk`. Reads the corpus in chunks of rows, keeping the best k."""
     count, width = corpus.shape[0], min(k, corpus.shape[0])
-    rows = max(1, _CHUNK_ELEMENTS // max(1, *queries.shape))
     best = queries.new_empty(queries.shape[0], 0, dtype=torch.float32)  # [B, ≤ k]
     best_rows = torch.empty_like(best, dtype=torch.int64)
-    for start in range(0, count, rows):
-        part = slice(start, start + rows)
+    for part in row_slices(count, max(queries.shape), _CHUNK_ELEMENTS):
         scores = _cosines(queries, corpus[part], _part(inverse_norms, part))
-        found = torch.arange(start, start + scores.shape[1], device=corpus.device)
+        found = torch.arange(part.start, part.stop, device=corpus.device)
         found = found.expand(scores.shape[0], -1)
         if mask is not None:
             scores = scores.masked_fill(~mask[part], -torch.inf)
@@ -95,8 +95,8 @@ def _norms(rows: Tensor) -> Tensor:
 
 
 def _descending(scores: Tensor) -> Tensor:
-    """Order of each row: the highest first, equal scores as they stand, then NaN, then -inf, which
-    stands for rows that may not be found."""
+    """The order of each row: the highest score first, equal scores as they stand, then NaN, then
+    -inf, the score of rows that a mask excludes."""
     keys = torch.where(scores.isnan(), -2.0, scores)
     return keys.sort(dim=1, descending=True, stable=True).indices
 
@@ -106,6 +106,6 @@ def _part(values: Tensor | None, part: slice) -> Tensor | None:
 
 
 def _blockwise(corpus: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    rows = max(1, _CHUNK_ELEMENTS // max(1, corpus.shape[1]))
-    parts = [function(chunk) for chunk in corpus.split(rows)] if len(corpus) else []
+    chunks = row_slices(corpus.shape[0], corpus.shape[1], _CHUNK_ELEMENTS)
+    parts = [function(corpus[part]) for part in chunks]
     return torch.cat([corpus.new_empty(0, dtype=_float64(corpus)), *parts])

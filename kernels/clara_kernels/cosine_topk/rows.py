@@ -1,6 +1,8 @@
-"""Rows of a corpus, and what is computed of them once: what the searches read."""
+"""The rows of a corpus and what is computed from them once: all that a search reads."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +14,8 @@ from .ids import Ids
 class CorpusRows:
     """Rows to search, their inverse norms, and their scales and ids if there are any.
 
-    `Corpus` makes them, checks them and searches them.
+    The base of `Corpus`, which checks what it is given and adds the search itself. Functions that
+    `Corpus.search` is made of take this base, so that they need not import `Corpus`.
     """
 
     __slots__ = ("__weakref__", "_ids", "_inverse_norms", "_rows", "_scales")
@@ -57,7 +60,7 @@ class CorpusRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is held, rows that are in a file or belong to others included."""
+        """Bytes of rows, norms, scales and ids, even if rows are in a file or belong to others."""
         tensors = [self._rows, self._inverse_norms, self._scales]
         held = sum(each.numel() * each.element_size() for each in tensors if each is not None)
         return held + (0 if self._ids is None else self._ids.nbytes)
@@ -132,3 +135,9 @@ class CorpusRows:
         made = object.__new__(cls)
         made._fill(rows, norms, scales, ids)
         return made
+
+
+def require_corpus(name: str, value: Any) -> None:
+    """TypeError unless `value` is a Corpus."""
+    if not isinstance(value, CorpusRows):
+        raise TypeError(f"{name} must be a Corpus, got {type(value).__name__}")

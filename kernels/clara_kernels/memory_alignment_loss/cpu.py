@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from ..ragged import accumulation_dtype
+from ..slices import row_slices
 from .reference import mean_distance, nan_if_incomplete, pad_row, row_weights, share
 
 _SLICE_VALUES = 1 << 18
@@ -21,7 +20,7 @@ def forward(
     dtype = accumulation_dtype(hidden)
     document, weights = row_weights(cu_seqlens, n_memory, rows, dtype)
     difference = hidden.new_zeros(cu_seqlens.numel(), width, dtype=dtype)
-    for part in _slices(rows, width):
+    for part in row_slices(rows, width, _SLICE_VALUES):
         difference.index_add_(0, document[part], hidden[part].to(dtype) * weights[part, None])
     difference = nan_if_incomplete(difference[:-1], cu_seqlens, n_memory)
     return mean_distance(difference, mean), difference
@@ -41,12 +40,6 @@ def backward(
     document, weights = row_weights(cu_seqlens, n_memory, rows, difference.dtype)
     scaled = pad_row(difference * (2 * share(difference, mean) * grad))
     grad_hidden = torch.empty(rows, width, dtype=dtype)
-    for part in _slices(rows, width):
+    for part in row_slices(rows, width, _SLICE_VALUES):
         grad_hidden[part] = scaled[document[part]] * weights[part, None]
     return grad_hidden
-
-
-def _slices(rows: int, width: int) -> Iterator[slice]:
-    step = max(1, _SLICE_VALUES // width)
-    for start in range(0, rows, step):
-        yield slice(start, start + step)

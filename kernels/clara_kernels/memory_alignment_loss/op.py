@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ from ..checks import (
     require_same_device,
     require_shape,
 )
-from ..dispatch import declare
+from ..dispatch import Arguments, declare, register_gradient
 from ..ragged import accumulation_dtype
 from . import cpu, reference
 
@@ -118,22 +116,9 @@ declare(
 )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    hidden, cu_seqlens, n_memory, ctx.mean = inputs
-    ctx.rows, ctx.dtype = hidden.shape[0], hidden.dtype
-    ctx.save_for_backward(output[1], cu_seqlens, n_memory)
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
+def _for_backward(given: Arguments, output: Arguments) -> Arguments:
+    hidden, cu_seqlens, n_memory, mean = given
+    return output[1], cu_seqlens, n_memory, hidden.shape[0], hidden.dtype, mean
 
 
-def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None, None, None]:
-    if grad is None:
-        return None, None, None, None
-    arguments = (grad, *ctx.saved_tensors, ctx.rows, ctx.dtype, ctx.mean)
-    grad_hidden = torch.ops.clara.memory_alignment_loss_backward(*arguments)
-    return grad_hidden, None, None, None
-
-
-torch.library.register_autograd(
-    "clara::memory_alignment_loss", _backward, setup_context=_setup_context
-)
+register_gradient("memory_alignment_loss", _for_backward)

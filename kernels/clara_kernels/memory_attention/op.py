@@ -16,7 +16,7 @@ from ..checks import (
     require_same_device,
     require_shape,
 )
-from ..dispatch import declare, may_read
+from ..dispatch import declare, may_read, register_gradient
 from . import cpu, reference
 
 _NO_WINDOW = 0  # in the operator's schema
@@ -181,21 +181,6 @@ declare(
     cpu=cpu.backward,
     triton="memory_attention.triton:backward",
 )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, cu_seqlens, n_memory, ctx.memory_only, ctx.scale, ctx.window = inputs
-    ctx.save_for_backward(q, k, v, *output, cu_seqlens, n_memory)
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
-    nothing = (None,) * 5
-    if grad is None:
-        return (None, None, None, *nothing)
-    arguments = (grad, *ctx.saved_tensors, ctx.memory_only, ctx.scale, ctx.window)
-    return (*torch.ops.clara.memory_attention_backward(*arguments), *nothing)
-
-
-torch.library.register_autograd("clara::memory_attention", _backward, setup_context=_setup_context)
+register_gradient(
+    "memory_attention", lambda given, output: (*given[:3], *output, *given[3:]), gradients=3
+)

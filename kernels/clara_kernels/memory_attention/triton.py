@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -16,88 +16,11 @@ from ..segments import tile_count
 from . import backward as backward_kernels
 from . import forward as forward_kernels
 from . import reference
+from .blocks import Blocks, forward_blocks, key_blocks, query_blocks
 
 _LOG2_E = 1.4426950408889634
 _WIDEST_HEAD = 256
 _LEAST_PACKED_ROWS = 64  # of a tile that is not of memory rows alone; there are seldom fewer
-
-
-class _Blocks(NamedTuple):
-    """Rows of a tile, keys of a block, and what the compiler is told."""
-
-    m: int
-    n: int
-    num_warps: int
-    num_stages: int
-
-
-def _is_large(architecture: int) -> bool:
-    """Whether it is a data-centre GPU since Hopper: more shared memory, products by warp group."""
-    return 90 <= architecture < 120
-
-
-def _tile_rows(mean_rows: int, most: int) -> int:
-    """A tile for documents of `mean_rows` packed rows: mostly full, and one the units multiply."""
-    return min(max(triton.next_power_of_2(mean_rows), 16), most)
-
-
-def _forward_blocks(
-    dtype: torch.dtype, width: int, mean_rows: int, architecture: int, windowed: bool
-) -> _Blocks:
-    """For a head width padded to a power of two."""
-    hopper = 90 <= architecture < 100
-    if dtype == torch.float32:
-        roomy = width <= 32 or (width <= 128 and architecture < 120)
-        return _Blocks(_tile_rows(mean_rows, 32 if roomy else 16), 16, 4 if width <= 32 else 8, 1)
-    m = _tile_rows(mean_rows, 128 if width <= 64 or hopper else 64)
-    if width > 128:
-        spills = windowed and m == 16 and 100 <= architecture < 120  # in 4 warps
-        return _Blocks(m, 32, 8 if m >= 64 or spills else 4, 2)
-    if width <= 32:
-        return _Blocks(m, 32 if m in (32, 64) else 64, 4, 2)
-    if m == 128:
-        return _Blocks(m, 32 if 100 <= architecture < 120 else 64, 8, 3)
-    if width <= 64 or (m == 16 and architecture < 120):
-        return _Blocks(m, 64, 4, 2)
-    if m <= 32:
-        return _Blocks(m, 64, 8, 2)
-    return _Blocks(m, 64 if _is_large(architecture) else 32, 4, 2)
-
-
-def _key_blocks(
-    dtype: torch.dtype, width: int, mean_rows: int, architecture: int, windowed: bool
-) -> _Blocks:
-    """For `key_gradients`: `m` packed rows a step, `n` keys a program."""
-    large = _is_large(architecture)
-    if dtype == torch.float32:
-        if width > 128 and architecture < 90:
-            return _Blocks(16, 16, 4, 2)
-        stages = 2 if windowed and width > 128 else 1
-        return _Blocks(16, 32 if width == 64 else 16, 8, stages)
-    if width > 128:
-        return _Blocks(_tile_rows(mean_rows, 32), 32, 8, 1)
-    if width > 64:
-        m = _tile_rows(mean_rows, 32)
-        return _Blocks(m, 128 if large and m == 32 else 64, 8, 2)
-    return _Blocks(_tile_rows(mean_rows, 64 if large else 32), 128, 8, 2)
-
-
-def _query_blocks(
-    dtype: torch.dtype, width: int, mean_rows: int, architecture: int, windowed: bool
-) -> _Blocks:
-    """For `query_gradients`."""
-    large = _is_large(architecture)
-    if dtype == torch.float32:
-        m = _tile_rows(mean_rows, 32 if width <= 64 else 16)
-        return _Blocks(m, 16 if width <= 64 or windowed else 32, 8, 1)
-    if width > 128:
-        return _Blocks(_tile_rows(mean_rows, 64 if large else 32), 32, 8, 2)
-    m = _tile_rows(mean_rows, 128 if width <= 64 or large else 64)
-    if m == 64 and width > 64:
-        return _Blocks(m, 32, 4 if 100 <= architecture < 120 else 8, 2)
-    if windowed and m == 128 and width == 64 and 100 <= architecture < 120:
-        return _Blocks(m, 64, 8, 1)  # two stages spill
-    return _Blocks(m, 64, 8, 2)
 
 
 @cache
@@ -154,7 +77,7 @@ class _Problem:
             return self.documents * triton.cdiv(self.rows_each * self.group, block)
         return tile_count(self.q_rows * self.group, self.documents, block)
 
-    def splits(self, blocks: _Blocks) -> int:
+    def splits(self, blocks: Blocks) -> int:
         """Parts of the keys; with unequal numbers of memory rows they are not split."""
         if not self.uniform:
             return 1
@@ -171,7 +94,7 @@ class _Problem:
         """Of the rows of k and v, in heads: a multiple of a constant is known to be aligned."""
         return self.k.stride(0) // self.head_dim, self.v.stride(0) // self.head_dim
 
-    def constants(self, blocks: _Blocks) -> dict[str, Any]:
+    def constants(self, blocks: Blocks) -> dict[str, Any]:
         return {
             "GROUP": self.group,
             **_head_constants(self.head_dim),
@@ -218,7 +141,7 @@ def forward(
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     if q.numel() == 0:
         return out, lse
-    blocks = _forward_blocks(*problem.key)
+    blocks = forward_blocks(*problem.key)
     splits = problem.splits(blocks)
     part_out, part_lse = out, lse
     if splits > 1:
@@ -288,7 +211,7 @@ def backward(
         **_ROW_OPTIONS,
         **OPTIONS,
     )
-    blocks = _key_blocks(*problem.key)
+    blocks = key_blocks(*problem.key)
     tiles = tile_count(k.shape[0], problem.documents, blocks.n)
     backward_kernels.key_gradients[(tiles, problem.kv_heads)](
         problem.q,
@@ -314,7 +237,7 @@ def _query_gradients(
     problem: _Problem, grad: Tensor, lse: Tensor, sums: Tensor, scale: float
 ) -> Tensor:
     q = problem.q
-    blocks = _query_blocks(*problem.key)
+    blocks = query_blocks(*problem.key)
     splits = problem.splits(blocks)
     shape = q.shape if splits == 1 else (splits, *q.shape)
     dtype = q.dtype if splits == 1 else torch.float32
@@ -374,9 +297,9 @@ def _builds(
     head_dim, group = heads
     head = _head_constants(head_dim)
     key = (dtype, head["BLOCK_D"], mean_rows, architecture, windowed)
-    direct = [(forward_kernels.forward, _forward_blocks, x)]
-    direct += [(backward_kernels.key_gradients, _key_blocks, x)]
-    direct += [(backward_kernels.query_gradients, _query_blocks, x)]
+    direct = [(forward_kernels.forward, forward_blocks, x)]
+    direct += [(backward_kernels.key_gradients, key_blocks, x)]
+    direct += [(backward_kernels.query_gradients, query_blocks, x)]
     in_parts = [(kernel, pick, "*fp32") for kernel, pick, _ in (direct[0], direct[2])]
     for kernel, pick, result in direct + in_parts if uniform and x != "*fp32" else direct:
         blocks = pick(*key)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ..ragged import accumulation_dtype
+from ..slices import row_slices
 from . import reference
 from .reference import GROUP, group_count, scales_of
 
@@ -23,7 +22,7 @@ def quantize(memory: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     columns = width if bits == 8 else (width + 1) // 2
     scales = torch.empty(rows, groups, dtype=torch.float32)
     codes = torch.empty(rows, columns, dtype=torch.int8 if bits == 8 else torch.uint8)
-    for part in _slices(rows, width):
+    for part in row_slices(rows, width, _SLICE_VALUES):
         values = memory[part].to(accumulation_dtype(memory))
         values = (pad(values, (0, padding)) if padding else values).unflatten(1, (groups, -1))
         scales[part] = of_part = scales_of(values, bits)
@@ -52,12 +51,6 @@ def dequantize(codes: Tensor, scales: Tensor, width: int, dtype: torch.dtype) ->
     if rows * width <= _SLICE_VALUES:
         return reference.dequantize(codes, scales, width, dtype)
     out = torch.empty(rows, width, dtype=dtype)
-    for part in _slices(rows, width):
+    for part in row_slices(rows, width, _SLICE_VALUES):
         out[part] = reference.dequantize(codes[part], scales[part], width, dtype)
     return out
-
-
-def _slices(rows: int, width: int) -> Iterator[slice]:
-    step = max(1, _SLICE_VALUES // width)
-    for start in range(0, rows, step):
-        yield slice(start, start + step)

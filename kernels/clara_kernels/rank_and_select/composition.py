@@ -1,8 +1,8 @@
-"""Ranking and selecting as one operator, made of what the two operators are made of.
+"""Ranking and selecting as one operator, composed of the parts of both operators.
 
-`cosine` and `selection` below are the modules that compute `cosine_scores` and `select_topk` in one
-way: the references, or the kernels. Memory is read once forward, apart from what is selected, and
-twice backward: the gradient of a score needs all of its slots' inner products first.
+`cosine` and `selection` below are two modules that compute `cosine_scores` and `select_topk`: the
+references, or the kernels. Forward reads all memory once, and what is selected again. Backward
+reads it twice: the gradient of a score depends on the inner products of all slots.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..select_topk.options import Options
+
 
 def forward(
     cosine: Any,
@@ -20,10 +22,7 @@ def forward(
     memory: Tensor,
     offsets: Tensor | None,
     k: int,
-    temperature: Tensor,
-    seed: Tensor | None,
-    sparse: bool,
-    leaky: bool,
+    options: Options,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Selected memory, indices, scores, and what `cosine_scores` saves.
 
@@ -33,9 +32,7 @@ def forward(
     """
     memory = memory.contiguous()
     scores, query_inverse, document_inverse = cosine.forward(query, memory, offsets)
-    selected, indices = selection.forward(
-        scores, memory.flatten(0, -2), offsets, k, temperature, seed, sparse, leaky
-    )
+    selected, indices = selection.forward(scores, memory.flatten(0, -2), offsets, k, options)
     return selected, indices, scores, query_inverse, document_inverse
 
 
@@ -51,10 +48,7 @@ def backward(
     query_inverse: Tensor,
     document_inverse: Tensor,
     offsets: Tensor | None,
-    temperature: Tensor,
-    seed: Tensor | None,
-    sparse: bool,
-    leaky: bool,
+    options: Options,
     need_query: bool,
     need_memory: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -62,9 +56,8 @@ def backward(
     memory = memory.contiguous()
     rows = memory.flatten(0, -2)
     if grad is not None:
-        options = (temperature, seed, sparse, leaky)
         through_slots, _ = selection.backward(
-            grad, scores, rows, indices, offsets, *options, True, False
+            grad, scores, rows, indices, offsets, options, True, False
         )
         grad_scores = through_slots if grad_scores is None else through_slots + grad_scores
     if grad_scores is None:

@@ -18,10 +18,11 @@ from ..checks import (
 )
 from ..cosine_scores import cpu as cosine_cpu
 from ..cosine_scores import reference as cosine_reference
-from ..dispatch import declare, may_read
+from ..dispatch import Arguments, declare, may_read, register_gradient
 from ..ragged import accumulation_dtype
 from ..select_topk import reference as selection
-from ..select_topk.op import OPTIONS_SCHEMA, checked_options, slot_probabilities
+from ..select_topk.op import slot_probabilities
+from ..select_topk.options import OPTIONS_SCHEMA, checked_options, packed
 from . import composition
 
 
@@ -147,6 +148,7 @@ declare(
     reference=partial(composition.forward, cosine_reference, selection),
     cpu=partial(composition.forward, cosine_cpu, selection),
     triton="rank_and_select.triton:forward",
+    pack=packed(4),
 )
 declare(
     "rank_and_select_backward",
@@ -158,27 +160,13 @@ declare(
     reference=partial(composition.backward, cosine_reference, selection),
     cpu=partial(composition.backward, cosine_cpu, selection),
     triton="rank_and_select.triton:backward",
+    pack=packed(9),
 )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, memory, offsets, _, temperature, seed, *ctx.options = inputs
-    ctx.save_for_backward(query, memory, *output[1:], offsets, temperature, seed)
-    ctx.mark_non_differentiable(output[1], *output[3:])
-    ctx.set_materialize_grads(False)
+def _for_backward(given: Arguments, output: Arguments) -> Arguments:
+    query, memory, offsets, _, *options = given
+    return query, memory, *output[1:], offsets, *options
 
 
-def _backward(
-    ctx: Any, grad: Tensor | None, _: None, grad_scores: Tensor | None, *unused: None
-) -> tuple[Tensor | None, ...]:
-    need_query, need_memory, *rest = ctx.needs_input_grad
-    none = (None,) * len(rest)
-    if grad is None and grad_scores is None:
-        return None, None, *none
-    grad_query, grad_memory = torch.ops.clara.rank_and_select_backward(
-        grad, grad_scores, *ctx.saved_tensors, *ctx.options, need_query, need_memory
-    )
-    return grad_query if need_query else None, grad_memory if need_memory else None, *none
-
-
-torch.library.register_autograd("clara::rank_and_select", _backward, setup_context=_setup_context)
+register_gradient("rank_and_select", _for_backward, gradients=2, outputs=(0, 2), asks=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,21 +9,16 @@ from torch import Tensor
 
 from ..checks import (
     as_int,
-    index_of,
-    is_number,
     refuse_transforms,
-    require_choice,
     require_floating,
     require_offsets,
     require_same_device,
     require_shape,
 )
-from ..dispatch import declare, may_read, scalar_tensor
+from ..dispatch import Arguments, declare, may_read, register_gradient
 from ..ragged import accumulation_dtype
 from . import reference
-
-# Temperature, seed, whether the relaxation is sparsemax, whether the mask is "reference".
-Options = tuple[Tensor, Tensor | None, bool, bool]
+from .options import OPTIONS_SCHEMA, Options, checked_options, packed
 
 
 def select_topk(
@@ -127,87 +121,12 @@ def select_topk(
     return selected, indices, slot_probabilities(scores, indices, offsets, options)
 
 
-def checked_options(
-    temperature: Any,
-    relaxation: Any,
-    mask: Any,
-    noise: Any,
-    seed: Any,
-    scores: Tensor,
-    dtype: torch.dtype,
-) -> Options:
-    """Options as the registered operators take them; TypeError or ValueError for others."""
-    require_choice("relaxation", relaxation, ("softmax", "sparsemax"))
-    require_choice("mask", mask, ("exact", "reference"))
-    require_choice("noise", noise, (None, "gumbel"))
-    _check_temperature(temperature, scores)
-    temperature = _temperature_tensor(temperature, dtype, scores.device)
-    seed = None if noise is None else _seed_tensor(_checked_seed(seed, scores), scores.device)
-    return temperature, seed, relaxation == "sparsemax", mask == "reference"
-
-
 def slot_probabilities(
     scores: Tensor, indices: Tensor, offsets: Tensor | None, options: Options
 ) -> Tensor:
     """p, `[B, k, N]` or with offsets `[k, ΣN]`."""
     p = torch.ops.clara.slot_probabilities(scores, indices, offsets, *options)
     return p if offsets is not None else p.unflatten(1, scores.shape).transpose(0, 1)
-
-
-def _check_temperature(temperature: Any, scores: Tensor) -> None:
-    if isinstance(temperature, Tensor):
-        require_floating("temperature", temperature)
-        require_shape("temperature", temperature, "[]", temperature.dim() == 0)
-        if temperature.requires_grad:
-            raise ValueError("temperature must not require a gradient: none is defined for it")
-        if temperature.device.type != "cpu":
-            require_same_device("temperature", temperature, "scores", scores)
-    elif not is_number(temperature):
-        raise TypeError(
-            f"temperature must be a float or a 0-d tensor, got {type(temperature).__name__}"
-        )
-    if torch.compiler.is_compiling() or (
-        isinstance(temperature, Tensor) and not may_read(temperature)
-    ):
-        return
-    value = float(temperature)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"temperature must be above 0 and finite, got {value}")
-
-
-def _checked_seed(seed: Any, scores: Tensor) -> int | Tensor:
-    if seed is None:
-        raise ValueError('seed must be given when noise="gumbel", got None')
-    if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64:
-            raise TypeError(f"seed must be an int or a 0-d int64 tensor, got {seed.dtype}")
-        require_shape("seed", seed, "[]", seed.dim() == 0)
-        if seed.device.type != "cpu":
-            require_same_device("seed", seed, "scores", scores)
-        return seed
-    number = index_of(seed)
-    if number is None:
-        raise TypeError(f"seed must be an int or a 0-d int64 tensor, got {type(seed).__name__}")
-    if not torch.compiler.is_compiling() and not 0 <= number < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {number}")
-    return number
-
-
-def _temperature_tensor(
-    temperature: float | Tensor, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    if torch.compiler.is_compiling() and not isinstance(temperature, Tensor):
-        # A float that fills a tensor is a constant of the graph; one that is multiplied with is an
-        # input of it.
-        return torch.ones((), dtype=dtype, device=device) * temperature
-    return scalar_tensor(temperature, dtype, device)
-
-
-def _seed_tensor(seed: int | Tensor, device: torch.device) -> Tensor:
-    """The seed's 64 bits, as a signed number."""
-    if isinstance(seed, int) and seed >= 2**63:
-        seed -= 2**64
-    return scalar_tensor(seed, torch.int64, device)
 
 
 def _fake(
@@ -238,8 +157,6 @@ def _fake_probabilities_backward(grad: Tensor, scores: Tensor, *_: Any) -> Tenso
     return scores.new_empty(scores.shape)
 
 
-OPTIONS_SCHEMA = "Tensor temperature, Tensor? seed, bool sparse, bool leaky"
-
 declare(
     "select_topk",
     f"(Tensor scores, Tensor memory, Tensor? offsets, SymInt k, {OPTIONS_SCHEMA}) "
@@ -247,6 +164,7 @@ declare(
     fake=_fake,
     reference=reference.forward,
     triton="select_topk.triton:forward",
+    pack=packed(4),
 )
 declare(
     "select_topk_backward",
@@ -256,6 +174,7 @@ declare(
     fake=_fake_backward,
     reference=reference.backward,
     triton="select_topk.triton:backward",
+    pack=packed(5),
 )
 declare(
     "slot_probabilities",
@@ -263,6 +182,7 @@ declare(
     fake=_fake_probabilities,
     reference=reference.probabilities,
     triton="select_topk.triton:probabilities",
+    pack=packed(3),
 )
 declare(
     "slot_probabilities_backward",
@@ -270,40 +190,14 @@ declare(
     fake=_fake_probabilities_backward,
     reference=reference.probabilities_backward,
     triton="select_topk.triton:probabilities_backward",
+    pack=packed(4),
 )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    scores, memory, offsets, _, temperature, seed, *ctx.options = inputs
-    ctx.save_for_backward(scores, memory, output[1], offsets, temperature, seed)
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
+def _for_backward(given: Arguments, output: Arguments) -> Arguments:
+    scores, memory, offsets, _, *options = given
+    return scores, memory, output[1], offsets, *options
 
 
-def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    need_scores, need_memory, *rest = ctx.needs_input_grad
-    if grad is None:
-        return (None,) * 8
-    grad_scores, grad_memory = torch.ops.clara.select_topk_backward(
-        grad, *ctx.saved_tensors, *ctx.options, need_scores, need_memory
-    )
-    none = (None,) * len(rest)
-    return grad_scores if need_scores else None, grad_memory if need_memory else None, *none
-
-
-def _setup_probabilities(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.options = inputs[5:]
-
-
-def _probabilities_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grad_scores = torch.ops.clara.slot_probabilities_backward(
-        grad, *ctx.saved_tensors, *ctx.options
-    )
-    return grad_scores, *(None,) * 6
-
-
-torch.library.register_autograd("clara::select_topk", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "clara::slot_probabilities", _probabilities_backward, setup_context=_setup_probabilities
-)
+register_gradient("select_topk", _for_backward, gradients=2, asks=True)
+register_gradient("slot_probabilities", lambda given, _: given)

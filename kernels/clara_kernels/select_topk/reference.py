@@ -14,18 +14,16 @@ Shapes, here and in the kernels: `scores` `[B, N]`, or `[ΣN]` with offsets, flo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from ..ragged import RowTable, column_slices, pad, row_table, unpad
+from ..ragged import RowTable, pad, row_table, unpad
+from ..slices import column_slices
 from ..sparsemax.reference import sparsemax_reference
 from .noise import gumbel_noise
-
-# log(1 - taken + 1e-8) for a taken candidate; for the others it is 0 in float32.
-TAKEN_PENALTY = math.log(1e-8)
+from .options import Options
 
 
 def forward(
@@ -33,22 +31,14 @@ def forward(
     memory: Tensor,
     offsets: Tensor | None,
     k: int,
-    temperature: Tensor,
-    seed: Tensor | None,
-    sparse: bool,
-    leaky: bool,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
-    """What the operator computes: selected memory `[B, k, D]`, and indices, -1 for none.
-
-    Args:
-        sparse: the relaxation is sparsemax, not softmax. Like `leaky` for the backward pass.
-        leaky: the mask is "reference", not "exact".
-    """
+    """What the operator computes: selected memory `[B, k, D]`, and indices, -1 for none."""
     table = _table(scores, offsets)
     # Without noise the scores are sorted, as rounding in the division could merge two of them.
     keys = _grid(scores, table)
-    if seed is not None:
-        keys = _logits(keys, temperature, seed)
+    if options.seed is not None:
+        keys = _logits(keys, options)
     indices = _first_k(keys, k)
     filled = indices >= 0
     selected = memory.index_select(0, _taken_rows(indices, filled, table))
@@ -64,10 +54,7 @@ def backward(
     memory: Tensor,
     indices: Tensor,
     offsets: Tensor | None,
-    temperature: Tensor,
-    seed: Tensor | None,
-    sparse: bool,
-    leaky: bool,
+    options: Options,
     need_scores: bool,
     need_memory: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -80,8 +67,7 @@ def backward(
             weights = _inner_products(grad, memory.unflatten(0, scores.shape), None, scores.dtype)
         else:
             weights = _inner_products(grad, memory, table, scores.dtype)
-        options = (temperature, seed, sparse, leaky)
-        grad_scores = _grad_scores(weights, scores, indices, table, *options)
+        grad_scores = _grad_scores(weights, scores, indices, table, options)
     if need_memory:
         grad_memory = torch.zeros_like(memory)
         add_taken(grad_memory, grad, indices, offsets)
@@ -105,15 +91,12 @@ def probabilities(
     scores: Tensor,
     indices: Tensor,
     offsets: Tensor | None,
-    temperature: Tensor,
-    seed: Tensor | None,
-    sparse: bool,
-    leaky: bool,
+    options: Options,
 ) -> Tensor:
     """p_j of every slot; all zeros for a slot without a candidate."""
     table = _table(scores, offsets)
-    logits = _logits(_grid(scores, table), temperature, seed)
-    slots = _slot_probabilities(logits, indices, sparse, leaky)
+    logits = _logits(_grid(scores, table), options)
+    slots = _slot_probabilities(logits, indices, options)
     return torch.stack([slot[table.present] for slot in slots])
 
 
@@ -122,15 +105,12 @@ def probabilities_backward(
     scores: Tensor,
     indices: Tensor,
     offsets: Tensor | None,
-    temperature: Tensor,
-    seed: Tensor | None,
-    sparse: bool,
-    leaky: bool,
+    options: Options,
 ) -> Tensor:
     """Gradient of the scores, given that of p."""
     table = _table(scores, offsets)
     weights = pad(grad.mT, table).mT  # [B, k, N]
-    return _grad_scores(weights, scores, indices, table, temperature, seed, sparse, leaky)
+    return _grad_scores(weights, scores, indices, table, options)
 
 
 def _table(scores: Tensor, offsets: Tensor | None) -> RowTable:
@@ -145,12 +125,12 @@ def _grid(scores: Tensor, table: RowTable) -> Tensor:
     return pad(scores.flatten(), table, fill=-torch.inf)
 
 
-def _logits(scores: Tensor, temperature: Tensor, seed: Tensor | None) -> Tensor:
-    logits = scores / temperature
-    if seed is None:
+def _logits(scores: Tensor, options: Options) -> Tensor:
+    logits = scores / options.temperature
+    if options.seed is None:
         return logits
     rows, columns = scores.shape
-    return logits + gumbel_noise(seed, rows, columns, scores.device)
+    return logits + gumbel_noise(options.seed, rows, columns, scores.device)
 
 
 def _first_k(keys: Tensor, k: int) -> Tensor:
@@ -165,17 +145,14 @@ def _taken_rows(indices: Tensor, filled: Tensor, table: RowTable) -> Tensor:
     return table.positions[filled.nonzero()[:, 0], indices[filled]]
 
 
-def _slot_probabilities(
-    logits: Tensor, indices: Tensor, sparse: bool, leaky: bool
-) -> Iterator[Tensor]:
+def _slot_probabilities(logits: Tensor, indices: Tensor, options: Options) -> Iterator[Tensor]:
     """p_j `[B, N]` of every slot in turn."""
-    penalty = TAKEN_PENALTY if leaky else -torch.inf
     columns = torch.arange(logits.shape[1], device=logits.device)
     taken = torch.zeros_like(logits, dtype=torch.bool)
     for index in indices.unbind(1):
-        slot = torch.where(taken, logits + penalty, logits)
+        slot = torch.where(taken, logits + options.penalty, logits)
         slot = slot.masked_fill(index[:, None] < 0, -torch.inf)
-        if sparse:
+        if options.sparse:
             yield sparsemax_reference(slot)
         else:
             yield slot.softmax(-1).masked_fill(slot == -torch.inf, 0.0)
@@ -187,24 +164,21 @@ def _grad_scores(
     scores: Tensor,
     indices: Tensor,
     table: RowTable,
-    temperature: Tensor,
-    seed: Tensor | None,
-    sparse: bool,
-    leaky: bool,
+    options: Options,
 ) -> Tensor:
     """Σ_j (∂p_j/∂z)ᵀ weights_j / τ; both Jacobians are symmetric."""
-    logits = _logits(_grid(scores, table), temperature, seed)
+    logits = _logits(_grid(scores, table), options)
     total = torch.zeros_like(logits)
-    slots = _slot_probabilities(logits, indices, sparse, leaky)
+    slots = _slot_probabilities(logits, indices, options)
     for p, weight in zip(slots, weights.unbind(1), strict=True):
         # What p leaves out stays out even where its memory is not finite.
         weight = weight.masked_fill(p == 0, 0.0)
-        share = (p > 0).to(p.dtype) if sparse else p
+        share = (p > 0).to(p.dtype) if options.sparse else p
         mean = (weight * share).sum(-1, keepdim=True)
-        if sparse:
+        if options.sparse:
             mean = mean / share.sum(-1, keepdim=True).clamp(min=1)
         total += share * (weight - mean)
-    return unpad(total / temperature, table).view(scores.shape)
+    return unpad(total / options.temperature, table).view(scores.shape)
 
 
 def _inner_products(

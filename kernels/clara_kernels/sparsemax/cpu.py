@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from ..ragged import accumulation_dtype
+from ..slices import row_slices
 from . import reference
 from .reference import project, shift_of
 
 _BLOCK = 2**17  # values, so that what is computed stays in the cache
-
-
-def _blocks(x: Tensor) -> Iterator[slice]:
-    rows = max(_BLOCK // max(x.shape[1], 1), 1)
-    for row in range(0, x.shape[0], rows):
-        yield slice(row, row + rows)
 
 
 def forward(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,7 +18,7 @@ def forward(x: Tensor) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(x)
     bounds = x.new_zeros(x.shape[0], 2, dtype=accumulation_dtype(x))
     if x.numel():
-        for rows in _blocks(x):
+        for rows in row_slices(x.shape[0], x.shape[1], _BLOCK):
             y[rows], bounds[rows] = _project(x[rows])
     return y, bounds
 
@@ -33,7 +26,7 @@ def forward(x: Tensor) -> tuple[Tensor, Tensor]:
 def backward(grad: Tensor, x: Tensor, bounds: Tensor) -> Tensor:
     """As `reference.backward`."""
     out = torch.empty_like(x)
-    for rows in _blocks(x):
+    for rows in row_slices(x.shape[0], x.shape[1], _BLOCK):
         out[rows] = reference.backward(grad[rows], x[rows], bounds[rows])
     return out
 

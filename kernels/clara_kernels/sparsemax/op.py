@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..checks import as_int, refuse_transforms, require_floating
-from ..dispatch import declare
+from ..dispatch import declare, register_gradient
 from . import cpu, reference
 
 
@@ -79,16 +77,4 @@ declare(
     cpu=cpu.backward,
     triton="sparsemax.triton:backward",
 )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, grad: Tensor | None, _: None) -> Tensor | None:
-    return None if grad is None else torch.ops.clara.sparsemax_backward(grad, *ctx.saved_tensors)
-
-
-torch.library.register_autograd("clara::sparsemax", _backward, setup_context=_setup_context)
+register_gradient("sparsemax", lambda given, output: (*given, output[1]))

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..checks import as_int
 from ..corpus.corpus import Corpus
+from ..cosine_topk.rows import require_corpus
+from ..files import existing, replacing
 from .first_stage import (
     padded,
-    require_corpus,
     require_stage_queries,
     unit,
     unit_chunks,
@@ -52,7 +53,7 @@ class Faiss:
 
     def __init__(self, index: Any, corpus: Corpus) -> None:
         faiss = _faiss()
-        require_corpus(corpus)
+        require_corpus("corpus", corpus)
         if isinstance(index, str):
             index = _made(faiss, index, corpus.width)
         _require_index(faiss, index)
@@ -101,15 +102,11 @@ class Faiss:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index in FAISS' own format, in place of a file that is there."""
         faiss = _faiss()
-        index, temporary = self.index, f"{os.fspath(path)}.{os.getpid()}.tmp"
+        index = self.index
         if hasattr(faiss, "index_gpu_to_cpu") and "Gpu" in type(index).__name__:
             index = faiss.index_gpu_to_cpu(index)
-        try:
+        with replacing(path) as temporary:
             faiss.write_index(index, temporary)
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Faiss:
@@ -120,9 +117,7 @@ class Faiss:
             ModuleNotFoundError: faiss is not installed.
             ValueError: not an index, or not one by inner product.
         """
-        faiss, name = _faiss(), os.fspath(path)
-        if not os.path.exists(name):
-            raise FileNotFoundError(f"path {name!r} does not exist")
+        faiss, name = _faiss(), existing(path)
         try:
             index = faiss.read_index(name)
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""First stages of a two-stage search: short stand-ins for long rows, that candidates come from."""
+"""First stages of a two-stage search: they propose candidates by a short vector for each row."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ..checks import as_int, require_same_device, require_shape
 from ..corpus.corpus import Corpus
-from ..cosine_topk.arrays import CORPUS_DTYPES
-from ..cosine_topk.compiled import MOST_FOUND
-from ..cosine_topk.op import cosine_topk, require_queries
+from ..cosine_topk.checks import CORPUS_DTYPES, MOST_FOUND, require_queries
+from ..cosine_topk.op import cosine_topk
+from ..cosine_topk.rows import require_corpus
+from ..files import existing, replacing
 from ..quantization import quantize_memory
+from ..slices import row_slices
 
 CHUNK_ELEMENTS = 1 << 22  # float32 values of the corpus that are held at a time: 16 MiB
 _FORMAT = "clara_kernels.first_stage.1"
@@ -23,7 +25,7 @@ _Stage = TypeVar("_Stage", bound="ReducedCorpus")
 
 
 class FirstStage(Protocol):
-    """What proposes rows of a corpus for an exact search to choose from.
+    """Proposes rows of a corpus, among which an exact search chooses.
 
     Example:
         >>> import torch
@@ -53,8 +55,8 @@ class FirstStage(Protocol):
 class ReducedCorpus(ABC):
     """A first stage that keeps each row as a shorter vector and searches those exactly.
 
-    Subclasses say how vectors are shortened. What is kept is a `Corpus` on the device of the one it
-    was made from; the rows it stands for are not kept.
+    Subclasses define how vectors are shortened. The short vectors are kept as a `Corpus` on the
+    device of the one they were made from; the long rows are not kept.
     """
 
     kind = ""
@@ -73,7 +75,7 @@ class ReducedCorpus(ABC):
 
     @property
     def width(self) -> int:
-        """D of the rows that this stands for, and of queries."""
+        """D of the long rows, and of queries."""
         return self._width
 
     def __len__(self) -> int:
@@ -117,14 +119,9 @@ class ReducedCorpus(ABC):
         safetensors = _safetensors()
         settings = {name: str(value) for name, value in self._settings().items()}
         described = {"format": _FORMAT, "kind": self.kind, "width": str(self._width), **settings}
-        temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-        try:
-            codes = {"codes": self._codes.rows.contiguous()}
+        codes = {"codes": self._codes.rows.contiguous()}
+        with replacing(path) as temporary:
             safetensors.torch.save_file(codes, temporary, metadata=described)
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
 
     @classmethod
     def load(cls: type[_Stage], path: str | os.PathLike[str]) -> _Stage:
@@ -135,9 +132,7 @@ class ReducedCorpus(ABC):
             ModuleNotFoundError: safetensors is not installed.
             ValueError: the file is not such a stage, or damaged.
         """
-        name = os.fspath(path)
-        if not os.path.exists(name):
-            raise FileNotFoundError(f"path {name!r} does not exist")
+        name = existing(path)
         safetensors = _safetensors()
         try:
             with safetensors.safe_open(name, framework="pt") as file:
@@ -153,7 +148,7 @@ class ReducedCorpus(ABC):
 
     @abstractmethod
     def _settings(self) -> dict[str, int]:
-        """What `reduce` depends on."""
+        """The numbers that `reduce` depends on."""
 
     @classmethod
     @abstractmethod
@@ -191,7 +186,7 @@ class MeanPooled(ReducedCorpus):
     kind = "MeanPooled"
 
     def __init__(self, corpus: Corpus, memory_tokens: int, dtype: torch.dtype = torch.int8) -> None:
-        require_corpus(corpus)
+        require_corpus("corpus", corpus)
         memory_tokens = as_int("memory_tokens", memory_tokens, 1)
         if corpus.width % memory_tokens:
             accepted = f"a divisor of the corpus' width, {corpus.width}"
@@ -231,9 +226,7 @@ def reduced_corpus(
 
 def unit_chunks(corpus: Corpus) -> Iterator[tuple[slice, Tensor]]:
     """Rows of length 1, float32, a chunk at a time, and where they are in the corpus."""
-    size = max(1, CHUNK_ELEMENTS // max(1, corpus.width))
-    for start in range(0, len(corpus), size):
-        part = slice(start, start + size)
+    for part in row_slices(len(corpus), corpus.width, CHUNK_ELEMENTS):
         vectors = unit(corpus.rows[part])
         # An int8 row with scale 0 is a zero vector, whatever its codes.
         yield part, vectors.masked_fill_((corpus.inverse_norms[part] == 0)[:, None], 0)
@@ -254,12 +247,6 @@ def unit(vectors: Tensor) -> Tensor:
 def padded(rows: Tensor, count: int) -> Tensor:
     """int64 `[B, count]`, -1 in the places that are added."""
     return torch.nn.functional.pad(rows, (0, count - rows.shape[1]), value=-1)
-
-
-def require_corpus(corpus: Any) -> None:
-    """TypeError unless it is a Corpus."""
-    if not isinstance(corpus, Corpus):
-        raise TypeError(f"corpus must be a Corpus, got {type(corpus).__name__}")
 
 
 def require_stage_queries(queries: Any, width: int) -> None:

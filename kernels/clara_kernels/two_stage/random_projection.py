@@ -1,4 +1,4 @@
-"""A first stage of random projections, which needs to know nothing about the rows."""
+"""A first stage of random projections: it learns nothing from the rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ..checks import as_int
 from ..corpus.corpus import Corpus
+from ..cosine_topk.rows import require_corpus
 from ..select_topk.noise import philox4x32
-from .first_stage import ReducedCorpus, require_corpus
+from .first_stage import ReducedCorpus
 
 _ROUNDS = 4
 _WORD = 0xFFFFFFFF
@@ -19,8 +20,8 @@ class RandomProjection(ReducedCorpus):
 
     A sparse sign embedding (Nelson and Nguyên, 2013): four times, the D coordinates are dealt in a
     random order to `width` sums, about D / width to each, every one with a random sign. The cosine
-    of two projections differs from that of the vectors by about 1/√width. The matrix that this
-    stands for, D × width, is not made: 36 bytes for each coordinate are held.
+    of two projections differs from that of the vectors by about 1/√width. The equivalent matrix of
+    D × width is never made: 36 bytes are kept for each coordinate.
 
     Orders and signs follow from the seed alone and are the same everywhere: for deal r of P places,
     D rounded up to a multiple of `width`, words w are Philox4x32-10 of the counter (i, r, 0, 1)
@@ -52,7 +53,7 @@ class RandomProjection(ReducedCorpus):
     def __init__(
         self, corpus: Corpus, width: int, seed: int = 0, dtype: torch.dtype = torch.int8
     ) -> None:
-        require_corpus(corpus)
+        require_corpus("corpus", corpus)
         width = as_int("width", width, 1)
         if width > corpus.width:
             raise ValueError(f"width must be at most the corpus' {corpus.width}, got {width}")

@@ -12,19 +12,19 @@ from torch import Tensor
 from ..checks import is_number
 from ..corpus.corpus import Corpus
 from ..corpus.search import search_rows
-from ..cosine_topk.merge import checked_k
+from ..cosine_topk.checks import checked_k
 from ..cosine_topk.op import cosine_rerank
-from .first_stage import FirstStage, require_corpus, require_stage_queries
+from ..cosine_topk.rows import require_corpus
+from .first_stage import FirstStage, require_stage_queries
 
-_CANDIDATES = 1 << 24  # rescored in one call; their row numbers take 128 MiB
+_CANDIDATES = 1 << 24  # the most that one call rescores; their row numbers take 128 MiB
 
 
 class TwoStageSearch:
     """The best k of a first stage's candidates, by exact cosine to the full rows.
 
-    Of N rows, k · oversampling per query are read. Scores are exact; what may be missed is a row
-    that the first stage did not propose. How often that happens is for `recall` to measure, on your
-    own corpus and queries.
+    Of N rows, k · oversampling per query are read. Scores are exact. A row is missed if the first
+    stage did not propose it; `recall` measures how often that happens with your corpus and queries.
 
     Args:
         first: a `FirstStage`, such as `MeanPooled`, `RandomProjection` or `Faiss`, made from
@@ -50,7 +50,7 @@ class TwoStageSearch:
     """
 
     def __init__(self, first: FirstStage, corpus: Corpus, *, oversampling: float = 8) -> None:
-        require_corpus(corpus)
+        require_corpus("corpus", corpus)
         if not callable(getattr(first, "candidates", None)):
             raise TypeError(f"first must have a method candidates, got {type(first).__name__}")
         if not is_number(oversampling):

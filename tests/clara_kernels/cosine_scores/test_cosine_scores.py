@@ -7,7 +7,7 @@ from cosine_cases import NEEDS, randoms, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import clara_kernels.ragged
+import clara_kernels.slices
 from clara_kernels import cosine_scores
 from clara_kernels.dispatch import cpu_tensors_use
 
@@ -42,7 +42,7 @@ def test_value_and_gradients_are_the_cosines(batch, count, width, seed):
 
 
 def test_gradcheck_dense_and_ragged(monkeypatch):
-    monkeypatch.setattr(clara_kernels.ragged, "_COLUMNS", 3)
+    monkeypatch.setattr(clara_kernels.slices, "_COLUMNS", 3)
     queries = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
     documents = torch.randn(3, 4, 7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(cosine_scores, (queries, documents))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from selection_cases import EACH, MEANINGS, dense_straight_through, leaves
 
-import clara_kernels.ragged
+import clara_kernels.slices
 from clara_kernels import select_topk
 from clara_kernels.select_topk.noise import gumbel_noise
 
@@ -180,7 +180,7 @@ def test_the_reference_mask_in_float16_keeps_its_meaning():
 @pytest.mark.parametrize("relaxation", ["softmax", "sparsemax"])
 @pytest.mark.parametrize("mask", ["exact", "reference"])
 def test_ragged_equals_rows_padded_with_masks(mask, relaxation, noise, monkeypatch):
-    monkeypatch.setattr(clara_kernels.ragged, "_COLUMNS", 4)
+    monkeypatch.setattr(clara_kernels.slices, "_COLUMNS", 4)
     lengths, k, width = [3, 0, 1, 7, 2], 3, 7
     offsets = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     scores, memory = leaves(torch.rand(13), torch.randn(13, 2, 5))

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from clara_kernels import select_topk
 from clara_kernels.dispatch import cpu_tensors_use
+from clara_kernels.select_topk.options import Options
 
 
 @pytest.mark.parametrize(
@@ -117,12 +118,12 @@ def test_gradients_that_are_asked_for(needs, lengths):
 def test_wrong_offsets_lead_to_no_other_memory():
     module = import_module("clara_kernels.select_topk.triton")
     scores, memory, _ = randoms([2, 2], 16)
-    rest = (torch.tensor(0.1), None, False, False)
+    options = Options(torch.tensor(0.1), None, sparse=False, leaky=False)
     memory = memory.flatten(0, 1)
-    expected = module.forward(scores, memory, None, 2, *rest)[0]
+    expected = module.forward(scores, memory, None, 2, options)[0]
     for wrong in ([0, 2, 900], [-900, 2, 4], [0, 900, 4], [0, 2, -900]):
         offsets = torch.tensor(wrong, dtype=torch.int32)
-        selected, indices = module.forward(scores.flatten(), memory, offsets, 2, *rest)
+        selected, indices = module.forward(scores.flatten(), memory, offsets, 2, options)
         assert indices.max() < 4
         if wrong[:2] == [0, 2]:
             assert torch.equal(selected[0], expected[0])
@@ -148,11 +149,12 @@ def test_memory_needed_is_below_one_per_cent_of_the_candidates(ragged):
     scores = torch.empty((batch * count,) if ragged else (batch, count), device="meta")
     memory = torch.empty(batch * count, width, dtype=torch.bfloat16, device="meta")
     offsets = torch.empty(batch + 1, dtype=torch.int32, device="meta") if ragged else None
-    rest = (torch.empty((), device="meta"), torch.empty((), dtype=torch.int64, device="meta"))
+    seed = torch.empty((), dtype=torch.int64, device="meta")
+    options = Options(torch.empty((), device="meta"), seed, sparse=False, leaky=False)
     with launches("select_topk", 90), Allocations() as forward:
-        selected, indices = module.forward(scores, memory, offsets, k, *rest, False, False)
+        selected, indices = module.forward(scores, memory, offsets, k, options)
     with launches("select_topk", 90), Allocations() as backward:
-        inputs = (selected, scores, memory, indices, offsets, *rest, False, False)
+        inputs = (selected, scores, memory, indices, offsets, options)
         module.backward(*inputs, True, False)
     extra = forward.total - selected.nbytes - indices.nbytes + backward.total
     assert 0 < extra < memory.nbytes / 100

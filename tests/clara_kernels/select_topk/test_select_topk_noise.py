@@ -9,6 +9,7 @@ from selection_cases import EACH
 
 from clara_kernels import select_topk
 from clara_kernels.select_topk.noise import gumbel_noise, philox4x32
+from clara_kernels.select_topk.options import Options
 
 
 def word(value):
@@ -144,5 +145,6 @@ def test_noise_of_the_kernels_to_the_bit():
     scores, temperature = torch.randn(3, 200), torch.tensor(0.3)
     for seed in (0, 77, 2**40 + 1, 2**64 - 3):
         signed = torch.tensor(seed if seed < 2**63 else seed - 2**64)
+        options = Options(temperature, signed, sparse=False, leaky=False)
         expected = scores / temperature + gumbel_noise(seed, 3, 200, scores.device)
-        assert torch.equal(module._Problem(scores, None, temperature, signed).keys, expected)
+        assert torch.equal(module._Problem(scores, None, options).keys, expected)
