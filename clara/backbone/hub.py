@@ -80,7 +80,7 @@ def snapshot(
     except _Unavailable as error:
         if here is None:
             shown = f"{name}/{within}" if within else name
-            raise HubError(f"{shown!r} is no folder here, and {error}") from error
+            raise HubError(f"{shown!r} is not a local folder, and {error}") from error
         root = _root(here, within)
     _found[key] = root / within
     return _found[key]
@@ -173,7 +173,7 @@ def _cause(error: BaseException, endpoint: str) -> str:
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, HFValidationError):
-        return "it is no name that a model on the hub can have"
+        return "a model on the hub cannot have this name"
     if isinstance(error, GatedRepoError):
         return "on the hub it is gated: accept its terms there and log in with 'hf auth login'"
     if isinstance(error, HfHubHTTPError):
@@ -185,7 +185,7 @@ def _cause(error: BaseException, endpoint: str) -> str:
         if isinstance(error, RepositoryNotFoundError) or status == 404:
             return "there is no such model on the hub"
         if status == 403:
-            return "the hub refuses access (403): log in with 'hf auth login' as one who has it"
+            return "the hub refuses access (403): log in as a user with access: 'hf auth login'"
         return f"the hub answered with an error ({status})"
     detail = reason(error, 120, first_line=True)
     return f"the hub cannot be reached at {endpoint} (no network?): {detail}"

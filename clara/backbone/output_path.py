@@ -157,8 +157,8 @@ def _own_logits(
     name = next((name for name, module in backbone.named_children() if module is body), None)
     if name is None:
         raise ValueError(
-            f"backbone {type(backbone).__name__} cannot be trained and has no answer loss: what "
-            "comes before its output head is no module of its own"
+            f"backbone {type(backbone).__name__} cannot be trained and has no answer loss: the "
+            "part before its output head is not a separate module"
         )
     shell = _with_modules(backbone, {name: _States(), **(others or {})})
     try:

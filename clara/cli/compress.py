@@ -84,7 +84,7 @@ def existing_index(output: str, resume: bool) -> MemoryIndex | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not resume:
-        raise CommandError(f"{output}: exists already; add --resume to go on with that index")
+        raise CommandError(f"{output}: exists already; add --resume to continue that index")
     return open_index(output)
 
 
@@ -127,7 +127,9 @@ def chosen_overflow(
         )
     begun: Overflow = index.settings.get("overflow", model.config.overflow)
     if asked is not None and chosen != begun:
-        raise CommandError(f"{index.path}: was begun with --overflow {begun}, not {chosen}")
+        raise CommandError(
+            f"{index.path}: was created with --overflow {begun}; --overflow {chosen} does not match"
+        )
     return begun
 
 

@@ -90,7 +90,9 @@ def synthesize(
         with document_progress("synthesize", len(documents)) as bar:
             report = run(documents, output, model, settings, on_progress=lambda: bar.advance(1))
     except KeyboardInterrupt:
-        kept = one_line(f"{output}.journal: holds the replies so far; the same command goes on")
+        kept = one_line(
+            f"{output}.journal: keeps the replies so far; run the same command to continue"
+        )
         print(f"interrupted: {kept}", file=sys.stderr)
         raise
     if as_json:

@@ -73,7 +73,7 @@ def plot(
     """Draw the curves of a training run."""
     target = output or run_folder / "curves.png"
     if not (run_folder / "log.jsonl").is_file():
-        raise CommandError(f"{run_folder}: is no training run: it holds no log.jsonl")
+        raise CommandError(f"{run_folder}: is not a training run: it has no log.jsonl")
     if not target.absolute().parent.is_dir():
         raise CommandError(f"{target.parent}: no such folder")
     check_parent(target)

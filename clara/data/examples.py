@@ -259,6 +259,6 @@ def open_examples(source: str, split: str, parse: Parse[Example]) -> Examples[Ex
         rows = datasets.load_dataset(name, configuration or None, split=split)
     except Exception as error:
         raise DataError(
-            f"{source}: no such file, nor a data set to read: {reason(error)}"
+            f"{source}: no such file, and no data set of that name can be read: {reason(error)}"
         ) from error
     return ExampleRows(rows, f"{source} ({split})", parse)

@@ -336,7 +336,7 @@ def _reopen(kind: type[MemoryIndex], path: str, identity: str) -> MemoryIndex:
     """
     index = kind.open(path)
     if index._snapshot.identity != identity:
-        raise MemoryIndexError(f"{index.path}: was replaced by another index; open it anew")
+        raise MemoryIndexError(f"{index.path}: was replaced by another index; open it again")
     return index
 
 

@@ -87,7 +87,7 @@ class ClaraTrainingArguments(TrainingArguments):
         check_numbers(vars(self))
         _check_reporters(self.report_to)
         if bool(self.negatives) != bool(self.negatives_every):
-            raise SettingsError("negatives and negatives_every need each other")
+            raise SettingsError("set both negatives and negatives_every, or neither")
         for name in _WITHOUT_EFFECT:
             if vars(self)[name] not in (None, False, "no"):
                 raise SettingsError(f"{name} is not supported")
@@ -116,7 +116,7 @@ class ClaraTrainingArguments(TrainingArguments):
         together = self.per_device_train_batch_size * max(self.world_size, 1)
         if total % together:
             raise SettingsError(
-                f"total_batch_size {total} is no multiple of {together}, "
+                f"total_batch_size {total} must be a multiple of {together}, "
                 f"per_device_train_batch_size on {max(self.world_size, 1)} processes"
             )
         self.gradient_accumulation_steps = total // together

@@ -94,6 +94,6 @@ def _first_rows(shards: list[tuple[int, int]]) -> list[int]:
     spans = sorted((first, first + count) for count, first in shards if count)
     for (first, end), (after, _) in pairwise(spans):
         if after < end:
-            taken = f"row {first} and those up to {end} are taken"
-            raise ValueError(f"first_row must leave shards apart, got {after} where {taken}")
+            taken = f"rows {first} to {end - 1} belong to another shard"
+            raise ValueError(f"first_row must keep shards apart, got {after}: {taken}")
     return given

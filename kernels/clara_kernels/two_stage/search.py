@@ -117,7 +117,7 @@ class TwoStageSearch:
         """
         rows = self.search(queries, k)[1]
         if not rows.numel():
-            raise ValueError("recall needs a query and a row at least, got none")
+            raise ValueError("recall needs at least one query and one row, got none")
         exact = self._exact(queries, k)
         base = torch.arange(len(rows), device=rows.device)[:, None] * len(self.corpus)
         found = torch.where(rows < 0, -1, rows + base)
