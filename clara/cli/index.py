@@ -33,7 +33,7 @@ def upgrade(
 
     with user_errors():
         loaded.memory_space.require(
-            opened, f"{opened.path}: was written", "name the model that did"
+            opened, f"{opened.path}: was written", "name the model that wrote it"
         )
     before = opened.info()
     done = upgrade_index(path, fingerprint=loaded.fingerprint)

@@ -353,7 +353,7 @@ def test_an_upgrade_of_what_is_not_that_model_s(
 ):
     line = refused("index", "upgrade", "--model", other_model, index)
     assert "was written by another model" in line
-    assert "name the model that did" in line
+    assert "name the model that wrote it" in line
     assert "not found" in refused("index", "upgrade", "--model", model, str(tmp_path / "none"))
     assert "--model" in refused("index", "upgrade", str(tmp_path), code=2)
 
