@@ -40,7 +40,7 @@ def build_info() -> dict[str, Any]:
           `architectures`, "sm_90" for machine code and "compute_120" for PTX that the driver
           translates on later GPUs.
 
-    Example:
+    Examples:
         >>> from clara_kernels import build_info
         >>> info = build_info()
         >>> sorted(info)[:4]

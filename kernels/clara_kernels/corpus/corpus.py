@@ -38,7 +38,7 @@ class Corpus(CorpusRows):
         ValueError: shapes or devices that do not go together, ids that repeat, a negative scale, or
             a row or scale with a NaN or an infinity; it is named.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus
         >>> corpus = Corpus(torch.eye(3), ids=["a", "b", "c"])

@@ -46,7 +46,7 @@ def distributed_topk(
             are given in some processes only or make shards overlap.
         RuntimeError: no process group was set up.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import distributed
         >>> from clara_kernels import Corpus, distributed_topk

@@ -30,7 +30,7 @@ class ShardedCorpus:
         TypeError: a shard that is no Corpus.
         ValueError: no shards, shards that do not go together, or ids that repeat.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, ShardedCorpus
         >>> shards = ShardedCorpus.split(Corpus(torch.eye(4)), ["cpu", "cpu"])

@@ -50,7 +50,7 @@ def streamed_topk(
         TypeError: an argument is not of the stated type.
         ValueError: shapes or devices that do not go together, or k or chunk_bytes out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, streamed_topk
         >>> corpus = Corpus(torch.eye(5))

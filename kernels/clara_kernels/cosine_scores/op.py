@@ -40,7 +40,7 @@ def cosine_scores(queries: Tensor, documents: Tensor, offsets: Tensor | None = N
         TypeError: an argument is not a tensor of the stated dtype.
         ValueError: shapes, offsets or devices that do not go together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import cosine_scores
         >>> queries = torch.tensor([[1.0, 0.0]], requires_grad=True)

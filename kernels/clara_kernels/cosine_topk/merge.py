@@ -32,7 +32,7 @@ def merge_topk(
         TypeError: not tensors of the stated dtypes, or k no int.
         ValueError: no tensors, shapes or devices that do not go together, or k below 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import merge_topk
         >>> scores = [torch.tensor([[0.9, 0.2]]), torch.tensor([[0.5, 0.4]])]

@@ -59,7 +59,7 @@ def cosine_topk(
         TypeError: an argument is not a tensor of the stated dtype, or k no int.
         ValueError: shapes or devices that do not go together, or k out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import cosine_topk
         >>> corpus = torch.tensor([[1.0, 0.0], [3.0, 3.0], [0.0, 2.0]])
@@ -106,7 +106,7 @@ def cosine_rerank(
         TypeError: an argument is not a tensor of the stated dtype, or k no int.
         ValueError: shapes, offsets or devices that do not go together, or k out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import cosine_rerank
         >>> corpus = torch.eye(4)

@@ -55,7 +55,7 @@ def memory_alignment_loss(
         ValueError: shapes or devices that do not go together, no document at all, or a document
             without token rows or memory rows; the message names it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import memory_alignment_loss
         >>> hidden = torch.tensor([[0.0], [2.0], [4.0], [1.0], [1.0]])  # two documents

@@ -75,7 +75,7 @@ def memory_attention(
         ValueError: shapes or devices that do not go together, no document at all, or a document
             without token rows or memory rows; the message names it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import memory_attention
         >>> q, k, v = torch.randn(9, 4, 32), torch.randn(9, 2, 32), torch.randn(9, 2, 32)

@@ -46,7 +46,7 @@ def quantize_memory(memory: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
         TypeError: memory is not a floating-point tensor.
         ValueError: memory has no or an empty last dimension, or bits is neither 8 nor 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import quantize_memory
         >>> codes, scales = quantize_memory(torch.tensor([[1.27, -0.5, 0.02]]))
@@ -91,7 +91,7 @@ def dequantize_memory(
         TypeError: a tensor or dtype of another type than stated.
         ValueError: shapes, a width or devices that do not go together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import dequantize_memory, quantize_memory
         >>> memory = torch.randn(10, 16, 64)

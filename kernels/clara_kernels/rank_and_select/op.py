@@ -67,7 +67,7 @@ def rank_and_select(
         ValueError: shapes, offsets or devices that do not go together, a value out of range, or,
             on the CPU, scores that are NaN.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import rank_and_select
         >>> query = torch.tensor([[1.0, 0.0]], requires_grad=True)

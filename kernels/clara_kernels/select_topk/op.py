@@ -76,7 +76,7 @@ def select_topk(
         TypeError: an argument of another type or dtype.
         ValueError: shapes, offsets or devices that do not go together, or a value out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import select_topk
         >>> scores = torch.tensor([[0.1, 0.9, 0.5]], requires_grad=True)

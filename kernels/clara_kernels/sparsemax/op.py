@@ -32,7 +32,7 @@ def sparsemax(x: Tensor, dim: int = -1) -> Tensor:
         TypeError: `x` is not a floating-point tensor.
         ValueError: `x` has no dimensions, or no dimension `dim`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import sparsemax
         >>> sparsemax(torch.tensor([1.0, 0.5, -1.0]))

@@ -42,7 +42,7 @@ class Faiss:
         TypeError: an argument is not of the stated type.
         ValueError: an index that FAISS cannot make, or of another metric, width or size.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, Faiss
         >>> corpus = Corpus(torch.randn(50, 16))

@@ -27,7 +27,7 @@ _Stage = TypeVar("_Stage", bound="ReducedCorpus")
 class FirstStage(Protocol):
     """What proposes rows of a corpus for an exact search to choose from.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, FirstStage, TwoStageSearch
         >>> class Always:
@@ -172,7 +172,7 @@ class MeanPooled(ReducedCorpus):
         TypeError: an argument is not of the stated type.
         ValueError: memory_tokens does not divide the corpus' width, or dtype is another.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, MeanPooled
         >>> corpus = Corpus(torch.randn(50, 4 * 16))  # 4 memory tokens of 16 values

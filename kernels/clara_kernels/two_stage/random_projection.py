@@ -39,7 +39,7 @@ class RandomProjection(ReducedCorpus):
         TypeError: an argument is not of the stated type.
         ValueError: width, seed or dtype is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, RandomProjection
         >>> corpus = Corpus(torch.randn(50, 64))

@@ -38,7 +38,7 @@ class TwoStageSearch:
         ValueError: oversampling is below 1 or not finite, or first is for rows of another width or
             number.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, MeanPooled, TwoStageSearch
         >>> corpus = Corpus(torch.randn(50, 4 * 16))
