@@ -47,7 +47,7 @@ _silent: dict[str, tuple[float, str]] = {}
 
 
 class HubError(ClaraError, ValueError):
-    """A model that cannot be got from the hub; the message gives the cause."""
+    """A model cannot be downloaded from the hub; the message gives the cause."""
 
 
 def snapshot(

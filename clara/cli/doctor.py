@@ -1,4 +1,4 @@
-"""`clara doctor`: what is fine, missing or slow on this machine."""
+"""`clara doctor`: check this machine."""
 
 from __future__ import annotations
 

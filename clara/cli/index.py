@@ -1,4 +1,4 @@
-"""`clara index`: upkeep of indexes."""
+"""`clara index`: maintain an index."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class SearchHit(Protocol):
     Attributes:
         id: of the document, or of a chunk of it.
         document_id: of the document.
-        text, title: what the memory was made from.
+        text, title: the text and title that were compressed.
         score: cosine to the query.
         memory: `[m, H]`.
     """

@@ -1,4 +1,4 @@
-"""What `clara doctor` makes of its report: what is fine, missing or slow, and what mends it."""
+"""The checks of `clara doctor`: what is fine, missing or slow, and how to fix it."""
 
 from __future__ import annotations
 

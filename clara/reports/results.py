@@ -1,4 +1,4 @@
-"""What is measured, and the file that holds it."""
+"""Results of benchmarks, and the file that stores them."""
 
 from __future__ import annotations
 
