@@ -1,4 +1,4 @@
-"""Where the files of a backbone are: folders, the hub's cache, and converted GGUF files."""
+"""Find the files of a backbone: in folders, in the hub's cache, or converted from GGUF."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What each setting of transformers' `GenerationConfig` means where the prompt is memory.
+"""Check the settings of transformers' `GenerationConfig` for prompts with memory.
 
 The prompt reaches the backbone as embeddings, not as token ids. So a setting is honoured, or it
-changes no answer, or it is refused with what to do instead. What a later transformers adds is
-refused until it is known here; so is a misspelt name.
+changes no answer, or it is refused with advice. A setting that only a later transformers knows is
+refused until this module knows it; so is a misspelt name.
 """
 
 from __future__ import annotations
@@ -169,11 +169,11 @@ def generation_settings(
     given: GenerationConfig | None,
     max_new_tokens: int | None,
 ) -> GenerationConfig:
-    """The settings to generate with: greedy unless `given` says otherwise.
+    """Make the settings to generate with: greedy unless `given` says otherwise.
 
-    An answer ends where `given` says. Otherwise it ends at what the chat template's closing turn
-    begins with, at the backbone's stored ends and at the tokenizer's; a closing turn that begins
-    with plain text is one of `stop_strings`.
+    The stop tokens are those of `given`. Without them they are the beginning of the chat
+    template's closing turn and the stop tokens of the backbone and the tokenizer; if a closing turn
+    begins with plain text, that text becomes one of `stop_strings`.
 
     Raises:
         TypeError, ValueError: a setting is refused, or has a value that it cannot have.

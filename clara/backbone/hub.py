@@ -1,7 +1,7 @@
-"""Models on the Hugging Face hub: found in the local cache or downloaded, and why they are not.
+"""Find models of the Hugging Face hub in the local cache or download them, and explain failures.
 
-The hub's own libraries try again for most of a minute when there is no network, and say that a
-model is missing when nobody could be asked. Here one question is put first, with a deadline.
+Without a network, the hub's own libraries retry for most of a minute, and then say that the model
+is missing. This module first asks the hub one question, with a deadline.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class HubError(ClaraError, ValueError):
 def snapshot(
     name: str, *, choose: Choose, complete: Callable[[Path], bool], within: str = ""
 ) -> Path:
-    """A local folder with files of a model on the hub, in the revision that `main` is at.
+    """Return a local folder with files of a model on the hub, at the newest revision of `main`.
 
-    A model in the local cache is used when the hub does not answer. Within a process a model keeps
-    its revision. `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the hub's other variables hold.
+    If the hub does not answer, the model in the local cache is used. Within a process a model keeps
+    its revision. `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the hub's other variables apply.
 
     Args:
         name: "owner/name", or "name".
@@ -67,8 +67,8 @@ def snapshot(
         within: a folder of the model that has the files; it is what is returned and completed.
 
     Raises:
-        HubError: it is not in the cache, and it is not on the hub, or not for this user, or the
-            hub cannot be reached.
+        HubError: the model is not in the cache, and it is not on the hub, the user has no access,
+            or the hub cannot be reached.
     """
     endpoint = constants.ENDPOINT
     key = (endpoint, str(constants.HF_HUB_CACHE), name, within)

@@ -1,4 +1,4 @@
-"""What a folder is: a model, an index, a training run, or a checkpoint of the reference."""
+"""Find out what a folder holds: a model, an index, a training run or a reference checkpoint."""
 
 from __future__ import annotations
 

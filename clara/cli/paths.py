@@ -1,6 +1,6 @@
-"""Checks of what the command line names, before anything is imported that takes seconds.
+"""Check the paths and names of the command line, before imports that take seconds.
 
-The same mistakes are found by what loads models and indexes. Here they are found at once.
+Loading a model or an index would find the same mistakes, but later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Making an index and adding to it: commits such that no id is stored twice.
+"""Make an index and add documents, in commits that store no id twice.
 
 In format 2, `id` is Lance's unenforced primary key and rows are inserted by `merge_insert`. Lance
 then compares the ids of commits that others made since it read the index, and does the insertion

@@ -1,4 +1,4 @@
-"""An open folder of an index, which other processes may add to, upgrade, or replace."""
+"""An open index folder. Other processes may add to the index, upgrade it, or replace it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What answering needs of an index. `clara.index.MemoryIndex` is one; another may be used."""
+"""The interface of an index for answering. `clara.index.MemoryIndex` has it; others may too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ranking and answering return, and how documents are found for a question."""
+"""Results of ranking and answering, and the search for the documents of a question."""
 
 from __future__ import annotations
 
