@@ -3,12 +3,14 @@
 
 PYTHON ?= python3
 bin := .venv/bin
-# Where there is an nvcc, it compiles for one GPU of each generation that has tensor cores for bfloat16.
-CLARA_CUDA_ARCHS ?= 80-real;90a-real;100-real;120
+# Where there is an nvcc, it compiles for the usual GPUs that have tensor cores for bfloat16.
+architectures := kernels/clara_kernels/architectures.txt
+CLARA_CUDA_ARCHS ?= $(shell awk '$$1 >= 80 { if (last) printf "%s-real;", last; last = $$1 } \
+	END { print last }' $(architectures))
 pip := CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' $(bin)/python -m pip install --constraint constraints.txt
 
 # What an install is made from. The Python sources are not: the install is editable.
-sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
+sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(architectures) $(shell find csrc -type f)
 formatted := $(shell find csrc tests/sanitize tests/csrc -name '*.?pp' -o -name '*.cu*' -type f)
 
 .PHONY: demo check test test-slow lint sanitize bench bench-smoke bench-learning aot gpu-check docs wheel clean

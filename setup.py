@@ -22,7 +22,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
-DEFAULT_ARCHS = (75, 80, 90, 100, 120)  # 86 and 89 run what is made for 80
+ARCHITECTURES = ROOT / "kernels" / "clara_kernels" / "architectures.txt"
 
 
 def cuda_request() -> str:
@@ -60,11 +60,16 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
+def usual_archs() -> list[int]:
+    """The numbers in architectures.txt, in order."""
+    return [int(number) for number in re.findall(r"^\d+", ARCHITECTURES.read_text(), re.MULTILINE)]
+
+
 def default_archs(nvcc: str) -> list[str]:
     """Machine code for each usual GPU this nvcc knows, and PTX of the newest for later ones."""
     listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout
     known = {int(arch) for arch in re.findall(r"sm_(\d+)\b", listed)}
-    archs = [arch for arch in DEFAULT_ARCHS if arch in known]
+    archs = [arch for arch in usual_archs() if arch in known]
     return [f"{arch}-real" for arch in archs[:-1]] + [str(arch) for arch in archs[-1:]]
 
 
@@ -93,7 +98,7 @@ def cuda_options() -> list[str]:
     if failure is None:
         archs = archs or default_archs(nvcc)
         if not archs:
-            failure = f"it knows none of the architectures {DEFAULT_ARCHS}"
+            failure = f"it knows none of the architectures {usual_archs()}"
     if failure is not None:
         if request == "ON":
             raise SystemExit(f"error: CLARA_CUDA=ON but {nvcc} does not work: {failure}")

@@ -170,7 +170,7 @@ def test_a_release_is_tagged_and_pushed(tmp_path):
 def test_a_version_is_the_same_wherever_it_stands():
     places = {
         "clara/__init__.py": r'^__version__ = "(.*)"$',
-        "kernels/clara_kernels/__init__.py": r'^__version__ = "(.*)"$',
+        "kernels/clara_kernels/version.py": r'^__version__ = "(.*)"$',
         "CITATION.cff": r"^version: (.*)$",
         "CHANGELOG.md": r"^## (\d+\.\d+\.\d+)",
     }

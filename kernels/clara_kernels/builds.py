@@ -1,4 +1,4 @@
-"""What is compiled when a kernel is launched, so that it can be compiled without a GPU.
+"""Describes how each kernel is compiled when it is launched, so that this needs no GPU.
 
 Every `triton.py` has `builds(architecture)`: all that its launchers can pick there, made by the
 same functions that pick it. `clara_kernels.inspect` compiles them.
@@ -30,7 +30,7 @@ OPTIONS = {"enable_fp_fusion": True}
 
 @dataclass(frozen=True)
 class Build:
-    """One set of what Triton compiles a kernel for.
+    """One way to compile a kernel: the types of its parameters, its constants and options.
 
     Attributes:
         kernel: a `triton.jit` function.
@@ -60,7 +60,7 @@ class Build:
 
 @cache
 def architecture_of(device: torch.device) -> int:
-    """Of a GPU, such as 90 for sm_90; the interpreter, on the CPU, is taken for that one."""
+    """The architecture of a GPU, such as 90 for sm_90; also 90 for the CPU, the interpreter's."""
     if device.type != "cuda":
         return 90
     major, minor = torch.cuda.get_device_capability(device)

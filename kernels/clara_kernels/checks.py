@@ -22,11 +22,11 @@ def require_tensor(name: str, value: Any) -> None:
 
 
 def refuse_transforms(operator: str, *tensors: Any) -> None:
-    """RuntimeError where derivatives of the tensors are wanted that the operator does not have.
+    """RuntimeError if somebody wants derivatives of the tensors that the operator does not have.
 
-    Its gradient belongs to `backward` and `torch.autograd.grad`. The transforms of `torch.func`
-    that differentiate, and forward-mode differentiation, would fail with an unrelated message or
-    take its derivative for zero. `torch.vmap` is no derivative and is let through.
+    `backward` and `torch.autograd.grad` can differentiate it. The transforms of `torch.func` that
+    differentiate, and forward-mode differentiation, would fail with an unrelated message or take
+    the derivative for zero. `torch.vmap` differentiates nothing and is allowed.
     """
     forward_mode = forward_ad._current_level >= 0
     if torch.compiler.is_compiling():
@@ -43,7 +43,7 @@ def refuse_transforms(operator: str, *tensors: Any) -> None:
 
 
 def _has_transform(tensor: Any) -> bool:
-    """Whether one of `torch.func`'s transforms differentiates by the tensor."""
+    """Whether a transform of `torch.func` differentiates with respect to the tensor."""
     functorch = torch._C._functorch
     while isinstance(tensor, Tensor) and functorch.is_functorch_wrapped_tensor(tensor):
         if functorch.is_gradtrackingtensor(tensor):
@@ -94,7 +94,7 @@ def require_choice(name: str, value: Any, choices: Sequence[str | None]) -> None
 
 
 def as_int(name: str, value: Any, least: int | None = None) -> int:
-    """`value` as an int: one itself, or what can be an index, such as a numpy integer.
+    """`value` as an int. It may be anything that can be an index, such as a numpy integer.
 
     Raises:
         TypeError: it is neither, or it is a bool.
@@ -109,7 +109,10 @@ def as_int(name: str, value: Any, least: int | None = None) -> int:
 
 
 def index_of(value: Any) -> Any:
-    """`operator.index`, or None for what has none and for bools, numpy's and torch's included."""
+    """The integer that `value` is, by `operator.index`; None if it is none.
+
+    A bool, also one of numpy or torch, is none.
+    """
     if type(value) is int or isinstance(value, torch.SymInt):
         return value  # `operator.index` would make a SymInt a constant
     if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
@@ -128,7 +131,7 @@ def is_number(value: Any) -> bool:
 def require_offsets(name: str, offsets: Any, total: int, counted: str) -> None:
     """Check int32 offsets `[count + 1]` that split `total` rows of the argument `counted`.
 
-    Their values are looked at only where nothing has to wait for that, see `may_read`.
+    Their values are checked only where reading them makes nothing wait, see `may_read`.
     """
     require_tensor(name, offsets)
     if offsets.dtype != torch.int32:

@@ -26,14 +26,24 @@ from typing import Any
 
 from .builds import OPTIONS, Build
 
-# Shared memory that one block may have, in bytes.
-SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+_LEAST = 80  # the first architecture with tensor cores for bfloat16
 _MATRIX_INSTRUCTIONS = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")
+
+
+def _shared_limits() -> dict[int, int]:
+    """Bytes of shared memory that one block may have, by architecture, from architectures.txt."""
+    text = Path(__file__).with_name("architectures.txt").read_text()
+    rows = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    limits = {int(number): int(kibibytes) * 1024 for number, kibibytes in rows}
+    return {number: limit for number, limit in limits.items() if number >= _LEAST}
+
+
+SHARED_LIMITS = _shared_limits()
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the assembler made of one build.
+    """What the assembler reports about one build.
 
     Attributes:
         registers: per thread.

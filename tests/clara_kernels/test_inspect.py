@@ -13,7 +13,7 @@ import pytest
 from clara_kernels import inspect
 from clara_kernels.builds import Build
 
-ARCHITECTURES = (80, 90, 100, 120)
+ARCHITECTURES = tuple(inspect.SHARED_LIMITS)
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -13,17 +13,16 @@ if shutil.which("nvcc") is None:
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
-ARCHITECTURES = ("80-real", "90a-real", "100-real", "120")
+LISTED = (ROOT / "kernels/clara_kernels/architectures.txt").read_text()
+ARCHITECTURES = re.findall(r"^\d+", LISTED, re.MULTILINE)
 REGISTERS = {"few_queries": 128, "mma_queries": 255, "float_queries": 255}  # of 65,536
 
 
 def compile_one(source: Path, architecture: str, folder: Path) -> str:
     """What ptxas says of each kernel."""
-    number = architecture.removesuffix("-real")
-    code = f"sm_{number}" if architecture.endswith("-real") else f"[sm_{number},compute_{number}]"
     command = ["nvcc", "-std=c++17", "-fatbin", "-Xptxas", "-v", f"-I{ROOT / 'csrc'}"]
-    command += ["-gencode", f"arch=compute_{number},code={code}", str(source)]
-    command += ["-o", str(folder / f"{source.stem}.{number}.fatbin")]
+    command += [f"-arch=sm_{architecture}", str(source)]
+    command += ["-o", str(folder / f"{source.stem}.{architecture}.fatbin")]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "warning" not in result.stderr, result.stderr

@@ -1,4 +1,4 @@
-"""A corpus to search: its rows, what is computed of them once, and their names."""
+"""A corpus to search: it checks rows, scales and ids once, and computes the norms once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search of a `Corpus`: which way it takes, filters by id, and names for what was found."""
+"""Search of a `Corpus`: chooses the operator, filters by id, and names what was found."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def search(
 
 
 def listed_rows(names: Ids | None, ids: Any) -> Tensor:
-    """Rows of the ids that a caller filters by."""
+    """The rows of the ids that a caller wants to search among."""
     if names is None:
         raise ValueError("ids must be None for a corpus without ids; a mask takes row numbers")
     return names.rows_of(ids)
@@ -50,7 +50,7 @@ def search_rows(
         if streams:
             return streamed_topk(queries, corpus, k, mask=mask)
         return cosine_topk(queries, corpus, k, mask=mask)
-    # Nothing to find yet; this checks what `cosine_topk` checks.
+    # The search of no rows finds nothing: it is there for the checks of `cosine_topk`.
     nothing = cosine_topk(queries, corpus[:0].to(queries.device) if streams else corpus[:0], k)
     listed = listed.to(corpus.device)
     if mask is not None:
@@ -59,7 +59,7 @@ def search_rows(
     width = min(k, len(corpus))
     if not len(listed):
         return widened(*nothing, width)
-    # Listed rows are read once for each query, all rows once for many queries.
+    # `cosine_rerank` reads the listed rows once for each query, `cosine_topk` all rows only once.
     if not streams and len(listed) * len(queries) <= len(corpus):
         return _among_few(queries, corpus, width, listed)
     allowed = torch.zeros(len(corpus), dtype=torch.bool, device=corpus.device)

@@ -68,7 +68,7 @@ def streamed_topk(
         require_mask(mask, len(corpus), corpus.rows)
     if queries.device.type not in ("cpu", "cuda"):
         raise ValueError(f"queries must be on the CPU or a GPU, got {queries.device}")
-    # Nothing to find yet; this checks what `cosine_topk` checks.
+    # The search of no rows finds nothing: it is there for the checks of `cosine_topk`.
     best = cosine_topk(queries, corpus[:0].to(queries.device), k)
     row_bytes = corpus.width * corpus.dtype.itemsize + 4
     size = max(1, min(chunk_bytes // row_bytes, len(corpus)))
@@ -113,7 +113,7 @@ def _chunks(corpus: CorpusRows, mask: Tensor | None, size: int) -> Iterator[_Chu
 
 
 class _Slot:
-    """One of the two ways to the device: a page-locked buffer, one behind it, and their events."""
+    """One of two sets of buffers, page-locked on the host and on the device, and their events."""
 
     def __init__(self, corpus: CorpusRows, size: int, device: torch.device, staged: bool) -> None:
         shape = (size, corpus.width)
@@ -128,7 +128,7 @@ class _Slot:
         self.searched = torch.cuda.Event()  # the device's buffers are free
 
     def fill_host(self, corpus: CorpusRows, chunk: _Chunk) -> Tensor:
-        """Rows of the chunk in page-locked memory. Waits until the copy before has left it."""
+        """The rows of the chunk in page-locked memory, once the copy before has left it."""
         if self.used:
             self.copied.synchronize()
         count, part = chunk.count, slice(chunk.start, chunk.start + chunk.count)
@@ -163,7 +163,7 @@ def _through_buffers(
     current, copying = torch.cuda.current_stream(), torch.cuda.Stream()
     pinned = corpus.rows.is_pinned() and corpus.rows.is_contiguous()
     slots = [_Slot(corpus, size, queries.device, not pinned) for _ in range(2)]
-    copying.wait_stream(current)  # which may still use the memory that the buffers are given
+    copying.wait_stream(current)  # the buffers may be memory that `current` still uses
     for place, chunk in enumerate(_chunks(corpus, mask, size)):
         slot = slots[place % 2]
         slot.start_copy(slot.fill_host(corpus, chunk), chunk, copying)

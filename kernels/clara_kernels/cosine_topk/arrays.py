@@ -1,4 +1,4 @@
-"""Tensors over memory that something else owns: NumPy arrays and files, nothing copied."""
+"""Tensors that share the memory of a NumPy array or of a mapped file: nothing is copied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Lent:
-    """What NumPy takes for an array that may be written, so that torch takes it without a warning.
+    """Presents a read-only array as one that may be written, which torch takes without a warning.
 
     Rows are never written. Writing to those of a read-only file ends the process.
     """

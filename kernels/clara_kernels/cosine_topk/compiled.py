@@ -1,4 +1,4 @@
-"""The operators by the compiled module `clara_kernels._C`, which knows addresses, not tensors."""
+"""The operators by the compiled module `clara_kernels._C`, which takes addresses, not tensors."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def _with_adjacent_columns(rows: Tensor) -> Tensor:
 
 
 def _of_rows(name: str, values: Tensor | None, dtype: torch.dtype, corpus: Tensor) -> Tensor | None:
-    """`values`, adjacent in memory. What is read by its address has to be what it is said to be."""
+    """`values`, adjacent in memory, after checks: the compiled module gets an address alone."""
     if values is None:
         return None
     if values.dtype != dtype or values.shape != corpus.shape[:1] or values.device != corpus.device:

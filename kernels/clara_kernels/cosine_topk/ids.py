@@ -1,4 +1,4 @@
-"""Names of a corpus' rows: int64 numbers or strings, each for one row."""
+"""The names of the rows of a corpus: int64 numbers or strings, a different one for each row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checks import index_of
 
-ABSENT = -1  # what stands in a result for a row that was not found
+ABSENT = -1  # the id of a place of a result where nothing was found
 
 
 class IntegerIds:
@@ -43,7 +43,7 @@ class IntegerIds:
         if len(repeated):
             place = int(repeated[0])
             _refuse_repeated(int(ordered[place]), int(rows[place]), int(rows[place + 1]))
-        self._sorted = None  # rarely used again, and twice as large as the ids
+        self._sorted = None  # it is twice as large as the ids and rarely used again
 
     def take(self, rows: Tensor) -> Tensor:
         """int64 ids of `rows`, ABSENT for negative ones."""
@@ -144,7 +144,7 @@ Ids = IntegerIds | StringIds
 
 
 def make_ids(ids: Any, count: int) -> Ids:
-    """The ids of `count` rows from whatever a caller has them in.
+    """The ids of `count` rows, from a sequence, an array or a tensor.
 
     Raises:
         TypeError: neither all integers nor all strings.
@@ -174,7 +174,7 @@ def make_ids(ids: Any, count: int) -> Ids:
 
 
 def joined(parts: Sequence[Ids | None]) -> Ids | None:
-    """The ids of corpora one after another, on the CPU, which have to be of one kind."""
+    """The ids of several corpora, one after another, on the CPU. They have to be of one kind."""
     made: Ids
     strings = [part.values for part in parts if isinstance(part, StringIds)]
     integers = [part.values.cpu() for part in parts if isinstance(part, IntegerIds)]
@@ -202,7 +202,7 @@ def _from_array(array: Any) -> Any:
 
 
 def _integers(name: str, values: Any) -> Tensor:
-    """int64 `[C]` of integers in whatever holds them."""
+    """int64 `[C]`, from an iterable, an array or a tensor of integers."""
     if hasattr(values, "__array__") and not isinstance(values, Tensor):
         values = _from_array(values)
     if isinstance(values, Tensor):

@@ -1,4 +1,4 @@
-"""One result from the results of several searches."""
+"""Merges the results of several searches into one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact top-k by cosine, s = ⟨q, c⟩ / (|q| |c|), in float64: what the operators mean everywhere."""
+"""Exact top-k by cosine, s = ⟨q, c⟩ / (|q| |c|), in float64: the definition of the operators."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def _norms(rows: Tensor) -> Tensor:
 
 
 def _descending(scores: Tensor) -> Tensor:
-    """Order of each row: the highest first, equal scores as they stand, then NaN, then -inf, which
-    stands for rows that may not be found."""
+    """The order of each row: the highest score first, equal scores as they stand, then NaN, then
+    -inf, the score of rows that a mask excludes."""
     keys = torch.where(scores.isnan(), -2.0, scores)
     return keys.sort(dim=1, descending=True, stable=True).indices
 

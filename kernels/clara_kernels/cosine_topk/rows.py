@@ -1,4 +1,4 @@
-"""Rows of a corpus, and what is computed of them once: what the searches read."""
+"""The rows of a corpus and what is computed from them once: all that a search reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .ids import Ids
 class CorpusRows:
     """Rows to search, their inverse norms, and their scales and ids if there are any.
 
-    `Corpus` makes them, checks them and searches them.
+    The base of `Corpus`, which checks what it is given and adds the search itself. Functions that
+    `Corpus.search` is made of take this base, so that they need not import `Corpus`.
     """
 
     __slots__ = ("__weakref__", "_ids", "_inverse_norms", "_rows", "_scales")
@@ -59,7 +60,7 @@ class CorpusRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows and all that is stored with them, rows in a file included."""
+        """Bytes of rows, norms, scales and ids, even if rows are in a file or belong to others."""
         tensors = [self._rows, self._inverse_norms, self._scales]
         held = sum(each.numel() * each.element_size() for each in tensors if each is not None)
         return held + (0 if self._ids is None else self._ids.nbytes)

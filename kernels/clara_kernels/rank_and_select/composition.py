@@ -1,8 +1,8 @@
-"""Ranking and selecting as one operator, made of what the two operators are made of.
+"""Ranking and selecting as one operator, composed of the parts of both operators.
 
-`cosine` and `selection` below are the modules that compute `cosine_scores` and `select_topk` in one
-way: the references, or the kernels. Memory is read once forward, apart from what is selected, and
-twice backward: the gradient of a score needs all of its slots' inner products first.
+`cosine` and `selection` below are two modules that compute `cosine_scores` and `select_topk`: the
+references, or the kernels. Forward reads all memory once, and what is selected again. Backward
+reads it twice: the gradient of a score depends on the inner products of all slots.
 """
 
 from __future__ import annotations

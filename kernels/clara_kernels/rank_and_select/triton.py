@@ -1,5 +1,6 @@
 """The kernels of `cosine_scores` and `select_topk`, one after the other: two launches forward and
-three backward. Neither can be less: a slot waits for all scores, a score's gradient for all slots.
+three backward. Fewer are not possible: a slot depends on all scores, the gradient of a score on all
+slots.
 """
 
 from __future__ import annotations

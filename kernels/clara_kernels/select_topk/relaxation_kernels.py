@@ -67,7 +67,7 @@ def _slot_logits(p_keys, divisor, first, end, o, slot, key, penalty, BN: tl.cons
 
 @triton.jit
 def _slots(p_keys, p_indices, question, first, j, slots, BJ: tl.constexpr):
-    """Numbers of BJ slots from `j` on, their candidates, and those's keys, `[BJ]`."""
+    """The numbers of BJ slots from `j` on, their candidates, and the keys of these, `[BJ]`."""
     o_j = j + tl.arange(0, BJ)  # [BJ]
     slot = tl.load(p_indices + question * slots + o_j, mask=o_j < slots, other=-1).to(tl.int32)
     return o_j, slot, tl.load(p_keys + first + slot, mask=slot >= 0, other=-float("inf"))
@@ -131,7 +131,7 @@ def _relaxed(z, top, norm, SPARSE: tl.constexpr):
 
 @triton.jit
 def _shares(p_parts, p, o_j, o_row, m, rows, slots, parts, SPARSE: tl.constexpr):
-    """What a candidate counts for in its slot's Jacobian, and ∂L/∂p where that is not 0."""
+    """The weight of each candidate in its slot's Jacobian, and ∂L/∂p, 0 where p is 0."""
     p_a = p_parts + o_j.to(tl.int64)[:, None] * rows + o_row[None, :]  # [BJ, BN]
     a = tl.zeros_like(p)
     for i in range(parts):

@@ -1,4 +1,4 @@
-"""Kernels that find what each slot takes, copy it, and add a gradient to it."""
+"""Kernels that find which candidate a slot takes, copy its memory, and add a gradient to it."""
 
 from __future__ import annotations
 

@@ -21,12 +21,12 @@ from ..segments import tile_count
 from . import noise_kernels, relaxation_kernels, selection_kernels
 from .options import Options
 
-_PROGRAMS = 512  # that fill a large GPU several times over
-_LEAST_COLUMNS = 1024  # of one part, so that parts stay below 1% of memory's size for k = 5
+_PROGRAMS = 512  # enough to fill a large GPU several times over
+_LEAST_COLUMNS = 1024  # in one part: then the parts take less than 1% of memory for k = 5
 
 
 class _Problem:
-    """What all launches of a call are about."""
+    """The sizes and tensors that all launches of one call share."""
 
     def __init__(self, scores: Tensor, offsets: Tensor | None, options: Options) -> None:
         self.offsets = None if offsets is None else offsets.contiguous()
@@ -34,9 +34,9 @@ class _Problem:
         self.rows = scores.numel()
         self.questions = scores.shape[0] if offsets is None else offsets.numel() - 1
         self.count = scores.shape[1] if offsets is None else 0
-        # With offsets the mean: the longest is known to the device alone.
+        # The mean of a ragged batch: only the device knows the longest.
         self.usual = self.rows // max(self.questions, 1)
-        self.keys = scores.contiguous()  # what candidates are ordered by
+        self.keys = scores.contiguous()  # candidates are ordered by these
         if options.seed is not None:
             self.keys = self._noisy(options.seed)
 
@@ -58,7 +58,7 @@ _NOISY = {"BN": 128, "num_warps": 4}
 
 
 def _unit(columns: int) -> int:
-    """Of a multiple of 16 columns the compiler knows that all rows allow 16-byte accesses."""
+    """16 for a multiple of 16 columns: it tells the compiler that 16-byte accesses are aligned."""
     return 16 if columns % 16 == 0 else 1
 
 
@@ -67,7 +67,7 @@ def _order_config(usual: int) -> dict[str, Any]:
 
 
 def _gather_config(usual: int, k: int, columns: int) -> dict[str, Any]:
-    # Beyond that every block of columns would spend long on finding the order again.
+    # With more, each block of columns would take too long to find the order again.
     order = usual <= 2048 and k <= 32
     block = 32 if usual <= 32 or not order else 512
     return {"UNIT": _unit(columns), "ORDER": order, "BN": block, "BD": 2048, "num_warps": 4}

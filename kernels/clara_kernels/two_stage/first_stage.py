@@ -148,7 +148,7 @@ class ReducedCorpus(ABC):
 
     @abstractmethod
     def _settings(self) -> dict[str, int]:
-        """What `reduce` depends on."""
+        """The numbers that `reduce` depends on."""
 
     @classmethod
     @abstractmethod

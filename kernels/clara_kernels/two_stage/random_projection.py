@@ -1,4 +1,4 @@
-"""A first stage of random projections, which works for any rows."""
+"""A first stage of random projections: it learns nothing from the rows."""
 
 from __future__ import annotations
 

@@ -17,15 +17,14 @@ from ..cosine_topk.op import cosine_rerank
 from ..cosine_topk.rows import require_corpus
 from .first_stage import FirstStage, require_stage_queries
 
-_CANDIDATES = 1 << 24  # rescored in one call; their row numbers take 128 MiB
+_CANDIDATES = 1 << 24  # the most that one call rescores; their row numbers take 128 MiB
 
 
 class TwoStageSearch:
     """Search a first stage's candidates by exact cosine to the full rows.
 
-    The search reads only k · oversampling of the N rows per query. Scores are exact, but the search
-    misses rows that the first stage does not propose. Measure it with `recall` on your own corpus
-    and queries.
+    Of N rows, k · oversampling per query are read. Scores are exact. A row is missed if the first
+    stage did not propose it; `recall` measures how often that happens with your corpus and queries.
 
     Args:
         first: a `FirstStage`, such as `MeanPooled`, `RandomProjection` or `Faiss`, made from

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from search_oracle import DTYPES, QUERY_DTYPES, assert_matches, corpus_of, numpy_cosines
+from search_oracle import QUERY_DTYPES, assert_matches, corpus_of, dtypes, numpy_cosines
 
 from clara_kernels import build_info, cosine_rerank, cosine_topk
 from clara_kernels.cosine_topk import compiled
@@ -17,8 +17,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(build_info()["cuda"] is None, reason="built without CUDA"),
 ]
-
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 def on_gpu(*tensors):
