@@ -57,7 +57,7 @@ def upgrade(
 def summary(before: dict[str, Any], result: dict[str, Any]) -> str:
     """The line for a reader."""
     if not result["changed"]:
-        return one_line(f"{result['index']}: is of this release already, nothing was changed")
+        return one_line(f"{result['index']}: has the current format already; nothing was changed")
     notes = []
     if before["format_version"] != result["format_version"]:
         notes.append(f"format {before['format_version']} became {result['format_version']}")

@@ -319,7 +319,7 @@ def test_an_older_index_is_upgraded(
     found = json.loads(clara(*compress(file, older, "--resume", "--json")).stdout)
     assert (found["documents"], found["skipped"], found["index_documents"]) == (1, 2, 4)
     printed = clara("index", "upgrade", "--model", model, older).stdout
-    assert printed == f"{older}: is of this release already, nothing was changed\n"
+    assert printed == f"{older}: has the current format already; nothing was changed\n"
     changed = write_corpus(records(b=LONG[2:]))
     assert "('b')" in refused(*compress(changed, older, "--resume"))
 
