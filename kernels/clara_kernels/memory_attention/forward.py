@@ -14,8 +14,7 @@ from .tiles import (
     find_queries,
     load_rows,
     masked_block,
-    packed_rows,
-    packed_start,
+    query_tile,
     seen_keys,
     sees,
     store_rows,
@@ -92,17 +91,10 @@ def forward(
     )
     if (o_row < 0) | (o_row >= queries * GROUP):  # negative: before the first document
         return
-    first_key = tl.load(p_offsets + document)
-    keys = tl.load(p_offsets + document + 1) - first_key
-    k_stride, v_stride = k_heads * HEAD_DIM, v_heads * HEAD_DIM
-    p_k += first_key.to(tl.int64) * k_stride + i_head * HEAD_DIM
-    p_v += first_key.to(tl.int64) * v_stride + i_head * HEAD_DIM
-
-    o_m = o_row + tl.arange(0, BLOCK_M)
-    m_m = o_m < queries * GROUP
-    rows = packed_rows(o_m, heads, GROUP)
-    first = packed_start(first_q, i_head, heads, GROUP)
-    q = load_rows(p_q + first * HEAD_DIM, rows, HEAD_DIM, m_m, HEAD_DIM, BLOCK_D, False)  # [BM, BD]
+    p_k, p_v, k_stride, v_stride, keys, o_m, m_m, rows, first, q = query_tile(
+        p_q, p_k, p_v, p_offsets, document, i_head, o_row, first_q, queries, heads, k_heads,
+        v_heads, GROUP, HEAD_DIM, BLOCK_D, BLOCK_M,
+    )  # fmt: skip
     last_key = keys - queries + o_m // GROUP  # [BM]
 
     start, ahead, full, end = seen_keys(

@@ -135,6 +135,43 @@ def load_rows(
 
 
 @triton.jit
+def query_tile(
+    p_q,
+    p_k,
+    p_v,
+    p_offsets,
+    document,
+    i_head,
+    o_row,
+    first_q,
+    queries,
+    heads,
+    k_heads,
+    v_heads,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """A tile of packed query rows, and where its document's keys and values begin.
+
+    Returns `p_k` and `p_v` moved there, their strides, the number of keys, the tile's packed rows
+    and which of them exist, where they lie after `first`, `first`, and the queries `[BM, BD]`.
+    """
+    first_key = tl.load(p_offsets + document)
+    keys = tl.load(p_offsets + document + 1) - first_key
+    k_stride, v_stride = k_heads * HEAD_DIM, v_heads * HEAD_DIM
+    p_k += first_key.to(tl.int64) * k_stride + i_head * HEAD_DIM
+    p_v += first_key.to(tl.int64) * v_stride + i_head * HEAD_DIM
+    o_m = o_row + tl.arange(0, BLOCK_M)
+    m_m = o_m < queries * GROUP
+    rows = packed_rows(o_m, heads, GROUP)
+    first = packed_start(first_q, i_head, heads, GROUP)
+    q = load_rows(p_q + first * HEAD_DIM, rows, HEAD_DIM, m_m, HEAD_DIM, BLOCK_D, False)  # [BM, BD]
+    return p_k, p_v, k_stride, v_stride, keys, o_m, m_m, rows, first, q
+
+
+@triton.jit
 def store_rows(p_x, rows, stride, m_rows, x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     o_d = tl.arange(0, BLOCK_D)
     p = p_x + rows[:, None] * stride + o_d[None, :]
