@@ -128,6 +128,7 @@ def convert_gguf(file: Path) -> Path:
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
     model.generation_config = transformers.GenerationConfig.from_model_config(config)
+    target.parent.mkdir(parents=True, exist_ok=True)  # stays, whatever becomes of the folder
     try:
         with new_folder(target, private=True) as unfinished:
             model.save_pretrained(unfinished)
