@@ -75,7 +75,10 @@ CASES = [
     ("ask --model MODEL --index MODEL q", "not an index"),
     (f"{ASK} --backbone /no/such q", "backbone folder '/no/such' does not exist"),
     (f"{ASK} --backbone AT/none.gguf q", "backbone file .*none.gguf' does not exist"),
-    ("ask --model AT/moved --index INDEX q", "'/no/such' does not exist; .* --backbone says where"),
+    (
+        "ask --model AT/moved --index INDEX q",
+        "'/no/such' does not exist; .* --backbone can name another place",
+    ),
     (f"{ASK} --device gpu q", "must be cpu, cuda or cuda:N"),
     (f"{ASK} --top-k 0 q", "--top-k"),
     ("search --model AT/none --index INDEX q", "does not exist"),
