@@ -34,7 +34,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "mask": get_args(Mask),
     "noise": (None, *get_args(Noise)),
 }
-"""What each setting may be that takes one of a few words."""
+"""The accepted values of each setting that takes one of a few words."""
 
 
 @dataclass(frozen=True)
@@ -74,28 +74,30 @@ class ClaraConfig:
     """Settings of a model, validated on construction. Plain JSON on disk.
 
     The first group defines the model: a checkpoint cannot be loaded with other values. The
-    second group says how to run it and may be overridden at load time. numpy's numbers are taken
-    and kept as Python's own.
+    second group says how to run it and may be overridden at load time. NumPy numbers are accepted
+    and stored as Python numbers.
 
     Attributes:
-        backbone: hub id, folder or GGUF file of the causal language model; filled in by
+        backbone: hub id, folder or GGUF file of the causal language model; set by
             `Clara.from_backbone`.
         compression_rate: nominal rate; a document gets `document_length / compression_rate`
             memory tokens, whatever its real length.
         document_length: limit in document tokens, markers not counted.
-        distinct_memory_tokens: one trained embedding per memory slot, or one shared by all.
+        distinct_memory_tokens: True trains one embedding per memory slot, False one for all slots.
         separator: put the separator marker after each document's memory in a prompt.
-        lora_rank, lora_alpha, lora_dropout: of the three adapters, on all linear layers.
+        lora_rank, lora_alpha, lora_dropout: LoRA settings of the three adapters, which cover all
+            linear layers.
         prompt: wording of the generator's prompt.
 
-        overflow: what to do with a document over the limit: split it into chunks, cut it, or
-            refuse it.
-        top_k: documents handed to the generator.
-        temperature, relaxation, mask, noise: of the differentiable selection.
+        overflow: what happens to a document over the limit: "chunk" splits it, "truncate" cuts
+            it, "error" refuses it.
+        top_k: number of documents the generator reads.
+        temperature, relaxation, mask, noise: settings of the differentiable selection, see
+            `clara_kernels.select_topk`.
         quantization: None, "nf4" or "int8" for the backbone's weights.
-        dtype: of the backbone's activations, by name; None is float32 on CPU, bfloat16 on CUDA.
-            `torch.float32` and its like are taken too.
-        attention: attention of the generator.
+        dtype: dtype of activations, by name or as a torch.dtype. None: float32 on CPU, bfloat16 on
+            CUDA.
+        attention: attention implementation of the generator.
     """
 
     backbone: str | None = None
@@ -168,7 +170,7 @@ class ClaraConfig:
         return self.document_length // self.compression_rate
 
     def replace(self, **changes: Any) -> ClaraConfig:
-        """A copy with other values, validated again."""
+        """Return a copy with other values, validated again."""
         unknown = sorted(set(changes) - _FIELDS)
         if unknown:
             raise ValueError(f"unknown setting {unknown[0]!r}; settings are {sorted(_FIELDS)}")
@@ -179,7 +181,7 @@ class ClaraConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ClaraConfig:
-        """Read `to_dict`'s output.
+        """Make a configuration from the dict that `to_dict` returns.
 
         Raises:
             ValueError: not a CLaRa configuration, a newer format, or an unknown setting.

@@ -4,9 +4,9 @@
     python docs/architecture_page.py           # write the page
     python docs/architecture_page.py --check   # fail if the committed page differs from the code
 
-The floors are the layers of the import contract in pyproject.toml. The arrows are the imports that
-grimp, import-linter's own library, finds in the sources, those for type checking included. What
-each room holds is the first line of its docstring.
+The layers are those of the import contract in pyproject.toml. The arrows are the imports in the
+sources, those for type checking included, as grimp finds them, the library behind import-linter.
+What each package holds is the first line of its docstring.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ PACKAGES = ("clara", "clara_kernels")
 Imports = dict[str, set[str]]
 
 
-def floors() -> list[list[str]]:
-    """The rooms of `clara` by floor, highest first, as the import contract has them."""
+def layers() -> list[list[str]]:
+    """The packages of `clara` by layer, highest first, as the import contract has them."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = settings["tool"]["importlinter"]["contracts"]
-    layers = next(each["layers"] for each in contracts if each["type"] == "layers")
-    return [re.findall(r"\b\w+\b", re.sub(r"\(\w+\)", "", layer)) for layer in layers]
+    found = next(each["layers"] for each in contracts if each["type"] == "layers")
+    return [re.findall(r"\b\w+\b", re.sub(r"\(\w+\)", "", layer)) for layer in found]
 
 
-def room(module: str) -> str:
+def package_of(module: str) -> str:
     """`clara.text.prompts` lies in `text`; everything in clara_kernels lies in `clara_kernels`."""
-    package, _, inside = module.partition(".")
-    return inside.partition(".")[0] if package == "clara" and inside else package
+    top, _, inside = module.partition(".")
+    return inside.partition(".")[0] if top == "clara" and inside else top
 
 
 def imports() -> Imports:
-    """The other rooms that each room imports."""
+    """The other packages that each package imports."""
     graph = grimp.build_graph(*PACKAGES, cache_dir=None, exclude_type_checking_imports=False)
     found: Imports = defaultdict(set)
     for module in graph.modules:
         for other in graph.find_modules_directly_imported_by(module):
-            if room(module) != room(other):
-                found[room(module)].add(room(other))
+            if package_of(module) != package_of(other):
+                found[package_of(module)].add(package_of(other))
     return found
 
 
 def direct(found: Imports) -> Iterator[tuple[str, str]]:
-    """The arrows that no longer way of arrows stands for."""
+    """The arrows that cannot be left out because other arrows lead to the same package."""
 
     def below(start: str) -> set[str]:
         reached: set[str] = set()
@@ -79,7 +79,7 @@ def direct(found: Imports) -> Iterator[tuple[str, str]]:
 
 
 def holds(name: str) -> str:
-    """The first line of the docstring of a room."""
+    """The first line of the docstring of a package or module."""
     base = ROOT / "clara" / name
     file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
     if name == "clara_kernels":
@@ -92,9 +92,9 @@ def drawn(found: Imports) -> Iterator[str]:
     """The picture, as Mermaid reads it."""
     yield "```mermaid"
     yield "flowchart TB"
-    for number, rooms in enumerate([*floors(), ["clara_kernels"]]):
-        yield f'  subgraph floor{number}[" "]'
-        yield from (f"    {name}" for name in rooms)
+    for number, names in enumerate([*layers(), ["clara_kernels"]]):
+        yield f'  subgraph layer{number}[" "]'
+        yield from (f"    {name}" for name in names)
         yield "  end"
     for start, end in direct(found):
         yield f"  {start} --> {end}"
@@ -102,10 +102,10 @@ def drawn(found: Imports) -> Iterator[str]:
 
 
 def table(found: Imports) -> Iterator[str]:
-    """One line for each room."""
-    yield "| Room | Holds | Imports |"
+    """One line for each package."""
+    yield "| Package | Holds | Imports |"
     yield "|---|---|---|"
-    for name in [name for rooms in floors() for name in rooms] + ["clara_kernels"]:
+    for name in [name for layer in layers() for name in layer] + ["clara_kernels"]:
         others = ", ".join(f"`{other}`" for other in sorted(found.get(name, ())))
         yield f"| `{name}` | {holds(name)} | {others or 'none'} |"
 
@@ -113,18 +113,18 @@ def table(found: Imports) -> Iterator[str]:
 def written() -> str:
     """The part of the page that comes from the code."""
     found = imports()
-    rooms = {name for floor in floors() for name in floor}
-    inside: Imports = {name: found[name] - {"clara"} for name in rooms}
-    arrows = sum(len(others & rooms) for others in inside.values())
+    packages = {name for layer in layers() for name in layer}
+    inside: Imports = {name: found[name] - {"clara"} for name in packages}
+    arrows = sum(len(others & packages) for others in inside.values())
     return "\n".join(
         [
             BEGIN,
             "",
             *drawn(inside),
             "",
-            f"`clara` has {len(rooms)} rooms. {arrows} pairs of rooms are linked by an import, and "
+            f"`clara` has {len(packages)} packages. {arrows} pairs are linked by an import, and "
             "no imports form a circle.",
-            "The picture leaves out an arrow where a longer way of arrows leads to the same room.",
+            "The picture leaves out an arrow where other arrows lead to the same package.",
             "",
             *table(inside),
             "",

@@ -1,1 +1,1 @@
-"""The backbone: loading a causal language model, and all that changes its layers."""
+"""The backbone: load a causal language model, and everything that changes its layers."""

@@ -1,9 +1,9 @@
-"""Which keys each layer of a backbone attends to, read from the masks transformers makes for it.
+"""Find which keys each layer of a backbone attends to, from the masks that transformers makes.
 
-A configuration does not say it reliably: families differ in which layers have a window, and in
-whether the window reaches the attention function as a keyword, by the mask alone, or as a keyword
-that the mask of eager attention ignores. What transformers' own attention obeys is the mask. One
-forward over a few positions records the mask of every layer as a rule instead of a tensor.
+A configuration does not say this reliably: model families differ in which layers have a window,
+and in how the window reaches the attention function: as a keyword, by the mask alone, or as a
+keyword that the mask of eager attention ignores. transformers' own attention obeys the mask. So
+one forward over a few positions records the mask of every layer as a rule instead of a tensor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which stored tensors a backbone's final states depend on, and what its model calls them."""
+"""Find the stored tensors that a backbone's final states depend on, and their model names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STALE = ("rotary_emb.inv_freq", "masked_bias")
 
 
 def body_names(folder: Path, stored: Collection[str]) -> dict[str, str]:
-    """What the model calls each weight of its body, and under which stored name it is found.
+    """Map the name of each weight of the model's body to the name under which it is stored.
 
     The body is the model without its output head. Files may leave out the body's own name in
     front of its weights ("model."), and may hold a tied weight under any of its names.

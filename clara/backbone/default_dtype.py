@@ -1,4 +1,4 @@
-"""What is made here is float32, whatever torch's default dtype is in the user's program."""
+"""Make tensors in float32 even if the user's program sets another default dtype of torch."""
 
 from __future__ import annotations
 

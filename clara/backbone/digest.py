@@ -1,4 +1,4 @@
-"""Digests of a backbone's weights: what tells backbones apart in a model's fingerprint."""
+"""Digests of a backbone's weights, which identify the backbone in a model's fingerprint."""
 
 from __future__ import annotations
 

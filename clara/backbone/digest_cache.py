@@ -24,7 +24,7 @@ _NOT_THERE = (OSError, RuntimeError)  # RuntimeError: the user has no home folde
 
 
 def cache_folder() -> Path:
-    """Where converted backbones and digests are kept.
+    """Return the folder for converted backbones and digests.
 
     `$CLARA_CACHE`, or `clara` in the user's cache.
 
@@ -38,15 +38,15 @@ def cache_folder() -> Path:
 
 
 def cached(source: Path, files: Sequence[Path], compute: Callable[[], str]) -> str:
-    """What `compute` makes of files, computed again only when one of them may have changed.
+    """Return the result of `compute`, which runs only if one of the files may have changed.
 
-    That is when its resolved path, size, modification time or inode differs, or when it was
-    written so recently that it may change without a trace.
+    A file may have changed if its resolved path, size, modification time or inode differs, or if
+    it was written so recently that a second change would leave no trace.
 
     Args:
-        source: what the digest is of; the cache has one entry for it.
-        files: what `compute` reads.
-        compute: gives 64 hexadecimal digits.
+        source: name of the digested thing; the cache has one entry for it.
+        files: the files that `compute` reads.
+        compute: returns 64 hexadecimal digits.
 
     Raises:
         OSError: a file is not there.

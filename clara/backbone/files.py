@@ -1,4 +1,4 @@
-"""Where the files of a backbone are: folders, the hub's cache, and converted GGUF files."""
+"""Find the files of a backbone: in folders, in the hub's cache, or converted from GGUF."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class BackboneError(ClaraError, ValueError):
 
 
 def resolve_backbone(name_or_path: str) -> str:
-    """Folder that transformers can load: converts GGUF files, downloads models of the hub.
+    """Return a folder that transformers can load; converts GGUF files and downloads hub models.
 
     Raises:
-        BackboneError: a path that does not exist, a folder that holds no model, or a model that
-            cannot be got from the hub.
+        BackboneError: the path does not exist, the folder holds no model, or the model cannot be
+            downloaded from the hub.
     """
     path = Path(os.path.expanduser(name_or_path))
     if path.suffix.lower() == ".gguf":
@@ -128,6 +128,7 @@ def convert_gguf(file: Path) -> Path:
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
     model.generation_config = transformers.GenerationConfig.from_model_config(config)
+    target.parent.mkdir(parents=True, exist_ok=True)  # stays, whatever becomes of the folder
     try:
         with new_folder(target, private=True) as unfinished:
             model.save_pretrained(unfinished)

@@ -1,4 +1,4 @@
-"""How much memory there is for something new."""
+"""Measure how much memory is free on a device."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be taken on a device without taking them from others.
+    """Bytes that can be allocated on a device.
 
-    On the CPU what the kernel keeps of files counts as free, as it gives that back; what PyTorch
-    keeps of a GPU's memory does not.
+    On the CPU the kernel's file cache counts as free, because the kernel gives it back. On a GPU
+    the memory that PyTorch has cached does not count as free.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

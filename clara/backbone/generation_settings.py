@@ -1,8 +1,8 @@
-"""What each setting of transformers' `GenerationConfig` means where the prompt is memory.
+"""Check the settings of transformers' `GenerationConfig` for prompts with memory.
 
 The prompt reaches the backbone as embeddings, not as token ids. So a setting is honoured, or it
-changes no answer, or it is refused with what to do instead. What a later transformers adds is
-refused until it is known here; so is a misspelt name.
+changes no answer, or it is refused with advice. A setting that only a later transformers knows is
+refused until this module knows it; so is a misspelt name.
 """
 
 from __future__ import annotations
@@ -96,32 +96,33 @@ HARMLESS = frozenset(
 )
 """Settings that change no answer."""
 
-_FROM_HUB = "it runs code from the hub, which is never done here; leave it out"
+_FROM_HUB = "it runs code from the hub, which CLaRa never does; leave it out"
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "guidance_scale": ((1,), "it needs a second prompt, of text; leave it out"),
-    "token_healing": ((False,), "it changes the last token of a prompt of text; leave it out"),
+    "guidance_scale": ((1,), "it needs a second prompt made of text; leave it out"),
+    "token_healing": ((False,), "it changes the last token of a text prompt; leave it out"),
     "prefill_chunk_size": (
         (),
-        "a prompt with memory is read at once; leave it out, and lower batch_size to save memory",
+        "CLaRa reads a prompt with memory at once; leave it out, and lower batch_size to save "
+        "memory",
     ),
     "encoder_repetition_penalty": (
         (1,),
-        "it counts the words of a prompt of text; leave it out (repetition_penalty counts those "
-        "of the answer)",
+        "it counts the words of a text prompt; leave it out (repetition_penalty counts those of "
+        "the answer)",
     ),
     "encoder_no_repeat_ngram_size": (
         (0,),
-        "it counts the words of a prompt of text; leave it out (no_repeat_ngram_size counts those "
-        "of the answer)",
+        "it counts the words of a text prompt; leave it out (no_repeat_ngram_size counts those of "
+        "the answer)",
     ),
     "forced_bos_token_id": (
         (),
         "it is for models with an encoder; leave it out, and say in ClaraConfig.prompt how an "
         "answer begins",
     ),
-    "is_assistant": ((False,), "it is for a model that drafts for another; leave it out"),
-    "assistant_early_exit": ((), "it drafts from a prompt of text; leave it out"),
-    "use_mtp": ((False,), "it drafts from a prompt of text; leave it out"),
+    "is_assistant": ((False,), "it is for a draft model in assisted generation; leave it out"),
+    "assistant_early_exit": ((), "it drafts tokens from a text prompt; leave it out"),
+    "use_mtp": ((False,), "it drafts tokens from a text prompt; leave it out"),
     "penalty_alpha": ((0,), _FROM_HUB),
     "dola_layers": ((), _FROM_HUB),
     "num_beam_groups": ((1,), f"{_FROM_HUB}, or set num_beams alone"),
@@ -168,11 +169,11 @@ def generation_settings(
     given: GenerationConfig | None,
     max_new_tokens: int | None,
 ) -> GenerationConfig:
-    """The settings to generate with: greedy unless `given` says otherwise.
+    """Make the settings to generate with: greedy unless `given` says otherwise.
 
-    An answer ends where `given` says. Otherwise it ends at what the chat template's closing turn
-    begins with, at the backbone's stored ends and at the tokenizer's; a closing turn that begins
-    with plain text is one of `stop_strings`.
+    The stop tokens are those of `given`. Without them they are the beginning of the chat
+    template's closing turn and the stop tokens of the backbone and the tokenizer; if a closing turn
+    begins with plain text, that text becomes one of `stop_strings`.
 
     Raises:
         TypeError, ValueError: a setting is refused, or has a value that it cannot have.
@@ -279,9 +280,8 @@ def _set_ends(
         ends = default_ends(backbone, tokenizer, end)
         if not ends and not end.text:
             raise ValueError(
-                "nothing ends an answer: neither the chat template, nor the backbone's "
-                "generation_config, nor the tokenizer has a token for it; pass "
-                "generation_config=GenerationConfig(eos_token_id=…)"
+                "no stop token: the chat template, the backbone's generation_config and the "
+                "tokenizer define none; pass generation_config=GenerationConfig(eos_token_id=…)"
             )
         settings.eos_token_id = ends or None
         if end.text:
@@ -306,7 +306,7 @@ def _check(settings: GenerationConfig, origin: str, device: torch.device) -> Non
             if value not in neutral:
                 raise ValueError(f"{origin}.{name} cannot be used with memory: {advice}")
         elif name not in HONOURED:
-            raise ValueError(f"{origin}.{name} is not a setting that is known here; leave it out")
+            raise ValueError(f"{origin}.{name} is not a setting that CLaRa knows; leave it out")
         elif name in _INTEGERS and not isinstance(value, list):
             as_integer(value, f"{origin}.{name}", least=_INTEGERS[name])
         elif name in _NUMBERS:

@@ -1,7 +1,7 @@
-"""Models on the Hugging Face hub: found in the local cache or downloaded, and why they are not.
+"""Find models of the Hugging Face hub in the local cache or download them, and explain failures.
 
-The hub's own libraries try again for most of a minute when there is no network, and say that a
-model is missing when nobody could be asked. Here one question is put first, with a deadline.
+Without a network, the hub's own libraries retry for most of a minute, and then say that the model
+is missing. This module first asks the hub one question, with a deadline.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ _silent: dict[str, tuple[float, str]] = {}
 
 
 class HubError(ClaraError, ValueError):
-    """A model that cannot be got from the hub; the message gives the cause."""
+    """A model cannot be downloaded from the hub; the message gives the cause."""
 
 
 def snapshot(
     name: str, *, choose: Choose, complete: Callable[[Path], bool], within: str = ""
 ) -> Path:
-    """A local folder with files of a model on the hub, in the revision that `main` is at.
+    """Return a local folder with files of a model on the hub, at the newest revision of `main`.
 
-    A model in the local cache is used when the hub does not answer. Within a process a model keeps
-    its revision. `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the hub's other variables hold.
+    If the hub does not answer, the model in the local cache is used. Within a process a model keeps
+    its revision. `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the hub's other variables apply.
 
     Args:
         name: "owner/name", or "name".
@@ -67,8 +67,8 @@ def snapshot(
         within: a folder of the model that has the files; it is what is returned and completed.
 
     Raises:
-        HubError: it is not in the cache, and it is not on the hub, or not for this user, or the
-            hub cannot be reached.
+        HubError: the model is not in the cache, and it is not on the hub, the user has no access,
+            or the hub cannot be reached.
     """
     endpoint = constants.ENDPOINT
     key = (endpoint, str(constants.HF_HUB_CACHE), name, within)
@@ -80,7 +80,7 @@ def snapshot(
     except _Unavailable as error:
         if here is None:
             shown = f"{name}/{within}" if within else name
-            raise HubError(f"{shown!r} is no folder here, and {error}") from error
+            raise HubError(f"{shown!r} is not a local folder, and {error}") from error
         root = _root(here, within)
     _found[key] = root / within
     return _found[key]
@@ -173,7 +173,7 @@ def _cause(error: BaseException, endpoint: str) -> str:
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, HFValidationError):
-        return "it is no name that a model on the hub can have"
+        return "a model on the hub cannot have this name"
     if isinstance(error, GatedRepoError):
         return "on the hub it is gated: accept its terms there and log in with 'hf auth login'"
     if isinstance(error, HfHubHTTPError):
@@ -185,7 +185,7 @@ def _cause(error: BaseException, endpoint: str) -> str:
         if isinstance(error, RepositoryNotFoundError) or status == 404:
             return "there is no such model on the hub"
         if status == 403:
-            return "the hub refuses access (403): log in with 'hf auth login' as one who has it"
+            return "the hub refuses access (403): log in as a user with access: 'hf auth login'"
         return f"the hub answered with an error ({status})"
     detail = reason(error, 120, first_line=True)
     return f"the hub cannot be reached at {endpoint} (no network?): {detail}"

@@ -1,4 +1,4 @@
-"""Loading the frozen causal language model that everything else is attached to."""
+"""Load the frozen causal language model that the adapters are attached to."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def load_backbone(
 
     Args:
         name_or_path: hub id, folder, or GGUF file (converted once, kept in the cache folder).
-        dtype: of activations and of weights that are not quantized.
-        quantization: "nf4" or "int8" through bitsandbytes.
-        attention: of ordinary forwards and generation; packed forwards follow it.
+        dtype: dtype of activations and of weights that are not quantized.
+        quantization: "nf4" or "int8" with bitsandbytes.
+        attention: attention of ordinary forwards and generation; packed forwards follow it.
 
     Raises:
-        BackboneError: not found, not a causal language model that supports the attention
-            interface, or a package it needs is missing.
+        BackboneError: the model is not found, is not a causal language model that supports the
+            attention interface, or needs a package that is missing.
     """
     if attention == "flash_attention_2" and find_spec("flash_attn") is None:
         raise BackboneError("attention='flash_attention_2' needs the package flash-attn")

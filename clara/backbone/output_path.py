@@ -1,9 +1,9 @@
-"""From final hidden states to logits, the way the backbone itself goes.
+"""Compute logits from final hidden states, as the backbone itself does.
 
-Families scale logits (Granite, Cohere), cap them (Gemma 2, NanoChat), or change states before the
-output head (MiniCPM3). The code that does so is the backbone's own `forward`, so that is what runs
-here, with a body that returns the states it is given. Most families apply the head and nothing
-else. For them the loss takes a shorter way that does not hold all logits.
+Some model families scale logits (Granite, Cohere), cap them (Gemma 2, NanoChat), or change states
+before the output head (MiniCPM3). The backbone's own `forward` does so, so this module runs it,
+with a body that returns the given states. Most families only apply the head. For them the loss
+takes a shorter way that does not hold all logits.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def _own_logits(
     name = next((name for name, module in backbone.named_children() if module is body), None)
     if name is None:
         raise ValueError(
-            f"backbone {type(backbone).__name__} cannot be trained and has no answer loss: what "
-            "comes before its output head is no module of its own"
+            f"backbone {type(backbone).__name__} cannot be trained and has no answer loss: the "
+            "part before its output head is not a separate module"
         )
     shell = _with_modules(backbone, {name: _States(), **(others or {})})
     try:

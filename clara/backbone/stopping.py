@@ -1,4 +1,4 @@
-"""Where an answer ends: tokens and texts that stop generation, and the text before them."""
+"""Stop tokens and stop strings of an answer, and the text before them."""
 
 from __future__ import annotations
 

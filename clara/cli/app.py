@@ -55,7 +55,7 @@ def common(
     ] = False,
     debug: Annotated[
         bool,
-        typer.Option("--debug", envvar="CLARA_DEBUG", help="Show where an error comes from."),
+        typer.Option("--debug", envvar="CLARA_DEBUG", help="Print the traceback of an error."),
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:

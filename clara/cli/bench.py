@@ -11,20 +11,21 @@ from clara.cli.errors import Group, user_errors
 from clara.terminal.printing import one_line
 
 bench = typer.Typer(
-    cls=Group, name="bench", no_args_is_help=True, help="Results of `pytest bench`."
+    cls=Group, name="bench", no_args_is_help=True, help="Reports of benchmark results."
 )
 
 
 @bench.command("report")
 def report(
     results: Annotated[
-        list[Path], typer.Argument(help="A file of results, or two to compare, the later one last.")
+        list[Path],
+        typer.Argument(help="One results file, or two to compare: the earlier one first."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")] = Path(
         "report"
     ),
 ) -> None:
-    """Make one page with pictures and tables of results, and the same as separate files."""
+    """Write a report: one HTML page, and its tables and pictures as files."""
     from clara.reports.report import write_report
 
     with user_errors():

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def compress(
     model: options.Model,
     corpus: Annotated[
-        str, typer.Option("--corpus", help="JSON lines with id, contents and perhaps title.")
+        str,
+        typer.Option("--corpus", help="Corpus: JSON lines with id, contents and optionally title."),
     ],
     output: Annotated[str, typer.Option("--output", help="Folder of the index to write.")],
     batch_tokens: Annotated[
@@ -32,7 +33,7 @@ def compress(
         typer.Option(
             "--batch-tokens",
             min=1,
-            help="Tokens of one forward pass; by default what suits the device.",
+            help="Batch size in tokens. Default: chosen for the device.",
             show_default=False,
         ),
     ] = None,
@@ -40,13 +41,16 @@ def compress(
         options.Overflow | None,
         typer.Option(
             "--overflow",
-            help="Split, cut or refuse documents over the model's limit. By default as the index "
-            "was begun, else as the model says.",
+            help="Split, cut or refuse documents over the model's limit. Default: the index's "
+            "setting, or the model's for a new index.",
             show_default=False,
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an index, skip documents it holds.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue an existing index; skip documents it already holds."
+        ),
     ] = False,
     backbone: options.Backbone = None,
     device: options.Device = None,
@@ -84,7 +88,7 @@ def existing_index(output: str, resume: bool) -> MemoryIndex | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not resume:
-        raise CommandError(f"{output}: exists already; add --resume to go on with that index")
+        raise CommandError(f"{output}: exists already; add --resume to continue that index")
     return open_index(output)
 
 
@@ -127,7 +131,9 @@ def chosen_overflow(
         )
     begun: Overflow = index.settings.get("overflow", model.config.overflow)
     if asked is not None and chosen != begun:
-        raise CommandError(f"{index.path}: was begun with --overflow {begun}, not {chosen}")
+        raise CommandError(
+            f"{index.path}: was created with --overflow {begun}; --overflow {chosen} does not match"
+        )
     return begun
 
 

@@ -44,14 +44,16 @@ def demo(
         typer.Option(
             "--question",
             callback=_checked_questions,
-            help="Asked in place of the built-in questions; may be repeated.",
+            help="Question to ask instead of the built-in ones; may be repeated.",
             show_default=False,
         ),
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
-            "--backbone", help="Language model; SmolLM2-135M by default.", show_default=False
+            "--backbone",
+            help="Backbone: hub id, folder or GGUF file. Default: SmolLM2-135M.",
+            show_default=False,
         ),
     ] = None,
     top_k: options.TopK = 3,

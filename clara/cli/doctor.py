@@ -1,4 +1,4 @@
-"""`clara doctor`: what is fine, missing or slow on this machine."""
+"""`clara doctor`: check this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clara.terminal.printing import print_json
 
 
 def doctor(as_json: options.Json = False) -> None:
-    """Say what is fine, missing or slow on this machine, and what mends it."""
+    """Check this machine: what works, what is missing or slow, and how to fix it."""
     report = diagnose(__version__)
     found = checks(report)
     if as_json:

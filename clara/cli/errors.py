@@ -1,8 +1,8 @@
 """Errors on the command line: one line on standard error and an exit status, no traceback.
 
-1 stands for input with bad content, 2 for bad usage, 130 for an interrupt. An error that is not
-expected is a bug and keeps its traceback. A reader of standard output that leaves early, as `head`
-does, is no error.
+The exit status is 1 for input with bad content, 2 for bad usage and 130 for an interrupt. An
+unexpected error is a bug and keeps its traceback. It is no error if the reader of standard output
+stops early, as `head` does.
 """
 
 from __future__ import annotations

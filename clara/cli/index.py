@@ -1,4 +1,4 @@
-"""`clara index`: upkeep of indexes."""
+"""`clara index`: maintain an index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clara.cli.errors import Group, user_errors
 from clara.cli.loading import load_both
 from clara.terminal.printing import one_line, print_json
 
-index = typer.Typer(cls=Group, name="index", no_args_is_help=True, help="Upkeep of indexes.")
+index = typer.Typer(cls=Group, name="index", no_args_is_help=True, help="Maintain an index.")
 
 _SHOWN = 5  # ids in a line
 
@@ -23,17 +23,17 @@ def upgrade(
     backbone: options.Backbone = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make an index of an earlier release one of this release, without compressing anew.
+    """Upgrade an index of an earlier release to the current format, without compressing again.
 
-    It then takes documents from several hosts at once, has the fingerprint of all weights of its
-    model, and holds every document once. Its memory is not written again.
+    After the upgrade several hosts can add documents at once, the fingerprint covers all weights
+    of the model, and the index stores every document once. Memory is not rewritten.
     """
     opened, loaded = load_both(path, model, backbone, "cpu", None)
     from clara.index.maintenance import upgrade as upgrade_index
 
     with user_errors():
         loaded.memory_space.require(
-            opened, f"{opened.path}: was written", "name the model that did"
+            opened, f"{opened.path}: was written", "name the model that wrote it"
         )
     before = opened.info()
     done = upgrade_index(path, fingerprint=loaded.fingerprint)
@@ -57,7 +57,7 @@ def upgrade(
 def summary(before: dict[str, Any], result: dict[str, Any]) -> str:
     """The line for a reader."""
     if not result["changed"]:
-        return one_line(f"{result['index']}: is of this release already, nothing was changed")
+        return one_line(f"{result['index']}: has the current format already; nothing was changed")
     notes = []
     if before["format_version"] != result["format_version"]:
         notes.append(f"format {before['format_version']} became {result['format_version']}")

@@ -1,4 +1,4 @@
-"""What a folder is: a model, an index, a training run, or a checkpoint of the reference."""
+"""Find out what a folder holds: a model, an index, a training run or a reference checkpoint."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def inspect(folder: Path) -> dict[str, Any]:
         return _reference(folder, settings)
     if is_run(folder):
         return _run(folder)
-    hint = "; a backbone, perhaps: see 'clara init'" if "model_type" in settings else ""
+    hint = "; it may be a backbone: see 'clara init'" if "model_type" in settings else ""
     raise CommandError(
         f"{folder}: neither a model, an index, a training run, nor a reference checkpoint{hint}"
     )

@@ -12,17 +12,17 @@ from clara.cli.errors import CommandError, user_errors
 from clara.cli.paths import check_backbone, check_parent, check_reference, expanded
 from clara.terminal.printing import one_line, print_json, quiet_libraries, size
 
-Target = Annotated[str, typer.Argument(help="Folder to write; new or empty.")]
+Target = Annotated[str, typer.Argument(help="Folder to write: new or empty.")]
 
 
 def init(
     backbone: Annotated[
-        str, typer.Argument(help="Language model: id on the Hugging Face hub, folder, GGUF file.")
+        str, typer.Argument(help="Backbone: id on the Hugging Face hub, folder or GGUF file.")
     ],
     target: Target,
     compression_rate: Annotated[
         int,
-        typer.Option("--compression-rate", min=1, help="Document tokens for one memory token."),
+        typer.Option("--compression-rate", min=1, help="Document tokens per memory token."),
     ] = 16,
     document_length: Annotated[
         int, typer.Option("--document-length", min=1, help="Longest document, in tokens.")
@@ -54,8 +54,8 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="Checkpoint of the reference implementation: folder, or place on the hub, such "
-            "as apple/CLaRa-7B-Base/compression-16."
+            help="Reference checkpoint: folder or hub id, such as "
+            "apple/CLaRa-7B-Base/compression-16."
         ),
     ],
     target: Target,
@@ -82,7 +82,7 @@ def info(
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Say what a folder holds."""
+    """Describe a model, index, training run or reference checkpoint."""
     from clara.cli.inspection import inspect
 
     found = inspect(expanded(path))

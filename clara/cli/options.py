@@ -66,16 +66,16 @@ Index = Annotated[
 ]
 Question = Annotated[
     str,
-    typer.Argument(callback=read_question, help="What is asked; - reads it from standard input."),
+    typer.Argument(callback=read_question, help="Question; - reads it from standard input."),
 ]
-TopK = Annotated[int, typer.Option("--top-k", min=1, help="Number of documents.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+TopK = Annotated[int, typer.Option("--top-k", min=1, help="Number of documents to retrieve.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Device = Annotated[
     str | None,
     typer.Option(
         "--device",
         callback=_checked_device,
-        help="cpu, cuda or cuda:N; CUDA if there is any by default.",
+        help="cpu, cuda or cuda:N. Default: CUDA if available.",
         show_default=False,
     ),
 ]
@@ -83,7 +83,7 @@ Backbone = Annotated[
     str | None,
     typer.Option(
         "--backbone",
-        help="Where the backbone is, if not where the model says.",
+        help="Backbone to use instead of the one the model names.",
         show_default=False,
     ),
 ]
@@ -91,7 +91,7 @@ Quantized = Annotated[
     Quantization | None,
     typer.Option(
         "--quantization",
-        help="Load the backbone in 4 or 8 bits, with bitsandbytes.",
+        help="Load the backbone in 4 or 8 bits (needs bitsandbytes).",
         show_default=False,
     ),
 ]

@@ -1,6 +1,6 @@
-"""Checks of what the command line names, before anything is imported that takes seconds.
+"""Check the paths and names of the command line, before imports that take seconds.
 
-The same mistakes are found by what loads models and indexes. Here they are found at once.
+Loading a model or an index would find the same mistakes, but later.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def check_model(name: str, *, backbone: str | None = None) -> None:
     except CommandError as error:
         if backbone:
             raise
-        raise CommandError(f"{error}; the model names it, --backbone says where it is") from error
+        raise CommandError(
+            f"{error}; the model names this backbone, --backbone can name another place"
+        ) from error
 
 
 def check_backbone(name: str | None) -> None:
@@ -109,7 +111,7 @@ def check_parent(output: str | Path) -> None:
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
-        raise CommandError(f"{output}: {parent} is no folder")
+        raise CommandError(f"{output}: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise CommandError(f"{output}: cannot be written: no permission in {parent}")
 
@@ -126,7 +128,7 @@ def check_output(path: str, resume: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         check_parent(folder)
     elif not resume:
-        raise CommandError(f"{path}: exists already; add --resume to go on with that index")
+        raise CommandError(f"{path}: exists already; add --resume to continue that index")
     else:
         check_index(path)
 

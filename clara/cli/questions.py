@@ -35,7 +35,7 @@ def search(
     quantization: options.Quantized = None,
     as_json: options.Json = False,
 ) -> None:
-    """Find the documents of an index that are nearest to a question."""
+    """Find the documents nearest to a question."""
     opened, loaded = load_both(index, model, backbone, device, quantization)
     found, timings = find(loaded, opened, question, top_k)
     if as_json:
@@ -59,7 +59,7 @@ def ask(
     question: options.Question,
     top_k: options.TopK = 5,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
+        int, typer.Option("--max-new-tokens", min=1, help="Token limit of the answer.")
     ] = 128,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print the answer as it is generated.")
@@ -69,7 +69,7 @@ def ask(
     quantization: options.Quantized = None,
     as_json: options.Json = False,
 ) -> None:
-    """Answer a question from the documents of an index nearest to it."""
+    """Answer a question from the nearest documents of an index."""
     if stream and as_json:
         raise CommandError("--stream and --json exclude each other", BAD_USAGE)
     opened, loaded = load_both(index, model, backbone, device, quantization)

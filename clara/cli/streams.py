@@ -1,8 +1,8 @@
-"""Standard input, output and error of the process, whatever it was started with.
+"""Make standard input, output and error usable, even if the process was started without them.
 
-Cron, daemons and service managers may start a process with some of them closed. Python then has
-None in `sys.stdout`, and the next file that is opened, perhaps by a library, gets the descriptor
-of the missing stream: whatever a C library prints would go into that file.
+Cron, daemons and service managers may start a process with some streams closed. Python then sets
+`sys.stdout` to None, and the next file that is opened, perhaps by a library, gets the descriptor
+of the missing stream: output of a C library would go into that file.
 """
 
 from __future__ import annotations

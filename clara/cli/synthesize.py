@@ -20,49 +20,59 @@ if TYPE_CHECKING:
 
 
 def synthesize(
-    corpus: Annotated[Path, typer.Option("--corpus", help="Documents, a file of JSON lines.")],
+    corpus: Annotated[Path, typer.Option("--corpus", help="Corpus: a file of JSON lines.")],
     output: Annotated[Path, typer.Option("--output", help="File of training records to write.")],
     generator: Annotated[
         str,
-        typer.Option("--generator", help="openai:MODEL for a server, local:FOLDER_OR_ID for here."),
+        typer.Option(
+            "--generator",
+            help="openai:MODEL asks a server; local:FOLDER_OR_ID loads a model here.",
+        ),
     ],
     base_url: Annotated[
         str | None,
-        typer.Option("--base-url", help="Of the server.", envvar="OPENAI_BASE_URL"),
+        typer.Option("--base-url", help="Address of the server.", envvar="OPENAI_BASE_URL"),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests at once.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests in parallel.")] = 16,
     requests_per_minute: Annotated[
-        float | None, typer.Option(min=0.1, max=1e6, help="Most requests sent.", show_default=False)
+        float | None,
+        typer.Option(min=0.1, max=1e6, help="Limit on requests per minute.", show_default=False),
     ] = None,
-    retries: Annotated[int, typer.Option(min=0, max=100, help="Of a failed request.")] = 5,
+    retries: Annotated[int, typer.Option(min=0, max=100, help="Retries of a failed request.")] = 5,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=86400, help="Seconds for a request.")
+        float, typer.Option(min=0.1, max=86400, help="Time limit of a request, in seconds.")
     ] = 120.0,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the replies.")] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="Sampling temperature.")] = 0.7,
     max_tokens: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Most tokens of a reply.")
+        int, typer.Option(min=1, max=1_000_000, help="Token limit of a reply.")
     ] = 2048,
-    max_rounds: Annotated[int, typer.Option(min=1, max=100, help="Of coverage.")] = 10,
-    max_attempts: Annotated[int, typer.Option(min=1, max=100, help="At a paraphrase.")] = 10,
+    max_rounds: Annotated[
+        int,
+        typer.Option(min=1, max=100, help="Limit on rounds of questions about missing facts."),
+    ] = 10,
+    max_attempts: Annotated[
+        int, typer.Option(min=1, max=100, help="Limit on attempts at a paraphrase.")
+    ] = 10,
     prompts: Annotated[
-        Path | None, typer.Option(help="YAML file with prompts of your own.", show_default=False)
+        Path | None, typer.Option(help="YAML file that replaces prompts.", show_default=False)
     ] = None,
     price_input: Annotated[
         float | None,
-        typer.Option(min=0, max=1e6, help="Of a million tokens read.", show_default=False),
+        typer.Option(min=0, max=1e6, help="Price of a million input tokens.", show_default=False),
     ] = None,
     price_output: Annotated[
-        float | None, typer.Option(min=0, max=1e6, help="Of a million written.", show_default=False)
+        float | None,
+        typer.Option(min=0, max=1e6, help="Price of a million output tokens.", show_default=False),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Use the first so many.", show_default=False)
+        int | None, typer.Option(min=1, help="Use only the first N documents.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of paraphrasing tasks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for choosing paraphrasing tasks.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Have a language model write training data for compression pretraining.
+    """Generate pretraining data with a language model.
 
-    A run that was interrupted goes on where it was: replies are kept in OUTPUT.journal.
+    Run the same command again to continue: replies are kept in OUTPUT.journal.
     """
     from itertools import islice
 
@@ -90,7 +100,9 @@ def synthesize(
         with document_progress("synthesize", len(documents)) as bar:
             report = run(documents, output, model, settings, on_progress=lambda: bar.advance(1))
     except KeyboardInterrupt:
-        kept = one_line(f"{output}.journal: holds the replies so far; the same command goes on")
+        kept = one_line(
+            f"{output}.journal: keeps the replies so far; run the same command to continue"
+        )
         print(f"interrupted: {kept}", file=sys.stderr)
         raise
     if as_json:

@@ -16,17 +16,16 @@ from clara.terminal.printing import one_line, print_json, quiet_libraries
 
 def train(
     context: typer.Context,
-    stage: Annotated[Stage, typer.Argument(help="What to train.")],
-    config: Annotated[Path, typer.Option("--config", help="Settings, a YAML file.")],
+    stage: Annotated[Stage, typer.Argument(help="Stage to train.")],
+    config: Annotated[Path, typer.Option("--config", help="YAML file with settings.")],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")
+        bool, typer.Option("--resume", help="Continue from the last checkpoint, if there is one.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Train one stage of a model.
 
-    Any setting of the file can be given as an option, such as --max-steps 20,
-    and comes before the file's.
+    Every setting is also an option, such as --max-steps 20, and overrides the file.
     """
     from clara.training.folder import check_folder
     from clara.training.reading import parse_overrides, read_settings
@@ -67,13 +66,13 @@ def plot(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="PNG file; RUN/curves.png by default.", show_default=False),
+        typer.Option("--output", help="PNG file. Default: RUN/curves.png.", show_default=False),
     ] = None,
 ) -> None:
     """Draw the curves of a training run."""
     target = output or run_folder / "curves.png"
     if not (run_folder / "log.jsonl").is_file():
-        raise CommandError(f"{run_folder}: is no training run: it holds no log.jsonl")
+        raise CommandError(f"{run_folder}: is not a training run: it has no log.jsonl")
     if not target.absolute().parent.is_dir():
         raise CommandError(f"{target.parent}: no such folder")
     check_parent(target)

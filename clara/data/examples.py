@@ -20,7 +20,7 @@ from clara.errors import reason
 
 @dataclass(frozen=True)
 class PretrainingExample:
-    """What the generator has to write from the memory of `documents`.
+    """A task that the generator solves from the memory of `documents`.
 
     The record `{"data_type", "question", "answers", "docs"}`. For "qa", all the questions and
     answers of the documents, in order. For "paraphrase", `answers[0]`, as `questions[0]` asks.
@@ -103,7 +103,7 @@ def contrastive_example(fields: Fields) -> RankingExample:
 
 
 def answer_of(fields: Fields) -> str:
-    """The first there is of "answer", "answers", "gold_answer" and "golden_answers".
+    """Return the first of "answer", "answers", "gold_answer" and "golden_answers" in the record.
 
     A list gives its first entry.
 
@@ -126,7 +126,7 @@ def _question(fields: Fields) -> str:
 
 
 class Examples(Sequence[Example], Generic[Example]):
-    """Examples that are read whenever they are asked for.
+    """Examples that are read at each access.
 
     Attributes:
         digest: of their content; None where it is not known.
@@ -149,10 +149,10 @@ class Examples(Sequence[Example], Generic[Example]):
 
 
 class ExampleFile(Examples[Example]):
-    """The examples of a file of JSON lines, read where they lie whenever they are asked for.
+    """The examples of a file of JSON lines, read from the file at each access.
 
-    Only their places are kept. Lines are parsed when read, so that opening a file of millions is
-    quick; an error names the line.
+    Only the offsets of the lines are in memory. Lines are parsed when they are read, so that
+    opening a file with millions of lines is quick; an error names the line.
 
     Attributes:
         digest: of the content of all lines that are not blank.
@@ -259,6 +259,6 @@ def open_examples(source: str, split: str, parse: Parse[Example]) -> Examples[Ex
         rows = datasets.load_dataset(name, configuration or None, split=split)
     except Exception as error:
         raise DataError(
-            f"{source}: no such file, nor a data set to read: {reason(error)}"
+            f"{source}: no such file, and no data set of that name can be read: {reason(error)}"
         ) from error
     return ExampleRows(rows, f"{source} ({split})", parse)

@@ -1,4 +1,4 @@
-"""What a file is that was given where JSON lines are read, to say so in one line."""
+"""Recognise a file that is not JSON lines, to name its kind in one line."""
 
 from __future__ import annotations
 

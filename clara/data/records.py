@@ -16,7 +16,7 @@ from clara.files.writing import replacing
 
 @dataclass(frozen=True)
 class Document:
-    """A text to compress, the corpus line `{"id", "contents", "title"?}`."""
+    """A document to compress: a corpus line `{"id", "contents", "title"?}`."""
 
     id: str
     text: str
@@ -25,11 +25,11 @@ class Document:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the line `{"id", "question", "golden_answers", "positives"?}`.
+    """A question: a line `{"id", "question", "golden_answers", "positives"?}`.
 
     Attributes:
         golden_answers: accepted answers, at least one.
-        positives: ids of the documents that hold the answer; empty where they are not known.
+        positives: ids of the documents that hold the answer; empty if they are not known.
     """
 
     id: str
@@ -43,15 +43,16 @@ DocumentLike = str | Document | Mapping[str, Any]
 
 
 def as_documents(documents: Iterable[DocumentLike]) -> list[Document]:
-    """Documents from any accepted form; a document without an id gets its position as id.
+    """Convert documents from any accepted form; a document without an id gets its position as id.
 
-    Ids and titles may be what `read_documents` takes: an integer id becomes its decimal digits,
-    and NaN or None as a title is no title. Strings and integers of NumPy become plain ones.
+    Ids and titles follow the rules of `read_documents`: an integer id becomes its decimal digits,
+    and a title of NaN or None means that there is no title. NumPy strings and integers become
+    plain ones.
 
     Raises:
-        TypeError: `documents` is no list of documents, or one of them is of another type.
-        DataError: a document has no usable text, id or title, or the id of an earlier one; names
-            its position.
+        TypeError: `documents` is not a list of documents, or one of them has another type.
+        DataError: a document has no usable text, id or title, or the id of an earlier document;
+            the message names its position.
     """
     if isinstance(documents, str | Mapping | Document):
         raise TypeError("documents must be a list of documents, got a single one")
@@ -112,24 +113,24 @@ def _as_document(given: Any, position: int) -> _Given:
 def read_documents(path: str | os.PathLike[str]) -> Iterator[Document]:
     """Read a corpus line by line; only the ids are kept in memory.
 
-    An integer id becomes its decimal digits; null or NaN as a title is no title. Other fields
-    than "id", "contents" and "title" are ignored, as are blank lines and a byte order mark at
-    the start.
+    An integer id becomes its decimal digits. A title of null or NaN means that there is no title.
+    Blank lines, a byte order mark at the start, and fields other than "id", "contents" and "title"
+    are ignored.
 
     Raises:
-        DataError: when the iterator gets there. The file cannot be read, or a line is not UTF-8,
-            not a JSON object, lacks "id" or "contents" or has them empty or of another type, or
-            repeats an id.
+        DataError: raised when the iterator reaches the line. The file cannot be read; or a line is
+            not UTF-8, is not a JSON object, repeats an id, or its "id" or "contents" is missing,
+            empty or of another type.
     """
     for name, line in _records(path, CORPUS):
         yield Document(id=name, text=line.text("contents"), title=line.optional_text("title"))
 
 
 def read_document_ids(path: str | os.PathLike[str]) -> set[str]:
-    """Read all of a corpus that will be read once more, as a check before anything is computed.
+    """Read and check all of a corpus, and return its ids. The corpus is then read a second time.
 
     Raises:
-        DataError: as `read_documents`; also for a file without documents and for a pipe, which
+        DataError: as `read_documents`; also if the file has no documents, or is a pipe, which
             cannot be read twice.
     """
     place = os.fspath(path)
@@ -142,7 +143,7 @@ def read_document_ids(path: str | os.PathLike[str]) -> set[str]:
 
 
 def read_questions(path: str | os.PathLike[str]) -> Iterator[Question]:
-    """Read questions line by line; see `read_documents` for what is accepted.
+    """Read questions line by line, with the rules of `read_documents`.
 
     Raises:
         DataError: as `read_documents`, for "id", "question", "golden_answers" (a list of at least
@@ -158,15 +159,15 @@ def read_questions(path: str | os.PathLike[str]) -> Iterator[Question]:
 
 
 def write_jsonl(path: str | os.PathLike[str], records: Iterable[Any]) -> None:
-    """Write one JSON object per line; `path` holds all of them or what it held before.
+    """Write one JSON object per line. After an error the file is as it was before.
 
     Args:
-        path: replaced if it exists. Its folder must exist.
-        records: each a `Document`, a `Question`, or a mapping that JSON can hold.
+        path: the file, which is replaced if it exists. Its folder must exist.
+        records: each a `Document`, a `Question`, or a JSON-serialisable mapping.
 
     Raises:
-        DataError: a record is of another kind or holds what JSON in UTF-8 cannot; names its
-            position.
+        DataError: a record has another type, or JSON in UTF-8 cannot hold it; the message names
+            its position.
         OSError: the file cannot be written.
     """
     target = os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""What a value of a record may be: the same rules for JSON lines and for objects in memory.
+"""Rules for the values of a record: the same for JSON lines and for objects in memory.
 
 Records come from files, from `json`, from pandas and from `datasets`. A table writes an empty cell
 as NaN, and a column of ids with a gap holds floats. None of this may end up as text in an index.
@@ -17,7 +17,7 @@ _EMPTY_CELLS = ("NAType", "NaTType")  # of pandas, which is not imported for it
 
 
 class DataError(ClaraError, ValueError):
-    """Records cannot be read. The message is one line: file, line number, reason."""
+    """A record cannot be read. The message is one line: file, line number, reason."""
 
 
 def is_missing(value: Any) -> bool:

@@ -7,7 +7,7 @@ LONGEST_REASON = 200
 
 
 class ClaraError(Exception):
-    """Something that the caller can do something about. The message is one line.
+    """An error that the caller can fix. The message is one line.
 
     Each kind of error derives from this class and from the built-in class that fits, such as
     ValueError: `except ValueError` catches it too.

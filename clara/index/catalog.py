@@ -1,4 +1,4 @@
-"""Which documents an index holds, in which order, and where each lies in the dataset."""
+"""The catalog of an index: its documents, their order, and where each lies in the dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an index holds of a corpus: its documents, and those whose text has changed since."""
+"""Compare a corpus with an index: stored documents, and documents whose text has changed."""
 
 from __future__ import annotations
 

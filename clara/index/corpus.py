@@ -1,4 +1,4 @@
-"""From a corpus to an index: what there is to do, and doing it group by group."""
+"""Compress a corpus into an index: make a plan, then carry it out group by group."""
 
 from __future__ import annotations
 

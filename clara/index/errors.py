@@ -1,4 +1,4 @@
-"""What an index raises, and how failures inside Lance become it."""
+"""Errors of an index, and how failures inside Lance become such errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MemoryIndexError(ClaraError, ValueError):
 
 
 class DuplicateIdError(MemoryIndexError):
-    """Documents were not added since their ids are in the index already.
+    """Documents were not added because the index already holds their ids.
 
     Attributes:
         ids: all of those ids.

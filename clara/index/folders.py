@@ -1,4 +1,4 @@
-"""Folders of indexes: which paths Lance can have, and making one that is whole or not there."""
+"""Folders of indexes: check that Lance can open a path, and create a folder completely or not."""
 
 from __future__ import annotations
 

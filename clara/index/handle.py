@@ -1,4 +1,4 @@
-"""An open folder of an index, which other processes may add to, upgrade, or replace."""
+"""An open index folder. Other processes may add to the index, upgrade it, or replace it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Handle:
         upgraded = latest.identity == self._snapshot.identity
         if not upgraded and not latest.header.is_like(self._header):
             raise MemoryIndexError(
-                f"{self._snapshot.path}: was replaced by another index; open it anew"
+                f"{self._snapshot.path}: was replaced by another index; open it again"
             )
         return latest.header
 
@@ -92,5 +92,5 @@ class Handle:
                 raise
             raise MemoryIndexError(
                 f"{contents.snapshot.path}: was replaced by another index while it was read; "
-                "read it anew"
+                "read it again"
             ) from error

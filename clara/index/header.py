@@ -1,4 +1,4 @@
-"""What all rows of an index have in common: its header, columns and format version.
+"""The header of an index: settings of all rows, columns and format version.
 
 The header is JSON in the schema's metadata, with its own digest beside it. Two formats are read:
 

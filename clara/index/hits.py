@@ -1,4 +1,4 @@
-"""What a search is given, and what it finds."""
+"""The queries and hits of a search."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Hit:
     """A document found by `MemoryIndex.search`.
 
     Attributes:
-        text, title: what the memory was made from.
+        text, title: the text and title that were compressed.
         score: cosine to the query, in [-1, 1].
         row: position in the index, in the order documents were added.
         memory: `[m, H]` on the CPU, in the index's dtype.

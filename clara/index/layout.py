@@ -1,4 +1,4 @@
-"""How a compressed document lies in a row of a Lance dataset: values, order, checksums.
+"""The layout of a compressed document in a row of a Lance dataset: values, order, checksums.
 
 `memory` is a list of `m * H` values of fixed length; bfloat16, which Arrow does not have, is stored
 as its bits in uint16. Lance keeps no checksums, so every row has its own, in two steps:

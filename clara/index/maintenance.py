@@ -1,4 +1,4 @@
-"""Making an index of an older release one of this release, in place and without copying memory."""
+"""Upgrade an index of an earlier release in place, without copying memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Upgraded:
 
 
 def upgrade(path: str | os.PathLike[str], *, fingerprint: str | None = None) -> Upgraded:
-    """Give an index the newest format and another fingerprint, and remove what is stored twice.
+    """Upgrade an index to the newest format and another fingerprint, and remove duplicates.
 
     Each step is one commit that changes no memory: a process killed between two of them leaves an
     index that can be used, and upgraded again. Documents keep their order. Other processes may

@@ -30,18 +30,17 @@ from clara_kernels import cosine_topk
 class MemoryIndex(Handle):
     """Compressed documents of one model in a folder, a Lance dataset. Rows are never changed.
 
-    Made by `create` or `open`. Each `add` is one commit: a process killed in the middle of it
-    leaves the index as it was before. Several processes may read and add, on several hosts too;
-    each sees what others committed at its next call. Every document carries a checksum that is
-    verified whenever the document is read: a damaged one raises MemoryIndexError with its id, from
-    any method.
+    `create` makes an index and `open` opens one. Each `add` is one commit; a killed process leaves
+    the index unchanged. Several processes may read and add, on several hosts too; each sees the
+    commits of the others at its next call. Every document has a checksum, which is verified
+    whenever the document is read: if it is damaged, any method raises MemoryIndexError with its id.
 
-    If the folder is deleted and an index is built anew at its path, the next call reads the new
-    one, given that it is of the same model and has the same shape, dtype and settings. Otherwise
-    every call raises MemoryIndexError: the index was replaced by another one.
+    If the folder is replaced by a new index of the same model, shape, dtype and settings, the next
+    call reads the new one. If it is replaced by any other index, every call raises
+    MemoryIndexError.
 
-    Searching reads all memory into RAM once, and again after documents were added. Copies, also
-    by `copy.deepcopy` and `pickle`, are handles of the same folder: no document is copied.
+    The first search reads all memory into RAM; so does a search after an addition. Copies made by
+    `copy.deepcopy` or `pickle` use the same folder: no document is copied.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -63,16 +62,16 @@ class MemoryIndex(Handle):
 
         Args:
             path: a new folder, or an empty one.
-            fingerprint: of the model whose memory the index will hold, `Clara.fingerprint`.
+            fingerprint: `Clara.fingerprint` of the model whose memory the index will hold.
             memory_tokens: m, memory tokens per document.
             hidden_size: H.
-            dtype: float32, float16 or bfloat16, or its name: how memory is stored and searched.
-            settings: anything JSON holds, to keep beside the documents.
+            dtype: float32, float16 or bfloat16, or its name: the dtype to store and search in.
+            settings: any JSON object to store with the documents.
 
         Raises:
             ValueError, TypeError: an argument is not as stated.
-            MemoryIndexError: `path` exists and is no empty folder, or cannot be written. Then
-                nothing is left there.
+            MemoryIndexError: `path` exists and is not an empty folder, or cannot be written.
+                Nothing is left there then.
         """
         settings = {} if settings is None else settings
         header = Header(
@@ -93,26 +92,26 @@ class MemoryIndex(Handle):
         """Open an index that `create` made.
 
         Raises:
-            MemoryIndexError: nothing there, not an index, a newer format, or damaged.
+            MemoryIndexError: there is no index, it has a newer format, or it is damaged.
         """
         return cls(Snapshot.latest(local_path(path)))
 
     def add(self, compressed: CompressedDocuments) -> None:
-        """Store documents after those already there, all of them or none.
+        """Add documents at the end of the index, all of them or none.
 
-        Each call is one commit with files of its own; hundreds of documents per call make a
-        compact index. Memory is converted to the index's dtype. Of several processes that add
-        the same id at the same time, one adds its documents and the others get DuplicateIdError.
+        Add hundreds of documents per call: every call writes its own files. Memory is converted to
+        the index's dtype. If several processes add the same id at the same time, one succeeds and
+        the others get DuplicateIdError.
 
         Args:
             compressed: N documents with memory `[N, m, H]`, on any device.
 
         Raises:
-            TypeError: not CompressedDocuments, or memory that is not floating point.
-            DuplicateIdError: ids are stored already; a MemoryIndexError.
-            MemoryIndexError: another model's memory, another shape, an id that is empty or given
-                twice, a value that cannot be stored, or an index of format 1 on a file system
-                that has no locks.
+            TypeError: `compressed` is not CompressedDocuments, or its memory is not floating point.
+            DuplicateIdError: the index already holds some of the ids. It is a MemoryIndexError.
+            MemoryIndexError: the memory is of another model or shape, an id is empty or given
+                twice, a value cannot be stored, or the index has format 1 and its file system
+                has no locks.
         """
         with self._lock:
             for _ in range(TRIES):
@@ -121,7 +120,7 @@ class MemoryIndex(Handle):
         raise MemoryIndexError(f"{self.path}: was upgraded or replaced while documents were added")
 
     def get(self, ids: Sequence[str]) -> CompressedDocuments:
-        """The documents with these ids, in the order asked.
+        """Return the documents with these ids, in the given order.
 
         Raises:
             TypeError: `ids` is a single string.
@@ -135,26 +134,26 @@ class MemoryIndex(Handle):
         return self._read(read)
 
     def contains(self, ids: Sequence[str]) -> list[bool]:
-        """Whether a document with each of these ids is stored."""
+        """Whether the index holds each of these ids."""
         ids = _as_ids(ids)
         with self._lock:
             stored = self._read_catalog().rows
             return [name in stored for name in ids]
 
     def contains_documents(self, document_ids: Sequence[str]) -> list[bool]:
-        """Whether each of these documents is stored, whole or in chunks."""
+        """Whether the index holds each of these documents, whole or in chunks."""
         document_ids = _as_ids(document_ids)
         with self._lock:
             stored = self._read_catalog().document_ids
             return [name in stored for name in document_ids]
 
     def ids(self) -> list[str]:
-        """The ids of all documents, in the order they were added."""
+        """Return the ids of all documents, in the order they were added."""
         with self._lock:
             return list(self._read_catalog().rows)
 
     def texts(self, ids: Sequence[str]) -> list[StoredText]:
-        """Title and text of these documents. Reads no memory, so their checksums are not verified.
+        """Return title and text of these documents. Does not read memory or verify checksums.
 
         Raises:
             TypeError: `ids` is a single string.
@@ -168,22 +167,23 @@ class MemoryIndex(Handle):
         return self._read(text_digests)
 
     def search(self, query_memory: Tensor, k: int) -> list[list[Hit]]:
-        """The documents whose flattened memory has the highest cosine to each query.
+        """Find the documents whose flattened memory has the highest cosine to each query.
 
-        Exact, on the CPU, by `clara_kernels.cosine_topk`; equal scores are ordered by row.
+        The search is exact and runs on the CPU with `clara_kernels.cosine_topk`. Equal scores are
+        ordered by row.
 
         Args:
             query_memory: `[B, m, H]` or `[m, H]`; float32, float16 or bfloat16, on any device.
-            k: an integer, Python's or numpy's, of at least 1; at most 2,048 if the index holds
-                more.
+            k: an integer of at least 1; at most 2,048 if the index holds more documents.
 
         Returns:
             `min(k, len(index))` hits for each of the B queries (one for `[m, H]`), best first.
 
         Raises:
             TypeError: `query_memory` or `k` has another type.
-            ValueError: another shape, a value that is not finite, or k below 1.
-            MemoryIndexError: a document is damaged: any for the first search, a hit later on.
+            ValueError: the shape differs, a value is not finite, or k is below 1.
+            MemoryIndexError: a document is damaged. The first search checks all documents, later
+                searches check the hits.
         """
         queries = as_queries(self._header, query_memory)
         k = as_integer(k, "k", least=1)
@@ -202,7 +202,7 @@ class MemoryIndex(Handle):
         return self._current().count
 
     def __iter__(self) -> Iterator[CompressedDocuments]:
-        """All documents in the order they were added, in batches of a few megabytes.
+        """Iterate over all documents in the order they were added, in batches of some megabytes.
 
         Raises:
             MemoryIndexError: a document is damaged, or the index was replaced by another one
@@ -226,13 +226,13 @@ class MemoryIndex(Handle):
         )
 
     def info(self) -> dict[str, Any]:
-        """What `clara info` shows, as JSON holds it.
+        """Describe the index, as `clara info` does, in a JSON-serialisable dict.
 
         Keys: "path", "format_version", "count" (rows), "documents" (distinct document ids),
         "memory_tokens", "hidden_size", "dtype", "fingerprint", "bytes" (on disk), "tokens"
         (document tokens read), "effective_compression" (tokens read per memory token, 0 when
-        empty), "duplicate_ids" (stored more than once, as writers without a lock leave them; the
-        first of them is the document, `clara index upgrade` removes the others) and "settings".
+        empty), "duplicate_ids" (ids stored more than once by writers without a lock; the first row
+        is the document, `clara index upgrade` removes the others) and "settings".
         """
         with self._lock:
             catalog = self._read_catalog()
@@ -261,12 +261,12 @@ class MemoryIndex(Handle):
 
     @property
     def fingerprint(self) -> str:
-        """Of the model that wrote the memory."""
+        """Fingerprint of the model that wrote the memory."""
         return self._header.fingerprint
 
     @property
     def memory_space(self) -> MemorySpace:
-        """What all memory in the index has in common."""
+        """Fingerprint, shape and dtype of all memory in the index."""
         return self._header.memory_space
 
     @property
@@ -281,12 +281,12 @@ class MemoryIndex(Handle):
 
     @property
     def dtype(self) -> torch.dtype:
-        """How memory is stored."""
+        """The dtype in which memory is stored."""
         return self._header.dtype
 
     @property
     def settings(self) -> dict[str, Any]:
-        """A copy of what `create` was given."""
+        """A copy of the settings that `create` got."""
         return copy.deepcopy(self._header.settings)
 
     def _rows(self, contents: Contents, ids: Sequence[str]) -> list[int]:
@@ -336,7 +336,7 @@ def _reopen(kind: type[MemoryIndex], path: str, identity: str) -> MemoryIndex:
     """
     index = kind.open(path)
     if index._snapshot.identity != identity:
-        raise MemoryIndexError(f"{index.path}: was replaced by another index; open it anew")
+        raise MemoryIndexError(f"{index.path}: was replaced by another index; open it again")
     return index
 
 

@@ -1,4 +1,4 @@
-"""One version of an index as Lance has it: reading its rows, every one of them checked."""
+"""Read one version of an index from Lance, and check every row."""
 
 from __future__ import annotations
 

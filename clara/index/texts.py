@@ -1,4 +1,4 @@
-"""Which text each document of an index was made from."""
+"""Digests of the texts that the documents of an index were made from."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Compressed documents, and what belongs together."""
+"""Compressed documents, and checks that memory comes from the same model."""

@@ -26,16 +26,16 @@ class CompressedDocuments:
 
     Attributes:
         memory: `[N, m, H]`, the compressor's hidden states at the memory positions.
-        ids: name of each row; chunks of a split document are `id#0`, `id#1`, ….
-        document_ids: the document each row comes from (`ids` without the chunk number).
+        ids: id of each row; chunks of a split document are `id#0`, `id#1`, ….
+        document_ids: the document of each row (`ids` without the chunk number).
         token_counts: document tokens read for each row, markers not counted.
-        texts: the text each row was read from.
+        texts: the text of each row.
         titles: title of the document, or None.
-        fingerprint: of the model that wrote the memory, see `Clara.fingerprint`.
+        fingerprint: fingerprint of the model that wrote the memory, see `Clara.fingerprint`.
 
     Raises:
-        ValueError: the lists have other lengths than `memory`, or `memory` is not `[N, m, H]`.
-        TypeError: an entry is of another type; names the list and the row.
+        ValueError: a list and `memory` differ in length, or `memory` is not `[N, m, H]`.
+        TypeError: an entry has another type; the message names the list and the row.
     """
 
     memory: Tensor
@@ -73,7 +73,7 @@ class CompressedDocuments:
     @overload
     def __getitem__(self, rows: slice | Sequence[int]) -> CompressedDocuments: ...
     def __getitem__(self, rows: int | slice | Sequence[int]) -> CompressedDocuments:
-        """The given rows, in the given order; a single index gives one row.
+        """Return the given rows, in the given order; a single index gives one row.
 
         Raises:
             IndexError: there is no such row.
@@ -103,7 +103,7 @@ class CompressedDocuments:
 
     @classmethod
     def concatenate(cls, parts: Iterable[CompressedDocuments]) -> CompressedDocuments:
-        """Join several batches; all must come from the same model."""
+        """Join several batches. All must come from the same model."""
         parts = list(parts)
         if not parts:
             raise ValueError("parts is empty: nothing to concatenate")

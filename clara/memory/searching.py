@@ -1,4 +1,4 @@
-"""What answering needs of an index. `clara.index.MemoryIndex` is one; another may be used."""
+"""The interface of an index for answering. `clara.index.MemoryIndex` has it; others may too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SearchHit(Protocol):
     Attributes:
         id: of the document, or of a chunk of it.
         document_id: of the document.
-        text, title: what the memory was made from.
+        text, title: the text and title that were compressed.
         score: cosine to the query.
         memory: `[m, H]`.
     """

@@ -1,4 +1,4 @@
-"""Which memory belongs together: what a model writes, an index stores, and documents carry."""
+"""Check that memory of a model, an index and documents comes from the same model."""
 
 from __future__ import annotations
 

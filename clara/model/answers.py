@@ -1,4 +1,4 @@
-"""What ranking and answering return, and how documents are found for a question."""
+"""Results of ranking and answering, and the search for the documents of a question."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Count = int | None | Callable[[], int]
 
 
 class Ranking(NamedTuple):
-    """Candidates of `B` questions by cosine similarity.
+    """The ranked candidates of `B` questions.
 
     Attributes:
-        scores: float32 `[B, k]`, descending; -inf in slots beyond a question's candidates.
+        scores: cosines, float32 `[B, k]`, descending; -inf if a question has fewer candidates.
         indices: int64 `[B, k]`, positions among the question's candidates; -1 in such slots.
     """
 
@@ -65,15 +65,15 @@ class CountedWhenRead:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and what it was made from.
+    """An answer and the documents it was generated from.
 
     Attributes:
         text: the generated answer.
-        documents: what it was generated from, best first; empty when only memory was given.
-        prompt_tokens: positions of the prompt, memory slots included.
-        text_prompt_tokens: tokens of the same prompt with the documents' text in place of their
-            memory; None when the texts are not known. Counted when it is first read, which takes
-            as long as tokenising the documents.
+        documents: the documents it was generated from, best first; empty if only memory was given.
+        prompt_tokens: length of the prompt, memory slots included.
+        text_prompt_tokens: length of the same prompt with the documents' text instead of memory;
+            None if the texts are not known. It is counted at the first access, which takes as long
+            as tokenising the documents.
         timings_ms: wall time of "query", "rank" and "generate" for the whole batch.
     """
 

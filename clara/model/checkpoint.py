@@ -1,4 +1,4 @@
-"""Model folders: what is written, and read back."""
+"""Write and read model folders."""
 
 from __future__ import annotations
 

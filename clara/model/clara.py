@@ -49,12 +49,12 @@ class Clara(Retriever):
         device: str | torch.device | None = None,
         seed: int = 0,
     ) -> Clara:
-        """A new model with untrained adapters, which compute what the backbone computes.
+        """Make a new model. Its adapters are untrained and change nothing yet.
 
         Args:
             name_or_path: hub id, folder or GGUF file of a causal language model.
-            device: CUDA if there is one, else CPU.
-            seed: of the adapters' and memory tokens' initial values.
+            device: default: CUDA if available, else CPU.
+            seed: seed of the initial values of adapters and memory tokens.
 
         Raises:
             BackboneError, ValueError: the backbone cannot be loaded, or does not fit the config.
@@ -79,19 +79,19 @@ class Clara(Retriever):
         merge_generator: bool = False,
         **settings: Any,
     ) -> Clara:
-        """Load a saved model, all adapters of it.
+        """Load a saved model with all its adapters.
 
         Args:
             name_or_path: folder or hub id of a model that `save_pretrained` wrote.
-            backbone: where the backbone is now, if not where the configuration says.
+            backbone: backbone to use instead of the one the configuration names.
             merge_generator: see `merge_generator`.
             settings: fields of `ClaraConfig`. Those that say how to run the model (`dtype`,
                 `quantization`, `attention`, `top_k`, …) replace the saved ones; those that
                 define it must agree with the checkpoint.
 
         Raises:
-            ValueError: no model there, something missing or unreadable in it, or a setting that
-                contradicts it.
+            ValueError: there is no model, a file is missing or unreadable, or a setting
+                contradicts the checkpoint.
         """
         folder = checkpoint.locate(name_or_path)
         config = checkpoint.read_config(folder, settings)
@@ -123,15 +123,18 @@ class Clara(Retriever):
         return cls(backbone, tokenizer, config, backbone_digest=digest, seed=seed)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write adapters, memory tokens, configuration, tokenizer and model card, no pickle."""
+        """Write adapters, memory tokens, configuration, tokenizer and model card.
+
+        Nothing is pickled.
+        """
         checkpoint.save(self, folder)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload what `save_pretrained` writes; returns the address of the commit."""
+        """Upload the files that `save_pretrained` writes; returns the address of the commit."""
         return checkpoint.push(self, repo_id, private=private, token=token)
 
     def load_weights(self, folder: Path) -> None:
-        """Take on the weights of a model folder of the same configuration.
+        """Load the weights of a model folder with the same configuration.
 
         Raises:
             ValueError: something is missing, unreadable or does not fit.
@@ -150,23 +153,24 @@ class Clara(Retriever):
     ) -> list[str]:
         """Answer questions from memory; greedy unless `generation_config` says otherwise.
 
-        An answer ends at the tokens or the text that end a turn in the backbone's chat format, at
-        those stored with the backbone, and at the tokenizer's end of sequence; with an
-        `eos_token_id` in `generation_config`, at that alone. What ends it is left out of its text,
-        `stop_strings` too; an ordinary token that is made the `eos_token_id` is part of the text.
+        An answer ends at the end of a turn in the backbone's chat format, at the stop tokens
+        stored with the backbone, and at the tokenizer's end-of-sequence token. An `eos_token_id`
+        in `generation_config` replaces all of these. The text of an answer leaves out the stop
+        token or stop string that ended it; but an ordinary token given as `eos_token_id` is part
+        of the text.
 
         Args:
             memory: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
-            generation_config: its limits `max_length` and `min_length` count the prompt of each
-                question and its answer; `max_new_tokens` and `min_new_tokens` win over them.
-                `repetition_penalty` and `no_repeat_ngram_size` look at the answer alone, `max_time`
-                is for each batch. What cannot work with a prompt of memory is refused.
+            generation_config: `max_length` and `min_length` count the prompt and the answer of
+                each question; `max_new_tokens` and `min_new_tokens` override them.
+                `repetition_penalty` and `no_repeat_ngram_size` look only at the answer. `max_time`
+                limits each batch. A setting that cannot work with memory raises an error.
             max_new_tokens: default 128, unless `generation_config` has a limit.
-            max_prompt_tokens: budget of a prompt; the backbone's positions limit it anyway.
+            max_prompt_tokens: token limit of a prompt; the backbone's positions are a limit too.
 
         Raises:
-            TypeError: a number is none, such as `True` or `4.0` for an integer.
-            ValueError: a prompt is over the budget, or a setting is refused.
+            TypeError: a number has the wrong type, such as `True` or `4.0` for an integer.
+            ValueError: a prompt is over the limit, or a setting cannot be used.
         """
         from clara.model import generation
 
@@ -183,7 +187,7 @@ class Clara(Retriever):
         max_new_tokens: int | None = None,
         max_prompt_tokens: int | None = None,
     ) -> Iterator[str]:
-        """Like `generate` for one question and memory `[k, m, H]`, in pieces as they come."""
+        """Like `generate` for one question and memory `[k, m, H]`; yields the text in pieces."""
         from clara.model import generation
 
         each = memory_of_each_question([question], [memory], self.read_memory)
@@ -243,8 +247,8 @@ class Clara(Retriever):
     ) -> Tensor:
         """Mean cross-entropy of the answers' tokens given question and memory (a 0-d tensor).
 
-        Only answer positions go through the output head. Differentiable in the generator and in
-        `memory`: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+        Only answer positions go through the output head. The loss is differentiable in the
+        generator and in `memory`, which is `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
 
         Raises:
             ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
@@ -261,10 +265,10 @@ class Clara(Retriever):
         max_prompt_tokens: int | None = None,
         batch_size: int = 8,
     ) -> list[str]:
-        """Plain-text retrieval-augmented generation with the bare backbone, for comparison.
+        """Answer from plain text with the backbone alone (ordinary RAG), for comparison.
 
         Args:
-            documents: the texts to put into each question's prompt.
+            documents: texts for the prompt of each question.
         """
         from clara.model import generation
 
@@ -287,15 +291,15 @@ class Clara(Retriever):
 
     @torch.no_grad()
     def logit_lens(self, memory: Tensor, top: int = 50) -> list[Any]:
-        """The words behind memory vectors: their projection through the output head.
+        """Show the words that memory vectors encode: their projection through the output head.
 
         Args:
             memory: `[m, H]` or `[..., m, H]`, such as `encode_queries` returns.
-            top: vocabulary entries looked at for each vector; those without a letter or digit
-                are left out.
+            top: number of vocabulary entries per vector; entries without a letter or digit are
+                left out.
 
         Returns:
-            Nested lists in the shape of `memory` less its last dimension, of lists of words.
+            Lists of words, nested in the shape of `memory` without its last dimension.
         """
         top = as_integer(top, "top", least=1)
         if memory.ndim > 1:

@@ -1,4 +1,4 @@
-"""Memory of documents and questions, and the loss of answers, from packed forward passes."""
+"""Compute the memory of documents and questions, and the loss of answers, in packed forwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fingerprint of a model: the same exactly where documents get the same memory."""
+"""The fingerprint of a model: equal if and only if documents get the same memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The embedding rows that are ours: memory tokens and the two markers.
+"""CLaRa's trained embedding rows: memory tokens and the two markers.
 
-The backbone's vocabulary is never grown. Our rows are parameters of their own, put into the
-sequence of input embeddings where `Marker` ids stand, and saved alone.
+The backbone's vocabulary never grows. The rows are separate parameters. They replace the input
+embeddings at `Marker` ids, and they are saved alone.
 """
 
 from __future__ import annotations

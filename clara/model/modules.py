@@ -1,4 +1,4 @@
-"""What training and use share: one backbone, three adapters, our embedding rows."""
+"""The modules of a model: one backbone, three adapters, and CLaRa's trained embedding rows."""
 
 from __future__ import annotations
 
@@ -45,12 +45,13 @@ class ClaraCore(nn.Module):
         config: `ClaraConfig`.
         tokenizer: `SafeTokenizer`.
         backbone: the frozen language model, with the LoRA layers of all adapters in it.
-        adapters: which of them is active, trains, and is saved.
-        memory_tokens: our embedding rows.
-        prompt_prefixes: what generation has computed of the words all prompts begin with.
-        backbone_digest: tells backbones apart, see `clara.backbone.loading.backbone_digest`.
-        owns_backbone: the backbone's weights were trained too and are saved with the model; its
-            digest is that of the last save.
+        adapters: the LoRA adapters: activates, trains and saves them.
+        memory_tokens: CLaRa's trained embedding rows.
+        prompt_prefixes: cache of the common beginning of all prompts.
+        backbone_digest: identifies the backbone's weights, see
+            `clara.backbone.digest.backbone_digest`.
+        owns_backbone: whether the backbone's weights were trained too. They are then saved with
+            the model, and the digest is that of the last save.
     """
 
     _merged: MergedGenerator | None
@@ -102,7 +103,10 @@ class ClaraCore(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Tells apart models whose memories differ; 64 hexadecimal digits."""
+        """Identifies the model's memory: models with different memory have different fingerprints.
+
+        The fingerprint has 64 hexadecimal digits.
+        """
         compressor = self.adapters.parameters(COMPRESSOR).values()
         weights = parameter_versions([*compressor, *self.memory_tokens.parameters()])
         version = (weights, self.backbone_digest)
@@ -114,8 +118,8 @@ class ClaraCore(nn.Module):
     def is_trained(self) -> bool:
         """Whether any adapter changes what the backbone computes.
 
-        A new model's adapters do not: it cannot read its memory yet. The answer is cached until
-        the adapters' weights change.
+        The adapters of a new model change nothing: it cannot read its memory yet. The answer is
+        cached until the adapters' weights change.
         """
         version = parameter_versions(
             parameter for name in ADAPTERS for parameter in self.adapters.parameters(name).values()
@@ -148,7 +152,7 @@ class ClaraCore(nn.Module):
 
     @property
     def memory_space(self) -> MemorySpace:
-        """What memory of this model has in common, that of earlier releases included."""
+        """The fingerprint, shape and dtype of this model's memory, earlier releases included."""
         return MemorySpace(
             self.fingerprint,
             self.config.memory_tokens,
@@ -189,7 +193,7 @@ class ClaraCore(nn.Module):
         return memory_fingerprint(self.config, self.adapters, self.memory_tokens, backbone_digest)
 
     def train(self, mode: bool = True) -> Self:
-        """As `torch.nn.Module.train`; what was derived from the weights is made anew after it."""
+        """As `torch.nn.Module.train`; afterwards caches of the weights are computed again."""
         if mode:
             self._forget_derived()
         else:
@@ -200,11 +204,12 @@ class ClaraCore(nn.Module):
         """Compute each layer a second time in the backward pass instead of keeping its states.
 
         Args:
-            options: of `torch.utils.checkpoint.checkpoint`, and transformers' `every_n_layers` and
-                `offload`, but for `use_reentrant` and `context_fn`.
+            options: options of `torch.utils.checkpoint.checkpoint` except `use_reentrant` and
+                `context_fn`, and transformers' `every_n_layers` and `offload`.
 
         Raises:
-            ValueError: one of those two is asked for, or the backbone cannot do it.
+            ValueError: one of the two excluded options is given, or the backbone does not support
+                it.
         """
         enable_checkpointing(self.backbone, options)
 
@@ -277,8 +282,8 @@ class ClaraCore(nn.Module):
         """Final (normalised) hidden states `[T, H]` of packed sequences, no output head.
 
         Args:
-            memory: `[number of Marker.MEMORY in the batch, H]`, what stands in the memory slots.
-            adapter: the one to compute with; None is the bare backbone.
+            memory: `[number of Marker.MEMORY in the batch, H]`, the vectors for the memory slots.
+            adapter: the adapter to use; None is the backbone alone.
             memory_only: see `encode`.
 
         Raises:
@@ -290,17 +295,17 @@ class ClaraCore(nn.Module):
         )
 
     def prompt_tokens(self, question: str, documents: int) -> int:
-        """Positions of the prompt for `documents` documents in memory."""
+        """Length of the prompt with the memory of `documents` documents."""
         return len(self.memory_prompts([question], [documents])[0].ids)
 
     def text_prompt_tokens(self, question: str, texts: Sequence[str]) -> int:
-        """Tokens of the same prompt with texts in place of memory."""
+        """Length of the same prompt with texts instead of memory."""
         return len(build_text_prompt(self.tokenizer, self.config.prompt, texts, question).ids)
 
     def merge_generator(self) -> bool:
         """Keep a copy of the weights with the generator merged, for faster generation.
 
-        The copy is made where memory allows and is dropped when the generator's weights change.
+        The copy is made if memory allows and is dropped when the generator's weights change.
 
         Returns:
             Whether the copy was made.

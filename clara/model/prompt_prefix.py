@@ -1,4 +1,4 @@
-"""Keys and values of what every prompt begins with, computed once.
+"""Compute keys and values of the common beginning of all prompts once.
 
 A generator's prompt begins with the template's words up to the first memory slot, whatever the
 question and the documents. At high compression that is nearly half of the prompt.

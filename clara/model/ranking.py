@@ -1,4 +1,4 @@
-"""The documents a question may be answered from, in any of the accepted forms."""
+"""The candidate documents of questions, in any of the accepted forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The retrieving half of a model: compress documents, encode questions, and rank."""
+"""The retrieval methods of a model: compress documents, encode questions, and rank."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from clara.text.passages import (
 
 
 class Retriever(ClaraCore):
-    """A model's methods that take documents and questions and find which belong together."""
+    """The methods of a model that compress documents, encode questions and rank."""
 
     def passages(
         self, documents: Iterable[DocumentLike], overflow: Overflow | None = None
     ) -> list[Passage]:
-        """What `compress` reads of documents: whole ones, chunks, or beginnings, in order.
+        """The passages that `compress` would read, in order: whole documents, chunks or beginnings.
 
         Args and errors are those of `compress`.
         """
@@ -56,18 +56,19 @@ class Retriever(ClaraCore):
             documents: texts, `Document`s, or mappings with "contents", "id", "title"; see
                 `as_documents`. Only the contents are read; markup that looks like control
                 tokens is text.
-            batch_tokens: tokens of one forward, memory slots included. By default 1024 on CPU,
-                where larger buffers only cost page faults, and 16,384 on a GPU.
-            overflow: what to do with documents over the limit; default from the configuration.
-            on_progress: called with the number of rows done since the last call.
+            batch_tokens: batch size in tokens of one forward pass, memory slots included. Default:
+                1,024 on a CPU, 16,384 on a GPU.
+            overflow: what happens to documents over the limit; default from the configuration.
+            on_progress: called with the number of rows finished since the last call.
 
         Returns:
             One row per document, or per chunk of it (`CompressedDocuments.ids`), in order.
 
         Raises:
-            TypeError, ValueError: a document is of another type, has no usable text, id or title,
-                or the id of an earlier one; names its position.
-            ValueError: a document is empty or, with overflow="error", too long; names its id.
+            TypeError, ValueError: a document has another type, no usable text, id or title, or
+                the id of an earlier document; the message names its position.
+            ValueError: a document is empty or, with overflow="error", too long; the message names
+                its id.
         """
         passages = self.passages(documents, overflow)
         with document_progress("compress", len(passages), visible=show_progress_bar) as bar:
@@ -91,7 +92,7 @@ class Retriever(ClaraCore):
     def encode_queries(
         self, questions: Sequence[str], *, batch_tokens: int | None = None
     ) -> Tensor:
-        """Questions in the documents' space: `[B, m, H]`.
+        """Encode questions into the memory space of the documents: `[B, m, H]`.
 
         Raises:
             ValueError: a question is empty, or longer than the document limit.
@@ -110,13 +111,15 @@ class Retriever(ClaraCore):
         documents: Documents,
         top_k: int | None = None,
     ) -> Ranking:
-        """Rank each question's candidates by cosine similarity; `top_k` above their number
-        selects all.
+        """Rank each question's candidates by cosine similarity.
+
+        A `top_k` above the number of candidates selects all.
 
         Args:
             questions: texts, or their `encode_queries` `[B, m, H]`.
-            documents: `CompressedDocuments`, memory `[N, m, H]` or raw documents for all
-                questions, `[B, N, m, H]`, or a list with one of these for each question.
+            documents: the same candidates for all questions: `CompressedDocuments`, memory
+                `[N, m, H]` or raw documents. Or candidates per question: memory `[B, N, m, H]`, or
+                a list with one of these for each question.
             top_k: default from the configuration.
         """
         queries = questions if isinstance(questions, Tensor) else self.encode_queries(questions)
@@ -126,7 +129,7 @@ class Retriever(ClaraCore):
     def find(
         self, queries: Tensor, documents: Documents | SearchableIndex, top_k: int | None = None
     ) -> list[Found]:
-        """The documents that `answer` answers from: the best for each question.
+        """Find the best documents for each question, which `answer` then reads.
 
         Args:
             queries: `encode_queries` of the questions, `[B, m, H]`.
@@ -134,7 +137,7 @@ class Retriever(ClaraCore):
             top_k: default from the configuration.
 
         Raises:
-            ValueError: documents or an index of another model, or none.
+            ValueError: there are no documents, or another model compressed them.
         """
         k = self._top_k(top_k)
         if not is_searchable(documents):

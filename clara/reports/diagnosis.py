@@ -1,4 +1,4 @@
-"""What is installed, and what computes what on this machine."""
+"""The report of `clara doctor`: installed packages, devices, and which code runs each operator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SERVED = {"cpu": "vectorised PyTorch", "reference": REFERENCE, "triton": "Triton
 
 
 def diagnose(release: str) -> dict[str, Any]:
-    """What `clara doctor --json` prints, but for its judgement.
+    """Collect the report that `clara doctor --json` prints, without its verdicts.
 
     Args:
         release: of clara, which this module cannot import.

@@ -1,4 +1,4 @@
-"""What the pictures of a report share: colours, lines of measurements, axes, legends."""
+"""Shared parts of a report's pictures: colours, lines of measurements, axes, legends."""
 
 from __future__ import annotations
 

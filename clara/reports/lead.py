@@ -76,8 +76,8 @@ def _beside(results: Results, suite: str, case: str, words: str) -> str:
         return ""
     own, other = _at_main_rate(found)
     sentence = (
-        f"{_rate(own)}{words} takes {amount(own.median, 's')}, and {amount(other.median, 's')} in "
-        f"the way of the reference implementation: ours is {_times_as_fast(own, other)}."
+        f"{_rate(own)}{words} takes {amount(own.median, 's')}; the reference implementation's way "
+        f"takes {amount(other.median, 's')}: ours is {_times_as_fast(own, other)}."
     )
     return sentence[0].upper() + sentence[1:]
 
@@ -92,7 +92,7 @@ def _fastest(results: Results) -> str:
     if not contested:
         return ""
     first = sum(found["ours"] == min(found.values()) for found in contested)
-    return f"Ours is the fastest in {first} of {len(contested)} cases that others were measured in."
+    return f"Ours is the fastest in {first} of the {len(contested)} cases with other measurements."
 
 
 def _both(

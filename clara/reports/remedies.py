@@ -1,4 +1,4 @@
-"""What `clara doctor` makes of its report: what is fine, missing or slow, and what mends it."""
+"""The checks of `clara doctor`: what is fine, missing or slow, and how to fix it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def conclusion(found: list[Check]) -> str:
     ]
     if not counts:
         return "Everything is fine."
-    return f"{' and '.join(counts)}; a line ends with the command that mends it, where there is one"
+    return f"{' and '.join(counts)}; a line ends with the command that fixes it, if there is one"
 
 
 def has_gpu() -> bool:

@@ -106,14 +106,15 @@ def write_report(files: Sequence[Path], output: Path) -> Report:
         output: folder, made if it is missing.
 
     Raises:
-        ResultsError: a file is none of results, there are more than two, or `output` is no folder.
+        ResultsError: a file is not a results file, there are more than two, or `output` is not a
+            folder.
     """
     if not 1 <= len(files) <= 2:
-        raise ResultsError(f"a report is of one file of results or compares two, got {len(files)}")
+        raise ResultsError(f"a report takes one or two results files, got {len(files)}")
     *earlier, results = [read_results(file) for file in files]
     report = _report(results, earlier[0] if earlier else None)
     if output.exists() and not output.is_dir():
-        raise ResultsError(f"{output}: is no folder")
+        raise ResultsError(f"{output}: is not a folder")
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".report-", dir=output) as folder:
         made = Path(folder)

@@ -1,4 +1,4 @@
-"""What is measured, and the file that holds it."""
+"""Results of benchmarks, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NUMBERS = f"numbers of 0 or from {_SMALLEST:g} to {_LARGEST:g}"
 
 
 class ResultsError(ClaraError, ValueError):
-    """A file is no results of benchmarks; the message names it and says why."""
+    """A file is not a results file of benchmarks; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def read_results(path: str | Path) -> Results:
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{path}: is not JSON") from error
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-        raise ResultsError(f"{path}: is no file of results: 'format' is not {FORMAT!r}")
+        raise ResultsError(f"{path}: is not a results file: 'format' is not {FORMAT!r}")
     try:
         return _results(content)
     except (TypeError, ValueError) as error:

@@ -1,1 +1,1 @@
-"""Training data for compression pretraining, asked of a language model (SCP)."""
+"""Generate training data for compression pretraining with a language model (SCP)."""

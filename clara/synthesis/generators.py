@@ -1,4 +1,4 @@
-"""What every generator of replies has in common."""
+"""The interface of all generators of replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every reply that was paid for, on disk the moment it arrives."""
+"""Store every reply on disk as soon as it arrives, so that no reply is paid for twice."""
 
 from __future__ import annotations
 

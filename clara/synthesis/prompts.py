@@ -1,4 +1,4 @@
-"""What the generator is asked. Wording of ours, replaceable by a YAML file."""
+"""The prompts for the generator, which a YAML file can replace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the generator has to reply, and how its text is read."""
+"""The JSON objects that the generator must reply, and how to read them."""
 
 from __future__ import annotations
 

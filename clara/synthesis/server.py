@@ -93,8 +93,8 @@ class OpenAIGenerator:
                 failure = error
             if failure.wait is not None and failure.wait > LONGEST_WAIT:
                 raise DataError(
-                    f"{self._place}: {failure.reason}: the server wants to be left alone for "
-                    f"{failure.wait:.0f} s; start again then"
+                    f"{self._place}: {failure.reason}: the server asks to wait "
+                    f"{failure.wait:.0f} s; start again after that"
                 )
             if failure.wait is not None:
                 self._pace.hold(failure.wait)
@@ -215,7 +215,7 @@ def _checked(base_url: str) -> str:
         parts = urlsplit(base_url)
         place = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
     except ValueError as error:
-        raise DataError(f"base_url is no address: {error}") from error
+        raise DataError(f"base_url is not an address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise DataError(f"base_url must be http://HOST/... or https://HOST/..., got {base_url!r}")
     return place
@@ -227,7 +227,7 @@ def _completion(answer: Any) -> Completion:
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise RequestFailedError("unreadable answer of the server", "no choices") from error
     if text is not None and not isinstance(text, str):
-        raise RequestFailedError("unreadable answer of the server", "content is no text")
+        raise RequestFailedError("unreadable answer of the server", "content is not text")
     usage = getattr(answer, "usage", None)
     counts = [getattr(usage, f"{name}_tokens", 0) for name in ("prompt", "completion")]
     read, written = (n if isinstance(n, int) and 0 <= n < 2**62 else 0 for n in counts)

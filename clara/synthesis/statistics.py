@@ -1,4 +1,4 @@
-"""What a run of synthesis did and cost."""
+"""Statistics of a synthesis run: counts, tokens and cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands print. Texts of documents and models are hostile until they went through here."""
+"""Print safely: texts of documents and models may hold codes that steer a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents of unequal length in one packed sequence, without padding."""
+"""Pack documents of unequal length into one sequence, without padding."""
 
 from __future__ import annotations
 

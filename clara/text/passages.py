@@ -1,4 +1,4 @@
-"""From documents to the token sequences that the compressor reads."""
+"""Turn documents into the token sequences that the compressor reads."""
 
 from __future__ import annotations
 

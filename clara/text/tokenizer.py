@@ -1,4 +1,4 @@
-"""Tokenisation in which text can never become a special token.
+"""Tokenise text so that it can never become a special token.
 
 A tokenizer maps the literal characters `</s>` or `<|im_end|>` in a document to the control token
 of that name; `split_special_tokens` stops this for special tokens only. `SafeTokenizer` works on a

@@ -39,25 +39,29 @@ _WITHOUT_EFFECT = (
 
 @dataclass
 class ClaraTrainingArguments(TrainingArguments):
-    """transformers' `TrainingArguments` and what the stages need besides.
+    """transformers' `TrainingArguments`, with the settings of CLaRa's stages.
 
     Attributes:
-        max_prompt_tokens: budget of a prompt with its answer; the backbone's positions by default.
-        on_unusable: what to do with an example that does not fit: "skip" and count, or "error".
-        train_backbone: train the backbone's own weights along with the adapters; not end to end
-            or contrastive, where documents are compressed beforehand.
-        alignment_weight: λ of the compression loss.
-        alignment_reduction: "mean" or "sum" over H in its MSE.
-        candidate_index: folder of the candidates' memory; `candidates` in `output_dir` by default.
-        query_reasoner: "compressor" starts it from the compressor, "saved" from what the model
-            has; by default from the compressor if it was never trained.
-        train_query_reasoner: False is the ablation that trains the generator alone.
+        max_prompt_tokens: token limit of a prompt with its answer. Default: the backbone's
+            positions.
+        on_unusable: what happens to an example that does not fit: "skip" leaves it out and counts
+            it, "error" stops the training.
+        train_backbone: train the backbone's own weights along with the adapters. Not available in
+            the end-to-end and contrastive stages, which compress the documents beforehand.
+        alignment_weight: λ, the weight of the MSE in the compression loss.
+        alignment_reduction: "mean" or "sum" over H in that MSE.
+        candidate_index: folder of the candidates' memory. Default: `candidates` in `output_dir`.
+        query_reasoner: "compressor" starts the query reasoner from the compressor's weights,
+            "saved" from those of the model. Default: "compressor" if it was never trained.
+        train_query_reasoner: False trains only the generator, as an ablation.
         selection: phases of the differentiable selection, see `clara.training.selection`.
-        negatives, negatives_every: candidates added by searching the index with the current query
-            reasoner, at every so many steps.
-        in_batch_negatives: of the contrastive stage.
-        patience: evaluations without improvement after which training stops; None never.
-        total_batch_size: examples of a step, over all processes; sets
+        negatives, negatives_every: add so many candidates, found by searching the index with the
+            current query reasoner, every so many steps.
+        in_batch_negatives: for the contrastive stage: candidates of other questions are negatives
+            too.
+        patience: stop the training after so many evaluations without improvement; None never
+            stops it.
+        total_batch_size: batch size: examples per step over all processes; sets
             `gradient_accumulation_steps`.
     """
 
@@ -87,7 +91,7 @@ class ClaraTrainingArguments(TrainingArguments):
         check_numbers(vars(self))
         _check_reporters(self.report_to)
         if bool(self.negatives) != bool(self.negatives_every):
-            raise SettingsError("negatives and negatives_every need each other")
+            raise SettingsError("set both negatives and negatives_every, or neither")
         for name in _WITHOUT_EFFECT:
             if vars(self)[name] not in (None, False, "no"):
                 raise SettingsError(f"{name} is not supported")
@@ -116,7 +120,7 @@ class ClaraTrainingArguments(TrainingArguments):
         together = self.per_device_train_batch_size * max(self.world_size, 1)
         if total % together:
             raise SettingsError(
-                f"total_batch_size {total} is no multiple of {together}, "
+                f"total_batch_size {total} must be a multiple of {together}, "
                 f"per_device_train_batch_size on {max(self.world_size, 1)} processes"
             )
         self.gradient_accumulation_steps = total // together

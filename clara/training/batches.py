@@ -1,4 +1,4 @@
-"""From examples to the packed tensors that a training step reads."""
+"""Turn examples into the packed tensors that a training step reads."""
 
 from __future__ import annotations
 

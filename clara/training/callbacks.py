@@ -1,4 +1,4 @@
-"""What is shown and written while a run goes on."""
+"""Progress, logs and early stopping of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""End-to-end training: one loss teaches the query reasoner to find and the generator to answer."""
+"""End-to-end training: one loss trains the query reasoner to find and the generator to answer."""
 
 from __future__ import annotations
 

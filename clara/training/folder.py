@@ -1,4 +1,4 @@
-"""What the folder of a run holds. Read without torch, so that `clara info` and `plot` are quick."""
+"""The folder of a run. This module does not import torch: `clara info` and `plot` stay quick."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many steps a run takes, known before a model is loaded."""
+"""Compute how many steps a run takes, before a model is loaded."""
 
 from __future__ import annotations
 

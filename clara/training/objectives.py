@@ -1,4 +1,4 @@
-"""What a stage trains and the loss it trains with: the part that all stages share."""
+"""The base of all stages: which parts a stage trains, and the terms of its loss."""
 
 from __future__ import annotations
 

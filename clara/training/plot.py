@@ -43,7 +43,7 @@ def plot_run(run: Path, output: Path) -> None:
     """
     file = run / LOG
     if not file.is_file():
-        raise ValueError(f"{run}: is no training run: it holds no {LOG}")
+        raise ValueError(f"{run}: is not a training run: it has no {LOG}")
     records = read_log(file)
     panels = [
         (title, drawn)

@@ -1,4 +1,4 @@
-"""What the generator is asked to write in compression pretraining."""
+"""The tasks of compression pretraining, which the generator gets in place of a question."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Reading the settings of a run from YAML and from the command line.
 
-Without torch and transformers, whose imports take seconds: a mistyped setting is answered at once.
+This module does not import torch or transformers, which takes seconds: a mistyped setting is
+reported at once.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ _OWN = {f.name: f for f in fields(RunSettings) if f.name not in ("config", "argu
 
 
 def read_settings(path: str | Path, stage: Stage, overrides: Mapping[str, Any]) -> RunSettings:
-    """Settings of one stage.
+    """Read the settings of one stage.
 
-    The file is a mapping. Its settings hold for all stages; those under a stage's name hold for
-    that stage and come first. `extends` names a file, relative to this one, whose settings stand
-    behind. `overrides` come before everything.
+    The file is a mapping. Settings under a stage's name apply to that stage and override the
+    common ones. `extends` names a base file, relative to this one; this file overrides it.
+    `overrides` override everything.
 
     Raises:
-        SettingsError: not YAML, an unknown setting, or no data; names the file.
+        SettingsError: the file is not YAML, a setting is unknown, or there is no data; the message
+            names the file.
     """
     merged = {**_settings_of(Path(path).expanduser(), stage, ()), **overrides}
     known, of_model = trainer_settings(), model_settings()
@@ -84,12 +86,12 @@ def _settings_of(path: Path, stage: Stage, above: tuple[Path, ...]) -> dict[str,
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """`--max-steps 20 --bf16 --selection '[{temperature: 0.1}]'` as settings.
+    """Parse options such as `--max-steps 20 --bf16 --selection '[{temperature: 0.1}]'`.
 
-    A value is read as YAML; an option without one is true.
+    A value is read as YAML; an option without a value is true.
 
     Raises:
-        SettingsError: a word that belongs to no option, or a value that is not YAML.
+        SettingsError: a word does not belong to an option, or a value is not YAML.
     """
     overrides: dict[str, Any] = {}
     position = 0

@@ -1,4 +1,4 @@
-"""What a resumed run may do otherwise than it began, and what contradicts it."""
+"""Which settings may change when a run is resumed, and which must stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training run: model, data, objective and trainer of a stage put together."""
+"""Run the training of one stage: put its model, data, objective and trainer together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How documents are selected in end-to-end training, and how that changes while it goes on."""
+"""The schedule of the differentiable selection in end-to-end training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Settings of a run, and which values they may have.
 
-They are checked without torch and transformers, whose imports take seconds: a mistyped setting is
-answered at once. `clara.training.reading` reads them.
+This module does not import torch or transformers, which takes seconds: a mistyped setting is
+reported at once. `clara.training.reading` reads the settings.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class RunSettings:
     """What a run trains, and on what.
 
     Attributes:
-        model: folder or hub id of a CLaRa model to go on from, or None.
-        backbone: of a new model, or where that of `model` is now.
+        model: folder or hub id of the CLaRa model to continue from, or None.
+        backbone: backbone of a new model, or backbone to use instead of the one `model` names.
         config: fields of `ClaraConfig`, from the file and the command line.
         train_data, eval_data: file of JSON lines or name of a data set.
         train_split, eval_split: of a data set.
@@ -219,7 +219,7 @@ def check_reporters(report_to: Any) -> None:
 
 
 def check_early(settings: RunSettings) -> None:
-    """What can be said of settings before torch is imported: words, numbers, reporters and paths.
+    """Check words, numbers, reporters and paths in the settings, before torch is imported.
 
     Raises:
         ValueError: a kind of it, with one line.

@@ -1,4 +1,4 @@
-"""What is logged of candidates: how they are ranked, and how far they are compressed."""
+"""Logged figures of candidates: recall of their ranking, and compression."""
 
 from __future__ import annotations
 

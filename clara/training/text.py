@@ -1,6 +1,6 @@
 """Plain-text training: the same questions with the documents' text in the prompt.
 
-The opponent that memory is compared with, and a warm-up for backbones that do not know a task.
+It is the baseline for memory, and a warm-up for backbones that do not know a task.
 """
 
 from __future__ import annotations

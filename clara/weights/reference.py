@@ -52,8 +52,8 @@ def convert_reference(
     Args:
         source: folder with `config.json`, `adapters.pth`, `decoder_first_last_layers.pth`, or such
             a folder on the hub: "owner/name/folder", or "owner/name" if they are not in a folder.
-        target: folder to write; must not exist or be empty.
-        backbone: where the backbone is, if not where the checkpoint says.
+        target: folder to write: new or empty.
+        backbone: backbone to use instead of the one the checkpoint names.
 
     Raises:
         ConversionError: a file is missing or unreadable, the target is not empty, the checkpoint

@@ -1,7 +1,7 @@
 """Operators for retrieval over compressed memory, usable without the rest of CLaRa.
 
-Importing this needs torch alone. `build_info` says what was compiled; an operator that has no
-kernel for a device runs its PyTorch reference there.
+The package needs only torch. `build_info` says what was compiled. An operator that has no kernel
+for a device runs its PyTorch reference there.
 """
 
 from .build import build_info

@@ -1,4 +1,4 @@
-"""The compiled module `clara_kernels._C`, when there is one, and what it was built for."""
+"""Load the compiled module `clara_kernels._C`, if it was built, and describe the build."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ native: Any = _load_native()  # a module or None
 
 
 def build_info() -> dict[str, Any]:
-    """What of this package was compiled, how, and what this machine's processor offers.
+    """Describe the build: what was compiled, how, and which instruction sets the processor has.
 
     Returns:
-        A dict that JSON can hold, with the same keys in every build:
+        A JSON-serialisable dict, with the same keys in every build:
 
         - `version`: of the package.
         - `compiled`: whether the compiled module is there. Without it the operators run their
@@ -40,7 +40,7 @@ def build_info() -> dict[str, Any]:
           `architectures`, "sm_90" for machine code and "compute_120" for PTX that the driver
           translates on later GPUs.
 
-    Example:
+    Examples:
         >>> from clara_kernels import build_info
         >>> info = build_info()
         >>> sorted(info)[:4]
@@ -69,7 +69,7 @@ def build_info() -> dict[str, Any]:
 
 
 def cuda_device_code(device: int = 0) -> tuple[int, int]:
-    """What GPU `device` would run of the compiled module.
+    """Find which code of the compiled module GPU `device` runs.
 
     Returns:
         The architecture of the machine code and of the PTX behind it, such as (90, 120).

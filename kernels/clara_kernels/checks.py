@@ -1,4 +1,4 @@
-"""Argument checks shared by the public functions. Messages name the argument and what it takes."""
+"""Argument checks of the public functions. Messages name the argument and the accepted values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m clara_kernels.inspect`: compile the Triton kernels without a GPU and look at the code.
+"""`python -m clara_kernels.inspect`: compile the Triton kernels without a GPU and check the code.
 
 For every build of every kernel (see `builds.py`) and every architecture: registers per thread,
 bytes spilled, shared memory against the device's limit, and whether matrix products run on tensor

@@ -14,8 +14,8 @@ import clara_kernels
 def test_example(name):
     public = getattr(clara_kernels, name)
     text = inspect.getdoc(public)
-    assert "\n\nExample:\n" in text
-    _, _, example = text.partition("\n\nExample:\n")
+    assert "\n\nExamples:\n" in text
+    _, _, example = text.partition("\n\nExamples:\n")
     assert f"import {name}" in example or f", {name}" in example
     if name == "Faiss" and find_spec("faiss") is None:
         pytest.skip("faiss is not installed")

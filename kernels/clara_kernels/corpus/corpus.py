@@ -17,11 +17,11 @@ from .search import search
 
 
 class Corpus(CorpusRows):
-    """Rows to search, with their inverse norms, so that a search reads nothing twice.
+    """Rows to search, with their norms stored, so that a search reads each row once.
 
-    The rows are read once, for their norms, and not copied: they stay where they are, in a tensor,
-    a NumPy array or a file. A corpus does not change after it was made, and whoever owns the
-    memory may not change it either.
+    The constructor reads the rows once, to compute their norms, and does not copy them: they stay
+    in their tensor, NumPy array or file. A corpus does not change after it was made, and the owner
+    of the memory must not change it either.
 
     Args:
         rows: `[N, D]`, float32, float16, bfloat16 or int8: a tensor on any device, or a NumPy
@@ -31,14 +31,14 @@ class Corpus(CorpusRows):
             `rows[i] * scales[i]`, as `quantize_memory` returns them. No positive scale changes a
             cosine; 0 makes the row a zero vector, which scores 0.
         ids: a name for each row, N different integers of int64 other than -1, or N different
-            strings, in a sequence, an array or a tensor. None: rows go by their numbers.
+            strings, in a sequence, an array or a tensor. None: a row's id is its number.
 
     Raises:
         TypeError: an argument is not of a stated type.
-        ValueError: shapes or devices that do not go together, ids that repeat, a negative scale, or
-            a row or scale with a NaN or an infinity; it is named.
+        ValueError: shapes or devices do not match, ids repeat, a scale is negative, or a row or
+            scale holds a NaN or an infinity; the message names it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus
         >>> corpus = Corpus(torch.eye(3), ids=["a", "b", "c"])
@@ -74,10 +74,10 @@ class Corpus(CorpusRows):
         scales: Any = None,
         ids: Any = None,
     ) -> Corpus:
-        """A corpus in a file that is mapped into memory, read-only, and not read into it.
+        """Map a file into memory, read-only, without loading it.
 
-        The file has to stay as long as it is while the corpus is used. Writing to `rows` of such a
-        corpus ends the process.
+        The file must keep its size while the corpus is used. Writing to `rows` of such a corpus
+        ends the process.
 
         Args:
             path: values row after row in this machine's byte order, or a `.npy` file.
@@ -90,7 +90,7 @@ class Corpus(CorpusRows):
         Raises:
             FileNotFoundError: there is no such file.
             TypeError: an argument or the values of a `.npy` file are not of a stated type.
-            ValueError: the file does not hold such rows, or what `Corpus` raises it for.
+            ValueError: the file does not hold such rows, or a reason that `Corpus` gives.
         """
         return cls(map_file(path, dtype, width, offset, count), scales=scales, ids=ids)
 
@@ -102,26 +102,27 @@ class Corpus(CorpusRows):
         mask: Tensor | None = None,
         ids: Iterable[int] | Sequence[str] | Tensor | None = None,
     ) -> tuple[Tensor, Tensor | list[list[str]]]:
-        """The k rows with the highest cosine to each query, exactly; see `cosine_topk`.
+        """Find the k rows with the highest cosine to each query, exactly; see `cosine_topk`.
 
-        Queries on a GPU search a corpus that is on the CPU there, as `streamed_topk` does.
+        If the queries are on a GPU and the corpus on the CPU, the GPU searches it, as in
+        `streamed_topk`.
 
         Args:
             queries: `[B, D]`, float32, float16 or bfloat16.
-            k: 1 to 2,048, or more where there are no more rows than that.
+            k: 1 to 2,048; a larger k is accepted if the corpus has at most 2,048 rows.
             mask: bool `[N]` on the corpus' device; only rows where it is True are found.
-            ids: ids to search among. A few of them are scored alone, without reading other rows.
-                With `mask`, what both allow.
+            ids: search only these ids. For a few ids the search reads only their rows. With
+                `mask`, a row must be allowed by both.
 
         Returns:
-            Scores `[B, min(k, N)]`, float32, descending, -inf where fewer rows are allowed, and
-            what was found: without ids row numbers, int64, -1 where there is none; integer ids
-            likewise; strings as a list per query that is shorter where fewer were found.
+            Scores `[B, min(k, N)]`, float32, descending, -inf where fewer rows are allowed; and
+            the rows found. These are row numbers or integer ids, int64, -1 where there is none;
+            or, for string ids, one list per query, shorter where fewer rows were found.
 
         Raises:
             TypeError: an argument is not of the stated type.
-            ValueError: shapes or devices that do not go together, k out of range, an id that the
-                corpus does not have, or ids for a corpus without.
+            ValueError: shapes or devices do not match, k is out of range, the corpus does not have
+                an id, or it has no ids at all.
         """
         return search(queries, self, self._ids, k, mask, ids)
 

@@ -21,11 +21,12 @@ _UNKNOWN = -1
 def distributed_topk(
     queries: Tensor, shard: Corpus, k: int, *, group: Any = None, first_row: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The k rows of all processes' shards with the highest cosine to each query.
+    """Find the k rows with the highest cosine to each query, over the shards of all processes.
 
-    Every process of the group calls this, with the same queries and k, and gets the same result.
-    Each searches its own shard; the results, B·k scores and rows per process, are gathered in one
-    exchange and merged. A process that raises leaves the others waiting until the group's timeout.
+    Every process of the group calls this function with the same queries and k, and gets the same
+    result. Each process searches its own shard. One exchange gathers the results, B·k scores and
+    rows per process, and every process merges them. If one process raises, the others wait until
+    the group's timeout.
 
     Args:
         queries: `[B, D]`, float32, float16 or bfloat16, on the shard's device, or on a GPU where
@@ -33,8 +34,8 @@ def distributed_topk(
         shard: the rows of this process; may be empty.
         k: 1 to 2,048.
         group: of `torch.distributed`; None is the default one.
-        first_row: number of this shard's first row in the whole corpus. None, in all processes:
-            rows are numbered over the shards in order of rank.
+        first_row: number of this shard's first row in the whole corpus. If it is None in all
+            processes, rows are numbered over the shards in order of rank.
 
     Returns:
         Scores `[B, min(k, N)]`, float32, descending, and row numbers in the whole corpus of N rows,
@@ -42,11 +43,11 @@ def distributed_topk(
 
     Raises:
         TypeError: an argument is not of the stated type.
-        ValueError: shapes or devices that do not go together, k out of range, or first rows that
-            are given in some processes only or make shards overlap.
-        RuntimeError: no process group was set up.
+        ValueError: shapes or devices do not match, k is out of range, or first rows are given in
+            some processes only or make shards overlap.
+        RuntimeError: there is no process group.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import distributed
         >>> from clara_kernels import Corpus, distributed_topk
@@ -94,6 +95,6 @@ def _first_rows(shards: list[tuple[int, int]]) -> list[int]:
     spans = sorted((first, first + count) for count, first in shards if count)
     for (first, end), (after, _) in pairwise(spans):
         if after < end:
-            taken = f"row {first} and those up to {end} are taken"
-            raise ValueError(f"first_row must leave shards apart, got {after} where {taken}")
+            taken = f"rows {first} to {end - 1} belong to another shard"
+            raise ValueError(f"first_row must keep shards apart, got {after}: {taken}")
     return given

@@ -17,20 +17,20 @@ from .search import listed_rows, search_rows
 
 
 class ShardedCorpus:
-    """Several corpora, each on a device of its own, that are searched as one.
+    """Several corpora, searched as one. Each stays on its device.
 
-    Rows are numbered over the shards in their order. Scores and rows are those of one corpus with
-    all rows, on devices of one kind.
+    Rows are numbered over the shards in their order. On devices of one kind, a search finds the
+    same scores and rows as in one corpus with all rows.
 
     Args:
-        shards: corpora of one width and dtype, on any devices, one at least; some may be empty. All
-            have integer ids, all have strings, or none has any; none may occur twice.
+        shards: at least one corpus, all of one width and dtype, on any devices; some may be empty.
+            All have integer ids, all have string ids, or none has ids. No id may occur twice.
 
     Raises:
-        TypeError: a shard that is no Corpus.
-        ValueError: no shards, shards that do not go together, or ids that repeat.
+        TypeError: a shard is not a Corpus.
+        ValueError: there are no shards, they do not match, or ids repeat.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, ShardedCorpus
         >>> shards = ShardedCorpus.split(Corpus(torch.eye(4)), ["cpu", "cpu"])
@@ -59,9 +59,9 @@ class ShardedCorpus:
 
     @classmethod
     def split(cls, corpus: Corpus, devices: Iterable[torch.device | str | int]) -> ShardedCorpus:
-        """Consecutive rows on each device, as many on each, give or take one.
+        """Split a corpus into consecutive rows, about equally many on each device.
 
-        Rows on the device of `corpus` stay where they are; others are copied.
+        Rows on the device of `corpus` stay there; the others are copied.
         """
         targets = list(devices)
         if not targets:
@@ -81,7 +81,7 @@ class ShardedCorpus:
 
     @property
     def ids(self) -> Tensor | tuple[str, ...] | None:
-        """int64 `[N]` on the CPU or N strings; None where rows go by their numbers."""
+        """int64 `[N]` on the CPU or N strings. None: a row's id is its number."""
         return None if self._ids is None else self._ids.public
 
     @property
@@ -119,23 +119,23 @@ class ShardedCorpus:
         mask: Tensor | None = None,
         ids: Iterable[int] | Sequence[str] | Tensor | None = None,
     ) -> tuple[Tensor, Tensor | list[list[str]]]:
-        """The k rows of all shards with the highest cosine to each query; see `Corpus.search`.
+        """Find the k rows with the highest cosine to each query; see `Corpus.search`.
 
-        Queries are copied to each shard's device. All GPUs are at work before a result is waited
-        for; shards on the CPU come last, one after another.
+        The queries are copied to each shard's device. All GPUs work at the same time; shards on
+        the CPU come last, one after another.
 
         Args:
             queries: `[B, D]`, float32, float16 or bfloat16, on any device.
-            k: 1 to 2,048, or more where there are no more rows than that.
+            k: 1 to 2,048; a larger k is accepted if there are at most 2,048 rows.
             mask: bool `[N]` over the rows of all shards, on any device.
-            ids: ids to search among; with `mask`, what both allow.
+            ids: search only these ids. With `mask`, a row must be allowed by both.
 
         Returns:
             As `Corpus.search`, on the queries' device.
 
         Raises:
             TypeError: an argument is not of the stated type.
-            ValueError: shapes that do not go together, k out of range, or an id that no shard has.
+            ValueError: shapes do not match, k is out of range, or no shard has an id.
         """
         require_queries(queries)
         k = checked_k(k, len(self))

@@ -28,29 +28,29 @@ def streamed_topk(
     mask: Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[Tensor, Tensor]:
-    """`cosine_topk` of a corpus on the CPU, computed where the queries are, chunk after chunk.
+    """Search a corpus on the CPU with the device of the queries, chunk by chunk.
 
-    On a GPU, rows pass through two page-locked buffers into two on the device, on a stream of their
-    own: one chunk is copied while the other is searched. Of a masked corpus only the rows that may
-    be found are copied. A corpus in page-locked memory (`Corpus.pin_memory`) needs no buffer on the
-    CPU. The result has the bits that one search of the corpus on that device would give.
+    On a GPU, a stream of its own copies the rows through two page-locked buffers into two buffers
+    on the device: one chunk is copied while the other is searched. With a mask, only the allowed
+    rows are copied. A corpus in page-locked memory (`Corpus.pin_memory`) needs no buffer on the
+    CPU. The result is bit for bit that of one `cosine_topk` of the whole corpus on that device.
 
     Args:
         queries: `[B, D]`, float32, float16 or bfloat16, on the CPU or a GPU.
         corpus: on the CPU, possibly a mapped file.
-        k: 1 to 2,048, or more where the corpus has no more rows than that.
+        k: 1 to 2,048; a larger k is accepted if the corpus has at most 2,048 rows.
         mask: bool `[N]` on the CPU; only rows where it is True are found.
-        chunk_bytes: the size of a chunk, at least one row. Twice this is held on the device, and
-            twice again, page-locked, on the CPU.
+        chunk_bytes: size of a chunk, at least one row. The device holds two chunks, and the CPU
+            another two in page-locked memory.
 
     Returns:
-        As `cosine_topk`, on the device of the queries. A GPU has then not necessarily finished.
+        As `cosine_topk`, on the device of the queries. A GPU may still be computing it.
 
     Raises:
         TypeError: an argument is not of the stated type.
-        ValueError: shapes or devices that do not go together, or k or chunk_bytes out of range.
+        ValueError: shapes or devices do not match, or k or chunk_bytes is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, streamed_topk
         >>> corpus = Corpus(torch.eye(5))

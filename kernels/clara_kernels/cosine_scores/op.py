@@ -21,16 +21,16 @@ def cosine_scores(queries: Tensor, documents: Tensor, offsets: Tensor | None = N
     """Cosine similarity between each query and its own candidate documents.
 
     Memory `[m, H]` is compared as one flat vector of `D = m * H`. A zero vector scores 0 and
-    takes no gradient. Vectors may have any other length, also one whose square is no float32.
+    takes no gradient. Vectors of any other length work, even if its square overflows float32.
 
     Args:
         queries: `[B, D]`, any floating-point dtype.
         documents: `[B, N, D]`, or `[ΣN, D]` with `offsets` where queries have unequal numbers of
             candidates. The dtype may differ from the queries'.
         offsets: int32 `[B + 1]`; the candidates of query `i` are rows `offsets[i]` to
-            `offsets[i + 1]`. A query may have none. The values are checked on the CPU only:
-            elsewhere that would wait for the device, and rows that belong to no query, or to
-            several, get undefined scores.
+            `offsets[i + 1]`. A query may have none. Checked on the CPU only, because a check on
+            a GPU would wait for it; there, rows of no query or of several queries get undefined
+            scores.
 
     Returns:
         Scores, `[B, N]` or `[ΣN]`, float32 (float64 if an input is), also under autocast.
@@ -38,9 +38,9 @@ def cosine_scores(queries: Tensor, documents: Tensor, offsets: Tensor | None = N
 
     Raises:
         TypeError: an argument is not a tensor of the stated dtype.
-        ValueError: shapes, offsets or devices that do not go together.
+        ValueError: shapes, offsets or devices do not match.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import cosine_scores
         >>> queries = torch.tensor([[1.0, 0.0]], requires_grad=True)

@@ -85,7 +85,7 @@ def _map_npy(file: Path, dtype: torch.dtype | None, offset: int) -> Tensor:
     try:
         array = np.lib.format.open_memmap(file, mode="r")  # which unpickles nothing
     except (ValueError, EOFError) as error:
-        raise ValueError(f"path {str(file)!r} is no .npy file of numbers: {error}") from None
+        raise ValueError(f"path {str(file)!r} is not a .npy file of numbers: {error}") from None
     try:
         return as_rows(array)
     except (TypeError, ValueError) as error:

@@ -13,11 +13,11 @@ from ..checks import as_int, require_same_device, require_shape, require_tensor
 def merge_topk(
     scores: Sequence[Tensor], indices: Sequence[Tensor], k: int
 ) -> tuple[Tensor, Tensor]:
-    """The k best of what several searches found, such as those of the shards of a corpus.
+    """Merge the results of several searches, such as those of the shards of a corpus.
 
-    The order is that of `cosine_topk`: descending scores, equal ones by index, the lowest first,
-    then scores that are NaN, by index, and last places where nothing was found. So the results of
-    shards, with indices counted over all of them, merge into that of one search.
+    The order is that of `cosine_topk`: descending scores, equal scores by the lowest index, then
+    NaN scores by index, and last the places where nothing was found. If the indices count over
+    all shards, the merged result is that of one search of all rows.
 
     Args:
         scores: tensors `[B, kᵢ]` of one floating-point dtype, each row in any order.
@@ -29,10 +29,10 @@ def merge_topk(
         Scores and indices `[B, min(k, Σkᵢ)]`; -inf and -1 where there is nothing more.
 
     Raises:
-        TypeError: not tensors of the stated dtypes, or k no int.
-        ValueError: no tensors, shapes or devices that do not go together, or k below 1.
+        TypeError: an argument is not a tensor of the stated dtype, or k is not an int.
+        ValueError: there are no tensors, shapes or devices do not match, or k is below 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import merge_topk
         >>> scores = [torch.tensor([[0.9, 0.2]]), torch.tensor([[0.5, 0.4]])]

@@ -28,38 +28,37 @@ def cosine_topk(
 ) -> tuple[Tensor, Tensor]:
     """The k rows of a corpus with the highest cosine to each query, exactly.
 
-    Every row is scored. Order is by the operator's own float32 scores, equal ones by row, the
-    lowest first. A zero vector scores 0; a score that is NaN, as NaN and infinite values give,
-    comes after all others. What a query finds does not depend on the other queries (on a GPU it
-    does on whether there are more than 8), on threads, or on where a row lies. Not differentiable:
-    use `cosine_scores` for training.
+    The search scores every row. Rows are ordered by their float32 scores; equal scores by the
+    lowest row. A zero vector scores 0. NaN and infinite values give a NaN score, which comes after
+    all others. The result of a query does not depend on the number of threads, on where a row
+    lies, or on the other queries (on a GPU, only on whether there are more than 8). Not
+    differentiable: use `cosine_scores` for training.
 
-    Products are summed in float32, in an order that depends on D alone, and a score is within
-    (D/512 + 528) · 2⁻²⁴ of the cosine; of random data it mostly is within 2⁻²². For an int8 corpus
+    Products are summed in float32, in an order that depends only on D. A score is within
+    (D/512 + 528) · 2⁻²⁴ of the cosine; for random data it mostly is within 2⁻²². For an int8 corpus
     queries are rounded to 16 bits, max |q| / 32639 a step, which adds √D · max |q| / (65278 |q|).
 
-    On the CPU this is the compiled module on `torch.get_num_threads()` threads, on an NVIDIA GPU
-    its CUDA kernels; PyTorch, in float64, where those were not built (see `build_info`).
+    On the CPU the compiled module computes this on `torch.get_num_threads()` threads, on an NVIDIA
+    GPU its CUDA kernels do. Where they were not built (see `build_info`), PyTorch does, in float64.
 
     Args:
         queries: `[B, D]`, float32, float16 or bfloat16.
         corpus: `[N, D]`, float32, float16, bfloat16 or int8, not necessarily the queries' dtype;
-            rows may be any stride apart, columns that are not adjacent are copied. Of int8 codes
-            a positive scale per row changes no cosine and is not asked for. A `Corpus` spares the
-            norms of the rows, which are otherwise computed in each call.
-        k: at least 1. Where it exceeds N, all N rows are returned, of which there may be 2,048;
-            else it is at most that.
+            rows may be any stride apart; columns that are not adjacent are copied. int8 codes need
+            no scales: a positive scale changes no cosine. A `Corpus` stores the norms, which are
+            otherwise computed in every call.
+        k: 1 to 2,048; a larger k is accepted if N is at most 2,048, and returns all rows.
         mask: bool `[N]`; only rows where it is True are found.
 
     Returns:
         Scores `[B, min(k, N)]`, float32, descending, and indices of rows, int64, of that shape.
-        Where fewer rows are allowed by the mask, the rest is -inf and -1.
+        If the mask allows fewer rows, the rest is -inf and -1.
 
     Raises:
-        TypeError: an argument is not a tensor of the stated dtype, or k no int.
-        ValueError: shapes or devices that do not go together, or k out of range.
+        TypeError: an argument is not a tensor of the stated dtype, or k is not an int.
+        ValueError: shapes or devices do not match, or k is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import cosine_topk
         >>> corpus = torch.tensor([[1.0, 0.0], [3.0, 3.0], [0.0, 2.0]])
@@ -84,10 +83,10 @@ def cosine_rerank(
     offsets: Tensor,
     rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k best of each query's own candidates by cosine, exactly.
+    """Find the k best of each query's own candidates by cosine, exactly.
 
-    Scores and their order are those of `cosine_topk`; each query has its own list of rows, as long
-    as it likes.
+    Scores and their order are those of `cosine_topk`. Each query has its own list of rows, of any
+    length.
 
     Args:
         queries: `[B, D]`, float32, float16 or bfloat16.
@@ -95,18 +94,18 @@ def cosine_rerank(
         k: 1 to 2,048.
         offsets: int32 `[B + 1]`; the candidates of query i are entries `offsets[i]` to
             `offsets[i + 1]` of `rows`. Values are checked on the CPU only.
-        rows: int64 `[C]`, rows of the corpus; a number outside of it is no candidate. None stands
-            for 0 … N - 1: then the corpus holds the candidates of one query after another's.
+        rows: int64 `[C]`, rows of the corpus; a number outside of it is not a candidate. None means
+            0 … N - 1: the corpus then holds the candidates of one query after another.
 
     Returns:
-        Scores `[B, k]`, float32, descending, and rows of the corpus, int64, of that shape. Where a
+        Scores `[B, k]`, float32, descending, and rows of the corpus, int64, of that shape. If a
         query has fewer candidates, the rest is -inf and -1.
 
     Raises:
-        TypeError: an argument is not a tensor of the stated dtype, or k no int.
-        ValueError: shapes, offsets or devices that do not go together, or k out of range.
+        TypeError: an argument is not a tensor of the stated dtype, or k is not an int.
+        ValueError: shapes, offsets or devices do not match, or k is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import cosine_rerank
         >>> corpus = torch.eye(4)

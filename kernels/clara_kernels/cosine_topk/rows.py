@@ -37,12 +37,12 @@ class CorpusRows:
 
     @property
     def scales(self) -> Tensor | None:
-        """float32 `[N]` of int8 rows, if given."""
+        """float32 `[N]`, the scales of int8 rows, if given."""
         return self._scales
 
     @property
     def ids(self) -> Tensor | tuple[str, ...] | None:
-        """int64 `[N]` or N strings; None where rows go by their numbers."""
+        """int64 `[N]` or N strings. None: a row's id is its number."""
         return None if self._ids is None else self._ids.public
 
     @property
@@ -76,11 +76,11 @@ class CorpusRows:
         return f"{name}({len(self):,} × {self.width:,} {dtype} on {self.device}, {megabytes}{ids})"
 
     def __getitem__(self, rows: slice) -> Self:
-        """Some rows as a corpus over the same memory; row numbers start at 0 again.
+        """Take some rows as a corpus over the same memory; row numbers start at 0 again.
 
         Raises:
-            TypeError: not a slice.
-            ValueError: a step that is negative.
+            TypeError: `rows` is not a slice.
+            ValueError: the step is negative.
         """
         if not isinstance(rows, slice):
             raise TypeError(f"a Corpus takes slices, got {type(rows).__name__}")
@@ -96,7 +96,7 @@ class CorpusRows:
         )
 
     def to(self, device: torch.device | str | int) -> Self:
-        """The corpus on a device: this one if it is there, else a copy. Nothing is computed."""
+        """Return the corpus on a device: this one if it is there already, else a copy."""
         target = torch.empty(0, device=device).device  # "cuda" is the current one
         if target == self.device:
             return self
@@ -108,7 +108,7 @@ class CorpusRows:
         )
 
     def pin_memory(self) -> Self:
-        """A copy in page-locked memory, which a GPU reads faster; this one if it is there.
+        """Return the corpus in page-locked memory, which a GPU reads faster; copied if needed.
 
         Raises:
             ValueError: the corpus is not on the CPU.

@@ -26,36 +26,35 @@ def memory_alignment_loss(
     *,
     reduction: str = "mean",
 ) -> Tensor:
-    """How far the memory of each packed document lies from the document it stands for.
+    """Squared distance between each document's mean token state and mean memory state.
 
-    For every document the squared distance between the mean of its token rows and the mean of
-    its memory rows, averaged over the documents: the MSE term of CLaRa's compression loss
-    (arXiv 2511.18659).
+    The loss is the average over all packed documents. It is the MSE term of CLaRa's compression
+    loss (arXiv 2511.18659).
 
     Args:
         hidden: `[T, H]`, packed last-layer states, any floating-point dtype. Each document is its
             token rows followed by its memory rows.
         cu_seqlens: int32 `[N + 1]`; document `i` is rows `cu_seqlens[i]` to `cu_seqlens[i + 1]`.
-        n_memory: memory rows of every document, or int32 `[N]`, one number each.
+        n_memory: number of memory rows of every document, or int32 `[N]`, one number each.
         reduction: over H, "mean" (as in the reference implementation) or "sum" (as the paper
             writes it).
 
-    Values of `cu_seqlens` and `n_memory` are checked on the CPU only: elsewhere that would wait
-    for the device. There rows before the first and after the last document count for nothing and
-    get a zero gradient, a document without token rows or memory rows makes the loss NaN, and
-    offsets that decrease give undefined results.
+    `cu_seqlens` and `n_memory` are checked on the CPU only, because a check on a GPU would wait
+    for it. There, rows before the first and after the last document do not count and get a zero
+    gradient, a document without token rows or memory rows makes the loss NaN, and decreasing
+    offsets give undefined results.
 
     Returns:
         Scalar loss, float32 (float64 for float64 `hidden`), accumulated in that dtype,
-        differentiable once in `hidden`, of which nothing is kept for that. The same input gives the
-        same bits, gradient included (float64 on a GPU excepted).
+        differentiable once in `hidden`. `hidden` is not kept for backward. The same input gives
+        the same bits, gradient included (except float64 on a GPU).
 
     Raises:
-        TypeError: an argument of another type or dtype.
-        ValueError: shapes or devices that do not go together, no document at all, or a document
-            without token rows or memory rows; the message names it.
+        TypeError: an argument has another type or dtype.
+        ValueError: shapes or devices do not match, there is no document, or a document has no
+            token rows or no memory rows; the message names it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import memory_alignment_loss
         >>> hidden = torch.tensor([[0.0], [2.0], [4.0], [1.0], [1.0]])  # two documents

@@ -40,29 +40,30 @@ def memory_attention(
     out_i = Σ_j softmax_j(scale · ⟨q_i, k_j⟩) v_j. Query head h reads key and value head
     h // (heads / kv_heads).
 
-    With `memory_only` the queries are the memory rows alone, as the last layer of a compressor
-    needs them: the m queries of a document are its last m rows.
+    With `memory_only` only the memory rows are queries, as in the last layer of a compressor: the
+    m queries of a document are its last m rows.
 
     With a `window` row i attends to rows max(0, i - window + 1) … i only. Rows are counted within
-    the document, memory rows included, so `memory_only` gives the same rows as all do.
+    the document, memory rows included, so memory rows get the same result with `memory_only`.
 
     Args:
         q: `[T, heads, head_dim]`, float32, float16, bfloat16 or float64; with `memory_only`
-            `[M, heads, head_dim]`, M the memory rows of all documents. On a GPU there are kernels
-            for a head_dim of up to 256 and not for float64: what they do not cover is computed
-            with all scores held at once, and waits for the device.
+            `[M, heads, head_dim]`, M the memory rows of all documents. On a GPU the kernels cover
+            a head_dim of up to 256, and not float64. Other inputs use the reference, which holds
+            all scores at once and waits for the GPU.
         k, v: `[T, kv_heads, head_dim]`, the dtype of `q`; `heads` is a multiple of `kv_heads`.
         cu_seqlens: int32 `[N + 1]`; document i is rows `cu_seqlens[i]` to `cu_seqlens[i + 1]`.
-        n_memory: memory rows of every document, or int32 `[N]`, one number each. Without
+        n_memory: number of memory rows of every document, or int32 `[N]`, one number each. Without
             `memory_only` they are computed like all others, and there may be none.
         memory_only: compute the memory rows only.
         scale: default head_dim ** -0.5.
-        window: rows that a row attends to at most, itself included, as `sliding_window` in
+        window: the most rows that a row attends to, itself included, as `sliding_window` in
             transformers; None for all rows before it.
 
-    Values of `cu_seqlens` and `n_memory` are checked on the CPU and not under torch.compile:
-    elsewhere that would wait for the device. There a document of no rows is skipped, rows of no
-    document have undefined results, and bounds beyond T are undefined behaviour.
+    `cu_seqlens` and `n_memory` are checked on the CPU only, because a check on a GPU would wait
+    for it, and not under torch.compile. Where they are not checked, a document of no rows is
+    skipped, rows of no document have undefined results, and bounds beyond T are undefined
+    behaviour.
 
     Under autocast q, k and v are cast to its dtype first, as PyTorch's own attention does.
 
@@ -71,11 +72,11 @@ def memory_attention(
         not depend on the order in which a GPU runs its blocks.
 
     Raises:
-        TypeError: an argument of another type or dtype.
-        ValueError: shapes or devices that do not go together, no document at all, or a document
-            without token rows or memory rows; the message names it.
+        TypeError: an argument has another type or dtype.
+        ValueError: shapes or devices do not match, there is no document, or a document has no
+            token rows or no memory rows; the message names it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import memory_attention
         >>> q, k, v = torch.randn(9, 4, 32), torch.randn(9, 2, 32), torch.randn(9, 2, 32)

@@ -26,10 +26,10 @@ def quantize_memory(memory: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
 
     In 8 bits every row of H values has one scale, max |x| / 127. In 4 bits every group of 64
     values in a row has one, max |x| / 7; the last group of a row may be short. A code is x / scale
-    rounded to the nearest integer, ties to even. Then |x - code * scale| ≤ scale / 2 · (1 + 2⁻¹⁵),
-    where scales are at least 2⁻¹²⁶ to hold this for the smallest values too. A row or group of
-    zeros has scale 0. One with a value that is NaN, infinite or beyond float32 has scale NaN and
-    codes 0, and comes back as NaN.
+    rounded to the nearest integer, ties to even. Then |x - code * scale| ≤ scale / 2 · (1 + 2⁻¹⁵);
+    scales are at least 2⁻¹²⁶, so that this holds for the smallest values too. A row or group of
+    zeros has scale 0. A row or group with a value that is NaN, infinite or beyond float32 has
+    scale NaN and codes 0, and `dequantize_memory` returns NaN for it.
 
     Args:
         memory: `[..., H]`, a row per memory vector, any floating-point dtype, H at least 1.
@@ -44,9 +44,9 @@ def quantize_memory(memory: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
 
     Raises:
         TypeError: memory is not a floating-point tensor.
-        ValueError: memory has no or an empty last dimension, or bits is neither 8 nor 4.
+        ValueError: memory has no dimension or an empty last one, or bits is neither 8 nor 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import quantize_memory
         >>> codes, scales = quantize_memory(torch.tensor([[1.27, -0.5, 0.02]]))
@@ -81,17 +81,17 @@ def dequantize_memory(
     Args:
         codes: int8 `[..., H]`, or uint8 `[..., ⌈H/2⌉]` for 4 bits; the dtype tells which.
         scales: float32, `[...]` or `[..., ⌈H/64⌉]`.
-        width: H. None takes all codes; to be given for 4 bits where H is odd.
+        width: H. None takes all codes; required for 4 bits if H is odd.
         dtype: of the result; float32, float16, bfloat16 or float64.
 
     Returns:
         `[..., H]` in `dtype`. Not differentiable: the result is detached.
 
     Raises:
-        TypeError: a tensor or dtype of another type than stated.
-        ValueError: shapes, a width or devices that do not go together.
+        TypeError: a tensor or dtype is not of the stated type.
+        ValueError: shapes, width or devices do not match.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import dequantize_memory, quantize_memory
         >>> memory = torch.randn(10, 16, 64)

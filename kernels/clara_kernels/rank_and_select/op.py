@@ -41,19 +41,19 @@ def rank_and_select(
 ) -> tuple[Tensor, ...]:
     """Rank each question's candidates by cosine similarity and select the k best, differentiably.
 
-    `cosine_scores` of the flattened memories, then `select_topk` with those scores, as one
-    operator: see the two for what they compute and how they are differentiated. The gradient of
-    `selected` reaches the question through the scores, and a selected candidate also directly.
+    One operator computes `cosine_scores` of the flattened memories, then `select_topk` with those
+    scores; see these two for formulas and gradients. The gradient of `selected` reaches the
+    question through the scores, and a selected candidate also directly.
 
     Args:
-        query_memory: `[B, ...]`, as a rule `[B, m, H]`; any floating-point dtype.
+        query_memory: `[B, ...]`, usually `[B, m, H]`; any floating-point dtype.
         memory: the candidates, `[B, N, ...]`, or `[ΣN, ...]` with `offsets`, each as large as a
-            query; any floating-point dtype. Copied if candidates do not lie one after the other.
+            query; any floating-point dtype. Copied if candidates are not contiguous.
         k: slots, at least 1. Slots beyond a question's candidates have index -1, zero memory and
             no gradient.
         temperature, relaxation, mask, noise, seed: as `select_topk` takes them.
-        offsets: int32 `[B + 1]`, where questions have unequal numbers of candidates. The values
-            are checked on the CPU only; on a GPU, wrong ones give undefined results.
+        offsets: int32 `[B + 1]`, if questions have unequal numbers of candidates. The values are
+            checked on the CPU only; on a GPU, wrong ones give undefined results.
         return_probabilities: also return p.
 
     Returns:
@@ -63,11 +63,11 @@ def rank_and_select(
         are differentiable once.
 
     Raises:
-        TypeError: an argument of another type or dtype.
-        ValueError: shapes, offsets or devices that do not go together, a value out of range, or,
-            on the CPU, scores that are NaN.
+        TypeError: an argument has another type or dtype.
+        ValueError: shapes, offsets or devices do not match, a value is out of range, or, on the
+            CPU, a score is NaN.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import rank_and_select
         >>> query = torch.tensor([[1.0, 0.0]], requires_grad=True)

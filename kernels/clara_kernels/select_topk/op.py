@@ -46,22 +46,21 @@ def select_topk(
     Args:
         scores: `[B, N]`, any floating-point dtype, computed in float32 (float64 if an input is).
             A candidate at -inf is masked: never taken, probability 0, no gradient. NaN and +inf
-            are refused on CPU; elsewhere they are not looked for, since that would wait for the
-            device, and make the row's choice, probabilities and gradient arbitrary.
-        memory: `[B, N, ...]`, as a rule `[B, N, m, H]`; any floating-point dtype. Copied if the
-            candidates do not lie one after the other.
+            raise an error. Checked on the CPU only, because a check on a GPU would wait for it;
+            there they make the row's choice, probabilities and gradient arbitrary.
+        memory: `[B, N, ...]`, usually `[B, N, m, H]`; any floating-point dtype. Copied if the
+            candidates are not contiguous.
         k: slots, at least 1. Slots beyond a row's candidates have index -1, zero memory and no
             gradient.
-        temperature: above 0, a float or a 0-d tensor (one on CPU is checked, one on another
-            device is taken as it is).
+        temperature: above 0, a float or a 0-d tensor (a tensor is checked on the CPU only).
         relaxation: "softmax" or "sparsemax".
         mask: "exact" gives taken candidates probability 0. "reference" relaxes
-            z + log(1 - taken + 1e-8) as CLaRa's first implementation did: a taken candidate that
+            z + log(1 - taken + 1e-8) as the reference implementation does: a taken candidate that
             leads by much keeps most of the next slot. Only gradients and probabilities differ.
         noise: None, or "gumbel" to add noise that depends only on the seed, the row and the
             column within the row: the same on every device, for every dtype and batch layout.
         seed: for the noise, an int in [0, 2**64) or a 0-d int64 tensor; not read without noise.
-        offsets: int32 `[B + 1]` where rows have unequal numbers of candidates: scores are then
+        offsets: int32 `[B + 1]`, if rows have unequal numbers of candidates: scores are then
             `[ΣN]`, memory `[ΣN, ...]`. The values are checked on the CPU only; on a GPU, wrong
             ones give undefined results.
         return_probabilities: also return p.
@@ -69,14 +68,14 @@ def select_topk(
     Returns:
         `selected` `[B, k, ...]` in the dtype of `memory`; `indices` int64 `[B, k]`, columns within
         the row; with `return_probabilities` also p, `[B, k, N]` or with offsets `[k, ΣN]`, float32
-        (float64 if an input is), zero for what a slot leaves out, differentiable in the scores.
-        All differentiable once.
+        (float64 if an input is), zero for candidates that a slot leaves out, differentiable in the
+        scores. All are differentiable once.
 
     Raises:
-        TypeError: an argument of another type or dtype.
-        ValueError: shapes, offsets or devices that do not go together, or a value out of range.
+        TypeError: an argument has another type or dtype.
+        ValueError: shapes, offsets or devices do not match, or a value is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import select_topk
         >>> scores = torch.tensor([[0.1, 0.9, 0.5]], requires_grad=True)

@@ -13,17 +13,17 @@ from . import cpu, reference
 def sparsemax(x: Tensor, dim: int = -1) -> Tensor:
     """Euclidean projection of `x` onto the probability simplex along `dim`, exactly.
 
-    Like softmax the result is non-negative and sums to one, but far entries get exactly 0. An
-    entry of -inf is masked: it gets 0, and a row of nothing else is all zeros. A NaN or +inf
-    makes every unmasked entry of its row NaN. The gradient of a row is `g - mean(g)` on the
-    entries above zero and 0 elsewhere.
+    Like softmax, the result is non-negative and sums to one, but entries far below the maximum
+    get exactly 0. An entry of -inf is masked: it gets 0. A row where all entries are masked is all
+    zeros. A NaN or +inf makes every unmasked entry of its row NaN. The gradient of a row is
+    `g - mean(g)` on the entries above zero and 0 elsewhere.
 
     Source: Martins and Astudillo, 2016 (arXiv 1602.02068).
 
     Args:
         x: any shape with at least one dimension, any floating-point dtype. Computed in float32
             (float64 for float64).
-        dim: the dimension that is projected.
+        dim: the dimension to project.
 
     Returns:
         Tensor of the shape and dtype of `x`, differentiable once.
@@ -32,7 +32,7 @@ def sparsemax(x: Tensor, dim: int = -1) -> Tensor:
         TypeError: `x` is not a floating-point tensor.
         ValueError: `x` has no dimensions, or no dimension `dim`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import sparsemax
         >>> sparsemax(torch.tensor([1.0, 0.5, -1.0]))

@@ -2,7 +2,7 @@
 
 With z = x - max x, the threshold t solves Σ max(z - t, 0) = 1. From t = -1, which no solution lies
 below, t ← (Σ_{z > t} z - 1) / |{z > t}| rises until the support stays as it is: exact, after 3 to
-11 rounds as a rule (Michelot, 1986).
+11 rounds usually (Michelot, 1986).
 """
 
 from __future__ import annotations

@@ -28,21 +28,21 @@ TRAINING_ROWS = 100_000
 class Faiss:
     """Candidates from a FAISS index of the rows, scaled to length 1, by inner product.
 
-    An index that has to be trained is trained on up to 100,000 rows, evenly spread. FAISS' own
-    threads are held to `torch.get_num_threads()` while it works.
+    If the index needs training, it is trained on up to 100,000 rows, evenly spread. FAISS uses
+    `torch.get_num_threads()` threads.
 
     Args:
-        index: what `faiss.index_factory` takes, such as "IVF1024,SQ8", or an index by inner product
-            (`faiss.METRIC_INNER_PRODUCT`) of the corpus' width, on the CPU or a GPU: an empty one,
-            which the rows are added to, or one that already holds N vectors.
+        index: a string for `faiss.index_factory`, such as "IVF1024,SQ8", or an index by inner
+            product (`faiss.METRIC_INNER_PRODUCT`) of the corpus' width, on the CPU or a GPU. An
+            empty index gets the rows; one that is not empty must hold N vectors.
         corpus: `[N, D]`, read in chunks.
 
     Raises:
         ModuleNotFoundError: faiss is not installed.
         TypeError: an argument is not of the stated type.
-        ValueError: an index that FAISS cannot make, or of another metric, width or size.
+        ValueError: FAISS cannot make the index, or it has another metric, width or size.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, Faiss
         >>> corpus = Corpus(torch.randn(50, 16))
@@ -79,8 +79,8 @@ class Faiss:
         """The rows that the index finds for each query.
 
         Args:
-            queries: `[B, D]`, float32, float16 or bfloat16, on any device; they go to FAISS by way
-                of the CPU.
+            queries: `[B, D]`, float32, float16 or bfloat16, on any device; they are copied to the
+                CPU for FAISS.
             count: 1 or more; an index on a GPU takes up to 2,048.
 
         Returns:
@@ -100,7 +100,7 @@ class Faiss:
         return padded(torch.from_numpy(found), count).to(queries.device)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index in FAISS' own format, in place of a file that is there."""
+        """Write the index in FAISS' own format. Replaces an existing file."""
         faiss = _faiss()
         index = self.index
         if hasattr(faiss, "index_gpu_to_cpu") and "Gpu" in type(index).__name__:
@@ -110,12 +110,12 @@ class Faiss:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Faiss:
-        """A stage that `save` wrote, on the CPU. FAISS reads the file: it has to be trusted.
+        """Load a stage that `save` wrote, on the CPU. FAISS reads the file: only load trusted ones.
 
         Raises:
             FileNotFoundError: there is no such file.
             ModuleNotFoundError: faiss is not installed.
-            ValueError: not an index, or not one by inner product.
+            ValueError: the file is not an index, or not one by inner product.
         """
         faiss, name = _faiss(), existing(path)
         try:

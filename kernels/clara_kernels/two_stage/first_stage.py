@@ -1,4 +1,4 @@
-"""First stages of a two-stage search: they propose candidates by a short vector for each row."""
+"""First stages of a two-stage search: they find candidates with short versions of long rows."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _Stage = TypeVar("_Stage", bound="ReducedCorpus")
 
 
 class FirstStage(Protocol):
-    """Proposes rows of a corpus, among which an exact search chooses.
+    """Proposes candidate rows for an exact search.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, FirstStage, TwoStageSearch
         >>> class Always:
@@ -40,7 +40,7 @@ class FirstStage(Protocol):
     """
 
     def candidates(self, queries: Tensor, count: int) -> Tensor:
-        """The rows that seem best to each query.
+        """Propose rows for each query.
 
         Args:
             queries: `[B, D]`, float32, float16 or bfloat16.
@@ -53,10 +53,10 @@ class FirstStage(Protocol):
 
 
 class ReducedCorpus(ABC):
-    """A first stage that keeps each row as a shorter vector and searches those exactly.
+    """A first stage that stores each row as a shorter vector and searches those exactly.
 
-    Subclasses define how vectors are shortened. The short vectors are kept as a `Corpus` on the
-    device of the one they were made from; the long rows are not kept.
+    Subclasses define how vectors are shortened. The short vectors are a `Corpus` on the device of
+    the original corpus. The original rows are not stored.
     """
 
     kind = ""
@@ -75,14 +75,14 @@ class ReducedCorpus(ABC):
 
     @property
     def width(self) -> int:
-        """D of the long rows, and of queries."""
+        """D of the original rows and of queries."""
         return self._width
 
     def __len__(self) -> int:
         return len(self._codes)
 
     def candidates(self, queries: Tensor, count: int) -> Tensor:
-        """The rows whose shortened vectors have the highest cosine to the shortened query.
+        """Find the rows whose shortened vectors have the highest cosine to the shortened query.
 
         Args:
             queries: `[B, D]`, float32, float16 or bfloat16, on the device of `codes`.
@@ -93,7 +93,7 @@ class ReducedCorpus(ABC):
 
         Raises:
             TypeError: an argument is not of the stated type.
-            ValueError: shapes or devices that do not go together, or count out of range.
+            ValueError: shapes or devices do not match, or count is out of range.
         """
         require_stage_queries(queries, self._width)
         require_same_device("queries", queries, "codes", self._codes.rows)
@@ -104,14 +104,14 @@ class ReducedCorpus(ABC):
         return padded(cosine_topk(reduced, self._codes, count)[1], count)
 
     def to(self: _Stage, device: torch.device | str | int) -> _Stage:
-        """The stage on a device: this one if it is there, else a copy."""
+        """Return the stage on a device: this one if it is there already, else a copy."""
         codes = self._codes.to(device)
         return (
             self if codes is self._codes else self._restored(codes, self._width, self._settings())
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write codes and settings as a safetensors file, in place of one that is there.
+        """Write codes and settings as a safetensors file. Replaces an existing file.
 
         Raises:
             ModuleNotFoundError: safetensors is not installed.
@@ -125,12 +125,12 @@ class ReducedCorpus(ABC):
 
     @classmethod
     def load(cls: type[_Stage], path: str | os.PathLike[str]) -> _Stage:
-        """A stage that `save` wrote, on the CPU. Nothing in the file is executed.
+        """Load a stage that `save` wrote, on the CPU. Nothing in the file is executed.
 
         Raises:
             FileNotFoundError: there is no such file.
             ModuleNotFoundError: safetensors is not installed.
-            ValueError: the file is not such a stage, or damaged.
+            ValueError: the file does not hold such a stage, or is damaged.
         """
         name = existing(path)
         safetensors = _safetensors()
@@ -153,7 +153,7 @@ class ReducedCorpus(ABC):
     @classmethod
     @abstractmethod
     def _restored(cls: type[_Stage], codes: Corpus, width: int, settings: dict[str, int]) -> _Stage:
-        """A stage from its parts; ValueError if they do not go together."""
+        """A stage from its parts; ValueError if they do not match."""
 
     def _keep(self, corpus: Corpus, width: int, dtype: torch.dtype) -> None:
         self._width = corpus.width
@@ -170,9 +170,9 @@ class MeanPooled(ReducedCorpus):
 
     Raises:
         TypeError: an argument is not of the stated type.
-        ValueError: memory_tokens does not divide the corpus' width, or dtype is another.
+        ValueError: memory_tokens does not divide the corpus' width, or dtype is not one of these.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, MeanPooled
         >>> corpus = Corpus(torch.randn(50, 4 * 16))  # 4 memory tokens of 16 values

@@ -18,10 +18,10 @@ _WORD = 0xFFFFFFFF
 class RandomProjection(ReducedCorpus):
     """Sums of randomly chosen coordinates with random signs, which keep angles on average.
 
-    A sparse sign embedding (Nelson and Nguyên, 2013): four times, the D coordinates are dealt in a
-    random order to `width` sums, about D / width to each, every one with a random sign. The cosine
-    of two projections differs from that of the vectors by about 1/√width. The equivalent matrix of
-    D × width is never made: 36 bytes are kept for each coordinate.
+    This is a sparse sign embedding (Nelson and Nguyên, 2013): four times, the D coordinates are
+    dealt in a random order to `width` sums, about D / width to each, every one with a random sign.
+    The cosine of two projections differs from that of the vectors by about 1/√width. The D × width
+    matrix is never built: the stage holds 36 bytes for each coordinate.
 
     Orders and signs follow from the seed alone and are the same everywhere: for deal r of P places,
     D rounded up to a multiple of `width`, words w are Philox4x32-10 of the counter (i, r, 0, 1)
@@ -39,7 +39,7 @@ class RandomProjection(ReducedCorpus):
         TypeError: an argument is not of the stated type.
         ValueError: width, seed or dtype is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, RandomProjection
         >>> corpus = Corpus(torch.randn(50, 64))

@@ -1,4 +1,4 @@
-"""Search in two stages: a cheap one proposes rows, exact cosines choose among them."""
+"""Search in two stages: a cheap stage proposes rows, exact cosines choose among them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CANDIDATES = 1 << 24  # the most that one call rescores; their row numbers take
 
 
 class TwoStageSearch:
-    """The best k of a first stage's candidates, by exact cosine to the full rows.
+    """Search a first stage's candidates by exact cosine to the full rows.
 
     Of N rows, k · oversampling per query are read. Scores are exact. A row is missed if the first
     stage did not propose it; `recall` measures how often that happens with your corpus and queries.
@@ -34,10 +34,10 @@ class TwoStageSearch:
 
     Raises:
         TypeError: an argument is not of the stated type.
-        ValueError: oversampling is below 1 or not finite, or first is for rows of another width or
-            number.
+        ValueError: oversampling is below 1 or not finite, or first was made for another width or
+            number of rows.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from clara_kernels import Corpus, MeanPooled, TwoStageSearch
         >>> corpus = Corpus(torch.randn(50, 4 * 16))
@@ -65,22 +65,22 @@ class TwoStageSearch:
         self.first, self.corpus, self.oversampling = first, corpus, oversampling
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The best k among the first stage's candidates.
+        """Find the best k among the first stage's candidates.
 
         Args:
             queries: `[B, D]`, float32, float16 or bfloat16, on the first stage's device.
-            k: at least 1. `MeanPooled` and `RandomProjection` propose up to 2,048 rows: where the
-                corpus has more, k · oversampling may not exceed that.
+            k: at least 1. `MeanPooled` and `RandomProjection` propose up to 2,048 rows. If the
+                corpus has more rows, k · oversampling must not exceed 2,048.
 
         Returns:
-            Scores `[B, min(k, N)]`, float32, descending, those that `cosine_topk` gives the rows,
-            and row numbers, int64, equal scores by row; -inf and -1 where there were fewer
-            candidates. On the queries' device.
+            Scores `[B, min(k, N)]`, float32, descending, the same as `cosine_topk` gives the rows,
+            and row numbers, int64, equal scores by the lowest row; -inf and -1 where there were
+            fewer candidates. On the queries' device.
 
         Raises:
             TypeError: an argument is not of the stated type.
-            ValueError: shapes or devices that do not go together, k out of range, or candidates
-                that are not int64 `[B, count]`.
+            ValueError: shapes or devices do not match, k is out of range, or the candidates are
+                not int64 `[B, count]`.
         """
         require_stage_queries(queries, self.corpus.width)
         k = checked_k(k, len(self.corpus))
@@ -101,7 +101,7 @@ class TwoStageSearch:
         return torch.cat(scores), torch.cat(rows)
 
     def recall(self, queries: Tensor, k: int) -> float:
-        """The share of the exact top k that `search` finds, measured by searching all rows.
+        """Measure which share of the exact top k `search` finds, by searching all rows.
 
         Args:
             queries: `[B, D]` as for `search`, B at least 1.
@@ -112,11 +112,11 @@ class TwoStageSearch:
             of the exact ones is not counted as one of them.
 
         Raises:
-            TypeError, ValueError: as `search`, or nothing to search or to search for.
+            TypeError, ValueError: as `search`; or there are no queries or no rows.
         """
         rows = self.search(queries, k)[1]
         if not rows.numel():
-            raise ValueError("recall needs a query and a row at least, got none")
+            raise ValueError("recall needs at least one query and one row, got none")
         exact = self._exact(queries, k)
         base = torch.arange(len(rows), device=rows.device)[:, None] * len(self.corpus)
         found = torch.where(rows < 0, -1, rows + base)

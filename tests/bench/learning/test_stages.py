@@ -132,10 +132,10 @@ class TestStages:
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    arguments = ["bench_learning", "--steps", "2", "--output", str(tmp_path), "--threads", "1"]
+    arguments = ["learning", "--steps", "2", "--output", str(tmp_path), "--threads", "1"]
     monkeypatch.setattr("sys.argv", [*arguments, "--ablation", "frozen-query-reasoner"])
     rows = task.held_out(8)
-    monkeypatch.setattr("learning.stages.task.held_out", lambda count: rows)
+    monkeypatch.setattr("bench.learning.stages.task.held_out", lambda count: rows)
     assert main() == 1  # nothing is learnt in two steps
     printed = capsys.readouterr().out
     assert "not reached: answers" in printed

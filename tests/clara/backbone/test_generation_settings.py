@@ -284,7 +284,7 @@ def test_refused(model, memory, name):
 @pytest.mark.parametrize("name", ["max_new_token", "something_of_a_later_version"])
 def test_unknown_settings_are_refused(model, memory, name):
     given = GenerationConfig(**{name: 5})
-    message = rf"generation_config\.{name} is not a setting that is known here; leave it out"
+    message = rf"generation_config\.{name} is not a setting that CLaRa knows; leave it out"
     with pytest.raises(ValueError, match=message):
         model.generate(QUESTIONS, memory, generation_config=given)
     setattr(given, name, None)

@@ -204,7 +204,7 @@ CAUSES = [
 def test_the_cause_is_named(server, tmp_path, kind, status, code, cause):
     server.failure, server.error_code = status, code
     message = refused(lambda: CALLS[kind](tmp_path))
-    assert message.startswith(f"{kind} 'someone/model' is no folder here, and ")
+    assert message.startswith(f"{kind} 'someone/model' is not a local folder, and ")
     assert cause in message
     assert len(server.requests) == 1
 
@@ -243,7 +243,8 @@ def test_a_hub_that_cannot_be_reached(server, monkeypatch, patient, tmp_path, ki
     unreachable(server, monkeypatch, way)
     with within(HANGING / 2):
         message = refused(lambda: CALLS[kind](tmp_path))
-    assert message.startswith(f"{kind} 'someone/model' is no folder here, and the hub cannot be")
+    absent = f"{kind} 'someone/model' is not a local folder"
+    assert message.startswith(f"{absent}, and the hub cannot be")
     assert constants.ENDPOINT in message
     asked = []  # it is not asked again so soon
     monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: asked.append(1))
@@ -266,7 +267,7 @@ def test_offline_mode_asks_nobody(server, monkeypatch, tiny_backbone):
 
 @pytest.mark.parametrize("name", ["a b/c", "--x/y", "some..one/model", "x/y.git"])
 def test_names_that_the_hub_cannot_have(server, name):
-    assert "it is no name that a model on the hub can have" in refused(
+    assert "a model on the hub cannot have this name" in refused(
         lambda: Clara.from_pretrained(name)
     )
     assert not server.requests
@@ -382,6 +383,6 @@ def test_a_command_says_what_it_tries_and_why_it_fails(server, tmp_path):
     looking, error = result.stderr.splitlines()
     assert looking == f"looking for {NAME} on the hub ({server.endpoint})"
     assert error == (
-        f"error: backbone '{NAME}' is no folder here, and there is no such model on the hub"
+        f"error: backbone '{NAME}' is not a local folder, and there is no such model on the hub"
     )
     assert not (tmp_path / "target").exists()

@@ -215,7 +215,7 @@ def test_nothing_ends_an_answer(model, memory):
     tokenizer.chat_template = BLANKS
     model.tokenizer = SafeTokenizer(tokenizer)
     model.backbone.generation_config.eos_token_id = None
-    with pytest.raises(ValueError, match=r"nothing ends an answer: .* pass generation_config="):
+    with pytest.raises(ValueError, match=r"no stop token: .* pass generation_config="):
         model.generate(["Where?"], [memory])
     given = GenerationConfig(eos_token_id=2, max_new_tokens=2)
     assert len(model.generate(["Where?"], [memory], generation_config=given)) == 1

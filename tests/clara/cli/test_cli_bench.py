@@ -49,7 +49,7 @@ def test_a_comparison(clara, results, tmp_path):
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ('{"format": "other"}', "is no file of results: 'format' is not 'clara-benchmark/1'"),
+        ('{"format": "other"}', "is not a results file: 'format' is not 'clara-benchmark/1'"),
         (
             json.dumps({"format": FORMAT, "environment": {}, "ceilings": {}, "measurements": []}),
             "'promises' must be a list",
@@ -82,7 +82,7 @@ def test_bad_arguments(refused, results, tmp_path):
     assert refused("bench", "report", missing, "-o", out).endswith("No such file or directory")
     assert "Is a directory" in refused("bench", "report", str(tmp_path), "-o", out)
     assert refused("bench", "report", good, good, good, "-o", out).endswith("got 3")
-    assert refused("bench", "report", good, "-o", good) == f"error: {good}: is no folder"
+    assert refused("bench", "report", good, "-o", good) == f"error: {good}: is not a folder"
     below = f"{good}/report"
     assert "Not a directory" in refused("bench", "report", good, "-o", below)
     assert not (tmp_path / "out").exists()

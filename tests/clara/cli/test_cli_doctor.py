@@ -110,7 +110,7 @@ def test_module_that_does_not_load(report, clara, monkeypatch):
         in (printed)
     )
     assert printed.endswith(
-        "\n1 missing; a line ends with the command that mends it, where there is one\n"
+        "\n1 missing; a line ends with the command that fixes it, if there is one\n"
     )
 
 

@@ -319,7 +319,7 @@ def test_an_older_index_is_upgraded(
     found = json.loads(clara(*compress(file, older, "--resume", "--json")).stdout)
     assert (found["documents"], found["skipped"], found["index_documents"]) == (1, 2, 4)
     printed = clara("index", "upgrade", "--model", model, older).stdout
-    assert printed == f"{older}: is of this release already, nothing was changed\n"
+    assert printed == f"{older}: has the current format already; nothing was changed\n"
     changed = write_corpus(records(b=LONG[2:]))
     assert "('b')" in refused(*compress(changed, older, "--resume"))
 
@@ -353,7 +353,7 @@ def test_an_upgrade_of_what_is_not_that_model_s(
 ):
     line = refused("index", "upgrade", "--model", other_model, index)
     assert "was written by another model" in line
-    assert "name the model that did" in line
+    assert "name the model that wrote it" in line
     assert "not found" in refused("index", "upgrade", "--model", model, str(tmp_path / "none"))
     assert "--model" in refused("index", "upgrade", str(tmp_path), code=2)
 

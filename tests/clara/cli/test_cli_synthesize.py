@@ -119,8 +119,8 @@ def test_interrupt_is_one_line(start, arguments, server, tmp_path):
     printed, errors = running.communicate(timeout=300)
     assert (running.returncode, printed) == (130, "")
     assert errors == (
-        f"interrupted: {tmp_path}/out.jsonl.journal: holds the replies so far; "
-        "the same command goes on\n"
+        f"interrupted: {tmp_path}/out.jsonl.journal: keeps the replies so far; "
+        "run the same command to continue\n"
     )
     assert not (tmp_path / "out.jsonl").exists()
 

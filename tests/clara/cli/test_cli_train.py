@@ -294,4 +294,4 @@ def test_a_terminal_gets_a_bar(start, settings):
 
 
 def test_a_plot_of_nothing(refused, tmp_path):
-    assert "is no training run" in refused("plot", str(tmp_path))
+    assert "is not a training run" in refused("plot", str(tmp_path))

@@ -195,7 +195,7 @@ def test_a_pickle_of_an_index_that_was_replaced_says_so(
     index.add(make_documents("ab"))
     pickled = pickle.dumps(index)
     rebuild(index, list("ab"), older=older)
-    with pytest.raises(MemoryIndexError, match="was replaced by another index; open it anew"):
+    with pytest.raises(MemoryIndexError, match="was replaced by another index; open it again"):
         pickle.loads(pickled)
 
 

@@ -49,15 +49,15 @@ OPERATORS = [
         ),
         (
             [*answers(4, 0.5, 1.0)[:1], *COMPRESS, *TRAINING],
-            "At 4x compression, compressing documents takes 2.00 s, and 5.00 s in the way of the "
-            "reference implementation: ours is 2.50 times as fast.",
+            "At 4x compression, compressing documents takes 2.00 s; the reference implementation's "
+            "way takes 5.00 s: ours is 2.50 times as fast.",
         ),
         (
             [*TRAINING, *OPERATORS],
-            "A pretraining step takes 500 ms, and 250 ms in the way of the reference "
-            "implementation: ours is 0.50 times as fast.",
+            "A pretraining step takes 500 ms; the reference implementation's way takes 250 ms: "
+            "ours is 0.50 times as fast.",
         ),
-        (OPERATORS, "Ours is the fastest in 1 of 2 cases that others were measured in."),
+        (OPERATORS, "Ours is the fastest in 1 of the 2 cases with other measurements."),
     ],
 )
 def test_the_main_result(rows, sentence):

@@ -347,9 +347,9 @@ def test_nothing_is_half_written(tmp_path, monkeypatch):
 
 def test_what_a_report_is_of(files, tmp_path):
     for count in (0, 3):
-        with pytest.raises(ResultsError, match=f"compares two, got {count}"):
+        with pytest.raises(ResultsError, match=f"takes one or two results files, got {count}"):
             write_report(files[:1] * count, tmp_path / "out")
     (tmp_path / "file").touch()
-    with pytest.raises(ResultsError, match="file: is no folder"):
+    with pytest.raises(ResultsError, match="file: is not a folder"):
         write_report(files[:1], tmp_path / "file")
     assert not (tmp_path / "out").exists()

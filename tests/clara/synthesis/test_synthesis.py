@@ -327,7 +327,7 @@ class TestFailures:
 
     def test_a_server_that_asks_for_too_long(self, run, server, documents):
         server.behave = lambda *_: (429, {"Retry-After": "86400"}, b"{}")
-        with pytest.raises(DataError, match="left alone for 86400 s"):
+        with pytest.raises(DataError, match="asks to wait 86400 s"):
             run(only=documents[:2])
 
     def test_nobody_listens(self, tmp_path, documents):

@@ -161,7 +161,7 @@ def test_bad_files(tmp_path, arguments, error, message):
 
 def test_nothing_is_unpickled(tmp_path):
     np.save(tmp_path / "rows.npy", np.array([[{}]]), allow_pickle=True)
-    message = f"^path '{re.escape(str(tmp_path))}/rows.npy' is no .npy file of numbers: "
+    message = f"^path '{re.escape(str(tmp_path))}/rows.npy' is not a .npy file of numbers: "
     with pytest.raises(ValueError, match=message) as caught:
         Corpus.from_file(tmp_path / "rows.npy")
     assert "\n" not in str(caught.value)
@@ -172,5 +172,5 @@ def test_a_damaged_npy_file(tmp_path):
     whole = (tmp_path / "rows.npy").read_bytes()
     for damaged in (b"", b"text", whole[:40], whole[:-100]):
         (tmp_path / "rows.npy").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"is no .npy file of numbers: "):
+        with pytest.raises(ValueError, match=r"is not a .npy file of numbers: "):
             Corpus.from_file(tmp_path / "rows.npy")

@@ -113,7 +113,7 @@ def test_first_rows_that_do_not_go_together(tmp_path):
         == [
             [
                 "first_row must be given in every process or in none",
-                "first_row must leave shards apart, got 5 where row 0 and those up to 6 are taken",
+                "first_row must keep shards apart, got 5: rows 0 to 5 belong to another shard",
             ]
         ]
         * 2

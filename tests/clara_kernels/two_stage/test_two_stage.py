@@ -232,7 +232,7 @@ MEAN = MeanPooled(CORPUS, 2)
         (
             lambda: TwoStageSearch(MEAN, CORPUS).recall(torch.ones(0, 6), 1),
             ValueError,
-            "recall needs a query and a row at least, got none",
+            "recall needs at least one query and one row, got none",
         ),
         (
             lambda: TwoStageSearch(Proposed(torch.ones(1, 8)), CORPUS).search(torch.ones(1, 6), 1),
