@@ -10,7 +10,8 @@ namespace {
 constexpr int kSegmentColumns = 65536;  // of codes, whose int32 sums hold no more
 // Of halves. A tensor core cuts off what a product has below the last bit of the sum it is added
 // to: the longer the sum, the more is lost, and always towards zero.
-constexpr int kSegmentSlices = 128;
+// Below sm_80 halves are not multiplied on tensor cores, and this is unused.
+[[maybe_unused]] constexpr int kSegmentSlices = 128;
 
 /// Lines of queries are `kLines` = 128 in 4 warps' 2 x 2 parts of the tile; 2 kTiles blocks of 8
 /// rows.
