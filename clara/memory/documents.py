@@ -35,7 +35,8 @@ class CompressedDocuments:
 
     Raises:
         ValueError: a list and `memory` differ in length, or `memory` is not `[N, m, H]`.
-        TypeError: an entry has another type; the message names the list and the row.
+        TypeError: an entry or the fingerprint has another type; the message names the list and
+            the row.
     """
 
     memory: Tensor
@@ -64,6 +65,8 @@ class CompressedDocuments:
                 row = next(row for row, value in enumerate(values) if type(value) in wrong)
                 shown = repr(values[row])[:80]
                 raise TypeError(f"{name}[{row}] must be {described}, got {shown}")
+        if not isinstance(self.fingerprint, str):
+            raise TypeError(f"fingerprint must be a string, got {repr(self.fingerprint)[:80]}")
 
     def __len__(self) -> int:
         return len(self.ids)

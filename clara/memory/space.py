@@ -53,7 +53,10 @@ class MemorySpace:
 
     def accepts(self, fingerprint: str) -> bool:
         """Whether this model wrote memory with this fingerprint, perhaps in an earlier release."""
-        return fingerprint == self.fingerprint or fingerprint == self.earlier_fingerprint()
+        if fingerprint == self.fingerprint:
+            return True
+        earlier = self.earlier_fingerprint()
+        return earlier is not None and fingerprint == earlier
 
     def require(
         self,

@@ -234,3 +234,14 @@ def test_older_indexes_without_their_first_version_are_told_apart(make_older, ma
         assert index.ids() == MemoryIndex.open(index.path).ids() == ["a", "b"]
         upgrade(index.path)
     assert len({Snapshot.latest(index.path).identity for index in indexes}) == 2
+
+
+def test_documents_without_a_fingerprint_are_not_added(make_index, make_documents):
+    index = make_index()
+    with pytest.raises(TypeError, match="fingerprint must be a string, got None"):
+        index.add(make_documents("a", fingerprint=None))
+    documents = make_documents("a")
+    object.__setattr__(documents, "fingerprint", None)
+    with pytest.raises((TypeError, MemoryIndexError)):
+        index.add(documents)
+    assert len(index) == 0

@@ -112,6 +112,14 @@ def test_the_earlier_fingerprint_is_asked_for_last(earlier):
     assert not SPACE.accepts("b" * 64)
 
 
+@pytest.mark.parametrize("earlier", [None, "b" * 64])
+def test_memory_without_a_fingerprint_is_of_no_model(earlier):
+    space = dataclasses.replace(SPACE, earlier_fingerprint=lambda: earlier)
+    assert not space.accepts(None)
+    with pytest.raises(TypeError, match="fingerprint must be a string, got None"):
+        CompressedDocuments(torch.zeros(0, 4, 48), [], [], [], [], [], None)
+
+
 def test_an_index_names_its_own_model(model, tmp_path):
     index = stored(model, tmp_path / "new", model.fingerprint)
     assert index.memory_space == model.memory_space
