@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +16,6 @@ from clara.memory.searching import SearchableIndex
 from clara.model.ranking import Candidates, ReadMemory
 from clara.text.prompts import build_text_prompt
 from clara.text.tokenizer import SafeTokenizer
-
-Count = int | None | Callable[[], int]
 
 
 class Ranking(NamedTuple):
@@ -42,6 +41,13 @@ class RankedDocument:
     text: str
 
 
+class _Stored:
+    """The base of `Answer`, whose own `__dict__` is where an answer keeps its fields."""
+
+
+_STORED: Any = vars(_Stored)["__dict__"]
+
+
 class CountedWhenRead:
     """A field of a dataclass that may be given as a function, which is called at the first reading.
 
@@ -52,19 +58,20 @@ class CountedWhenRead:
         self._name = name
 
     def __get__(self, instance: object, owner: type | None = None) -> int | None:
-        if instance is None:
-            raise AttributeError(self._name)  # which tells `dataclass` that there is no default
-        value: Count = vars(instance)[self._name]
+        fields = {} if instance is None else _STORED.__get__(instance)
+        if self._name not in fields:
+            raise AttributeError(self._name)  # of the class too: the field has no default
+        value: int | Callable[[], int] | None = fields[self._name]
         if callable(value):
-            value = vars(instance)[self._name] = value()
+            value = fields[self._name] = value()
         return value
 
-    def __set__(self, instance: object, value: Count) -> None:
-        vars(instance)[self._name] = value
+    def __set__(self, instance: object, value: int | Callable[[], int] | None) -> None:
+        _STORED.__get__(instance)[self._name] = value
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(_Stored):
     """An answer and the documents it was generated from.
 
     Attributes:
@@ -80,12 +87,30 @@ class Answer:
     text: str
     documents: list[RankedDocument]
     prompt_tokens: int
-    text_prompt_tokens: CountedWhenRead = CountedWhenRead()
+    text_prompt_tokens: int | None
     timings_ms: dict[str, float] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: the number, not the function that counts."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        """What is copied and pickled: the number, not the function that counts."""
+        return dict(vars(self))
+
+    def _get_dict(self) -> dict[str, Any]:
+        with suppress(AttributeError):  # nothing is stored yet
+            self.text_prompt_tokens  # noqa: B018
+        fields: dict[str, Any] = _STORED.__get__(self)
+        return fields
+
+    def _set_dict(self, fields: dict[str, Any]) -> None:
+        _STORED.__set__(self, fields)
+
+    # What looks at `vars(answer)` gets the number too.
+    __dict__ = property(_get_dict, _set_dict)
+
+
+# Below the class, because the decorator would take the descriptor for the default.
+_counted = CountedWhenRead()
+_counted.__set_name__(Answer, "text_prompt_tokens")
+Answer.text_prompt_tokens = _counted  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

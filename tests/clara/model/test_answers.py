@@ -1,6 +1,9 @@
+import copy
 import dataclasses
+import inspect
 import json
 import pickle
+import typing
 
 import pytest
 import torch
@@ -284,6 +287,72 @@ def test_an_answer_is_plain_data(model, documents):
     assert Answer(first.text, first.documents, first.prompt_tokens, counted) == first
     with pytest.raises(dataclasses.FrozenInstanceError):
         first.text_prompt_tokens = 3
+
+
+def counted_later(kind=Answer, **more):
+    """An answer whose count is still a function."""
+    return kind("text", [], 3, lambda: 5, **more)
+
+
+PLAIN = {
+    "text": "text",
+    "documents": [],
+    "prompt_tokens": 3,
+    "text_prompt_tokens": 5,
+    "timings_ms": {},
+}
+
+
+def test_the_class_of_answers_shows_plain_types():
+    assert typing.get_type_hints(Answer)["text_prompt_tokens"] == int | None
+    parameter = inspect.signature(Answer).parameters["text_prompt_tokens"]
+    assert (parameter.annotation, parameter.default) == ("int | None", inspect.Parameter.empty)
+    assert not hasattr(Answer, "text_prompt_tokens")
+    with pytest.raises(TypeError, match="text_prompt_tokens"):
+        Answer("text", [], 3)
+
+
+def test_pydantic_reads_and_writes_answers():
+    adapter = pytest.importorskip("pydantic").TypeAdapter(Answer)
+    assert adapter.validate_python(PLAIN) == counted_later()
+    assert adapter.dump_python(counted_later()) == PLAIN
+    assert json.loads(adapter.dump_json(counted_later())) == PLAIN
+    schema = adapter.json_schema()["properties"]["text_prompt_tokens"]
+    assert schema["anyOf"] == [{"type": "integer"}, {"type": "null"}]
+
+
+def test_the_attributes_of_an_answer_hold_no_function():
+    answer = counted_later()
+    assert json.loads(json.dumps(vars(answer))) == PLAIN
+    assert list(vars(answer)) == list(PLAIN)
+    assert answer.__getstate__() == PLAIN
+    for other in (copy.copy(counted_later()), copy.deepcopy(counted_later())):
+        assert other == answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Rated(Answer):
+    rating: int = 0
+
+
+class Noted(Answer):
+    """With an attribute that is no field."""
+
+
+def test_subclasses_of_answer_keep_what_they_add():
+    assert pickle.loads(pickle.dumps(counted_later(Rated, rating=2))) == Rated(**PLAIN, rating=2)
+    assert vars(counted_later(Rated, rating=2)) == {**PLAIN, "rating": 2}
+    noted = counted_later(Noted)
+    object.__setattr__(noted, "note", "kept")
+    for other in (pickle.loads(pickle.dumps(noted)), copy.copy(noted)):
+        assert vars(other) == {**PLAIN, "note": "kept"}
+
+
+def test_an_answer_without_fields_has_none():
+    bare = Answer.__new__(Answer)
+    assert vars(bare) == {}
+    with pytest.raises(AttributeError, match="text_prompt_tokens"):
+        getattr(bare, "text_prompt_tokens")  # noqa: B009
 
 
 def test_an_index_of_another_kind_is_searched(model, documents, index):
