@@ -194,10 +194,9 @@ class ClaraCore(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As `torch.nn.Module.train`; afterwards caches of the weights are computed again."""
+        self.prompt_prefixes.clear()
         if mode:
-            self._forget_derived()
-        else:
-            self.prompt_prefixes.clear()
+            self._merged = self._fingerprint = self._trained = None
         return super().train(mode)
 
     def enable_gradient_checkpointing(self, **options: Any) -> None:
@@ -237,7 +236,7 @@ class ClaraCore(nn.Module):
         return made
 
     def _forget_derived(self) -> None:
-        """Begin without what was made of the weights."""
+        """Begin, as a new object or a copy, without what was made of the weights."""
         self.prompt_prefixes = PromptPrefixes()
         self._merged = self._fingerprint = self._trained = None
 

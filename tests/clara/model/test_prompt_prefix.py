@@ -193,6 +193,16 @@ def test_prompts_without_memory_have_none(model, each):
 
 
 @pytest.mark.parametrize("mode", [True, False])
+def test_the_cache_stays_the_same_object_in_training(model, each, mode):
+    cache = model.prompt_prefixes
+    first_logits(model, QUESTIONS, each)
+    assert len(cache._kept) == 1
+    model.train(mode)
+    assert model.prompt_prefixes is cache
+    assert len(cache._kept) == 0
+
+
+@pytest.mark.parametrize("mode", [True, False])
 def test_nothing_is_kept_of_what_trains(model, each, monkeypatch, mode):
     model.train(mode)
     model.adapters.freeze(GENERATOR)
