@@ -238,8 +238,8 @@ def stream(model: ClaraCore, task: Task) -> Iterator[str]:
     closed = Event()
 
     def work() -> None:
-        criteria = _criteria(reader, StopWhen(closed.is_set))
         try:
+            criteria = _criteria(reader, StopWhen(closed.is_set))
             with torch.no_grad():
                 _generate_rows(model, task, [0], streamer=tokens, stopping_criteria=criteria)
         except BaseException as error:

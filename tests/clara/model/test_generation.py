@@ -5,6 +5,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from clara.model import generation
+
 QUESTIONS = ["Where is it?", "What is the name of the longest river of the country?", "Who?"]
 TEXTS = ["The river is long.", "A town lies at the river.", "Salt is traded for grain."]
 
@@ -241,6 +243,20 @@ def in_thread(call, seconds=30):
     worker.join(seconds)
     assert results, "the other thread hangs or failed"
     return results[0]
+
+
+def test_an_error_before_generation_reaches_the_reader_too(model, memory, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no criteria")
+
+    monkeypatch.setattr(generation, "StopWhen", fail)
+
+    def read():
+        with pytest.raises(RuntimeError, match="no criteria"):
+            list(model.stream(QUESTIONS[0], memory, max_new_tokens=2))
+        return True
+
+    assert in_thread(read)
 
 
 def test_closing_a_stream_stops_it_and_frees_the_model(model, memory):
