@@ -31,20 +31,17 @@ def packed_states(
     """Final (normalised) hidden states `[T, H]` of packed sequences, no output head.
 
     Args:
+        batch: one that `check_positions` accepts.
         embeddings: `[T, H]` of the tokens and memory slots of the batch.
         adapter: the one to compute with; None is the bare backbone.
         memory_only: skip what only rows other than the memory slots at the end of each sequence
             need; those rows are then undefined.
-
-    Raises:
-        ValueError: a sequence is longer than the backbone's positions.
     """
     from clara.backbone.attention import (  # which takes long to import
         check_reached,
         packed_arguments,
     )
 
-    _check_positions(backbone, batch)
     body = body_of(backbone)
     last = last_layer(body) if memory_only else None
     layer, modules = (None, []) if last is None else last
@@ -67,7 +64,12 @@ def packed_states(
     return hidden
 
 
-def _check_positions(backbone: PreTrainedModel, batch: PackedBatch) -> None:
+def check_positions(backbone: PreTrainedModel, batch: PackedBatch) -> None:
+    """Refuse a batch that the backbone cannot read, before anything is computed for it.
+
+    Raises:
+        ValueError: a sequence is longer than the backbone's positions.
+    """
     positions = getattr(backbone.config, "max_position_embeddings", None)
     longest = max(batch.lengths, default=0)
     if positions is not None and longest > positions:

@@ -191,12 +191,8 @@ class Clara(Retriever):
         from clara.model import generation
 
         each = memory_of_each_question([question], [memory], self.read_memory)
-        task = self._task([question], each, generation_config, max_new_tokens, max_prompt_tokens)
-        if (task.settings.num_beams or 1) > 1:
-            raise ValueError(
-                "stream cannot use beam search: generation_config.num_beams must be 1, got "
-                f"{task.settings.num_beams}; generate can"
-            )
+        limits = max_new_tokens, max_prompt_tokens
+        task = self._task([question], each, generation_config, *limits, streamed=True)
         return generation.stream(self, task)
 
     def answer(
@@ -318,6 +314,8 @@ class Clara(Retriever):
         generation_config: GenerationConfig | None,
         max_new_tokens: int | None,
         max_prompt_tokens: int | None,
+        *,
+        streamed: bool = False,
     ) -> Task:
         """Questions with memory `[k_i, m, H]` for each, ready to be answered."""
         from clara.model import generation
@@ -330,6 +328,7 @@ class Clara(Retriever):
             generation_config=generation_config,
             max_new_tokens=max_new_tokens,
             max_prompt_tokens=max_prompt_tokens,
+            streamed=streamed,
         )
 
     def _text_prompt_counter(self, question: str, found: Found) -> Callable[[], int] | None:

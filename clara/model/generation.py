@@ -61,17 +61,24 @@ def prepare(
     generation_config: GenerationConfig | None,
     max_new_tokens: int | None,
     max_prompt_tokens: int | None,
+    streamed: bool = False,
 ) -> Task:
     """Check settings and prompts, and bring the memory into place.
 
     Args:
         memory: `[k_i, m, H]` for each prompt.
+        streamed: refuse what `stream` cannot do.
 
     Raises:
         TypeError, ValueError: a setting is refused, or a prompt is over the budget.
     """
     backbone = model.backbone
     settings = generation_settings(backbone, model.tokenizer, generation_config, max_new_tokens)
+    if streamed and (settings.num_beams or 1) > 1:
+        raise ValueError(
+            "stream cannot use beam search: generation_config.num_beams must be 1, got "
+            f"{settings.num_beams}; generate can"
+        )
     _check_budget(backbone, prompts, settings, max_prompt_tokens)
     slots = [each.reshape(-1, model.hidden_size).to(model.device) for each in memory]
     return Task(prompts, slots, settings, adapter)

@@ -16,7 +16,7 @@ from clara.backbone.attention_patterns import evaluating
 from clara.backbone.default_dtype import float32_by_default
 from clara.backbone.loading import BackboneError, sampled_backbone_digest
 from clara.backbone.merging import MergedGenerator, merged_copy_fits, parameter_versions
-from clara.backbone.packed_forward import packed_states
+from clara.backbone.packed_forward import check_positions, packed_states
 from clara.backbone.recomputation import enable_checkpointing
 from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
@@ -288,6 +288,7 @@ class ClaraCore(nn.Module):
         Raises:
             ValueError: a sequence is longer than the backbone's positions.
         """
+        check_positions(self.backbone, batch)
         embeddings = self.embed(batch.ids, memory)
         return packed_states(
             self.backbone, self.adapters, batch, embeddings, adapter, memory_only=memory_only

@@ -227,6 +227,17 @@ def test_fewer_positions_than_a_document_has(write):
         Clara.from_backbone(write(config), CONFIG)
 
 
+def test_a_sequence_beyond_the_positions_is_refused_before_it_is_embedded(write, monkeypatch):
+    model = Clara.from_backbone(write(MistralConfig(**SIZES, max_position_embeddings=71)), CONFIG)
+
+    def embedded(*arguments):
+        pytest.fail("embeddings were made")
+
+    monkeypatch.setattr(model, "embed", embedded)
+    with pytest.raises(ValueError, match="longer than the backbone's 71 positions"):
+        model.answer_loss(["word " * 70], torch.zeros(1, 1, 4, model.hidden_size), ["word"])
+
+
 def test_a_prompt_beyond_the_positions_has_no_loss(write):
     """Nor an answer: both are refused."""
     config = MistralConfig(**SIZES, max_position_embeddings=71)

@@ -295,6 +295,8 @@ def test_an_error_in_a_stream_reaches_the_reader(model, memory):
     settings = GenerationConfig(num_beams=2)
     with pytest.raises(ValueError, match="beam search"):
         list(model.stream(QUESTIONS[0], memory, generation_config=settings))
+    with pytest.raises(ValueError, match="beam search"):  # before the prompt is looked at
+        model.stream(QUESTIONS[0], memory, generation_config=settings, max_prompt_tokens=1)
 
     def fail(*arguments, **keywords):
         raise RuntimeError("layer on fire")
