@@ -7,6 +7,7 @@ whose name begins with a dot and ends with ".tmp".
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -74,21 +75,55 @@ def new_folder(path: Place, *, private: bool = False) -> Iterator[Path]:
         raise
 
 
-def replace_folder(unfinished: Place, path: Place) -> None:
+def replace_folder(unfinished: Place, path: Place, aside: Place) -> None:
     """Put a finished folder in the place of another one, or of nothing, with its content on disk.
 
-    No system call replaces a folder that is not empty: it is moved aside first and removed last. A
-    process that is killed in between leaves it beside `path`, whole, under a name with ".tmp".
+    No system call replaces a folder that is not empty: it is moved aside, and removed when the new
+    one is in its place. A process that is killed may leave
+
+    - nothing at `path`, and the old folder at `aside`, whole: `put_back` returns it;
+    - the new folder at `path`, and the old one at `aside`, whole, or at `unfinished`, perhaps only
+      in part.
 
     Args:
-        unfinished: on the same file system. Several processes may have written to it.
+        unfinished: the new folder. Several processes may have written to it.
+        path: a folder, or nothing.
+        aside: a free place for the old folder. All three are on the same file system.
+
+    Raises:
+        OSError: `path` is a link or a file, or cannot be replaced; it is as it was.
     """
-    _sync_folder(Path(unfinished))
-    target, before = _places(path)
-    with suppress(FileNotFoundError):
-        os.rename(target, before)
-    os.rename(unfinished, target)
-    shutil.rmtree(before, ignore_errors=True)
+    new, target, old = (Path(place).absolute() for place in (unfinished, path, aside))
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(target))
+    _sync_folder(new)
+    if not target.exists():
+        os.rename(new, target)
+        return
+    try:
+        os.rename(target, old)
+        os.rename(new, target)
+    except BaseException:
+        if not target.exists():
+            os.rename(old, target)
+        raise
+    # What has the name `aside` is always whole: only under the other name is it taken apart.
+    os.rename(old, new)
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def put_back(aside: Place, path: Place, unfinished: Place) -> None:
+    """Finish what a process left that was killed in `replace_folder`, of which see the arguments.
+
+    The old folder returns to `path` if nothing is there; else it is removed.
+    """
+    old, target, new = (Path(place).absolute() for place in (aside, path, unfinished))
+    if not os.path.lexists(target):
+        os.rename(old, target)
+        return
+    shutil.rmtree(new, ignore_errors=True)
+    os.rename(old, new)
+    shutil.rmtree(new, ignore_errors=True)
 
 
 def _places(path: Place) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clara.files.writing import write_text
+from clara.files.writing import put_back, write_text
 from clara.training.settings import SettingsError
 
 LOG = "log.jsonl"
@@ -19,7 +19,9 @@ MODEL = "model"
 RECORD = "run.json"
 """Settings and data of a run, in its folder and in each of its checkpoints."""
 UNFINISHED = ".unfinished-"
-"""What the name of a checkpoint begins with while it is written."""
+"""What the name of a checkpoint or model begins with while it is written."""
+REPLACED = ".replaced-"
+"""What the name of a checkpoint or model begins with while a new one takes its place."""
 
 
 def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
@@ -44,6 +46,13 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise SettingsError(f"{folder}: holds a run already; resume it, or choose another folder")
     if finished and not found:
         raise SettingsError(f"{folder}: is finished, and holds no checkpoint to go on from")
+
+
+def restore_replaced(folder: str | os.PathLike[str]) -> None:
+    """Put back what a killed run had moved aside, if the new one did not take its place."""
+    for path in sorted(Path(folder).glob(f"{REPLACED}*")):
+        name = path.name.removeprefix(REPLACED)
+        put_back(path, path.with_name(name), path.with_name(UNFINISHED + name))
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:

@@ -40,6 +40,7 @@ from clara.training.folder import (
     checkpoints,
     read_record,
     remove_unfinished,
+    restore_replaced,
     write_record,
 )
 from clara.training.length import length_of, remarks
@@ -92,6 +93,9 @@ def run(
     _leave_group_at_exit()
     arguments = training_arguments(settings)
     folder = Path(arguments.output_dir)
+    with arguments.main_process_first(local=arguments.save_on_each_node):
+        if arguments.should_save:
+            restore_replaced(folder)
     last = _last_checkpoint(folder, resume)
     parse, assemble = _STAGES[stage]
     train, evaluation = _examples(settings, arguments, parse)

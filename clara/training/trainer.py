@@ -27,7 +27,7 @@ from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import EVENTS, EmptyBatch
 from clara.training.callbacks import BeforeStep
-from clara.training.folder import UNFINISHED, checkpoints, write_record
+from clara.training.folder import REPLACED, UNFINISHED, checkpoints, write_record
 from clara.training.objectives import Objective
 from clara.training.statistics import CUTOFFS
 
@@ -338,7 +338,7 @@ class ClaraTrainer(Trainer):
         yield unfinished
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            replace_folder(unfinished, final)
+            replace_folder(unfinished, final, final.with_name(REPLACED + final.name))
         self.accelerator.wait_for_everyone()
 
     def _save_weights(self, folder: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from clara.files.writing import new_folder, replace_folder, replacing, write_text
+from clara.files.writing import new_folder, put_back, replace_folder, replacing, write_text
 
 KILLED = """
 import os, signal, sys
@@ -180,22 +180,108 @@ def test_a_folder_that_another_process_made_first_is_kept(place):
     assert names(place / "folder") == ["theirs"]
 
 
+def folder_of(path, content):
+    path.mkdir(parents=True)
+    (path / content).write_text(content)
+    return path
+
+
+@pytest.fixture
+def replacement(place):
+    """Arguments of `replace_folder`: a new folder, an old one, and where that is kept meanwhile."""
+    return folder_of(place / "made", "new"), folder_of(place / "folder", "old"), place / "aside"
+
+
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_folder_replaces_another_one(place, existing):
     if existing:
-        (place / "folder" / "deep").mkdir(parents=True)
-        (place / "folder" / "deep" / "old").touch()
-    (place / "made" / "deep").mkdir(parents=True)
-    (place / "made" / "deep" / "new").write_text("new")
-    replace_folder(place / "made", place / "folder")
+        folder_of(place / "folder" / "deep", "old")
+    folder_of(place / "made" / "deep", "new")
+    replace_folder(place / "made", place / "folder", place / "aside")
     assert names(place) == ["folder"]
     assert names(place / "folder" / "deep") == ["new"]
 
 
-def test_a_folder_that_is_not_there_replaces_nothing(place):
-    (place / "folder").mkdir()
-    (place / "folder" / "old").touch()
+def test_a_folder_that_is_not_there_replaces_nothing(place, replacement):
+    _, target, aside = replacement
     with pytest.raises(FileNotFoundError):
-        replace_folder(place / "none", place / "folder")
-    assert names(place / "folder") == ["old"]
-    assert os.listdir(place) == ["folder"]
+        replace_folder(place / "none", target, aside)
+    assert names(target) == ["old"]
+    assert names(place) == ["folder", "made"]
+
+
+@pytest.mark.parametrize("error", [OSError("no"), KeyboardInterrupt()])
+def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(
+    place, replacement, monkeypatch, error
+):
+    new, target, _ = replacement
+    rename = os.rename
+
+    def failing(old, name):
+        if str(old) == str(new):
+            raise error
+        rename(old, name)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(type(error)):
+        replace_folder(*replacement)
+    assert names(target) == ["old"]
+    assert names(new) == ["new"]
+    assert names(place) == ["folder", "made"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+def test_only_a_folder_is_replaced_by_a_folder(place, kind):
+    folder_of(place / "made", "new")
+    target = place / "target"
+    if kind == "file":
+        target.touch()
+    else:
+        target.symlink_to(
+            place / "none" if kind == "dangling link" else folder_of(place / "x", "x")
+        )
+    before = names(place)
+    with pytest.raises(NotADirectoryError, match="target"):
+        replace_folder(place / "made", target, place / "aside")
+    assert names(place) == before
+    assert target.is_symlink() is (kind != "file")
+
+
+REPLACED = """
+import os, shutil, sys
+from clara.files.writing import replace_folder
+left = int(sys.argv[4])
+def counted(call):
+    def before(*arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), 9)
+        return call(*arguments, **options)
+    return before
+os.rename, shutil.rmtree = counted(os.rename), counted(shutil.rmtree)
+replace_folder(*sys.argv[1:4])
+"""
+
+
+@pytest.mark.parametrize(
+    ("calls", "left", "whole"),
+    [
+        (0, ["folder", "made"], "old"),
+        (1, ["aside", "made"], "old"),
+        (2, ["aside", "folder"], "new"),
+        (3, ["folder", "made"], "new"),
+        (4, ["folder"], "new"),
+    ],
+)
+def test_a_kill_never_costs_the_only_whole_folder(place, replacement, calls, left, whole):
+    new, target, aside = replacement
+    command = [sys.executable, "-c", REPLACED, *map(str, replacement), str(calls)]
+    done = subprocess.run(command, timeout=300)
+    assert done.returncode == (0 if calls == 4 else -signal.SIGKILL)
+    assert names(place) == left
+    if aside.exists():
+        assert names(aside) == ["old"]
+        put_back(aside, target, new)
+    assert not aside.exists()
+    assert names(target) == [whole]

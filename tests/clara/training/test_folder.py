@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from clara.training.folder import describe, is_run, read_record, write_record
+from clara.training.folder import (
+    checkpoints,
+    describe,
+    is_run,
+    read_record,
+    remove_unfinished,
+    restore_replaced,
+    write_record,
+)
 
 
 @pytest.fixture
@@ -59,3 +67,27 @@ def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ValueError, match=r"run\.json: "):
         describe(tmp_path)
+
+
+def test_what_a_killed_run_moved_aside_is_put_back_or_removed(tmp_path):
+    for name in (
+        "checkpoint-1",
+        ".replaced-checkpoint-1",  # its new one is there
+        ".unfinished-checkpoint-2",
+        ".replaced-checkpoint-2",  # it is not
+        ".replaced-model",
+        ".unfinished-model",
+        ".unfinished-checkpoint-3",
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    restore_replaced(tmp_path)
+    remove_unfinished(tmp_path)
+    found = {path.name: [each.name for each in path.iterdir()] for path in tmp_path.iterdir()}
+    assert found == {
+        "checkpoint-1": ["checkpoint-1"],
+        "checkpoint-2": [".replaced-checkpoint-2"],
+        "model": [".replaced-model"],
+    }
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-2"]
+    restore_replaced(tmp_path / "none")

@@ -358,6 +358,21 @@ class TestWhatIsSaved:
         assert_same(before, weights(again.model))
         assert [c.name for c in checkpoints(tmp_path / "run")] == ["checkpoint-3"]
 
+    def test_a_run_killed_while_it_replaced_its_only_checkpoint_goes_on(self, settings, tmp_path):
+        made = settings(max_steps=3, save_steps=3)
+        before = weights(run("pretrain", made).model)
+        folder = tmp_path / "run"
+        for name in ("checkpoint-3", "model"):  # between the two renames of each
+            (folder / name).rename(folder / f".replaced-{name}")
+            (folder / f".unfinished-{name}").mkdir()
+        with pytest.raises(SettingsError, match="holds a run already"):
+            run("pretrain", made)
+        again = run("pretrain", made, resume=True)
+        assert again.steps == 3
+        assert_same(before, weights(again.model))
+        assert [c.name for c in checkpoints(folder)] == ["checkpoint-3"]
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
     def test_a_run_is_not_overwritten(self, settings, tmp_path):
         run("pretrain", settings())
         before = weights(tmp_path / "run" / "model")
