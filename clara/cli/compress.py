@@ -15,8 +15,12 @@ from clara.cli.paths import check_device, check_model, check_output, expanded
 from clara.terminal.printing import one_line, print_json, size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from clara.config import Overflow
+    from clara.data.records import Document
     from clara.index import MemoryIndex
+    from clara.index.changes import Part
     from clara.index.corpus import Plan, Work
     from clara.model.clara import Clara
 
@@ -108,9 +112,12 @@ def checked_plan(
     """
     from clara.index.corpus import make_plan
 
+    def passages(documents: Sequence[Document], overflow: Overflow) -> Sequence[Part]:
+        with user_errors():  # a ValueError of anything else is a bug and keeps its traceback
+            return model.passages(documents, overflow)
+
     how = chosen_overflow(model, index, overflow, model_name)
-    with user_errors():
-        return make_plan(index, corpus, ids, how, model.passages)
+    return make_plan(index, corpus, ids, how, passages)
 
 
 def chosen_overflow(

@@ -186,6 +186,22 @@ def test_bad_line_is_found_before_anything_is_written(
     assert not (tmp_path / "index").exists()
 
 
+def test_only_an_error_in_a_document_is_one_line(
+    clara, refused, compress, write_corpus, tmp_path, monkeypatch
+):
+    """Any other ValueError is a bug, and keeps its traceback."""
+    file = write_corpus([{"id": "long", "contents": LONG}])
+    assert "document 'long'" in refused(*compress(file, tmp_path / "index", "--overflow", "error"))
+
+    def bug(*arguments, **options):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(corpus, "_check_rows", bug)
+    result = clara(*compress(file, tmp_path / "index"), code=1)
+    assert type(result.exception) is ValueError
+    assert result.stderr == ""
+
+
 def test_chunk_named_as_another_document(refused, clara, compress, write_corpus, tmp_path):
     records = [{"id": "a", "contents": LONG}, {"id": "a#1", "contents": "Short."}]
     line = refused(*compress(write_corpus(records), tmp_path / "index"))
