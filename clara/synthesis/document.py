@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from clara.data.records import Document
-from clara.errors import ClaraError
 from clara.synthesis import replies
 from clara.synthesis.statistics import Statistics
 
@@ -18,7 +17,7 @@ LONGEST_ANSWER = 1000
 MOST_QUESTIONS = 60  # of one reply
 
 
-class CallFailedError(ClaraError):
+class CallFailedError(Exception):
     """A call gave nothing to work with; `reason` is what it is counted under."""
 
     def __init__(self, reason: str) -> None:
@@ -68,7 +67,7 @@ class Limits:
     attempts: int = 10
 
 
-class LeftOutError(ClaraError):
+class LeftOutError(Exception):
     """A document that is not used; `reason` is what it is counted under."""
 
     def __init__(self, reason: str) -> None:

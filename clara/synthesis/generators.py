@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from clara.errors import ClaraError
 from clara.synthesis.prompts import Message
 
 TOO_LONG = "longer than the model reads"
@@ -21,7 +20,7 @@ class Completion:
     completion_tokens: int
 
 
-class RequestFailedError(ClaraError):
+class RequestFailedError(Exception):
     """One request has no reply; others may.
 
     Attributes:

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from clara.data.values import DataError
-from clara.errors import ClaraError
 from clara.synthesis.generators import TOO_LONG, Completion, RequestFailedError, Sampling
 from clara.synthesis.prompts import Message
 
@@ -34,7 +33,7 @@ _LENGTH = re.compile(
 _FILTER = re.compile(r"content.?(filter|policy|management)|flagged|safety", re.IGNORECASE)
 
 
-class _PassingError(ClaraError):
+class _PassingError(Exception):
     """A request that may be sent again, after `wait` seconds if the server says so."""
 
     def __init__(self, reason: str, message: str, wait: float | None = None) -> None:

@@ -163,7 +163,10 @@ def candidate_id(text: str) -> str:
 
 
 class SkippedExampleError(ClaraError, ValueError):
-    """An example that cannot be trained on; `reason` is what it is counted under."""
+    """An example that cannot be trained on; `reason` is what it is counted under.
+
+    With `on_unusable="error"` it ends the training, and its message is for the user.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)  # so that a loader's process can pass it on
