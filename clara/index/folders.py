@@ -43,11 +43,13 @@ def new_folder(target: str) -> Iterator[str]:
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
         raise _exists(target)
     with failures_in(target, "creating the index"):
+        written = False
         try:
             with writing.new_folder(target) as unfinished:
                 yield os.fspath(unfinished)
-        except OSError:
-            if os.path.isdir(target) and os.listdir(target):
+                written = True
+        except OSError:  # of the rename if all is written
+            if written and os.path.isdir(target) and os.listdir(target):
                 raise _exists(target) from None
             raise
 

@@ -151,6 +151,21 @@ def test_a_folder_that_another_process_fills_first_is_left_alone(tmp_path, monke
     assert MemoryIndex.open(target).ids() == []
 
 
+def test_an_error_while_writing_is_named_also_if_another_process_was_first(tmp_path, monkeypatch):
+    target = tmp_path / "index"
+
+    def full(*arguments, **options):
+        target.mkdir()
+        (target / "theirs").touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lance, "write_dataset", full)
+    with pytest.raises(MemoryIndexError, match="No space left on device"):
+        MemoryIndex.create(target, **FIELDS)
+    assert os.listdir(tmp_path) == ["index"]
+    assert os.listdir(target) == ["theirs"]
+
+
 def test_a_file_that_is_renamed_while_files_are_counted_is_left_out(tmp_path, monkeypatch):
     """Lance writes a manifest under another name first."""
     (tmp_path / "data").mkdir()
