@@ -24,9 +24,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from clara import Clara, checkpoint
+from clara import Clara
 from clara.data.examples import ExampleFile, pretraining_example
 from clara.backbone.sharding import whole
+from clara.model import checkpoint
 from clara.training.batches import CompressionCollator, EmptyBatch, Encoder
 from clara.training.compression import CompressionObjective
 
