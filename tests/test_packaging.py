@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,12 @@ def test_an_editable_install_makes_the_two_packages_importable_and_nothing_else(
     for name, source in PACKAGES.items():
         assert found[name].parts[-len(Path(source).parts) :] == Path(source).parts
         assert (Path(folder) / name / "py.typed").exists()
+
+
+def test_the_folder_kernels_is_no_package_in_tests():
+    """Libraries look for the package of that name from Hugging Face."""
+    spec = find_spec("kernels")
+    assert spec is None or spec.origin is not None
 
 
 @pytest.mark.slow
