@@ -8,10 +8,13 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -120,6 +123,20 @@ assert clara_kernels.build_info()["compiled"]
 print(*clara_kernels.cosine_topk(torch.eye(3), torch.eye(3), 1)[1].flatten().tolist())
 """
     assert run_on(site, code).split() == ["0", "1", "2"]
+
+
+def test_pins_for_newer_pythons_say_so():
+    """A pinned release that the oldest Python cannot install carries a marker."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest = project["requires-python"].removeprefix(">=") + ".0"
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#") or "python_version" in line:
+            continue
+        name, pin = line.split(";")[0].strip().split("==")
+        with suppress(PackageNotFoundError):  # of another extra than `dev`
+            found = metadata(name)
+            if found["Version"].partition("+")[0] == pin.partition("+")[0]:
+                assert oldest in SpecifierSet(found["Requires-Python"] or ""), line
 
 
 def test_every_extra_is_used():
