@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +31,9 @@ TESTS = {
 # Tests of files that are no Python modules.
 OTHERS = {
     "csrc/": ["tests/csrc/test_cuda_compiles.py", "tests/clara_kernels"],
+    "docs/": ["tests/test_pages.py", "tests/test_architecture.py"],
+    "README.md": ["tests/test_pages.py"],
+    "mkdocs.yml": ["tests/test_pages.py"],
     "recipes/": ["tests/clara/training/test_settings.py"],
     ".github/": ["tests/test_project_files.py"],
     ".ci/": ["tests/test_project_files.py", "tests/test_check.py"],
@@ -62,24 +66,32 @@ def changed_files(root: Path, base: str) -> list[str]:
 
 
 def module_of(file: str) -> str:
-    """The name by which `file` is imported: of bench and tests, its own."""
+    """The name by which `file` is imported."""
     path = PurePosixPath(file).with_suffix("")
     parts = path.parts[:-1] if path.name == "__init__" else path.parts
-    if parts[0] in ("kernels", "bench", "tests"):
-        parts = parts[1:]
-    return ".".join(parts)
+    return ".".join(parts[1:] if parts[0] == "kernels" else parts)
 
 
-def imported(file: Path) -> set[str]:
-    """Modules that `file` imports by name, wherever in it; `from a import b` is both a and a.b."""
+def imported(root: Path, file: str) -> set[str]:
+    """Modules that `file` imports, wherever in it; `from a import b` is both a and a.b.
+
+    A folder of tests may be on `sys.path`, so that a test names a helper beside it without the
+    folder. Those names are given with the folder too.
+    """
+    folder = PurePosixPath(file).parent.parts
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
+        elif isinstance(node, ast.ImportFrom):
+            above = folder[: len(folder) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            found.add(module)
+            found.update(f"{module}.{alias.name}" for alias in node.names)
+    if folder[:1] != ("tests",):
+        return found
+    ends = range(2, len(folder) + 1)
+    return found | {".".join([*folder[:end], name]) for name in found for end in ends}
 
 
 def folder_of_tests(file: str) -> str | None:
@@ -95,17 +107,20 @@ def tests_of(root: Path, changed: Sequence[str]) -> list[str]:
     every = sorted(p.relative_to(root).as_posix() for p in root.glob("tests/**/test_*.py"))
     themselves = [file for file in changed if file in every]
     named, importing, other = [], [], []
-    imports = {file: imported(root / file) for file in every}
+    imports = {file: imported(root, file) for file in every}
     for file in changed:
-        folder = folder_of_tests(file)
+        stem, folder = PurePosixPath(file).stem, folder_of_tests(file)
         if folder and file.endswith(".py"):
-            stem = PurePosixPath(file).stem
             near = f"{folder}/"
             named += [
                 test
                 for test in every
                 if test.startswith(near) and PurePosixPath(test).stem[5:].startswith(stem)
             ]
+        if stem == "conftest":  # which pytest imports for every test below it
+            near = f"{PurePosixPath(file).parent}/"
+            importing += [test for test in every if test.startswith(near)]
+        elif file.endswith(".py"):
             module = module_of(file)
             importing += [test for test in every if module in imports[test]]
         for start, tests in OTHERS.items():
@@ -141,13 +156,24 @@ def run_tests(tests: Sequence[str], seconds: float) -> bool:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
-        status = process.wait(max(seconds, 1))
+        return process.wait(max(seconds, 1)) in (0, 5)  # 5: none was left to run
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        status = process.wait()
+        status = stop(process)
         print("The minute is over; `make test` runs the tests that are left.")
         return status != 1
-    return status in (0, 5)  # 5: none was left to run
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """End a process as Ctrl-C does, and with all that it started if it takes long to."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 def main() -> int:

@@ -46,6 +46,10 @@ def tree(tmp_path) -> Path:
             "clara.evaluation.extra -> clara.training.run (l.2)",
         ),
         (
+            {"clara/index/extra.py": "import clara.reports.page"},
+            "clara.index.extra -> clara.reports.page (l.1)",
+        ),
+        (
             {"kernels/clara_kernels/extra.py": "import clara.config"},
             "clara_kernels.extra -> clara.config (l.1)",
         ),
@@ -68,3 +72,10 @@ def test_a_new_package_needs_a_layer(tree):
     result = lint_imports(tree)
     assert result.returncode == 1
     assert "clara.extras" in result.stdout
+
+
+@pytest.mark.parametrize("folder", PACKAGES.values())
+def test_every_folder_is_a_package(folder):
+    """import-linter does not see the modules of a folder that is none."""
+    for module in (ROOT / folder).rglob("*.py"):
+        assert (module.parent / "__init__.py").is_file(), module

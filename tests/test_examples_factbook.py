@@ -73,6 +73,14 @@ def test_two_runs_write_the_same_bytes(tmp_path, small_tokenizer):
     assert first == second
 
 
+@pytest.mark.slow
+def test_an_error_of_the_script_has_no_traceback(tmp_path):
+    done = run(tmp_path, "--tokenizer", tmp_path / "absent")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("factbook: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_errors_are_one_line(tmp_path, small_tokenizer, monkeypatch):
     def refused(*arguments):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--output", str(tmp_path), *arguments])

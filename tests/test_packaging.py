@@ -8,9 +8,13 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -121,6 +125,20 @@ print(*clara_kernels.cosine_topk(torch.eye(3), torch.eye(3), 1)[1].flatten().tol
     assert run_on(site, code).split() == ["0", "1", "2"]
 
 
+def test_pins_for_newer_pythons_say_so():
+    """A pinned release that the oldest Python cannot install carries a marker."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest = project["requires-python"].removeprefix(">=") + ".0"
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#") or "python_version" in line:
+            continue
+        name, pin = line.split(";")[0].strip().split("==")
+        with suppress(PackageNotFoundError):  # of another extra than `dev`
+            found = metadata(name)
+            if found["Version"].partition("+")[0] == pin.partition("+")[0]:
+                assert oldest in SpecifierSet(found["Requires-Python"] or ""), line
+
+
 def test_every_extra_is_used():
     """An extra that no module imports or looks for would promise what is not there yet."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -186,6 +204,12 @@ def test_an_editable_install_makes_the_two_packages_importable_and_nothing_else(
     for name, source in PACKAGES.items():
         assert found[name].parts[-len(Path(source).parts) :] == Path(source).parts
         assert (Path(folder) / name / "py.typed").exists()
+
+
+def test_the_folder_kernels_is_no_package_in_tests():
+    """Libraries look for the package of that name from Hugging Face."""
+    spec = find_spec("kernels")
+    assert spec is None or spec.origin is not None
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ DIGESTS = {
     "_LangPatchScope": "502cf0d34ae9058b",
     "_patch_lang": "319ebf4ed47fb50f",
     "GridExecutor.__call__": "69ddd9f2d66590ad",
+    "InterpretedFunction.__call__": "6bed08acdf1db1dc",
 }
 
 

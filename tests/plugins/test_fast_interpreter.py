@@ -44,10 +44,13 @@ def untouched():
         replaced.install()
 
 
-@pytest.mark.skipif(
+at_least_that_release = pytest.mark.skipif(
     Version(triton.__version__) < Version(fast_interpreter.TRITON),
     reason="an older Triton, which the plugin leaves as it is",
 )
+
+
+@at_least_that_release
 def test_triton_has_what_the_plugin_replaces(untouched):
     changed = fast_interpreter.changed()
     assert not changed, (
@@ -93,6 +96,7 @@ def test_results_are_those_of_triton():
 
 
 @interpreted
+@at_least_that_release
 def test_the_language_is_prepared_once_in_a_launch_and_restored(untouched):
     plugin = fast_interpreter.FastInterpreter()
     calls = []

@@ -37,8 +37,6 @@ def checked_k(k: Any, rows: int | None = None) -> int:
 
     Of a corpus with fewer `rows` than k all rows are returned, and those have to be few enough.
     """
-    if torch.compiler.is_compiling():
-        return k  # torch.compile takes a size that is compared with a bound for a constant
     k = as_int("k", k, 1)
     if (k if rows is None else min(k, rows)) > MOST_FOUND:
         raise ValueError(f"k must be at most {MOST_FOUND}, got {k}")

@@ -23,6 +23,14 @@ from .checks import (
 from .rows import CorpusRows
 
 
+def _checked_k(k: Any, rows: int | None = None) -> int:
+    """`checked_k`, but for a function that is being compiled, whose k may change between calls.
+
+    torch.compile takes a size that is compared with a bound for a constant.
+    """
+    return k if torch.compiler.is_compiling() else checked_k(k, rows)
+
+
 def cosine_topk(
     queries: Tensor, corpus: Tensor | CorpusRows, k: int, *, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -69,7 +77,7 @@ def cosine_topk(
         tensor([[1.0000, 0.7070]])
     """
     rows, inverse_norms = _corpus_rows(queries, corpus)
-    k = checked_k(k, rows.shape[0])
+    k = _checked_k(k, rows.shape[0])
     if mask is not None:
         require_mask(mask, rows.shape[0], rows)
     return torch.ops.clara.cosine_topk(queries.detach(), rows, inverse_norms, mask, k)
@@ -117,7 +125,7 @@ def cosine_rerank(
         [3, 1]
     """
     candidates, inverse_norms = _corpus_rows(queries, corpus)
-    k = checked_k(k)
+    k = _checked_k(k)
     if rows is not None:
         require_tensor("rows", rows)
         if rows.dtype != torch.int64:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clara_kernels import Corpus, cosine_rerank, cosine_topk, quantize_memory
+from clara_kernels import Corpus, cosine_rerank, cosine_topk, quantize_memory, streamed_topk
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -361,6 +361,18 @@ def test_on_the_gpu():
     few = corpus.search(queries, 7, ids=[1003, 1001])
     assert few[0].equal(there.search(queries, 7, ids=[1001, 1003])[0])
     assert few[1].device.type == "cuda"
+
+
+@pytest.mark.parametrize("search", [Corpus.search, streamed_topk])
+def test_torch_compile_keeps_the_bound_of_k(search):
+    def first(queries):
+        arguments = (corpus, queries) if search is Corpus.search else (queries, corpus)
+        return search(*arguments, 3000)
+
+    corpus = Corpus(torch.randn(5000, 8))
+    compiled = torch.compile(first, backend="eager")
+    with pytest.raises(ValueError, match="k must be at most 2048, got 3000"):
+        compiled(torch.randn(2, 8))
 
 
 def test_torch_compile_takes_a_corpus():
