@@ -12,8 +12,7 @@ from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clara.backbone import hub
-from clara.backbone import trained as own_backbone
+from clara.backbone import hub, trained
 from clara.backbone.adapters import ADAPTERS, adapter_files
 from clara.backbone.files import weight_files
 from clara.backbone.loading import backbone_digest, sampled_backbone_digest
@@ -59,11 +58,11 @@ def save(model: ClaraCore, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
     if model.owns_backbone:
-        own_backbone.save(model.backbone, model.tokenizer.tokenizer, folder / own_backbone.FOLDER)
-        own = str(folder / own_backbone.FOLDER)
+        trained.save(model.backbone, model.tokenizer.tokenizer, folder / trained.FOLDER)
+        own = str(folder / trained.FOLDER)
         model.backbone_digest = backbone_digest(own)
         model.sampled_backbone_digest = sampled_backbone_digest(own)
-        config = config.replace(backbone=own_backbone.FOLDER)
+        config = config.replace(backbone=trained.FOLDER)
     model.adapters.save(folder)
     rows = {
         name: whole(value.detach()).cpu().contiguous()
@@ -86,7 +85,7 @@ def save(model: ClaraCore, folder: str | Path) -> None:
 def take_part(model: ClaraCore) -> None:
     """What the other processes do while one saves a model that is spread over all of them."""
     if model.owns_backbone:
-        for value in own_backbone.plain_state(model.backbone).values():
+        for value in trained.plain_state(model.backbone).values():
             whole(value)
     for name in ADAPTERS:
         for value in model.adapters.state(name).values():
@@ -130,8 +129,8 @@ def _is_complete(folder: Path) -> bool:
     """Whether a folder of the hub's cache holds a whole model."""
     files = [folder / MEMORY_TOKENS, *adapter_files(folder)]
     try:
-        if ClaraConfig.load(folder / CONFIG).backbone == own_backbone.FOLDER:
-            files += weight_files(folder / own_backbone.FOLDER)
+        if ClaraConfig.load(folder / CONFIG).backbone == trained.FOLDER:
+            files += weight_files(folder / trained.FOLDER)
     except (OSError, ValueError):
         return False
     return all(file.is_file() for file in files)
@@ -177,7 +176,7 @@ def load_weights(model: ClaraCore, folder: Path) -> None:
     for name, value in own.items():
         fill(value, rows[name])
     if model.owns_backbone:
-        own_backbone.load(model.backbone, folder / own_backbone.FOLDER)
+        trained.load(model.backbone, folder / trained.FOLDER)
 
 
 def push(model: ClaraCore, repo_id: str, *, private: bool, token: str | None) -> str:

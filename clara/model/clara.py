@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clara.backbone import trained as own_backbone
+from clara.backbone import trained
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.backbone.loading import backbone_digest, load_backbone
 from clara.backbone.output_path import states_to_logits
@@ -99,9 +99,9 @@ class Clara(Retriever):
             config = config.replace(backbone=_absolute(backbone))
         if config.backbone is None:
             raise ValueError(f"{folder}: the configuration names no backbone; pass backbone=")
-        own = config.backbone == own_backbone.FOLDER and backbone is None
+        own = config.backbone == trained.FOLDER and backbone is None
         if own:
-            config = config.replace(backbone=str((folder / own_backbone.FOLDER).resolve()))
+            config = config.replace(backbone=str((folder / trained.FOLDER).resolve()))
         model = cls._around_backbone(config, _device(device))
         checkpoint.load_weights(model, folder)
         model.owns_backbone = own

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from clara.backbone import trained as own_backbone
+from clara.backbone import trained
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, QUERY_REASONER
 from clara.config import ClaraConfig
 from clara.data.examples import (
@@ -205,7 +205,7 @@ def _model(settings: RunSettings, arguments: ClaraTrainingArguments) -> Clara:
     device = arguments.device
     if settings.model:
         # A recipe names the backbone for all stages: one that was trained comes with its model.
-        own = read_config(locate(settings.model), {}).backbone == own_backbone.FOLDER
+        own = read_config(locate(settings.model), {}).backbone == trained.FOLDER
         model = Clara.from_pretrained(
             settings.model,
             backbone=None if own else settings.backbone,
