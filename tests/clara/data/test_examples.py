@@ -176,7 +176,7 @@ def test_a_data_set_of_the_library(tmp_path, monkeypatch):
     assert len(open_examples("some/set", "train", ranking_example)) == 1
     assert len(open_examples("some/set:part", "dev", ranking_example)) == 1
     assert asked == [("some/set", None, "train"), ("some/set", "part", "dev")]
-    with pytest.raises(DataError, match=r"no/such: no such file, nor a data set.*doesn't exist"):
+    with pytest.raises(DataError, match=r"no/such: no such file, and no data set.*doesn't exist"):
         open_examples("no/such", "train", ranking_example)
 
 

@@ -86,7 +86,7 @@ def test_an_evaluation_is_told_from_what_it_evaluates(log, tmp_path, axes):
 
 
 def test_what_cannot_be_drawn(log, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"holds no log\.jsonl"):
+    with pytest.raises(ValueError, match=r"it has no log\.jsonl"):
         plot_run(tmp_path, tmp_path / "curves.png")
     with pytest.raises(ValueError, match="nothing is logged yet"):
         plot_run(log([]), tmp_path / "curves.png")
