@@ -25,7 +25,7 @@ check: .venv/.dev
 # Without the GPU, if there is one: kernels run in the interpreter. gpu-check runs them on it.
 pytest := CUDA_VISIBLE_DEVICES= $(bin)/pytest --numprocesses 2
 
-# At most eight minutes on two cores that have nothing else to do; with test-slow, fifteen.
+# A quarter of an hour on two cores that have nothing else to do, test-slow almost as long again.
 test: .venv/.dev
 	$(pytest) --dist worksteal -m 'not slow' --cov --cov-fail-under 90
 
