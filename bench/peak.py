@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _PROCESS = Path("/proc/self")
+_ABOVE_BENCH = str(Path(__file__).resolve().parents[1])
 
 
 def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> int:
@@ -27,7 +30,8 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure_peak, args=(sender, prepare, arguments))
-    process.start()
+    with _importable():
+        process.start()
     sender.close()
     try:
         peak: int = receiver.recv()
@@ -36,6 +40,16 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -
         raise RuntimeError(f"the measuring process ended with {process.exitcode}") from None
     process.join()
     return peak
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """`bench` is importable in processes that start within the block: they get this `sys.path`."""
+    sys.path.append(_ABOVE_BENCH)
+    try:
+        yield
+    finally:
+        sys.path.remove(_ABOVE_BENCH)
 
 
 def _give_back() -> None:
