@@ -17,6 +17,8 @@ from transformers import (
 from clara import Clara, ClaraConfig
 from clara.weights.reference import convert_reference
 
+from .random_adapters import draw_adapters
+
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
 FAMILIES = {
     "llama": LlamaConfig,
@@ -112,9 +114,4 @@ def tiny_model(tiny_backbone):
         compression_rate=16, document_length=64, lora_rank=4, lora_alpha=8, dtype="float32"
     )
     model = Clara.from_backbone(tiny_backbone("llama"), config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name in ("compressor", "query_reasoner", "generator"):
-            for parameter in model.adapters.parameters(name).values():
-                parameter.normal_(std=0.1, generator=generator)
-    return model
+    return draw_adapters(model, seed=0)

@@ -10,6 +10,8 @@ from clara.text.packing import compressor_input, pack
 from clara.text.passages import as_documents, prepare_passages
 from clara.text.tokenizer import Marker
 
+from ..random_adapters import draw_adapters
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3")
 CONFIG = ClaraConfig(
     compression_rate=16, document_length=64, lora_rank=4, lora_alpha=8, dtype="float32"
@@ -23,12 +25,7 @@ QUESTIONS = ["Where?", "What do people trade for grain every spring?", "Who runs
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request, tiny_backbone):
     model = Clara.from_backbone(tiny_backbone(request.param), CONFIG)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name in ("compressor", "query_reasoner", "generator"):
-            for parameter in model.adapters.parameters(name).values():
-                parameter.normal_(std=0.1, generator=generator)
-    return model
+    return draw_adapters(model, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from clara.backbone.merging import (
     parameter_versions,
 )
 
+from ..random_adapters import draw_adapters
+
 IDS = torch.randint(6, 600, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
@@ -29,12 +31,7 @@ def new_model(folder, **changes) -> Clara:
         compression_rate=16, document_length=64, lora_rank=4, dtype="float32", **changes
     )
     model = Clara.from_backbone(folder, config, device="cpu")
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for name in ADAPTERS:
-            for parameter in model.adapters.parameters(name).values():
-                parameter.normal_(std=0.1, generator=generator)
-    return model
+    return draw_adapters(model, seed=4)
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from clara import Clara, ClaraConfig
-from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import AnswerExample
 from clara.training.batches import CompressionCollator, Encoder
 from clara.training.compression import CompressionObjective
 from clara_kernels import cosine_scores, select_topk
+
+from ..random_adapters import draw_adapters
 
 EXAMPLES = [
     AnswerExample("Who built it?", ("The mill was built by Ada.", "A river runs by."), "Ada"),
@@ -26,12 +28,7 @@ def model_of(folder, **settings):
         **settings,
     )
     model = Clara.from_backbone(folder, config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name in ADAPTERS:
-            for parameter in model.adapters.parameters(name).values():
-                parameter.normal_(std=0.1, generator=generator)
-    return model
+    return draw_adapters(model, seed=0)
 
 
 def batch_of(model):

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from clara import Clara, ClaraConfig
 from clara.config import PromptTemplate
 
+from ..random_adapters import draw_adapters
+
 CONFIG = ClaraConfig(
     compression_rate=16, document_length=64, lora_rank=4, lora_alpha=8, dtype="float32", top_k=2
 )
@@ -26,12 +28,7 @@ QUESTIONS = ["Where is the river?", "Who trades salt?"]
 @pytest.fixture(scope="module")
 def model(tiny_backbone):
     model = Clara.from_backbone(tiny_backbone("llama"), CONFIG)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name in ADAPTERS:
-            for parameter in model.adapters.parameters(name).values():
-                parameter.normal_(std=0.1, generator=generator)
-    return model
+    return draw_adapters(model, seed=7)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import torch
 from clara import Clara, ClaraConfig, Document
 from clara.text.packing import compressor_input, pack
 
+from ..random_adapters import draw_adapters
+
 QUESTIONS = ["Where is the river?", "Who trades salt?"]
 TEXTS = ["The river runs north of the town.", "Grain is traded for salt.", "Nobody knows it."]
 LONG = "The first sentence speaks of rivers and towns. " * 12
@@ -25,12 +27,7 @@ def own_model(tiny_backbone):
         compression_rate=16, document_length=64, lora_rank=4, lora_alpha=8, dtype="float32"
     )
     model = Clara.from_backbone(tiny_backbone("llama"), config)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name in ("compressor", "query_reasoner", "generator"):
-            for parameter in model.adapters.parameters(name).values():
-                parameter.normal_(std=0.1, generator=generator)
-    return model
+    return draw_adapters(model, seed=3)
 
 
 # Nothing changes the model

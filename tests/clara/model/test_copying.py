@@ -10,6 +10,8 @@ import torch
 from clara import Clara, ClaraConfig
 from clara.backbone.adapters import ADAPTERS
 
+from ..random_adapters import draw_adapters
+
 QUESTIONS = ["Where is the river?", "Who trades salt?"]
 TEXTS = ["The river runs north of the town.", "Grain is traded for salt."]
 
@@ -20,16 +22,8 @@ def model(tiny_backbone):
         compression_rate=16, document_length=64, lora_rank=4, lora_alpha=8, dtype="float32"
     )
     model = Clara.from_backbone(tiny_backbone("llama"), config)
-    scramble(model, 3)
+    draw_adapters(model, seed=3)
     return model
-
-
-def scramble(model, seed):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name in ADAPTERS:
-            for parameter in model.adapters.parameters(name).values():
-                parameter.normal_(std=0.1, generator=generator)
 
 
 def results(model):
@@ -103,7 +97,7 @@ def test_what_changes_a_copy_leaves_the_original(model, part):
         saved = copy.deepcopy(changed.state_dict())
         with torch.no_grad():
             if part == "adapters":
-                scramble(changed, 5)
+                draw_adapters(changed, seed=5)
             elif part == "rows":
                 changed.memory_tokens.memory.add_(1.0)
             else:
@@ -179,7 +173,7 @@ def test_a_shallow_copy_shares_the_weights(model):
     expected = results(model)
     assert same(expected, results(other)) == set(expected)
     assert other.backbone is model.backbone
-    scramble(model, 5)
+    draw_adapters(model, seed=5)
     changed = results(model)
     assert same(changed, results(other)) == set(changed)
     other.memory_tokens = copy.deepcopy(model.memory_tokens)
@@ -206,7 +200,7 @@ def test_a_model_is_not_saved_by_torch(model, tmp_path):
 def test_its_weights_are_saved_by_torch(model, tmp_path):
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     other = copy.deepcopy(model)
-    scramble(other, 5)
+    draw_adapters(other, seed=5)
     other.load_state_dict(torch.load(tmp_path / "weights.pt"))
     assert same(results(model), results(other)) == set(results(model))
 

@@ -7,6 +7,8 @@ import torch
 
 from clara import Clara, ClaraConfig
 
+from ..random_adapters import draw_adapters
+
 TEXTS = [" ".join(["salt and grain from the river"] * n) for n in (1, 4, 2, 6, 3)]
 QUESTIONS = ["Where is the river?", "Who trades salt?", "Grain?"]
 
@@ -18,12 +20,7 @@ def model(tiny_backbone):
         compression_rate=16, document_length=64, lora_rank=4, lora_alpha=8, dtype="float32"
     )
     model = Clara.from_backbone(tiny_backbone("llama"), config)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name in ("compressor", "query_reasoner", "generator"):
-            for parameter in model.adapters.parameters(name).values():
-                parameter.normal_(std=0.2, generator=generator)
-    return model
+    return draw_adapters(model, seed=5, std=0.2)
 
 
 @pytest.fixture(params=["adapters", "merged generator", "training mode"])

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-import torch
 
 from clara import Clara, ClaraConfig
-from clara.backbone.adapters import ADAPTERS
+
+from ..random_adapters import draw_adapters
 
 NAMES = ["Ada", "Ben", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
 TOWNS = ["Ayr", "Bath", "Cork", "Deal", "Ely", "Frome", "Gort", "Hull"]
@@ -79,12 +79,7 @@ def random_model(backbone, *, std=0.1, **settings):
         }
     )
     model = Clara.from_backbone(backbone, config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name in ADAPTERS:
-            for parameter in model.adapters.parameters(name).values():
-                parameter.normal_(std=std, generator=generator)
-    return model
+    return draw_adapters(model, seed=0, std=std)
 
 
 @pytest.fixture
