@@ -39,8 +39,11 @@ def stored_documents(index: MemoryIndex, corpus: str, ids: set[str]) -> set[str]
         DataError: a document of the corpus has the id of another document's chunk.
     """
     names = list(ids)
+    # Other processes may add documents between two reads. Rows are read first: a document that
+    # was added whole by then is among the documents read after it.
+    rows = index.contains(names)
     whole = {name for name, there in zip(names, index.contains_documents(names)) if there}
-    for name, there in zip(names, index.contains(names), strict=True):
+    for name, there in zip(names, rows, strict=True):
         if there and name not in whole:
             (chunk,) = index.texts([name])
             raise DataError(

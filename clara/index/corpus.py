@@ -74,8 +74,9 @@ def make_plan(
         ValueError: of `passages`.
         MemoryIndexError: the index is damaged.
     """
-    stored = set() if index is None else stored_documents(index, corpus, ids)
+    # Rows are read before documents, as in `stored_documents`.
     rows = set() if index is None else set(index.ids())
+    stored = set() if index is None else stored_documents(index, corpus, ids)
     _check_rows(corpus, ids, overflow, passages, rows, stored)
     if index is not None and stored:
         documents = read_documents(corpus)

@@ -186,6 +186,21 @@ def test_two_runs_of_one_corpus(
     torch.testing.assert_close(memory, whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("read", ["contains", "contains_documents", "ids", "text_digests"])
+@pytest.mark.parametrize("before", [True, False])
+def test_documents_that_others_add_between_two_reads_of_the_index(
+    clara, compress, write_corpus, tmp_path, monkeypatch, read, before
+):
+    """Whole ones are not taken for chunks, nor chunks for other documents."""
+    lines = records(**{f"d{n}": LONG if n == 1 else f"Text {n}." for n in range(4)})
+    clara(*compress(write_corpus(lines[:1]), tmp_path / "index"))
+    command = compress(write_corpus(lines), tmp_path / "index", "--resume", "--json")
+    another_run(clara, monkeypatch, MemoryIndex, read, command, before=before)
+    found = json.loads(clara(*command).stdout)
+    assert (found["documents"], found["index_documents"]) == (0, 4)
+    assert found["skipped"] + found["added_by_others"] == 4
+
+
 def test_what_others_added_is_compared_without_reading_the_whole_index(
     clara, compress, write_corpus, tmp_path, monkeypatch
 ):
