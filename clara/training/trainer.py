@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
-from transformers import Trainer
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
 from clara.backbone.default_dtype import float32_by_default
 from clara.backbone.sharding import whole
 from clara.errors import ClaraError
-from clara.files.writing import replace_folder
-from clara.model.checkpoint import take_part
-from clara.training import state
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import EVENTS, EmptyBatch
 from clara.training.callbacks import BeforeStep
-from clara.training.folder import REPLACED, UNFINISHED, checkpoints, write_record
 from clara.training.objectives import Objective
+from clara.training.saving import SavingTrainer
 from clara.training.statistics import CUTOFFS
 
 _COUNTED = (
@@ -44,13 +36,11 @@ class TrainingError(ClaraError, ValueError):
     """Training cannot go on; the message says at which step and why."""
 
 
-class ClaraTrainer(Trainer):
+class ClaraTrainer(SavingTrainer):
     """Trains an `Objective`.
 
     Differs from its base in what a step's loss is averaged over (all of a step's tokens,
-    whatever the accumulation and the number of processes), in what is logged, and in
-    checkpoints: they are model folders that `Clara.from_pretrained` reads, with the state of the
-    run beside them, appear only when complete, and hold no pickle.
+    whatever the accumulation and the number of processes), in what is logged, and in checkpoints.
 
     Args:
         record: settings and data of the run, which go into every checkpoint.
@@ -79,7 +69,7 @@ class ClaraTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.add_callback(BeforeStep(self.require_finite))
         self.objective = objective
-        self._record = record
+        self.record = record
         self._totals: dict[str, Any] = {}
         self._events: Counter[str] = Counter(events or {})
         self._norms: dict[str, Tensor] = {}
@@ -292,112 +282,6 @@ class ClaraTrainer(Trainer):
         most = max(self._sum_over_processes(counts))
         for _ in range(int(most) - len(dataloader)):
             yield EmptyBatch(Counter())
-
-    # Checkpoints
-
-    @property
-    def _shards(self) -> bool:
-        """The optimizer's state is spread over processes, and saved as FSDP or DeepSpeed does."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
-    def _prepare_for_training(self, *arguments: Any) -> Any:
-        prepared = super()._prepare_for_training(*arguments)
-        self._collect()
-        return prepared
-
-    def _collect(self) -> None:
-        if self.is_fsdp_enabled:
-            self.objective.model.adapters.collect(self.objective.model.backbone)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        best = final.with_name(f"checkpoint-{self.state.best_global_step}")
-        if best == final or best.is_dir():
-            self.state.best_model_checkpoint = str(best)
-        with self._written_together(final) as unfinished:
-            self._save_weights(unfinished)
-            state.save_random_state(unfinished, self.accelerator.process_index)
-            self._save_run(unfinished)
-            if self.args.should_save:
-                self._update_callback_states()
-                self.state.save_to_json(str(unfinished / "trainer_state.json"))
-                if self._record is not None:
-                    write_record(unfinished, self._record)
-        if self.args.should_save:
-            self._remove_old()
-        self.accelerator.wait_for_everyone()
-
-    @contextmanager
-    def _written_together(self, final: Path) -> Iterator[Path]:
-        """A folder that all processes write to; it appears at `final` when all of them are done."""
-        unfinished = final.with_name(UNFINISHED + final.name)
-        if self.args.should_save:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        yield unfinished
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            replace_folder(unfinished, final, final.with_name(REPLACED + final.name))
-        self.accelerator.wait_for_everyone()
-
-    def _save_weights(self, folder: Path) -> None:
-        model = self.objective.model
-        if self.args.should_save:
-            model.save_pretrained(folder)
-        elif self.is_fsdp_enabled:
-            take_part(model)
-
-    def _save_run(self, folder: Path) -> None:
-        if self._shards:
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_scaler(str(folder))
-        elif self.args.should_save:
-            scaler = getattr(self.accelerator, "scaler", None)
-            state.save_optimizer(folder, self.optimizer, self.lr_scheduler, scaler)
-
-    def save_run(self, folder: Path) -> None:
-        """Write the trained model, all of it or nothing."""
-        with self._written_together(folder) as unfinished:
-            self._save_weights(unfinished)
-
-    def _update_callback_states(self) -> None:
-        for callback in [*self.callback_handler.callbacks, self.control]:
-            if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-
-    def _remove_old(self) -> None:
-        limit = self.args.save_total_limit
-        if not limit:
-            return
-        kept = self.state.best_model_checkpoint
-        old = [c for c in checkpoints(self.args.output_dir)[:-limit] if str(c) != kept]
-        for checkpoint in old:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        self._collect()
-        self.objective.model.load_weights(Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        self.objective.model.load_weights(Path(str(self.state.best_model_checkpoint)))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self._shards:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        elif checkpoint is not None:
-            scaler = getattr(self.accelerator, "scaler", None)
-            state.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler, scaler)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        if self._shards:
-            super()._load_scaler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            state.load_random_state(Path(checkpoint), self.accelerator.process_index)
 
 
 def _means(totals: Mapping[str, float], objective: Objective) -> dict[str, float]:
