@@ -19,6 +19,7 @@ from clara.training.settings import (
     check_choices,
     check_numbers,
     check_reporters,
+    checked_learning_rates,
 )
 
 _WHOLE = (int, int | None, "int", "int | None")
@@ -63,6 +64,8 @@ class ClaraTrainingArguments(TrainingArguments):
             stops it.
         total_batch_size: batch size: examples per step over all processes; sets
             `gradient_accumulation_steps`.
+        learning_rates: learning rates that differ from `learning_rate`, by the names of what
+            trains: compressor, query_reasoner, generator, memory_tokens, connector, backbone.
     """
 
     max_prompt_tokens: int | None = None
@@ -79,6 +82,7 @@ class ClaraTrainingArguments(TrainingArguments):
     in_batch_negatives: bool = False
     patience: int | None = None
     total_batch_size: int | None = None
+    learning_rates: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         self.remove_unused_columns = False
@@ -89,6 +93,7 @@ class ClaraTrainingArguments(TrainingArguments):
         self.logging_nan_inf_filter = False
         check_choices(vars(self))
         check_numbers(vars(self))
+        self.learning_rates = checked_learning_rates(self.learning_rates) or None
         _check_reporters(self.report_to)
         if bool(self.negatives) != bool(self.negatives_every):
             raise SettingsError("set both negatives and negatives_every, or neither")

@@ -54,11 +54,11 @@ class BeforeStep(TrainerCallback):
     And ends a run that is resumed after its last step, where the library would do one more.
 
     Args:
-        require_finite: raises an error if the loss is not a number to learn from.
+        look: raises an error if the loss is not a number to learn from.
     """
 
-    def __init__(self, require_finite: Callable[[], None]) -> None:
-        self._require_finite = require_finite
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
 
     def on_train_begin(
         self,
@@ -71,7 +71,7 @@ class BeforeStep(TrainerCallback):
             control.should_training_stop = True
 
     def on_pre_optimizer_step(self, *arguments: Any, **kwargs: Any) -> None:
-        self._require_finite()
+        self._look()
 
 
 class RunLog(TrainerCallback):

@@ -53,7 +53,7 @@ def length_of(arguments: ClaraTrainingArguments, examples: int) -> Length:
     if total <= 0:
         total = math.ceil(arguments.num_train_epochs * epoch)
     length = Length(examples, step, epoch, total)
-    if total == 1 and arguments.learning_rate > 0 and _first_rate(arguments, total) == 0:
+    if total == 1 and _highest_rate(arguments) > 0 and _first_rate(arguments, total) == 0:
         raise SettingsError(
             f"the run would learn nothing: it has 1 step (train_data has {examples} examples, a "
             f"step takes {step}), and warmup_steps {arguments.warmup_steps:g} makes its learning "
@@ -65,7 +65,7 @@ def length_of(arguments: ClaraTrainingArguments, examples: int) -> Length:
 def remarks(arguments: ClaraTrainingArguments, length: Length) -> list[str]:
     """What a user may not have meant, a line each."""
     found = []
-    if arguments.learning_rate == 0:
+    if _highest_rate(arguments) == 0:
         found.append("learning_rate is 0: nothing is learnt")
     if length.examples < length.step:
         found.append(
@@ -89,9 +89,13 @@ def _schedule(arguments: ClaraTrainingArguments) -> str:
     return str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type))
 
 
+def _highest_rate(arguments: ClaraTrainingArguments) -> float:
+    return max(arguments.learning_rate, *(arguments.learning_rates or {}).values(), 0.0)
+
+
 def _first_rate(arguments: ClaraTrainingArguments, total: int) -> float:
-    """The learning rate of the first step."""
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
+    """The highest learning rate of the first step."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=_highest_rate(arguments))
     options = arguments.lr_scheduler_kwargs
     try:
         get_scheduler(

@@ -80,6 +80,10 @@ def check_choices(values: Mapping[str, Any]) -> None:
             raise SettingsError(f"{name} must be one of {known}; got {value!r}")
 
 
+GROUPS = ("compressor", "query_reasoner", "generator", "memory_tokens", "connector", "backbone")
+"""What a stage may train, by the names of `Objective.groups`."""
+
+
 @dataclass(frozen=True)
 class Numbers:
     """Which numbers a setting may have.
@@ -176,6 +180,31 @@ def check_numbers(values: Mapping[str, Any]) -> None:
         )
 
 
+def checked_learning_rates(given: Any) -> dict[str, float]:
+    """The learning rates of groups of weights; a group without one keeps `learning_rate`.
+
+    Args:
+        given: a mapping from names of `GROUPS` to numbers; None for no rates.
+
+    Raises:
+        SettingsError: a name or a number is not usable; names it and what it may be.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise SettingsError(
+            f"learning_rates must be a mapping from {', '.join(GROUPS)} to numbers, got {given!r}"
+        )
+    rates = {name: as_number(rate) for name, rate in given.items() if rate is not None}
+    for name, rate in rates.items():
+        if name not in GROUPS:
+            raise SettingsError(f"learning_rates: {name!r} must be one of {', '.join(GROUPS)}")
+        if not NUMBERS["learning_rate"].holds(rate):
+            allowed = NUMBERS["learning_rate"]
+            raise SettingsError(f"learning_rates: {name} must be {allowed}, got {rate!r}")
+    return {name: float(rate) for name, rate in rates.items()}
+
+
 _REPORTERS: dict[str, tuple[str, ...]] = {
     "azure_ml": ("azureml",),
     "clearml": ("clearml",),
@@ -227,6 +256,7 @@ def check_early(settings: RunSettings) -> None:
     # null stands for the default
     check_choices({k: v for k, v in settings.arguments.items() if v is not None})
     check_numbers(settings.arguments)
+    checked_learning_rates(settings.arguments.get("learning_rates"))
     check_reporters(settings.arguments.get("report_to"))
     for name in ("model", "backbone"):
         place = getattr(settings, name)

@@ -19,6 +19,7 @@ from clara.errors import ClaraError
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import EVENTS, EmptyBatch
 from clara.training.callbacks import BeforeStep
+from clara.training.learning_rates import check_groups, current_rates, split_parameter_groups
 from clara.training.objectives import Objective
 from clara.training.saving import SavingTrainer
 from clara.training.statistics import CUTOFFS
@@ -57,6 +58,8 @@ class ClaraTrainer(SavingTrainer):
         record: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        self._rates = arguments.learning_rates or {}
+        check_groups(self._rates, objective)
         super().__init__(
             model=objective,
             args=arguments,
@@ -67,12 +70,13 @@ class ClaraTrainer(SavingTrainer):
         )
         # Losses are already averaged over a whole step: the base must not divide them again.
         self.model_accepts_loss_kwargs = True
-        self.add_callback(BeforeStep(self.require_finite))
+        self.add_callback(BeforeStep(self.before_step))
         self.objective = objective
         self.record = record
         self._totals: dict[str, Any] = {}
         self._events: Counter[str] = Counter(events or {})
         self._norms: dict[str, Tensor] = {}
+        self._current_rates: dict[str, float] = {}
         self._finite: Tensor | None = None
         self._batch = 0
         self._since = time.perf_counter()
@@ -87,6 +91,14 @@ class ClaraTrainer(SavingTrainer):
         return {name: int(count) for name, count in zip(EVENTS, counted, strict=True) if count}
 
     # A step
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As `transformers.Trainer.create_optimizer`, with a rate of its own for some weights."""
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if new and self._rates:
+            split_parameter_groups(optimizer, self._rates, self.objective)
+        return optimizer
 
     def train(self, *arguments: Any, **settings: Any) -> Any:
         """As `transformers.Trainer.train`, which adds up losses in torch's default dtype."""
@@ -181,8 +193,8 @@ class ClaraTrainer(SavingTrainer):
                 self._norms[name] = torch.stack(norms).norm() / scale
         return super()._clip_grad_norm(model)
 
-    def require_finite(self) -> None:
-        """Called before the weights are touched.
+    def before_step(self) -> None:
+        """Called before the weights are touched, to look at the loss and the learning rates.
 
         Raises:
             TrainingError: a loss of the step is not finite, in whichever process.
@@ -195,6 +207,7 @@ class ClaraTrainer(SavingTrainer):
                 f"step {self.state.global_step + 1}: the loss is not finite; the last checkpoint "
                 "is as it was. A lower learning_rate or bf16 in place of fp16 may help"
             )
+        self._current_rates = current_rates(self.optimizer)
 
     # Logging
 
@@ -211,6 +224,7 @@ class ClaraTrainer(SavingTrainer):
         elapsed, self._since = now - self._since, now
         logs = _means(totals, self.objective)
         logs.update({f"grad_norm_{name}": float(norm) for name, norm in self._norms.items()})
+        logs.update(self._current_rates)
         logs["tokens_per_second"] = totals["positions"] / elapsed
         if totals["memory_written"]:
             logs["effective_compression"] = totals["text_tokens"] / totals["memory_written"]
