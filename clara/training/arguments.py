@@ -12,6 +12,7 @@ from transformers import IntervalStrategy, TrainingArguments
 
 from clara.errors import reason
 from clara.errors.checks import is_number
+from clara.training.curriculum import check_phases
 from clara.training.settings import (
     RunSettings,
     SettingsError,
@@ -66,6 +67,7 @@ class ClaraTrainingArguments(TrainingArguments):
             `gradient_accumulation_steps`.
         learning_rates: learning rates that differ from `learning_rate`, by the names of what
             trains: compressor, query_reasoner, generator, memory_tokens, connector, backbone.
+        curriculum: phases of what pretrain and instruct read, see `clara.training.curriculum`.
     """
 
     max_prompt_tokens: int | None = None
@@ -83,6 +85,7 @@ class ClaraTrainingArguments(TrainingArguments):
     patience: int | None = None
     total_batch_size: int | None = None
     learning_rates: dict[str, float] | None = None
+    curriculum: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         self.remove_unused_columns = False
@@ -93,6 +96,7 @@ class ClaraTrainingArguments(TrainingArguments):
         self.logging_nan_inf_filter = False
         check_choices(vars(self))
         check_numbers(vars(self))
+        check_phases(self.curriculum)
         self.learning_rates = checked_learning_rates(self.learning_rates) or None
         _check_reporters(self.report_to)
         if bool(self.negatives) != bool(self.negatives_every):

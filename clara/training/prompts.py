@@ -10,6 +10,7 @@ TASK_PROMPT = PromptTemplate(system="", user="Background:\n{memory}\n\n{question
 
 PAIRS_TASK = "Write the questions that the background answers, each followed by its answer."
 PARAPHRASE_TASK = "Say what the background says in other words."
+RECONSTRUCTION_TASK = "Repeat the background word for word."
 
 
 def pretraining_task(example: PretrainingExample) -> tuple[str, str]:

@@ -34,6 +34,7 @@ from clara.training.arguments import ClaraTrainingArguments, training_arguments
 from clara.training.batches import CompressionCollator, Encoder, RankingCollator, TextCollator
 from clara.training.callbacks import EarlyStopping, LineProgress, RichProgress, RunLog
 from clara.training.compression import CompressionObjective
+from clara.training.curriculum import Curriculum
 from clara.training.folder import (
     MODEL,
     check_folder,
@@ -45,6 +46,7 @@ from clara.training.folder import (
 )
 from clara.training.length import length_of, remarks
 from clara.training.objectives import Objective
+from clara.training.reconstruction import CurriculumCollator
 from clara.training.resuming import check_backbone, check_resumed, run_record
 from clara.training.settings import RunSettings, SettingsError, Stage
 from clara.training.text import TextObjective
@@ -92,6 +94,8 @@ def run(
     """
     _leave_group_at_exit()
     arguments = training_arguments(settings)
+    if arguments.curriculum is not None:
+        Curriculum(_config(settings), arguments.curriculum)  # before a model is loaded
     folder = Path(arguments.output_dir)
     with arguments.main_process_first(local=arguments.save_on_each_node):
         if arguments.should_save:
@@ -190,7 +194,7 @@ def _leave_group_at_exit() -> None:
 @dataclass(frozen=True)
 class _Parts:
     objective: Objective
-    collator: Callable[[Sequence[Any]], Any]
+    collator: Callable[..., Any]
     events: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -247,7 +251,13 @@ def _compression(model: Clara, arguments: ClaraTrainingArguments, data: Sequence
         alignment_reduction=arguments.alignment_reduction,
         train_backbone=arguments.train_backbone,
     )
-    return _Parts(objective, CompressionCollator(_encoder(model, arguments)))
+    encoder = _encoder(model, arguments)
+    collator: Callable[..., Any] = CompressionCollator(encoder)
+    curriculum = Curriculum(model.config, arguments.curriculum)
+    if curriculum.varies:
+        longest = model.config.document_length
+        collator = CurriculumCollator(collator, curriculum, model.tokenizer, longest)
+    return _Parts(objective, collator)
 
 
 def _text(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:

@@ -263,17 +263,20 @@ def check_early(settings: RunSettings) -> None:
         if place and _is_path(place) and not Path(place).expanduser().exists():
             raise SettingsError(f"{name} {place!r} does not exist")
     from clara.data.examples import check_source
+    from clara.training.curriculum import Curriculum, check_phases
 
+    check_phases(settings.arguments.get("curriculum"))
     check_source(settings.train_data)
     if settings.eval_data:
         check_source(settings.eval_data)
-    if settings.config and not settings.model:  # a model has settings of its own to go with them
+    if not settings.model:  # a model has settings of its own to go with them
         from clara.config import ClaraConfig
 
         try:
-            ClaraConfig().replace(**settings.config)
+            config = ClaraConfig().replace(**settings.config)
         except (TypeError, ValueError) as error:
             raise SettingsError(str(error)) from error
+        Curriculum(config, settings.arguments.get("curriculum"))
 
 
 def _is_path(place: str) -> bool:

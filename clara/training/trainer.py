@@ -20,6 +20,7 @@ from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import EVENTS, EmptyBatch
 from clara.training.callbacks import BeforeStep
 from clara.training.learning_rates import check_groups, current_rates, split_parameter_groups
+from clara.training.moments import Moment, asks_for_moment
 from clara.training.objectives import Objective
 from clara.training.saving import SavingTrainer
 from clara.training.statistics import CUTOFFS
@@ -44,6 +45,7 @@ class ClaraTrainer(SavingTrainer):
     whatever the accumulation and the number of processes), in what is logged, and in checkpoints.
 
     Args:
+        collator: makes a batch of examples; see `asks_for_moment` for one that needs the step.
         record: settings and data of the run, which go into every checkpoint.
     """
 
@@ -51,7 +53,7 @@ class ClaraTrainer(SavingTrainer):
         self,
         objective: Objective,
         arguments: ClaraTrainingArguments,
-        collator: Callable[[Sequence[Any]], Any],
+        collator: Callable[..., Any],
         train: Sequence[Any],
         evaluation: Sequence[Any] | None = None,
         events: Mapping[str, int] | None = None,
@@ -63,7 +65,8 @@ class ClaraTrainer(SavingTrainer):
         super().__init__(
             model=objective,
             args=arguments,
-            data_collator=collator,
+            # Examples go through a data loader as they are where the collator needs the step.
+            data_collator=list if asks_for_moment(collator) else collator,
             train_dataset=train,
             eval_dataset=evaluation,
             **options,
@@ -72,6 +75,7 @@ class ClaraTrainer(SavingTrainer):
         self.model_accepts_loss_kwargs = True
         self.add_callback(BeforeStep(self.before_step))
         self.objective = objective
+        self._collator = collator
         self.record = record
         self._totals: dict[str, Any] = {}
         self._events: Counter[str] = Counter(events or {})
@@ -113,11 +117,12 @@ class ClaraTrainer(SavingTrainer):
         batches: list[Any] = []
         if self.control.should_training_stop:
             return batches, {}
-        for _ in range(num_batches):
-            batch = next(epoch_iterator, None)
-            if batch is None:
+        for number in range(num_batches):
+            loaded = next(epoch_iterator, None)
+            if loaded is None:
                 break
-            batches.append(batch)
+            moment = Moment(self.state.global_step, self.state.max_steps, self._seed(number))
+            batches.append(self._collated(loaded, moment))
         names = sorted({term.per for term in self.objective.terms.values()})
         local = [float(sum(b.counts.get(name, 0) for b in batches)) for name in names]
         counts = dict(zip(names, self._sum_over_processes(local), strict=True))
@@ -129,6 +134,10 @@ class ClaraTrainer(SavingTrainer):
                 f"step {self.state.global_step + 1}: no usable example is left ({left})"
             )
         return batches, counts
+
+    def _collated(self, loaded: Any, moment: Moment) -> Any:
+        """The batch that a data loader made, or the one that is made of its examples now."""
+        return self._collator(loaded, moment) if asks_for_moment(self._collator) else loaded
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs.to(self.args.device)
@@ -153,7 +162,8 @@ class ClaraTrainer(SavingTrainer):
         objective = self.objective
         objective.step = self.state.global_step
         objective.progress = min(self.state.global_step / max(self.state.max_steps, 1), 1.0)
-        objective.step_seed = self._seed()
+        objective.step_seed = self._seed(self._batch)
+        self._batch += 1
         sums = model(inputs)
         processes = self.accelerator.num_processes
         parts = [
@@ -166,10 +176,9 @@ class ClaraTrainer(SavingTrainer):
         self._finite = finite if self._finite is None else self._finite & finite
         return loss
 
-    def _seed(self) -> int:
+    def _seed(self, number: int) -> int:
         """Differs between steps, batches of a step and processes; the same after resuming."""
-        batch = self.state.global_step * self.args.gradient_accumulation_steps + self._batch
-        self._batch += 1
+        batch = self.state.global_step * self.args.gradient_accumulation_steps + number
         index = batch * self.accelerator.num_processes + self.accelerator.process_index
         return ((self.args.seed << 40) + index) % 2**63
 
@@ -289,8 +298,14 @@ class ClaraTrainer(SavingTrainer):
         return EvalLoopOutput(None, None, metrics, int(examples))
 
     def _as_many_everywhere(self, dataloader: DataLoader[Any]) -> Iterator[Any]:
-        """Batches, and empty ones where another process has one more: weights may be spread."""
-        yield from dataloader
+        """Batches, and empty ones where another process has one more: weights may be spread.
+
+        What depends on the step is as at the last one, and the same in every evaluation.
+        """
+        total = self.state.max_steps
+        for number, loaded in enumerate(dataloader):
+            index = number * self.args.world_size + self.args.process_index
+            yield self._collated(loaded, Moment(max(total - 1, 0), total, index))
         counts = [0.0] * self.args.world_size
         counts[self.args.process_index] = float(len(dataloader))
         most = max(self._sum_over_processes(counts))
