@@ -18,6 +18,7 @@ from clara.training.settings import (
     SettingsError,
     as_number,
     check_choices,
+    check_evaluation,
     check_numbers,
     check_reporters,
     checked_learning_rates,
@@ -67,6 +68,9 @@ class ClaraTrainingArguments(TrainingArguments):
             `gradient_accumulation_steps`.
         learning_rates: learning rates that differ from `learning_rate`, by the names of what
             trains: compressor, query_reasoner, generator, memory_tokens, connector, backbone.
+        evaluate_answers: in every evaluation, answer so many questions of the evaluation data from
+            the right memory, another document's, none and the text, see `clara.training.controls`.
+        evaluation_rates: compression rates to answer them at. Default: the model's own.
         curriculum: phases of what pretrain and instruct read, see `clara.training.curriculum`.
     """
 
@@ -86,6 +90,8 @@ class ClaraTrainingArguments(TrainingArguments):
     total_batch_size: int | None = None
     learning_rates: dict[str, float] | None = None
     curriculum: list[dict[str, Any]] | None = None
+    evaluate_answers: int = 0
+    evaluation_rates: list[int] | None = None
 
     def __post_init__(self) -> None:
         self.remove_unused_columns = False
@@ -97,6 +103,7 @@ class ClaraTrainingArguments(TrainingArguments):
         check_choices(vars(self))
         check_numbers(vars(self))
         check_phases(self.curriculum)
+        check_evaluation(vars(self))
         self.learning_rates = checked_learning_rates(self.learning_rates) or None
         _check_reporters(self.report_to)
         if bool(self.negatives) != bool(self.negatives_every):

@@ -42,6 +42,8 @@ _FREE = frozenset(
         "num_train_epochs",
         "patience",
         "candidate_index",
+        "evaluate_answers",
+        "evaluation_rates",
         "disable_tqdm",
         "project",
         "run_name",

@@ -34,6 +34,7 @@ from clara.training.arguments import ClaraTrainingArguments, training_arguments
 from clara.training.batches import CompressionCollator, Encoder, RankingCollator, TextCollator
 from clara.training.callbacks import EarlyStopping, LineProgress, RichProgress, RunLog
 from clara.training.compression import CompressionObjective
+from clara.training.controls import Controls, evaluated_rates
 from clara.training.curriculum import Curriculum
 from clara.training.folder import (
     MODEL,
@@ -94,8 +95,7 @@ def run(
     """
     _leave_group_at_exit()
     arguments = training_arguments(settings)
-    if arguments.curriculum is not None:
-        Curriculum(_config(settings), arguments.curriculum)  # before a model is loaded
+    _check_before_loading(stage, settings, arguments)
     folder = Path(arguments.output_dir)
     with arguments.main_process_first(local=arguments.save_on_each_node):
         if arguments.should_save:
@@ -122,6 +122,7 @@ def run(
             folder.mkdir(parents=True, exist_ok=True)
             write_record(folder, record)
         parts = assemble(model, arguments, [train, evaluation])
+    controls = _controls(model, arguments, evaluation)
     trainer = ClaraTrainer(
         parts.objective,
         arguments,
@@ -130,6 +131,7 @@ def run(
         evaluation,
         parts.events,
         record,
+        controls,
         callbacks=[*_callbacks(arguments), *callbacks],
     )
     trainer.remove_callback(ProgressCallback)
@@ -160,6 +162,38 @@ def _examples(
         if examples is not None:
             examples[0]
     return train, evaluation
+
+
+def _check_before_loading(
+    stage: Stage, settings: RunSettings, arguments: ClaraTrainingArguments
+) -> None:
+    """Refuse what the stage, the data or the model's configuration does not have."""
+    if arguments.curriculum is not None:
+        Curriculum(_config(settings), arguments.curriculum)
+    if arguments.evaluation_rates is not None:
+        evaluated_rates(_config(settings), arguments.evaluation_rates)
+    if arguments.evaluate_answers and not settings.eval_data:
+        raise SettingsError("evaluate_answers needs eval_data")
+    if arguments.evaluate_answers and stage in ("text", "contrastive"):
+        raise SettingsError(
+            f"evaluate_answers is for pretrain, instruct and end-to-end: {stage} trains no answers "
+            "from memory"
+        )
+
+
+def _controls(
+    model: Clara, arguments: ClaraTrainingArguments, evaluation: Examples[Any] | None
+) -> Controls | None:
+    if not arguments.evaluate_answers or evaluation is None:
+        return None
+    return Controls(
+        model,
+        evaluation,
+        arguments.evaluate_answers,
+        arguments.evaluation_rates,
+        max_prompt_tokens=arguments.max_prompt_tokens,
+        batch_size=arguments.per_device_eval_batch_size,
+    )
 
 
 def _last_checkpoint(folder: Path, resume: bool) -> Path | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clara.errors import ClaraError
-from clara.errors.checks import is_number
+from clara.errors.checks import is_integer, is_number
 
 Stage = Literal["text", "pretrain", "instruct", "end-to-end", "contrastive"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -153,6 +153,7 @@ NUMBERS: dict[str, Numbers] = {
     "patience": _COUNT,
     "negatives": _FROM_ZERO,
     "negatives_every": _FROM_ZERO,
+    "evaluate_answers": _FROM_ZERO,
 }
 """Settings of the trainer that are numbers, and which; None stands for the default."""
 
@@ -203,6 +204,37 @@ def checked_learning_rates(given: Any) -> dict[str, float]:
             allowed = NUMBERS["learning_rate"]
             raise SettingsError(f"learning_rates: {name} must be {allowed}, got {rate!r}")
     return {name: float(rate) for name, rate in rates.items()}
+
+
+def check_evaluation(values: Mapping[str, Any]) -> None:
+    """Refuse settings of answered questions that are not usable, or that nothing would use.
+
+    Raises:
+        SettingsError: names the setting, its value and what it may be.
+    """
+    rates = values.get("evaluation_rates")
+    if rates is not None and not (
+        isinstance(rates, list | tuple)
+        and all(is_integer(rate) and rate >= 1 for rate in rates)
+        and len(rates) == len(set(rates)) > 0
+    ):
+        raise SettingsError(
+            "evaluation_rates must be a list of different whole numbers of at least 1, such as "
+            f"[4, 16], got {rates!r}"
+        )
+    if values.get("evaluate_answers"):
+        return
+    best = values.get("metric_for_best_model")
+    if isinstance(best, str) and best.removeprefix("eval_").startswith("exact_match"):
+        raise SettingsError(
+            f"metric_for_best_model {best} needs evaluate_answers, the number of questions to "
+            "answer in an evaluation"
+        )
+    if rates is not None:
+        raise SettingsError(
+            "evaluation_rates needs evaluate_answers, the number of questions to answer in an "
+            "evaluation"
+        )
 
 
 _REPORTERS: dict[str, tuple[str, ...]] = {
@@ -257,6 +289,9 @@ def check_early(settings: RunSettings) -> None:
     check_choices({k: v for k, v in settings.arguments.items() if v is not None})
     check_numbers(settings.arguments)
     checked_learning_rates(settings.arguments.get("learning_rates"))
+    check_evaluation(settings.arguments)
+    if settings.arguments.get("evaluate_answers") and not settings.eval_data:
+        raise SettingsError("evaluate_answers needs eval_data")
     check_reporters(settings.arguments.get("report_to"))
     for name in ("model", "backbone"):
         place = getattr(settings, name)

@@ -19,6 +19,7 @@ from clara.errors import ClaraError
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import EVENTS, EmptyBatch
 from clara.training.callbacks import BeforeStep
+from clara.training.controls import Controls
 from clara.training.learning_rates import check_groups, current_rates, split_parameter_groups
 from clara.training.moments import Moment, asks_for_moment
 from clara.training.objectives import Objective
@@ -47,6 +48,7 @@ class ClaraTrainer(SavingTrainer):
     Args:
         collator: makes a batch of examples; see `asks_for_moment` for one that needs the step.
         record: settings and data of the run, which go into every checkpoint.
+        controls: questions to answer in every evaluation.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ClaraTrainer(SavingTrainer):
         evaluation: Sequence[Any] | None = None,
         events: Mapping[str, int] | None = None,
         record: Mapping[str, Any] | None = None,
+        controls: Controls | None = None,
         **options: Any,
     ) -> None:
         self._rates = arguments.learning_rates or {}
@@ -76,6 +79,7 @@ class ClaraTrainer(SavingTrainer):
         self.add_callback(BeforeStep(self.before_step))
         self.objective = objective
         self._collator = collator
+        self._controls = controls
         self.record = record
         self._totals: dict[str, Any] = {}
         self._events: Counter[str] = Counter(events or {})
@@ -293,6 +297,10 @@ class ClaraTrainer(SavingTrainer):
         means["loss"] = sum(term.weight * means.get(name, math.nan) for name, term in terms)
         left = self._sum_over_processes([float(events[name]) for name in EVENTS])
         means |= {name: count for name, count in zip(EVENTS, left, strict=True) if count}
+        if self._controls is not None:
+            # Every process answers all of them: the weights may be spread over all.
+            with self.accelerator.autocast():
+                means |= self._controls.measure()
         (examples,) = self._sum_over_processes([float(len(cast("Any", dataloader.dataset)))])
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         return EvalLoopOutput(None, None, metrics, int(examples))
