@@ -71,6 +71,8 @@ class ClaraTrainingArguments(TrainingArguments):
         evaluate_answers: in every evaluation, answer so many questions of the evaluation data from
             the right memory, another document's, none and the text, see `clara.training.controls`.
         evaluation_rates: compression rates to answer them at. Default: the model's own.
+        max_hours: stop the training after so many hours of wall time, those before it was resumed
+            included, and save; None never stops it.
         curriculum: phases of what pretrain and instruct read, see `clara.training.curriculum`.
     """
 
@@ -92,17 +94,18 @@ class ClaraTrainingArguments(TrainingArguments):
     curriculum: list[dict[str, Any]] | None = None
     evaluate_answers: int = 0
     evaluation_rates: list[int] | None = None
+    max_hours: float | None = None
 
     def __post_init__(self) -> None:
         self.remove_unused_columns = False
         self.dataloader_pin_memory = False  # batches are not made of tensors alone
-        # An objective uses all that it trains.
-        self.ddp_find_unused_parameters = bool(vars(self)["ddp_find_unused_parameters"])
+        # An objective uses all that it trains, but for the compressor while memory is averages.
+        averages = any(phase.averages_only for phase in check_phases(self.curriculum))
+        self.ddp_find_unused_parameters = averages or bool(vars(self)["ddp_find_unused_parameters"])
         # A loss that is not finite ends the training; it must not be left out of the log.
         self.logging_nan_inf_filter = False
         check_choices(vars(self))
         check_numbers(vars(self))
-        check_phases(self.curriculum)
         check_evaluation(vars(self))
         self.learning_rates = checked_learning_rates(self.learning_rates) or None
         _check_reporters(self.report_to)

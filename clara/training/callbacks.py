@@ -51,7 +51,8 @@ class EarlyStopping(EarlyStoppingCallback):
 class BeforeStep(TrainerCallback):
     """Has the step's loss looked at before the weights are touched, gradients clipped or not.
 
-    And ends a run that is resumed after its last step, where the library would do one more.
+    And ends a run that is resumed after its last step, where the library would do one more, and
+    logs, evaluates and saves as often as a resumed run is told to, not as often as before.
 
     Args:
         look: raises an error if the loss is not a number to learn from.
@@ -67,6 +68,7 @@ class BeforeStep(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
+        state.compute_steps(args, state.max_steps)
         if state.global_step >= state.max_steps:
             control.should_training_stop = True
 

@@ -40,6 +40,7 @@ _FREE = frozenset(
     {
         "max_steps",
         "num_train_epochs",
+        "max_hours",
         "patience",
         "candidate_index",
         "evaluate_answers",

@@ -15,6 +15,7 @@ from transformers.trainer_callback import ExportableState
 from clara.files.writing import replace_folder
 from clara.model.checkpoint import take_part
 from clara.training import state
+from clara.training.budget import Budget
 from clara.training.folder import REPLACED, UNFINISHED, checkpoints, write_record
 from clara.training.objectives import Objective
 
@@ -28,9 +29,11 @@ class SavingTrainer(Trainer):
     Attributes:
         objective: what is trained.
         record: settings and data of the run, which go into every checkpoint.
+        budget: counts what the run takes, which goes into every checkpoint.
     """
 
     objective: Objective
+    budget: Budget
     record: Mapping[str, Any] | None
 
     @property
@@ -100,6 +103,7 @@ class SavingTrainer(Trainer):
             self._save_weights(unfinished)
 
     def _update_callback_states(self) -> None:
+        self.budget.write(self.state)
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
                 self.state.stateful_callbacks[type(callback).__name__] = callback.state()

@@ -154,6 +154,7 @@ NUMBERS: dict[str, Numbers] = {
     "negatives": _FROM_ZERO,
     "negatives_every": _FROM_ZERO,
     "evaluate_answers": _FROM_ZERO,
+    "max_hours": Numbers(above=True),
 }
 """Settings of the trainer that are numbers, and which; None stands for the default."""
 

@@ -18,6 +18,7 @@ from clara.backbone.sharding import whole
 from clara.errors import ClaraError
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import EVENTS, EmptyBatch
+from clara.training.budget import Budget
 from clara.training.callbacks import BeforeStep
 from clara.training.controls import Controls
 from clara.training.learning_rates import check_groups, current_rates, split_parameter_groups
@@ -77,6 +78,8 @@ class ClaraTrainer(SavingTrainer):
         # Losses are already averaged over a whole step: the base must not divide them again.
         self.model_accepts_loss_kwargs = True
         self.add_callback(BeforeStep(self.before_step))
+        self.budget = Budget(arguments.max_hours, self._anywhere)
+        self.add_callback(self.budget)
         self.objective = objective
         self._collator = collator
         self._controls = controls
@@ -129,7 +132,10 @@ class ClaraTrainer(SavingTrainer):
             batches.append(self._collated(loaded, moment))
         names = sorted({term.per for term in self.objective.terms.values()})
         local = [float(sum(b.counts.get(name, 0) for b in batches)) for name in names]
-        counts = dict(zip(names, self._sum_over_processes(local), strict=True))
+        read = float(sum(batch.tokens_read for batch in batches))
+        positions, *summed = self._sum_over_processes([read, *local])
+        self.budget.positions += int(positions)
+        counts = dict(zip(names, summed, strict=True))
         for batch in batches:
             self._events.update(batch.events)
         if batches and not all(counts.values()):
@@ -225,9 +231,10 @@ class ClaraTrainer(SavingTrainer):
     # Logging
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to `logs` what was counted since the last time."""
+        """Adds to `logs` what was counted since the last time, and since the run began."""
         if "loss" in logs:
             logs = {**logs, **self._counted()}
+        logs |= {"positions": self.budget.positions, "hours": round(self.budget.hours, 4)}
         super().log(logs, start_time)
 
     def _counted(self) -> dict[str, float]:
@@ -243,6 +250,9 @@ class ClaraTrainer(SavingTrainer):
             logs["effective_compression"] = totals["text_tokens"] / totals["memory_written"]
         logs.update({reason: float(n) for reason, n in self.events.items()})
         return logs
+
+    def _anywhere(self, mine: bool) -> bool:
+        return bool(self._sum_over_processes([float(mine)])[0])
 
     def _reduced(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """Sums over processes of what is counted, which a process may have nothing of."""

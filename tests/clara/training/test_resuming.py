@@ -20,6 +20,11 @@ from clara.training.resuming import _compare_batches, _other_curve, check_backbo
 from clara.training.run import run
 from clara.training.settings import RunSettings, SettingsError
 
+CURRICULUM = [
+    {"until": 4, "text_tokens": 5, "reconstruction": 1.0},
+    {"text_tokens": 8, "reconstruction": [1.0, 0.2]},
+]
+
 # Runs stages with settings given as JSON; sleeps in every step so that it can be killed.
 PROGRAM = """
 import json, sys, time
@@ -85,13 +90,23 @@ def losses(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pretrain", "end-to-end"])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_backbone, training_data, tmp_path, stage):
-    """Dropout, data order, schedule, optimizer and noise are where they were."""
+@pytest.mark.parametrize(
+    ("stage", "extra"),
+    [
+        ("pretrain", {}),
+        ("pretrain", {"curriculum": CURRICULUM, "learning_rates": {"generator": 2e-2}}),
+        (
+            "end-to-end",
+            {"selection": [{"noise": "gumbel", "temperature": 0.5, "temperature_end": 0.1}]},
+        ),
+    ],
+    ids=["pretrain", "curriculum", "end-to-end"],
+)
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    tiny_backbone, training_data, tmp_path, stage, extra
+):
+    """Dropout, data order, schedule, optimizer, noise and curriculum are where they were."""
     data = training_data / ("pretrain.jsonl" if stage == "pretrain" else "ranking.jsonl")
-    extra = {}
-    if stage == "end-to-end":
-        extra = {"selection": [{"noise": "gumbel", "temperature": 0.5, "temperature_end": 0.1}]}
     whole = settings(tiny_backbone("llama"), data, tmp_path / "whole", **extra)
     run(stage, RunSettings(**whole))
     killed = settings(tiny_backbone("llama"), data, tmp_path / "killed", **extra)
@@ -171,7 +186,7 @@ FREE = {
     *("max_steps", "num_train_epochs", "patience", "logging_steps", "save_steps", "eval_steps"),
     *("save_total_limit", "report_to", "run_name", "dataloader_num_workers", "use_cpu"),
     *("eval_strategy", "per_device_eval_batch_size", "candidate_index", "ddp_timeout", "log_level"),
-    *("evaluate_answers", "evaluation_rates"),
+    *("evaluate_answers", "evaluation_rates", "max_hours"),
     *("gradient_checkpointing", "torch_compile", "load_best_model_at_end", "hub_token", "tf32"),
 }
 
