@@ -92,6 +92,11 @@ def info(
     for name, value in found.items():
         if value is None or value == {}:
             continue  # what the files do not tell
+        if name == "scores":
+            print(f"{name.replace('_', ' ')}:")
+            for each, figure in value.items():
+                print(f"  {one_line(each)}: {one_line(_shown(each, figure))}")
+            continue
         print(f"{name.replace('_', ' ')}: {one_line(_shown(name, value))}")
 
 

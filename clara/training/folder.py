@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +119,10 @@ def describe(folder: Path) -> dict[str, Any]:
     """What is known of a run from its files, for `clara info`.
 
     Returns:
-        "stage", "steps" done, "max_steps", "loss" (the last logged), "scores" (of the last
-        evaluation), "model" and "last_checkpoint" (paths, or None), "finished". Values that the
-        files do not tell are None.
+        "stage", "steps" done, "max_steps", "positions" that went through the backbone, "hours"
+        taken and "hours_left" (until the last step or the end of `max_hours`), "loss" (the last
+        logged), "scores" (of the last evaluation), "model" and "last_checkpoint" (paths, or None),
+        "finished". Values that the files do not tell are None.
 
     Raises:
         ValueError: a file of the run is damaged; names it.
@@ -131,15 +132,22 @@ def describe(folder: Path) -> dict[str, Any]:
     saved = checkpoints(folder)
     finished = (folder / MODEL).is_dir()
     steps = max([0, *(each["step"] for each in logged), *map(steps_of, saved)])
-    losses = [each["loss"] for each in logged if "loss" in each]
     evaluated = [each for each in logged if any(name.startswith("eval_") for name in each)]
-    scores = {k: v for k, v in (evaluated[-1] if evaluated else {}).items() if k in _SCORES}
+    scores = {
+        name: value
+        for name, value in (evaluated[-1] if evaluated else {}).items()
+        if name in _SCORES or name.startswith(_CONTROLS)
+    }
+    hours = _last(logged, "hours")
     return {
         "stage": record.get("stage"),
         "finished": finished,
         "steps": steps,
         "max_steps": record.get("max_steps"),
-        "loss": losses[-1] if losses else None,
+        "positions": _last(logged, "positions"),
+        "hours": hours,
+        "hours_left": None if finished else _hours_left(record, steps, hours),
+        "loss": _last(logged, "loss"),
         "scores": scores,
         "train_data": (record.get("train_data") or {}).get("source"),
         "model": str(folder / MODEL) if finished else None,
@@ -147,4 +155,22 @@ def describe(folder: Path) -> dict[str, Any]:
     }
 
 
+def _last(logged: Sequence[Mapping[str, Any]], name: str) -> Any:
+    """The figure of the last record that has it; None without one."""
+    return next((each[name] for each in reversed(logged) if name in each), None)
+
+
+def _hours_left(record: Mapping[str, Any], steps: int, hours: float | None) -> float | None:
+    """Hours until the last step at the pace so far, or until the budget is over."""
+    total, budget = record.get("max_steps"), (record.get("arguments") or {}).get("max_hours")
+    if hours is None:
+        return None
+    left = [] if budget is None else [max(budget - hours, 0.0)]
+    if total is not None and steps:
+        left.append(hours / steps * max(total - steps, 0))
+    return round(min(left), 4) if left else None
+
+
 _SCORES = ("eval_loss", "eval_ce", "eval_mse", "eval_contrastive", "eval_recall@1", "eval_recall@5")
+_CONTROLS = ("eval_exact_match", "eval_loss_", "eval_recall@")
+"""What the names of scores of `clara.training.controls` begin with."""

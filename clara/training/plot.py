@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clara.training.folder import LOG, read_log
+from clara.training.settings import GROUPS
 
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss", "eval_loss")),
@@ -15,20 +16,45 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("recall", ("recall@1", "recall@3", "recall@5", "eval_recall@1")),
     (
         "gradient norm",
-        (
-            "grad_norm_compressor",
-            "grad_norm_query_reasoner",
-            "grad_norm_generator",
-            "grad_norm_memory_tokens",
-            "grad_norm_backbone",
-        ),
+        tuple(f"grad_norm_{group}" for group in GROUPS),
     ),
-    ("learning rate", ("learning_rate",)),
+    ("learning rate", ("learning_rate", *(f"learning_rate_{group}" for group in GROUPS))),
     ("positions per second", ("tokens_per_second",)),
 )
 
+# Held-out questions answered in every evaluation, see `clara.training.controls`: titles, and what
+# the names of figures begin with, which may end with a rate.
+_CONTROLS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "exact match of held-out answers",
+        (
+            ("eval_exact_match@", "right memory"),
+            ("eval_exact_match_other@", "another's memory"),
+            ("eval_exact_match_none", "no memory"),
+            ("eval_exact_match_text", "text"),
+        ),
+    ),
+    (
+        "loss of held-out answers",
+        (
+            ("eval_loss_memory@", "right memory"),
+            ("eval_loss_other@", "another's memory"),
+            ("eval_loss_none", "no memory"),
+            ("eval_loss_text", "text"),
+        ),
+    ),
+    (
+        "recall among held-out documents",
+        (("eval_recall@1@", "first"), ("eval_recall@5@", "first five")),
+    ),
+)
+_RATES = ("-", "--", ":", "-.")  # of lines, from the lowest rate on
+
 # Okabe and Ito's, which people with any form of colour blindness tell apart.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")
+_COLOURS = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
+    *("#D55E00", "#56B4E9", "#000000", "#F0E442"),
+)
 
 
 def plot_run(run: Path, output: Path) -> None:
@@ -46,9 +72,12 @@ def plot_run(run: Path, output: Path) -> None:
         raise ValueError(f"{run}: is not a training run: it has no {LOG}")
     records = read_log(file)
     panels = [
-        (title, drawn)
-        for title, names in _PANELS
-        if (drawn := [(name, series) for name in names if (series := _series(records, name))])
+        (title, curves)
+        for title, curves in (
+            *((title, _logged(records, names)) for title, names in _PANELS),
+            *((title, _compared(records, kinds)) for title, kinds in _CONTROLS),
+        )
+        if curves
     ]
     if not panels:
         raise ValueError(f"{file}: nothing is logged yet")
@@ -62,8 +91,8 @@ def plot_run(run: Path, output: Path) -> None:
     axes = figure.subplots(rows, min(len(panels), 2), squeeze=False).flatten()
     steps = [record["step"] for record in records]
     room = max(0.02 * (max(steps) - min(steps)), 0.5)
-    for axis, (title, drawn) in zip(axes, panels):
-        _draw(axis, drawn)
+    for axis, (title, curves) in zip(axes, panels):
+        _draw(axis, curves)
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.set_xlim(min(steps) - room, max(steps) + room)  # the same steps in all panels
@@ -77,23 +106,64 @@ def plot_run(run: Path, output: Path) -> None:
     figure.savefig(output, format="png", dpi=120)
 
 
-def _draw(axis: Any, drawn: Sequence[tuple[str, list[tuple[int, float]]]]) -> None:
-    """The curves of a panel; an evaluation is dashed, in the colour of what it evaluates."""
+class _Curve(NamedTuple):
+    label: str
+    series: list[tuple[int, float]]
+    colour: str
+    line: str
+    marker: str
+
+
+def _logged(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[_Curve]:
+    """The curves of names; an evaluation is dashed, in the colour of what it evaluates."""
     colours: dict[str, str] = {}
-    for name, series in drawn:
-        steps, values = zip(*series)
+    curves = []
+    for name in names:
+        series = _series(records, name)
+        if not series:
+            continue
         evaluated = name.startswith("eval_")
         colour = colours.setdefault(name.removeprefix("eval_"), _COLOURS[len(colours)])
+        line, marker = ("--", "x") if evaluated else ("-", ".")
+        curves.append(_Curve(name, series, colour, line, marker))
+    return curves
+
+
+def _compared(records: Sequence[dict[str, Any]], kinds: Sequence[tuple[str, str]]) -> list[_Curve]:
+    """The curves of each kind in its colour, those of a rate in its line."""
+    names = {name for record in records for name in record}
+    found = [
+        (beginning, label, name.removeprefix(beginning))
+        for beginning, label in kinds
+        for name in names
+        if name == beginning or (beginning.endswith("@") and name.startswith(beginning))
+    ]
+    rates = sorted({int(rate) for *_, rate in found if rate.isdigit()})
+    curves = []
+    for colour, (beginning, label) in zip(_COLOURS, kinds):
+        for rate in (*map(str, rates), ""):
+            series = _series(records, beginning + rate)
+            if series and (beginning, label, rate) in found:
+                line = _RATES[rates.index(int(rate)) % len(_RATES)] if rate else "-"
+                shown = f"{label}, rate {rate}" if rate else label
+                curves.append(_Curve(shown, series, colour, line, "x"))
+    return curves
+
+
+def _draw(axis: Any, curves: Sequence[_Curve]) -> None:
+    for curve in curves:
+        steps, values = zip(*curve.series)
         axis.plot(
             steps,
             values,
-            label=name,
-            color=colour,
-            linestyle="--" if evaluated else "-",
-            marker=("x" if evaluated else ".") if len(steps) < 30 else None,
+            label=curve.label,
+            color=curve.colour,
+            linestyle=curve.line,
+            marker=curve.marker if len(steps) < 30 else None,
         )
-    if len(drawn) > 1:
-        axis.legend(fontsize="small")
+    if len(curves) > 1:
+        many = len(curves) > 4
+        axis.legend(fontsize="x-small" if many else "small", framealpha=0.6)
 
 
 def _series(records: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float]]:

@@ -38,11 +38,63 @@ def test_a_run_that_goes_on(written):
         "finished": False,
         "steps": 4,
         "max_steps": 10,
+        "positions": None,
+        "hours": None,
+        "hours_left": None,
         "loss": 0.5,
         "scores": {"eval_loss": 1.25, "eval_ce": 1.0},
         "train_data": "a.jsonl",
         "model": None,
         "last_checkpoint": str(written / "checkpoint-3"),
+    }
+
+
+@pytest.fixture
+def timed(tmp_path):
+    """A function that writes a run of 4 steps of 10, half an hour long, and describes it."""
+
+    def go(**arguments):
+        write_record(tmp_path, {"stage": "instruct", "max_steps": 10, "arguments": arguments})
+        log = [
+            {"step": 2, "loss": 1.5, "positions": 300, "hours": 0.25},
+            {"step": 4, "loss": 1.0, "positions": 600, "hours": 0.5},
+            {
+                "step": 4,
+                "eval_loss": 1.25,
+                "eval_exact_match": 0.5,
+                "eval_exact_match_other@4": 0.25,
+                "eval_loss_none": 3.5,
+                "eval_recall@5@4": 0.75,
+                "eval_runtime": 2.0,
+                "eval_prompt over the budget": 3,
+                "positions": 600,
+                "hours": 0.6,
+            },
+        ]
+        (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log))
+        return describe(tmp_path)
+
+    return go
+
+
+def test_what_a_run_has_taken_and_still_needs(timed, tmp_path):
+    found = timed()
+    assert (found["positions"], found["hours"]) == (600, 0.6)
+    assert found["hours_left"] == pytest.approx(0.9)  # six steps of 0.15 hours
+    assert timed(max_hours=1)["hours_left"] == pytest.approx(0.4)
+    assert timed(max_hours=0.5)["hours_left"] == 0
+    assert timed(max_hours=100)["hours_left"] == pytest.approx(0.9)
+    (tmp_path / "model").mkdir()
+    assert timed()["hours_left"] is None
+
+
+def test_scores_with_their_controls(timed):
+    assert timed()["scores"] == {
+        "eval_loss": 1.25,
+        "eval_exact_match": 0.5,
+        "eval_exact_match_other@4": 0.25,
+        "eval_loss_none": 3.5,
+        "eval_recall@5@4": 0.75,
     }
 
 

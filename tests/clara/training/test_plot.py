@@ -3,6 +3,7 @@ import json
 import pytest
 
 from clara.training.plot import plot_run
+from clara.training.settings import GROUPS
 
 RECORDS = [
     {
@@ -83,6 +84,50 @@ def test_an_evaluation_is_told_from_what_it_evaluates(log, tmp_path, axes):
     assert loss.get_color() == evaluated.get_color()
     assert loss.get_linestyle() != evaluated.get_linestyle()
     assert loss.get_marker() != evaluated.get_marker()
+
+
+def controls(step):
+    found = {"step": step, "eval_exact_match": 0.5, "eval_loss": 1.0, "eval_loss_none": 3.0}
+    found |= {"eval_exact_match_none": 0.1, "eval_exact_match_text": 0.7, "eval_loss_text": 1.0}
+    for rate in (16, 4):
+        found[f"eval_exact_match@{rate}"] = 1 / rate + step / 100
+        found[f"eval_exact_match_other@{rate}"] = 0.1
+        found[f"eval_loss_memory@{rate}"] = 1.5
+        found[f"eval_loss_other@{rate}"] = 3.5
+        found[f"eval_recall@1@{rate}"] = 0.3
+        found[f"eval_recall@5@{rate}"] = 0.6
+    return found
+
+
+def test_controls_have_a_colour_each_and_rates_a_line(log, tmp_path, axes):
+    plot_run(log([*RECORDS, controls(4), controls(8)]), tmp_path / "curves.png")
+    panels = {axis.get_title(): axis.get_lines() for axis in axes}
+    lines = {line.get_label(): line for line in panels["exact match of held-out answers"]}
+    assert list(lines) == [
+        "right memory, rate 4",
+        "right memory, rate 16",
+        "another's memory, rate 4",
+        "another's memory, rate 16",
+        "no memory",
+        "text",
+    ]
+    right = lines["right memory, rate 4"]
+    assert list(right.get_xdata()) == [4, 8]
+    assert list(right.get_ydata()) == pytest.approx([0.29, 0.33])
+    assert right.get_color() == lines["right memory, rate 16"].get_color()
+    assert right.get_linestyle() != lines["right memory, rate 16"].get_linestyle()
+    assert len({line.get_color() for line in lines.values()}) == 4
+    assert list(panels["loss of held-out answers"][0].get_ydata()) == [1.5, 1.5]
+    recall = [line.get_label() for line in panels["recall among held-out documents"]]
+    assert recall[:2] == ["first, rate 4", "first, rate 16"]
+
+
+def test_all_groups_have_curves(log, tmp_path, axes):
+    groups = {f"{kind}_{group}": 1.0 for kind in ("grad_norm", "learning_rate") for group in GROUPS}
+    records = [{"step": step, "loss": 1.0, "learning_rate": 1.0, **groups} for step in (1, 2)]
+    plot_run(log(records), tmp_path / "curves.png")
+    counts = {axis.get_title(): len(axis.get_lines()) for axis in axes}
+    assert counts == {"loss": 1, "gradient norm": 6, "learning rate": 7}
 
 
 def test_what_cannot_be_drawn(log, tmp_path, monkeypatch):
