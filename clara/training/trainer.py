@@ -65,7 +65,8 @@ class ClaraTrainer(SavingTrainer):
         **options: Any,
     ) -> None:
         self._rates = arguments.learning_rates or {}
-        check_groups(self._rates, objective)
+        if self._rates:
+            check_groups(self._rates, objective)
         super().__init__(
             model=objective,
             args=arguments,
