@@ -21,11 +21,15 @@ Quantization = Literal["nf4", "int8"]
 Attention = Literal["sdpa", "flash_attention_2"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
+MemoryForm = Literal["learned", "spans"]
+RankingRule = Literal["flattened", "mean"]
 Relaxation = Literal["softmax", "sparsemax"]
 Mask = Literal["exact", "reference"]
 Noise = Literal["gumbel"]
 
 CHOICES: dict[str, tuple[Any, ...]] = {
+    "memory_form": get_args(MemoryForm),
+    "ranking": (None, *get_args(RankingRule)),
     "overflow": get_args(Overflow),
     "quantization": (None, *get_args(Quantization)),
     "attention": get_args(Attention),
@@ -73,17 +77,33 @@ DEFAULT_PROMPT = PromptTemplate(
 class ClaraConfig:
     """Settings of a model, validated on construction. Plain JSON on disk.
 
-    The first group defines the model: a checkpoint cannot be loaded with other values. The
-    second group says how to run it and may be overridden at load time. NumPy numbers are accepted
-    and stored as Python numbers.
+    Most of the first group define the model: a checkpoint cannot be loaded with other values, see
+    `model_fields`. The second group says how to run it and may be overridden at load time. NumPy
+    numbers are accepted and stored as Python numbers.
+
+    There are two forms of memory. "learned" is the paper's: every document gets the same number of
+    memory tokens, and they are the final states of trained embedding rows. In "spans" a text of n
+    tokens gets n / rate memory tokens, rounded up. Each stands for a span of `rate` tokens: it is
+    the mean of their embeddings plus a trained linear map (the connector) of the final state.
 
     Attributes:
         backbone: hub id, folder or GGUF file of the causal language model; set by
             `Clara.from_backbone`.
-        compression_rate: nominal rate; a document gets `document_length / compression_rate`
-            memory tokens, whatever its real length.
+        memory_form: "learned" or "spans".
+        compression_rate: document tokens per memory token. In "learned" it is nominal: a document
+            gets `document_length / compression_rate` memory tokens, whatever its real length. In
+            "spans" it is the rate of `Clara.compress` where no other is given.
         document_length: limit in document tokens, markers not counted.
+        rates: the rates that a model in "spans" is trained for. "learned" has only
+            `compression_rate`.
+        question_rate: the rate at which questions are encoded in "spans".
+        connector_rank: None makes the connector an H x H matrix; a number makes it the product of
+            two thin ones of this rank. For "spans".
+        ranking: "flattened" ranks documents by the cosine of all memory tokens, one after the
+            other, "mean" by the cosine of their mean. None: "flattened" in "learned", "mean" in
+            "spans", where documents differ in length and only "mean" is possible.
         distinct_memory_tokens: True trains one embedding per memory slot, False one for all slots.
+            "spans" has one for all slots.
         separator: put the separator marker after each document's memory in a prompt.
         lora_rank, lora_alpha, lora_dropout: LoRA settings of the three adapters, which cover all
             linear layers.
@@ -101,8 +121,13 @@ class ClaraConfig:
     """
 
     backbone: str | None = None
+    memory_form: MemoryForm = "learned"
     compression_rate: int = 16
     document_length: int = 256
+    rates: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    question_rate: int = 1
+    connector_rank: int | None = None
+    ranking: RankingRule | None = None
     distinct_memory_tokens: bool = True
     separator: bool = True
     lora_rank: int = 16
@@ -132,11 +157,14 @@ class ClaraConfig:
         for name in (
             "compression_rate",
             "document_length",
+            "question_rate",
             "lora_rank",
             "lora_alpha",
             "top_k",
         ):
             self._set(name, as_integer(getattr(self, name), name, least=1))
+        if self.connector_rank is not None:
+            self._set("connector_rank", as_integer(self.connector_rank, "connector_rank", least=1))
         for name in ("distinct_memory_tokens", "separator"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
@@ -145,11 +173,6 @@ class ClaraConfig:
             if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
             self._set(name, float(value))
-        if self.document_length % self.compression_rate:
-            raise ValueError(
-                f"compression_rate {self.compression_rate} does not divide document_length "
-                f"{self.document_length}: the number of memory tokens would not be whole"
-            )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature must be a positive number, got {self.temperature}")
         if not 0 <= self.lora_dropout < 1:
@@ -160,14 +183,80 @@ class ClaraConfig:
             if getattr(self, name) not in choices:
                 shown = ", ".join("null" if c is None else str(c) for c in choices)
                 raise ValueError(f"{name} must be one of {shown}; got {getattr(self, name)!r}")
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        """Check what the form of memory says about compression rates and ranking."""
+        if not isinstance(self.rates, list | tuple) or not self.rates:
+            raise TypeError(f"rates must be a list of compression rates, got {self.rates!r}")
+        self._set("rates", tuple(sorted({as_integer(r, "rates", least=1) for r in self.rates})))
+        if self.memory_form == "learned":
+            if self.document_length % self.compression_rate:
+                raise ValueError(
+                    f"compression_rate {self.compression_rate} does not divide document_length "
+                    f"{self.document_length}: the number of memory tokens would not be whole"
+                )
+            return
+        for name in ("compression_rate", "question_rate"):
+            self.require_trained_rate(getattr(self, name), name)
+        if self.ranking == "flattened":
+            raise ValueError(
+                'ranking must be "mean" with memory_form "spans": documents have unequal numbers '
+                "of memory tokens, which cannot be compared one by one"
+            )
+
+    def require_trained_rate(self, rate: int, name: str = "compression_rate") -> None:
+        """Refuse a compression rate that a model in "spans" was not trained for.
+
+        Raises:
+            ValueError: names the rates that were trained.
+        """
+        if rate not in self.rates:
+            raise ValueError(
+                f"{name} must be one of the rates that the model is trained for "
+                f"({', '.join(map(str, self.rates))}), got {rate}"
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
     @property
-    def memory_tokens(self) -> int:
-        """`m`: memory tokens written for each document."""
+    def memory_tokens(self) -> int | None:
+        """`m`: memory tokens written for each document; None in "spans", where it varies."""
+        if self.memory_form == "spans":
+            return None
         return self.document_length // self.compression_rate
+
+    def most_memory_tokens(self, rate: int | None = None) -> int:
+        """Memory tokens of a document of `document_length` tokens at a compression rate."""
+        return -(-self.document_length // (rate or self.compression_rate))
+
+    def index_settings(self, rate: int | None = None) -> dict[str, Any]:
+        """What an index of a model's memory keeps in its settings.
+
+        Args:
+            rate: at which its documents are compressed; default `compression_rate`.
+        """
+        settings: dict[str, Any] = {
+            "backbone": self.backbone,
+            "compression_rate": rate or self.compression_rate,
+            "document_length": self.document_length,
+        }
+        if self.memory_form == "spans":
+            settings["memory_form"] = self.memory_form
+        if self.ranking_rule == "mean":
+            settings["ranking"] = self.ranking_rule
+        return settings
+
+    @property
+    def ranking_rule(self) -> RankingRule:
+        """How documents are ranked: `ranking`, or the default of the form of memory."""
+        return self.ranking or ("mean" if self.memory_form == "spans" else "flattened")
+
+    @property
+    def model_fields(self) -> tuple[str, ...]:
+        """Settings that define the model; a checkpoint and a request must agree on them."""
+        return (_FIELDS_OF_LEARNED if self.memory_form == "learned" else ()) + _MODEL_FIELDS
 
     def replace(self, **changes: Any) -> ClaraConfig:
         """Return a copy with other values, validated again."""
@@ -215,14 +304,13 @@ class ClaraConfig:
 
 _FIELDS = {f.name for f in dataclasses.fields(ClaraConfig)}
 
-MODEL_FIELDS = (
-    "compression_rate",
-    "document_length",
-    "distinct_memory_tokens",
+_MODEL_FIELDS = (
+    "memory_form",
+    "connector_rank",
     "separator",
     "lora_rank",
     "lora_alpha",
     "lora_dropout",
     "prompt",
 )
-"""Settings that define the model; a checkpoint and a request must agree on them."""
+_FIELDS_OF_LEARNED = ("compression_rate", "document_length", "distinct_memory_tokens")

@@ -94,6 +94,6 @@ class ReferenceAnswering(ReferenceTraining):
             compressor_input(p.tokens, bos=bos, eos=eos if p.complete else None, n_memory=m)
             for p in passages
         ]
-        total = sum(map(len, sequences))
-        (batch,) = pack(sequences, n_memory=m, batch_tokens=total, device=torch.device("cpu"))
+        total = sum(len(each.ids) for each in sequences)
+        (batch,) = pack(sequences, batch_tokens=total, device=torch.device("cpu"))
         return self.memory(self.encode(batch, adapter)[0])

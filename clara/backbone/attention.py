@@ -36,8 +36,8 @@ class PackedLayout:
 
     Attributes:
         cu_seqlens: int32 `[N + 1]`, bounds of the documents.
-        memory_rows: int64 `[N · n_memory]`, where their memory rows lie.
-        n_memory: memory rows at the end of each.
+        memory_rows: int64 `[M]`, where their memory rows lie.
+        n_memory: memory rows at the end of each: one number for all, or int32 `[N]`.
         lengths: length of each document.
         memory_only_layer: index of a layer that needs to compute memory rows only, or None.
         patterns: what each attention module attends to; all of a document where it says nothing.
@@ -46,7 +46,7 @@ class PackedLayout:
 
     cu_seqlens: Tensor
     memory_rows: Tensor
-    n_memory: int
+    n_memory: int | Tensor
     lengths: list[int]
     memory_only_layer: int | None = None
     patterns: Mapping[nn.Module, AttentionPattern] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class PackedLayout:
         return cls(
             batch.cu_seqlens,
             batch.memory_rows,
-            batch.n_memory,
+            batch.memory_counts,
             batch.lengths,
             memory_only_layer,
             patterns or {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
 from clara.cli.paths import check_device, check_model, check_output, expanded
-from clara.terminal.printing import one_line, print_json, size
+from clara.terminal.printing import one_line, print_json, say, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,19 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    compression_rate: Annotated[
+        int | None,
+        typer.Option(
+            "--compression-rate",
+            min=1,
+            help="Tokens per memory token, for a model in memory form spans. Default: the index's "
+            "rate, or the model's for a new index.",
+            show_default=False,
+        ),
+    ] = None,
+    any_rate: Annotated[
+        bool, typer.Option("--any-rate", help="Allow a rate that the model is not trained for.")
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -71,18 +85,20 @@ def compress(
     existing = existing_index(output, resume)
     loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
     plan = checked_plan(loaded, existing, corpus, ids, overflow, model)
+    rate = chosen_rate(loaded, existing, compression_rate, any_rate)
     index = existing
     if index is None:
-        index, ours = create_index(loaded, output, plan.overflow, resume)
+        index, ours = create_index(loaded, output, plan.overflow, rate, resume)
         if not ours:
             plan = checked_plan(loaded, index, corpus, ids, overflow, model)
-    result = carry_out(loaded, index, corpus, plan, batch_tokens)
+            rate = chosen_rate(loaded, index, compression_rate, any_rate)
+    result = carry_out(loaded, index, corpus, plan, rate, batch_tokens)
     if as_json:
         print_json(result)
     else:
         print(summary(result))
-        if result["short_documents"]:
-            tokens = loaded.config.memory_tokens
+        tokens = loaded.config.memory_tokens
+        if result["short_documents"] and tokens is not None:
             print(remark(result["short_documents"], result["documents"], tokens))
 
 
@@ -144,8 +160,32 @@ def chosen_overflow(
     return begun
 
 
+def chosen_rate(
+    model: Clara, index: MemoryIndex | None, asked: int | None, any_rate: bool
+) -> int | None:
+    """The compression rate, the same for all of an index; None in memory form "learned".
+
+    Raises:
+        CommandError: the index was begun with another, or the model is not trained for it.
+    """
+    begun = None if index is None else index.settings.get("compression_rate")
+    if index is not None and asked is not None and begun is not None and asked != begun:
+        raise CommandError(
+            f"{index.path}: was created with --compression-rate {begun}; --compression-rate "
+            f"{asked} does not match"
+        )
+    with warnings.catch_warnings(record=True) as caught, user_errors():
+        # What an index was begun with needs no second permission.
+        allowed = any_rate or begun is not None
+        rate = model.rate(asked if begun is None else begun, any_rate=allowed)
+    if any_rate or begun is None:
+        for warning in caught:
+            say(str(warning.message))
+    return rate
+
+
 def create_index(
-    model: Clara, output: str, overflow: Overflow, resume: bool
+    model: Clara, output: str, overflow: Overflow, rate: int | None, resume: bool
 ) -> tuple[MemoryIndex, bool]:
     """A new index and True; or that which another process has begun meanwhile, and False."""
     from clara.index import MemoryIndex, MemoryIndexError
@@ -155,15 +195,10 @@ def create_index(
         made = MemoryIndex.create(
             output,
             fingerprint=model.fingerprint,
-            memory_tokens=config.memory_tokens,
+            memory_tokens=config.most_memory_tokens(rate),
             hidden_size=model.hidden_size,
             dtype=model.dtype,
-            settings={
-                "backbone": config.backbone,
-                "compression_rate": config.compression_rate,
-                "document_length": config.document_length,
-                "overflow": overflow,
-            },
+            settings={**config.index_settings(rate), "overflow": overflow},
         )
     except MemoryIndexError:
         other = existing_index(output, resume)
@@ -174,21 +209,36 @@ def create_index(
 
 
 def carry_out(
-    model: Clara, index: MemoryIndex, corpus: str, plan: Plan, batch_tokens: int | None
+    model: Clara,
+    index: MemoryIndex,
+    corpus: str,
+    plan: Plan,
+    rate: int | None,
+    batch_tokens: int | None,
 ) -> dict[str, Any]:
     """Do what is planned; what `--json` prints."""
     from clara.index.corpus import Work
     from clara.terminal.progress import document_progress
 
-    compress = partial(model.compress, batch_tokens=batch_tokens, overflow=plan.overflow)
+    compress = partial(
+        model.compress,
+        batch_tokens=batch_tokens,
+        overflow=plan.overflow,
+        compression_rate=rate,
+        any_rate=True,  # checked before
+    )
     work = Work(index, corpus, plan, compress)
     begin = time.perf_counter()
-    with document_progress("compress", len(plan.ids), done=len(plan.stored)) as bar:
+    with (
+        document_progress("compress", len(plan.ids), done=len(plan.stored)) as bar,
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "the model is not trained for")  # said before
         work.run(bar.advance)
-    return described(model, work, time.perf_counter() - begin)
+    return described(model, rate, work, time.perf_counter() - begin)
 
 
-def described(model: Clara, work: Work, seconds: float) -> dict[str, Any]:
+def described(model: Clara, rate: int | None, work: Work, seconds: float) -> dict[str, Any]:
     """What was done, as JSON holds it."""
     info = work.index.info()
     return {
@@ -201,7 +251,7 @@ def described(model: Clara, work: Work, seconds: float) -> dict[str, Any]:
         "short_documents": work.short_documents,
         "seconds": seconds,
         "documents_per_second": work.documents / seconds,
-        "nominal_compression": model.config.compression_rate,
+        "nominal_compression": rate or model.config.compression_rate,
         "effective_compression": info["effective_compression"],
         "index_documents": info["documents"],
         "index_rows": info["count"],

@@ -88,7 +88,7 @@ def demo(
     print(
         f"Compressed {len(records)} sections of the CIA World Factbook in {seconds:.1f} s "
         f"({len(records) / seconds:.1f} documents/s): {sum(compressed.token_counts):,} tokens of "
-        f"text became {len(compressed) * model.config.memory_tokens:,} memory tokens, "
+        f"text became {sum(compressed.counts):,} memory tokens, "
         f"{compressed.effective_compression:.1f}x ({model.config.compression_rate}x nominal)."
     )
     for each, expected in asked(question, known):

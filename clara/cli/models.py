@@ -12,6 +12,7 @@ from clara.cli.errors import CommandError, user_errors
 from clara.cli.paths import check_backbone, check_parent, check_reference, expanded
 from clara.terminal.printing import one_line, print_json, quiet_libraries, size
 
+_LEARNED = options.MemoryForm("learned")
 Target = Annotated[str, typer.Argument(help="Folder to write: new or empty.")]
 
 
@@ -27,6 +28,14 @@ def init(
     document_length: Annotated[
         int, typer.Option("--document-length", min=1, help="Longest document, in tokens.")
     ] = 256,
+    memory_form: Annotated[
+        options.MemoryForm,
+        typer.Option(
+            "--memory-form",
+            help="learned: every document has the same number of memory tokens. spans: a memory "
+            "token for every so many tokens.",
+        ),
+    ] = _LEARNED,
 ) -> None:
     """Make a model with untrained adapters on a backbone."""
     folder = empty_folder(target)
@@ -34,7 +43,11 @@ def init(
     from clara.config import ClaraConfig
 
     with user_errors():
-        config = ClaraConfig(compression_rate=compression_rate, document_length=document_length)
+        config = ClaraConfig(
+            memory_form=memory_form.value,
+            compression_rate=compression_rate,
+            document_length=document_length,
+        )
     quiet_libraries()
     from clara.model.clara import Clara
 
@@ -43,9 +56,14 @@ def init(
         model = Clara.from_backbone(backbone, config.replace(dtype="bfloat16"), device="cpu")
         model.config = config.replace(backbone=model.config.backbone)
         model.save_pretrained(folder)
+    become = (
+        f"one memory token for every {config.compression_rate}"
+        if config.memory_tokens is None
+        else f"{config.memory_tokens} memory tokens"
+    )
     print(
         f"{one_line(target)}: up to {config.document_length} tokens of a document become "
-        f"{config.memory_tokens} memory tokens. The adapters are untrained: they compute what "
+        f"{become}. The adapters are untrained: they compute what "
         "the backbone computes, and answers are not meaningful until they are trained."
     )
 

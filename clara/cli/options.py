@@ -20,10 +20,12 @@ def _words(name: str, literal: Any) -> Any:
 
 
 if TYPE_CHECKING:
+    MemoryForm: TypeAlias = Enum
     Overflow: TypeAlias = Enum
     Quantization: TypeAlias = Enum
     Stage: TypeAlias = Enum
 else:
+    MemoryForm = _words("MemoryForm", config.MemoryForm)
     Overflow = _words("Overflow", config.Overflow)
     Quantization = _words("Quantization", config.Quantization)
     Stage = _words("Stage", settings.Stage)

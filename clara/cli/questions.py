@@ -116,7 +116,7 @@ def ask_streaming(
     print("\n" if begun else f"{EMPTY_ANSWER}\n")
     print_documents(found.documents)
     print_tokens(
-        model.prompt_tokens(question, len(found.memory)),
+        model.prompt_tokens(question, [len(memory) for memory in found.memory]),
         model.text_prompt_tokens(question, found.texts),
     )
     print_timings({**timings, **clock.laps})

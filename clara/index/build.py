@@ -53,9 +53,9 @@ def check_documents(header: Header, path: str, compressed: CompressedDocuments) 
         error=MemoryIndexError,
     )
     memory = compressed.memory
-    check_shape(
-        memory, header.memory_tokens, header.hidden_size, "compressed.memory", MemoryIndexError
-    )
+    m = header.memory_tokens if header.span_rate is None else None
+    check_shape(memory, m, header.hidden_size, "compressed.memory", MemoryIndexError)
+    _check_counts(header, compressed)
     if not memory.is_floating_point():
         raise TypeError(f"compressed.memory must be floating point, got {memory.dtype}")
     seen = set()
@@ -65,6 +65,27 @@ def check_documents(header: Header, path: str, compressed: CompressedDocuments) 
         if name in seen:
             raise MemoryIndexError(f"compressed.ids holds {name!r} twice")
         seen.add(name)
+
+
+def _check_counts(header: Header, compressed: CompressedDocuments) -> None:
+    """Refuse documents with other numbers of memory tokens than the index's rate gives."""
+    expected = header.counts(compressed.token_counts)
+    for name, tokens, count, right in zip(
+        compressed.ids, compressed.token_counts, compressed.counts, expected, strict=True
+    ):
+        if count != right:
+            raise MemoryIndexError(
+                f"document {name!r} has {count} memory tokens for {tokens} tokens, the index's "
+                f"compression rate of {header.span_rate} gives {right}"
+            )
+    if compressed.memory.shape[1] > header.memory_tokens:
+        longest = max(compressed.counts, default=0)
+        if longest > header.memory_tokens:
+            name = compressed.ids[compressed.counts.index(longest)]
+            raise MemoryIndexError(
+                f"document {name!r} has {longest} memory tokens, the index holds at most "
+                f"{header.memory_tokens} of a document"
+            )
 
 
 def _remedy(header: Header, path: str) -> str:

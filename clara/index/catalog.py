@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +23,19 @@ class Catalog:
         rows: the row of each id, in order.
         document_ids: distinct.
         tokens: document tokens read, of all rows.
+        memory_tokens: memory tokens written, of all rows.
         duplicates: ids that are stored more than once.
         positions: int64, the position of each row; None while they are equal.
         stored: how many positions there are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Callable[[Sequence[int]], list[int]]) -> None:
+        """Args: counts: memory tokens of documents of so many tokens, see `Header.counts`."""
+        self._counts = counts
         self.rows: dict[str, int] = {}
         self.document_ids: set[str] = set()
         self.tokens = 0
+        self.memory_tokens = 0
         self.duplicates: dict[str, None] = {}
         self.positions: Positions | None = None
         self.stored = 0
@@ -61,6 +65,7 @@ class Catalog:
             self.document_ids.add(document_ids[place])
             self.tokens += tokens[place]
             chosen.append(place)
+        self.memory_tokens += sum(self._counts([tokens[place] for place in chosen]))
         begin, self.stored = self.stored, self.stored + len(ids)
         if self.positions is not None or order is not None or len(chosen) < len(ids):
             before = np.arange(begin) if self.positions is None else self.positions

@@ -64,8 +64,15 @@ class Contents:
 
     @cached_property
     def corpus(self) -> Corpus:
-        """`[N, m * H]` in the stored dtype; read at the first use and kept."""
+        """The vectors that documents are ranked by, read at the first use and kept.
+
+        `[N, m * H]` in the stored dtype, or `[N, H]`, the means of memory, in float32.
+        """
         header = self.snapshot.header
+        if header.ranking_rule == "mean":
+            parts = [torch.empty(0, header.hidden_size)]
+            parts += [documents.padded.vectors("mean") for documents in self.batches()]
+            return Corpus(torch.cat(parts))
         matrix = torch.empty(self.count, header.width, dtype=header.dtype)
         if self._positions is None:
             self.snapshot.read_memory(matrix)

@@ -138,6 +138,7 @@ class Work:
     Attributes:
         compress: with the plan's `overflow`.
         documents, rows, tokens: what was added, and tokens of its texts.
+        memory_tokens: what was written of them.
         short_documents: those of the documents that have fewer tokens than memory tokens.
         added_by_others: documents that other processes added meanwhile.
     """
@@ -149,6 +150,7 @@ class Work:
     documents: int = 0
     rows: int = 0
     tokens: int = 0
+    memory_tokens: int = 0
     short_documents: int = 0
     added_by_others: int = 0
 
@@ -174,8 +176,9 @@ class Work:
         self.documents += len(set(added.document_ids))
         self.rows += len(added)
         self.tokens += sum(added.token_counts)
+        self.memory_tokens += sum(added.counts)
         self.short_documents += _count_short(added)
-        reached = self.tokens / (self.rows * self.index.memory_tokens) if self.rows else 0.0
+        reached = self.tokens / self.memory_tokens if self.memory_tokens else 0.0
         shown.all_done(f"{reached:.1f}x compression")
 
     def _without_others(self, documents: list[Document]) -> list[Document]:
@@ -239,6 +242,6 @@ def groups(corpus: str) -> Iterator[list[Document]]:
 
 def _count_short(compressed: CompressedDocuments) -> int:
     """How many documents have fewer tokens than memory tokens; chunks of long ones do not count."""
-    memory_tokens = compressed.memory.shape[1]
-    rows = zip(compressed.ids, compressed.document_ids, compressed.token_counts, strict=True)
-    return sum(name == document and tokens < memory_tokens for name, document, tokens in rows)
+    lists = compressed.ids, compressed.document_ids, compressed.token_counts, compressed.counts
+    rows = zip(*lists, strict=True)
+    return sum(name == document and tokens < written for name, document, tokens, written in rows)

@@ -10,12 +10,14 @@ The header is JSON in the schema's metadata, with its own digest beside it. Two 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import torch
 
+from clara.config import RankingRule
 from clara.errors.checks import is_integer
 from clara.index.digests import DIGEST_BYTES, digest
 from clara.index.errors import MemoryIndexError
@@ -43,6 +45,9 @@ class Header:
     """What all documents of an index have in common; validated on construction.
 
     Attributes:
+        memory_tokens: m; in memory form "spans" the most that a document may have.
+        settings: as `MemoryIndex.create` got them. "memory_form", "compression_rate" and "ranking"
+            among them say what the memory is.
         identity: tells this index from every other one, also from one that was built anew at the
             same path; None in format 1, which has none.
     """
@@ -78,6 +83,31 @@ class Header:
             raise ValueError("settings must read back from JSON unchanged: string keys, no tuples")
         if self.identity is not None and not (isinstance(self.identity, str) and self.identity):
             raise ValueError(f"identity must be a string that is not empty, got {self.identity!r}")
+        rate = self.span_rate
+        if rate is not None and (not is_integer(rate) or rate < 1):
+            raise ValueError(f"settings.compression_rate must be a positive integer, got {rate!r}")
+
+    @property
+    def span_rate(self) -> int | None:
+        """Tokens per memory token in memory form "spans"; None where all documents have
+        `memory_tokens`.
+        """
+        if self.settings.get("memory_form") != "spans":
+            return None
+        rate: int = self.settings.get("compression_rate", 0)
+        return rate
+
+    @property
+    def ranking_rule(self) -> RankingRule:
+        """How documents are ranked, see `ClaraConfig.ranking`."""
+        return "mean" if self.settings.get("ranking") == "mean" else "flattened"
+
+    def counts(self, token_counts: Sequence[int]) -> list[int]:
+        """Memory tokens of documents of so many tokens."""
+        rate = self.span_rate
+        if rate is None:
+            return [self.memory_tokens] * len(token_counts)
+        return [max(1, -(-tokens // rate)) for tokens in token_counts]
 
     @property
     def format_version(self) -> int:
@@ -94,13 +124,19 @@ class Header:
 
     @property
     def width(self) -> int:
-        """Values per document, `m * H`."""
+        """Values stored per document, `m * H`."""
         return self.memory_tokens * self.hidden_size
 
     @property
     def memory_space(self) -> MemorySpace:
         """What all memory in the index has in common."""
-        return MemorySpace(self.fingerprint, self.memory_tokens, self.hidden_size, self.dtype)
+        m = self.memory_tokens if self.span_rate is None else None
+        return MemorySpace(self.fingerprint, m, self.hidden_size, self.dtype)
+
+    @property
+    def vector_width(self) -> int:
+        """Values of the vector that a document is ranked by."""
+        return self.hidden_size if self.ranking_rule == "mean" else self.width
 
     @property
     def row_bytes(self) -> int:

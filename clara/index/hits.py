@@ -21,7 +21,8 @@ class Hit:
         text, title: the text and title that were compressed.
         score: cosine to the query, in [-1, 1].
         row: position in the index, in the order documents were added.
-        memory: `[m, H]` on the CPU, in the index's dtype.
+        memory: `[m, H]` on the CPU, in the index's dtype; m is the document's own in memory form
+            "spans".
     """
 
     id: str
@@ -34,7 +35,7 @@ class Hit:
 
 
 def as_queries(header: Header, query_memory: Tensor) -> Tensor:
-    """Queries `[B, m * H]` on the CPU.
+    """Queries `[B, m * H]` on the CPU, `[B, H]` where documents are ranked by their mean.
 
     Raises:
         TypeError, ValueError: see `MemoryIndex.search`.
@@ -45,13 +46,13 @@ def as_queries(header: Header, query_memory: Tensor) -> Tensor:
         raise TypeError(
             f"query_memory must be float32, float16 or bfloat16, got {query_memory.dtype}"
         )
-    shape = (header.memory_tokens, header.hidden_size)
+    shape = (header.vector_width // header.hidden_size, header.hidden_size)
     if query_memory.ndim not in (2, 3) or tuple(query_memory.shape[-2:]) != shape:
         raise ValueError(
             f"query_memory must be [B, {shape[0]}, {shape[1]}] or [{shape[0]}, {shape[1]}], "
             f"got {list(query_memory.shape)}"
         )
-    queries = query_memory.detach().cpu().reshape(-1, header.width)
+    queries = query_memory.detach().cpu().reshape(-1, header.vector_width)
     if not queries.isfinite().all():
         raise ValueError("query_memory holds values that are not finite")
     return queries
@@ -72,7 +73,7 @@ def read_hits(contents: Contents, scores: Tensor, rows: Tensor) -> list[list[Hit
             text=found.texts[at],
             score=score,
             row=row,
-            memory=found.memory[at],
+            memory=found.memory[at, : found.counts[at]],
         )
 
     return [

@@ -1,7 +1,9 @@
 """The layout of a compressed document in a row of a Lance dataset: values, order, checksums.
 
-`memory` is a list of `m * H` values of fixed length; bfloat16, which Arrow does not have, is stored
-as its bits in uint16. Lance keeps no checksums, so every row has its own, in two steps:
+`memory` is a list of `m * H` values of fixed length, with zeros behind the memory of a document
+that has fewer memory tokens (how many follows from `tokens` and the rate in the settings);
+bfloat16, which Arrow does not have, is stored as its bits in uint16. Lance keeps no checksums, so
+every row has its own, in two steps:
 
     body_digest = blake2b(text, memory bytes)
     row_digest  = blake2b(id, document_id, title, tokens as int64, body_digest, sequence as int64)
@@ -26,6 +28,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from clara.errors.checks import surrogate_flaw
 from clara.index.digests import digest, number
@@ -43,7 +46,10 @@ def encode(header: Header, documents: CompressedDocuments) -> pa.RecordBatch:
     Raises:
         MemoryIndexError: a value that cannot be stored; names the document.
     """
-    memory = documents.memory.detach().to("cpu", header.dtype).reshape(-1, header.width)
+    padding = header.memory_tokens - documents.memory.shape[1]
+    memory = documents.memory.detach().to("cpu", header.dtype)
+    memory = pad(memory, (0, 0, 0, padding))  # which cuts columns of padding if there are too many
+    memory = memory.reshape(-1, header.width)
     _require_finite(header, documents, memory)
     carried = memory.contiguous().view(header.carrier).numpy()
     schema = header.schema
@@ -155,6 +161,7 @@ def decode(
             raise damaged(path, heads.ids[row].encode(), rows[row])
     return CompressedDocuments(
         memory=out.view(-1, header.memory_tokens, header.hidden_size),
+        counts=header.counts(heads.token_counts),
         ids=heads.ids,
         document_ids=heads.document_ids,
         token_counts=heads.token_counts,

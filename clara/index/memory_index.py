@@ -63,10 +63,13 @@ class MemoryIndex(Handle):
         Args:
             path: a new folder, or an empty one.
             fingerprint: `Clara.fingerprint` of the model whose memory the index will hold.
-            memory_tokens: m, memory tokens per document.
+            memory_tokens: m, memory tokens per document; the most of a document in memory form
+                "spans".
             hidden_size: H.
             dtype: float32, float16 or bfloat16, or its name: the dtype to store and search in.
-            settings: any JSON object to store with the documents.
+            settings: any JSON object to store with the documents. With "memory_form": "spans" the
+                index holds that form at the rate "compression_rate"; with "ranking": "mean" it
+                ranks by the mean of memory. See `ClaraConfig.index_settings`.
 
         Raises:
             ValueError, TypeError: an argument is not as stated.
@@ -167,13 +170,16 @@ class MemoryIndex(Handle):
         return self._read(text_digests)
 
     def search(self, query_memory: Tensor, k: int) -> list[list[Hit]]:
-        """Find the documents whose flattened memory has the highest cosine to each query.
+        """Find the documents whose memory has the highest cosine to each query.
+
+        Memory is flattened for it, or averaged, see `ClaraConfig.ranking`.
 
         The search is exact and runs on the CPU with `clara_kernels.cosine_topk`. Equal scores are
         ordered by row.
 
         Args:
-            query_memory: `[B, m, H]` or `[m, H]`; float32, float16 or bfloat16, on any device.
+            query_memory: `[B, m, H]` or `[m, H]`; m is 1 where documents are ranked by the mean of
+                their memory. float32, float16 or bfloat16, on any device.
             k: an integer of at least 1; at most 2,048 if the index holds more documents.
 
         Returns:
@@ -238,6 +244,7 @@ class MemoryIndex(Handle):
             catalog = self._read_catalog()
             count, documents = len(catalog.rows), len(catalog.document_ids)
             tokens, duplicates = catalog.tokens, list(catalog.duplicates)
+            written = catalog.memory_tokens
         return {
             "path": self.path,
             "format_version": self._header.format_version,
@@ -249,7 +256,7 @@ class MemoryIndex(Handle):
             "fingerprint": self.fingerprint,
             "bytes": bytes_on_disk(self.path),
             "tokens": tokens,
-            "effective_compression": tokens / (count * self.memory_tokens) if count else 0.0,
+            "effective_compression": tokens / written if written else 0.0,
             "duplicate_ids": duplicates,
             "settings": self.settings,
         }
@@ -271,7 +278,7 @@ class MemoryIndex(Handle):
 
     @property
     def memory_tokens(self) -> int:
-        """m, memory tokens per document."""
+        """m, memory tokens per document; the most of a document in memory form "spans"."""
         return self._header.memory_tokens
 
     @property

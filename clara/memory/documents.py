@@ -10,6 +10,9 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from clara.memory.padded import PaddedMemory
 
 _ENTRIES: dict[str, tuple[tuple[type, ...], str]] = {
     "ids": ((str,), "a string"),
@@ -17,6 +20,7 @@ _ENTRIES: dict[str, tuple[tuple[type, ...], str]] = {
     "token_counts": ((Integral,), "a whole number"),
     "texts": ((str,), "a string"),
     "titles": ((str, NoneType), "a string or None"),
+    "counts": ((Integral,), "a whole number"),
 }
 
 
@@ -25,16 +29,18 @@ class CompressedDocuments:
     """`N` documents (or chunks of documents) as memory tokens.
 
     Attributes:
-        memory: `[N, m, H]`, the compressor's hidden states at the memory positions.
+        memory: `[N, m, H]`, memory tokens; a document with fewer than m ends in rows of zeros.
         ids: id of each row; chunks of a split document are `id#0`, `id#1`, ….
         document_ids: the document of each row (`ids` without the chunk number).
         token_counts: document tokens read for each row, markers not counted.
         texts: the text of each row.
         titles: title of the document, or None.
         fingerprint: fingerprint of the model that wrote the memory, see `Clara.fingerprint`.
+        counts: memory tokens of each row, at least 1 and at most m. Default: m for all.
 
     Raises:
-        ValueError: a list and `memory` differ in length, or `memory` is not `[N, m, H]`.
+        ValueError: a list and `memory` differ in length, `memory` is not `[N, m, H]`, or a count
+            is out of range.
         TypeError: an entry or the fingerprint has another type; the message names the list and
             the row.
     """
@@ -46,11 +52,15 @@ class CompressedDocuments:
     texts: list[str]
     titles: list[str | None]
     fingerprint: str
+    counts: list[int] = None  # type: ignore[assignment]  # filled in below
 
     def __post_init__(self) -> None:
         if self.memory.ndim != 3:
             raise ValueError(f"memory must be [N, m, H], got shape {list(self.memory.shape)}")
-        for name in ("ids", "document_ids", "token_counts", "texts", "titles"):
+        most = self.memory.shape[1]
+        if self.counts is None:
+            object.__setattr__(self, "counts", [most] * len(self.memory))
+        for name in ("ids", "document_ids", "token_counts", "texts", "titles", "counts"):
             count = len(getattr(self, name))
             if count != len(self.memory):
                 raise ValueError(f"{name} has {count} entries for {len(self.memory)} memories")
@@ -67,6 +77,9 @@ class CompressedDocuments:
                 raise TypeError(f"{name}[{row}] must be {described}, got {shown}")
         if not isinstance(self.fingerprint, str):
             raise TypeError(f"fingerprint must be a string, got {repr(self.fingerprint)[:80]}")
+        for row, written in enumerate(self.counts):
+            if not min(1, most) <= written <= most:
+                raise ValueError(f"counts[{row}] must be at least 1 and at most {most}: {written}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,6 +115,7 @@ class CompressedDocuments:
             texts=[self.texts[row] for row in chosen],
             titles=[self.titles[row] for row in chosen],
             fingerprint=self.fingerprint,
+            counts=[self.counts[row] for row in chosen],
         )
 
     @classmethod
@@ -113,20 +127,28 @@ class CompressedDocuments:
         fingerprints = {part.fingerprint for part in parts}
         if len(fingerprints) > 1:
             raise ValueError(f"parts come from {len(fingerprints)} different models")
+        most = max(part.memory.shape[1] for part in parts)
+        padded = [pad(part.memory, (0, 0, 0, most - part.memory.shape[1])) for part in parts]
         return cls(
-            memory=torch.cat([part.memory for part in parts]),
+            memory=torch.cat(padded),
             ids=[i for part in parts for i in part.ids],
             document_ids=[i for part in parts for i in part.document_ids],
             token_counts=[n for part in parts for n in part.token_counts],
             texts=[text for part in parts for text in part.texts],
             titles=[title for part in parts for title in part.titles],
             fingerprint=parts[0].fingerprint,
+            counts=[count for part in parts for count in part.counts],
         )
+
+    @property
+    def padded(self) -> PaddedMemory:
+        """The memory with its counts."""
+        return PaddedMemory(self.memory, self.counts)
 
     @property
     def effective_compression(self) -> float:
         """Document tokens read per memory token written; 0 when there is no document."""
-        written = self.memory.shape[0] * self.memory.shape[1]
+        written = sum(self.counts)
         return sum(self.token_counts) / written if written else 0.0
 
 

@@ -35,7 +35,7 @@ class MemorySpace:
 
     Attributes:
         fingerprint: of the model that writes the memory, see `Clara.fingerprint`.
-        memory_tokens: m, memory tokens of a document.
+        memory_tokens: m, memory tokens of a document; None where documents differ.
         hidden_size: H.
         dtype: of the memory. Memory in another dtype belongs to the space too.
         earlier_fingerprint: the fingerprint that earlier releases gave the same model, or None if
@@ -44,7 +44,7 @@ class MemorySpace:
     """
 
     fingerprint: str
-    memory_tokens: int
+    memory_tokens: int | None
     hidden_size: int
     dtype: torch.dtype
     earlier_fingerprint: Callable[[], str | None] = field(
@@ -109,7 +109,7 @@ class MemorySpace:
 
 def check_shape(
     memory: Tensor,
-    memory_tokens: int,
+    memory_tokens: int | None,
     hidden_size: int,
     name: str,
     error: type[ValueError] = ValueError,
@@ -117,8 +117,13 @@ def check_shape(
     """Refuse a tensor that is not `[N, m, H]`.
 
     Args:
+        memory_tokens: m; None accepts any number but 0.
         name: what the message calls the tensor.
         error: what to raise.
     """
-    if memory.ndim != 3 or memory.shape[1:] != (memory_tokens, hidden_size):
-        raise error(f"{name} must be [N, {memory_tokens}, {hidden_size}], got {list(memory.shape)}")
+    m = memory_tokens
+    if m is None:
+        m = max(memory.shape[1], 1) if memory.ndim == 3 else 0
+    if memory.ndim != 3 or memory.shape[1:] != (m, hidden_size):
+        shown = "m" if memory_tokens is None else memory_tokens
+        raise error(f"{name} must be [N, {shown}, {hidden_size}], got {list(memory.shape)}")

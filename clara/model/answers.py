@@ -115,9 +115,9 @@ Answer.text_prompt_tokens = _counted  # type: ignore[assignment]
 
 @dataclass(frozen=True)
 class Found:
-    """The documents selected for one question: memory `[k, m, H]`, best first."""
+    """The documents selected for one question, best first, and memory `[m_i, H]` of each."""
 
-    memory: Tensor
+    memory: list[Tensor]
     documents: list[RankedDocument]
 
     @property
@@ -135,7 +135,7 @@ def counter_of_text_prompt(
 def found_in_index(
     index: SearchableIndex, queries: Tensor, k: int, read: ReadMemory
 ) -> list[Found]:
-    """The best `k` documents of an index for each of the queries `[B, m, H]`.
+    """The best `k` documents of an index for each of the queries.
 
     Raises:
         ValueError: the index holds no documents.
@@ -145,13 +145,13 @@ def found_in_index(
         if not hits:
             raise ValueError("the index is empty")
         ranked = [RankedDocument(h.id, h.document_id, h.title, h.score, h.text) for h in hits]
-        memory = torch.stack([hit.memory for hit in hits])
-        found.append(Found(read(memory, f"memory of question {row}"), ranked))
+        memory = read([hit.memory for hit in hits], f"memory of question {row}")
+        found.append(Found(memory.documents(), ranked))
     return found
 
 
 def found_among(candidates: Candidates, queries: Tensor, k: int) -> list[Found]:
-    """The best `k` candidates for each of the queries `[B, m, H]`."""
+    """The best `k` candidates for each of the queries."""
     return [
         _found(candidates, row, scores, order)
         for row, (scores, order) in enumerate(candidates.rank(queries, k))
@@ -159,7 +159,7 @@ def found_among(candidates: Candidates, queries: Tensor, k: int) -> list[Found]:
 
 
 def _found(candidates: Candidates, row: int, scores: Tensor, order: Tensor) -> Found:
-    memory = candidates.memory[row][order]
+    memory = candidates.memory[row].documents(order.tolist())
     if candidates.documents is None:
         return Found(memory, [])
     chosen = candidates.documents[row]

@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from clara.backbone import hub, trained
 from clara.backbone.adapters import ADAPTERS, adapter_files
 from clara.backbone.files import weight_files
 from clara.backbone.loading import backbone_digest, sampled_backbone_digest
 from clara.backbone.sharding import fill, whole
-from clara.config import MODEL_FIELDS, ClaraConfig
+from clara.config import ClaraConfig
 
 if TYPE_CHECKING:
     from clara.model.modules import ClaraCore
 
 CONFIG = "config.json"
 MEMORY_TOKENS = "memory_tokens.safetensors"
+CONNECTORS = "connectors.safetensors"
+"""Of a model in memory form "spans"."""
 _SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model", ".md")
 
 _CARD = """---
@@ -36,7 +39,7 @@ library_name: clara-rag
 # CLaRa model
 
 Adapters on {name} that compress documents of up to {length} tokens into
-{m} memory tokens (nominal {rate}x), encode questions into the same space, and answer from the
+{memory}, encode questions into the same space, and answer from the
 memory of the documents ranked highest.
 
 ```python
@@ -64,19 +67,19 @@ def save(model: ClaraCore, folder: str | Path) -> None:
         model.sampled_backbone_digest = sampled_backbone_digest(own)
         config = config.replace(backbone=trained.FOLDER)
     model.adapters.save(folder)
-    rows = {
-        name: whole(value.detach()).cpu().contiguous()
-        for name, value in model.memory_tokens.state_dict().items()
-    }
-    save_file(rows, folder / MEMORY_TOKENS, metadata={"format": "pt"})
+    for file, module in _own_weights(model).items():
+        rows = {
+            name: whole(value.detach()).cpu().contiguous()
+            for name, value in module.state_dict().items()
+        }
+        save_file(rows, folder / file, metadata={"format": "pt"})
     model.tokenizer.tokenizer.save_pretrained(folder)
     local = model.owns_backbone or Path(str(config.backbone)).is_absolute()
     card = _CARD.format(
         base_model="" if local else f"base_model: {config.backbone}\n",
         name=Path(str(config.backbone)).name if local else config.backbone,
         length=config.document_length,
-        m=config.memory_tokens,
-        rate=config.compression_rate,
+        memory=described_memory(config),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     config.save(folder / CONFIG)
@@ -90,8 +93,24 @@ def take_part(model: ClaraCore) -> None:
     for name in ADAPTERS:
         for value in model.adapters.state(name).values():
             whole(value)
-    for value in model.memory_tokens.state_dict().values():
-        whole(value)
+    for module in _own_weights(model).values():
+        for value in module.state_dict().values():
+            whole(value)
+
+
+def _own_weights(model: ClaraCore) -> dict[str, nn.Module]:
+    """Our own modules by the file that holds their weights."""
+    modules: dict[str, nn.Module] = {MEMORY_TOKENS: model.memory_tokens}
+    if model.connectors:
+        modules[CONNECTORS] = model.connectors
+    return modules
+
+
+def described_memory(config: ClaraConfig) -> str:
+    """What documents become, in words."""
+    if config.memory_tokens is not None:
+        return f"{config.memory_tokens} memory tokens (nominal {config.compression_rate}x)"
+    return f"one memory token for every {config.compression_rate} tokens"
 
 
 def locate(name_or_path: str | Path) -> Path:
@@ -129,7 +148,10 @@ def _is_complete(folder: Path) -> bool:
     """Whether a folder of the hub's cache holds a whole model."""
     files = [folder / MEMORY_TOKENS, *adapter_files(folder)]
     try:
-        if ClaraConfig.load(folder / CONFIG).backbone == trained.FOLDER:
+        config = ClaraConfig.load(folder / CONFIG)
+        if config.memory_form == "spans":
+            files.append(folder / CONNECTORS)
+        if config.backbone == trained.FOLDER:
             files += weight_files(folder / trained.FOLDER)
     except (OSError, ValueError):
         return False
@@ -144,7 +166,7 @@ def read_config(folder: Path, expected: Mapping[str, Any]) -> ClaraConfig:
     """
     config = ClaraConfig.load(folder / CONFIG)
     wanted = config.replace(**expected)
-    for name in MODEL_FIELDS:
+    for name in config.model_fields:
         if getattr(wanted, name) != getattr(config, name):
             raise ValueError(
                 f"{name}={getattr(wanted, name)!r} contradicts the checkpoint {folder}, which has "
@@ -160,12 +182,24 @@ def load_weights(model: ClaraCore, folder: Path) -> None:
         ValueError: an adapter or a row is missing or does not fit; names it.
     """
     model.adapters.load(folder)
-    file = folder / MEMORY_TOKENS
+    for file, module in _own_weights(model).items():
+        _load_own(module, folder / file)
+    if model.owns_backbone:
+        trained.load(model.backbone, folder / trained.FOLDER)
+
+
+def _load_own(module: nn.Module, file: Path) -> None:
+    """Fill one of our own modules.
+
+    Raises:
+        ValueError: the file cannot be read, or holds something else.
+    """
     try:
         rows = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file}: cannot read the memory tokens: {error}") from error
-    own = model.memory_tokens.state_dict()
+        what = file.stem.replace("_", " ")
+        raise ValueError(f"{file}: cannot read the {what}: {error}") from error
+    own = module.state_dict()
     if own.keys() != rows.keys():
         raise ValueError(f"{file}: holds {sorted(rows)}, expected {sorted(own)}")
     for name, value in own.items():
@@ -175,8 +209,6 @@ def load_weights(model: ClaraCore, folder: Path) -> None:
             )
     for name, value in own.items():
         fill(value, rows[name])
-    if model.owns_backbone:
-        trained.load(model.backbone, folder / trained.FOLDER)
 
 
 def push(model: ClaraCore, repo_id: str, *, private: bool, token: str | None) -> str:

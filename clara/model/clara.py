@@ -11,16 +11,22 @@ import torch
 from torch import Tensor
 
 from clara.backbone import trained
-from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.backbone.adapters import GENERATOR
 from clara.backbone.loading import backbone_digest, load_backbone
 from clara.backbone.output_path import states_to_logits
 from clara.config import ClaraConfig
 from clara.errors.checks import as_integer
-from clara.memory.documents import CompressedDocuments
 from clara.memory.searching import SearchableIndex
 from clara.model import checkpoint, encoding
 from clara.model.answers import Answer, Clock, Found, counter_of_text_prompt
-from clara.model.ranking import Documents, check_questions, memory_of_each_question
+from clara.model.encoding import norm_ratio
+from clara.model.ranking import (
+    Documents,
+    MemoryOfQuestion,
+    check_questions,
+    counts_of,
+    memory_of_each_question,
+)
 from clara.model.retrieval import Retriever
 from clara.text.prompts import build_text_prompt
 
@@ -66,7 +72,9 @@ class Clara(Retriever):
         config = config.replace(backbone=backbone)
         model = cls._around_backbone(config, _device(device), seed=seed)
         model.memory_tokens.initialise(model.backbone.get_input_embeddings().weight, seed=seed)
-        model.adapters.copy(COMPRESSOR, QUERY_REASONER)
+        if model.connectors:
+            model.connectors.initialise(norm_ratio(model), seed=seed)
+        model.copy_compressor()
         return model
 
     @classmethod
@@ -144,7 +152,7 @@ class Clara(Retriever):
     def generate(
         self,
         questions: Sequence[str],
-        memory: Tensor | Sequence[Tensor | CompressedDocuments],
+        memory: Tensor | Sequence[MemoryOfQuestion],
         *,
         generation_config: GenerationConfig | None = None,
         max_new_tokens: int | None = None,
@@ -160,7 +168,8 @@ class Clara(Retriever):
         of the text.
 
         Args:
-            memory: `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+            memory: for each question `[k_i, m, H]`, compressed documents, or a list with `[m_i, H]`
+                of each document. A tensor holds memory alone, no padding.
             generation_config: `max_length` and `min_length` count the prompt and the answer of
                 each question; `max_new_tokens` and `min_new_tokens` override them.
                 `repetition_penalty` and `no_repeat_ngram_size` look only at the answer. `max_time`
@@ -181,13 +190,13 @@ class Clara(Retriever):
     def stream(
         self,
         question: str,
-        memory: Tensor | CompressedDocuments,
+        memory: MemoryOfQuestion,
         *,
         generation_config: GenerationConfig | None = None,
         max_new_tokens: int | None = None,
         max_prompt_tokens: int | None = None,
     ) -> Iterator[str]:
-        """Like `generate` for one question and memory `[k, m, H]`; yields the text in pieces."""
+        """Like `generate` for one question and its memory; yields the text in pieces."""
         from clara.model import generation
 
         each = memory_of_each_question([question], [memory], self.read_memory)
@@ -239,13 +248,13 @@ class Clara(Retriever):
     def answer_loss(
         self,
         questions: Sequence[str],
-        memory: Tensor | Sequence[Tensor],
+        memory: Tensor | Sequence[MemoryOfQuestion],
         answers: Sequence[str],
     ) -> Tensor:
         """Mean cross-entropy of the answers' tokens given question and memory (a 0-d tensor).
 
         Only answer positions go through the output head. The loss is differentiable in the
-        generator and in `memory`, which is `[B, k, m, H]`, or one `[k_i, m, H]` for each question.
+        generator and in `memory`, which is given as in `generate`.
 
         Raises:
             ValueError: a prompt is longer than the backbone's positions, or the backbone's logits
@@ -287,21 +296,37 @@ class Clara(Retriever):
         return generation.generate(self, task, batch_size=batch_size)
 
     @torch.no_grad()
-    def logit_lens(self, memory: Tensor, top: int = 50) -> list[Any]:
-        """Show the words that memory vectors encode: their projection through the output head.
+    def logit_lens(self, memory: Tensor | Sequence[str], top: int = 50) -> list[Any]:
+        """Show the words that memory encodes: final states projected through the output head.
 
         Args:
-            memory: `[m, H]` or `[..., m, H]`, such as `encode_queries` returns.
+            memory: questions, whose final states at the memory slots are projected. In memory form
+                "learned" also memory `[m, H]` or `[..., m, H]`, which is final states there.
             top: number of vocabulary entries per vector; entries without a letter or digit are
                 left out.
 
         Returns:
-            Lists of words, nested in the shape of `memory` without its last dimension.
+            Lists of words, nested as memory tokens are: `[B][m_i]` for B questions.
+
+        Raises:
+            ValueError: memory of memory form "spans" is given. It is no final state.
         """
         top = as_integer(top, "top", least=1)
+        if not isinstance(memory, Tensor):
+            states = self._question_states(memory)
+            return [[self._words(state, top) for state in each] for each in states]
+        if self.connectors:
+            raise ValueError(
+                'logit_lens needs questions in memory form "spans", got a tensor: memory is no '
+                "final state there"
+            )
         if memory.ndim > 1:
             return [self.logit_lens(each, top) for each in memory]
-        (logits,) = states_to_logits(self.backbone, memory.to(self.device, self.dtype)[None])
+        return self._words(memory, top)
+
+    def _words(self, state: Tensor, top: int) -> list[str]:
+        """The most likely vocabulary entries of a final state `[H]`."""
+        (logits,) = states_to_logits(self.backbone, state.to(self.device, self.dtype)[None])
         known = len(self.tokenizer.tokenizer)
         best = logits[:known].topk(min(top, known)).indices.tolist()
         words = (self.tokenizer.decode([token]).strip() for token in best)
@@ -310,20 +335,21 @@ class Clara(Retriever):
     def _task(
         self,
         questions: Sequence[str],
-        memory: Sequence[Tensor],
+        memory: Sequence[Sequence[Tensor]],
         generation_config: GenerationConfig | None,
         max_new_tokens: int | None,
         max_prompt_tokens: int | None,
         *,
         streamed: bool = False,
     ) -> Task:
-        """Questions with memory `[k_i, m, H]` for each, ready to be answered."""
+        """Questions with memory `[m_i, H]` of the documents of each, ready to be answered."""
         from clara.model import generation
 
+        none = torch.empty(0, self.hidden_size, dtype=self.dtype)
         return generation.prepare(
             self,
-            self.memory_prompts(questions, [len(each) for each in memory]),
-            memory,
+            self.memory_prompts(questions, [counts_of(documents) for documents in memory]),
+            [torch.cat([*documents]) if documents else none for documents in memory],
             adapter=GENERATOR,
             generation_config=generation_config,
             max_new_tokens=max_new_tokens,

@@ -11,8 +11,15 @@ from torch import Tensor
 from clara.backbone.adapters import GENERATOR
 from clara.backbone.output_path import applies_head_alone, next_token_cross_entropy
 from clara.errors.checks import as_integer
-from clara.model.ranking import memory_of_each_question
-from clara.text.packing import PackedPrompts, compressor_input, pack
+from clara.memory.padded import PaddedMemory
+from clara.model.ranking import MemoryOfQuestion, counts_of, memory_of_each_question
+from clara.text.packing import (
+    CompressorInput,
+    PackedBatch,
+    PackedPrompts,
+    compressor_input,
+    pack,
+)
 from clara.text.passages import Passage
 
 if TYPE_CHECKING:
@@ -22,6 +29,27 @@ BATCH_TOKENS_CPU = 1024
 BATCH_TOKENS_GPU = 16_384
 
 
+_SAMPLE_TOKENS = 64
+
+
+@torch.no_grad()
+def norm_ratio(model: ClaraCore) -> float:
+    """How many times as long as its token embeddings the final states of the backbone are.
+
+    Measured on tokens spread over the vocabulary. It is 17 for SmolLM2-135M.
+    """
+    entries = len(model.backbone.get_input_embeddings().weight)
+    tokens = [entries * place // _SAMPLE_TOKENS for place in range(_SAMPLE_TOKENS)]
+    batch = PackedBatch(torch.tensor(tokens, device=model.device), [len(tokens)], [0], [0])
+    none = torch.empty(0, model.hidden_size, dtype=model.dtype, device=model.device)
+    with model.evaluating():
+        states = model.forward_packed(batch, none, None)
+    embeddings = model.embed(batch.ids, none)
+    lengths = (each.float().norm(dim=-1).mean() for each in (states, embeddings))
+    of_states, of_embeddings = (float(length) for length in lengths)
+    return of_states / of_embeddings if of_states and of_embeddings else 1.0
+
+
 @torch.no_grad()
 def encode_passages(
     model: ClaraCore,
@@ -29,31 +57,84 @@ def encode_passages(
     adapter: str,
     batch_tokens: int | None = None,
     on_progress: Callable[[int], None] = lambda rows: None,
-) -> Tensor:
-    """Memory `[N, m, H]` of documents or questions, in their order.
+    *,
+    rate: int | None = None,
+) -> PaddedMemory:
+    """Memory of documents or questions, in their order.
+
+    Args:
+        rate: tokens per memory token in memory form "spans"; None in "learned".
 
     Raises:
         TypeError: `batch_tokens` is no integer.
-        ValueError: it is below 1.
+        ValueError: it is below 1, or a text does not fit the backbone's positions.
     """
     if batch_tokens is None:
         batch_tokens = BATCH_TOKENS_CPU if model.device.type == "cpu" else BATCH_TOKENS_GPU
     batch_tokens = as_integer(batch_tokens, "batch_tokens", least=1)
+    inputs = compressor_inputs(model, passages, rate)
+    _check_positions(model, passages, inputs)
+    counts = [each.n_memory for each in inputs]
+    most = max(counts, default=model.config.memory_tokens or 1)
+    shape = len(passages), most, model.hidden_size
+    memory = torch.zeros(shape, dtype=model.dtype, device=model.device)
+    with model.evaluating():
+        for batch in pack(inputs, batch_tokens=batch_tokens, device=model.device):
+            rows = model.encode_memory(batch, adapter).memory.split(batch.n_memory)
+            for row, each in zip(batch.rows, rows, strict=True):
+                memory[row, : len(each)] = each
+            on_progress(len(batch.rows))
+    return PaddedMemory(memory, counts)
+
+
+@torch.no_grad()
+def encode_states(
+    model: ClaraCore, passages: Sequence[Passage], adapter: str, *, rate: int | None = None
+) -> list[Tensor]:
+    """Final states `[m_i, H]` at the memory slots of each text, see `encode_passages`."""
+    found: list[Tensor] = [torch.empty(0)] * len(passages)
+    inputs = compressor_inputs(model, passages, rate)
+    _check_positions(model, passages, inputs)
+    with model.evaluating():
+        for batch in pack(inputs, batch_tokens=BATCH_TOKENS_CPU, device=model.device):
+            states = model.encode(batch, adapter, memory_only=True)[batch.memory_rows]
+            for row, each in zip(batch.rows, states.split(batch.n_memory), strict=True):
+                found[row] = each
+    return found
+
+
+def compressor_inputs(
+    model: ClaraCore, passages: Sequence[Passage], rate: int | None
+) -> list[CompressorInput]:
+    """What the compressor or query reasoner reads of texts.
+
+    Args:
+        rate: tokens per memory token in memory form "spans"; None in "learned".
+    """
     m = model.config.memory_tokens
     bos, eos = model.tokenizer.bos_id, model.tokenizer.eos_id
-    sequences = [
-        compressor_input(p.tokens, bos=bos, eos=eos if p.complete else None, n_memory=m)
+    return [
+        compressor_input(p.tokens, bos=bos, eos=eos if p.complete else None, n_memory=m, rate=rate)
         for p in passages
     ]
-    memory = torch.empty(
-        len(passages), m, model.hidden_size, dtype=model.dtype, device=model.device
-    )
-    with model.evaluating():
-        for batch in pack(sequences, n_memory=m, batch_tokens=batch_tokens, device=model.device):
-            hidden = model.encode(batch, adapter, memory_only=True)
-            memory[batch.rows] = hidden[batch.memory_rows].unflatten(0, (-1, m))
-            on_progress(len(batch.rows))
-    return memory
+
+
+def _check_positions(
+    model: ClaraCore, passages: Sequence[Passage], inputs: Sequence[CompressorInput]
+) -> None:
+    """Refuse a text that does not fit the backbone's positions, before anything is computed.
+
+    Raises:
+        ValueError: names the text, its tokens and the positions.
+    """
+    positions = getattr(model.backbone.config, "max_position_embeddings", None)
+    for passage, each in zip(passages, inputs, strict=True):
+        if positions is not None and len(each.ids) > positions:
+            raise ValueError(
+                f"document {passage.id!r} has {each.text_tokens} tokens and {each.n_memory} memory "
+                f"tokens, which do not fit the backbone's {positions} positions; lower "
+                "document_length, or use a higher compression rate"
+            )
 
 
 def answer_cross_entropy(
@@ -79,12 +160,12 @@ def answer_cross_entropy(
 def answer_loss(
     model: ClaraCore,
     questions: Sequence[str],
-    memory: Tensor | Sequence[Tensor],
+    memory: Tensor | Sequence[MemoryOfQuestion],
     answers: Sequence[str],
 ) -> Tensor:
     """See `Clara.answer_loss`."""
     each = memory_of_each_question(questions, memory, model.read_memory)
-    prompts = model.memory_prompts(questions, [len(m) for m in each], answers)
-    slots = torch.cat([m.reshape(-1, model.hidden_size) for m in each])
+    prompts = model.memory_prompts(questions, [counts_of(documents) for documents in each], answers)
+    slots = torch.cat([tokens for documents in each for tokens in documents])
     packed = PackedPrompts.of(prompts, model.device)
     return answer_cross_entropy(model, packed, slots) / len(packed.targets)

@@ -66,7 +66,7 @@ def prepare(
     """Check settings and prompts, and bring the memory into place.
 
     Args:
-        memory: `[k_i, m, H]` for each prompt.
+        memory: `[slots, H]` for each prompt.
         streamed: refuse what `stream` cannot do.
 
     Raises:
@@ -80,8 +80,7 @@ def prepare(
             f"{settings.num_beams}; generate can"
         )
     _check_budget(backbone, prompts, settings, max_prompt_tokens)
-    slots = [each.reshape(-1, model.hidden_size).to(model.device) for each in memory]
-    return Task(prompts, slots, settings, adapter)
+    return Task(prompts, [each.to(model.device) for each in memory], settings, adapter)
 
 
 def _check_budget(

@@ -43,7 +43,10 @@ class MemoryTokens(nn.Module):
             rows.copy_(mean + deviation * noise)
 
     def slot_rows(self, count: int) -> Tensor:
-        """`[count · m, H]`: the memory rows of `count` documents, one after the other."""
+        """`[count · m, H]`: the memory rows of `count` documents, one after the other.
+
+        With one shared row, m is 1: `count` is the number of slots.
+        """
         return self.memory.expand(self.slots, -1).repeat(count, 1)
 
     def splice(self, embeddings: Tensor, ids: Tensor, memory: Tensor) -> Tensor:

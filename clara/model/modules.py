@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, Adapters
+from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER, Adapters
 from clara.backbone.attention_patterns import evaluating
 from clara.backbone.default_dtype import float32_by_default
 from clara.backbone.loading import BackboneError, sampled_backbone_digest
@@ -21,7 +21,9 @@ from clara.backbone.recomputation import enable_checkpointing
 from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
 from clara.memory.documents import CompressedDocuments
+from clara.memory.padded import PaddedMemory
 from clara.memory.space import MemorySpace, check_shape
+from clara.model.connector import Connectors
 from clara.model.fingerprint import memory_fingerprint
 from clara.model.memory_tokens import MemoryTokens
 from clara.model.prompt_prefix import PromptPrefixes
@@ -38,6 +40,18 @@ _DERIVED = ("prompt_prefixes", "_merged", "_fingerprint", "_trained")
 have changed. Copies begin without it."""
 
 
+class Encoded(NamedTuple):
+    """Encoded documents or questions of a packed batch.
+
+    Attributes:
+        states: `[T, H]`, final (normalised) hidden states.
+        memory: `[M, H]`, the memory tokens in the order of the batch.
+    """
+
+    states: Tensor
+    memory: Tensor
+
+
 class ClaraCore(nn.Module):
     """The modules of a CLaRa model and its differentiable parts.
 
@@ -47,6 +61,8 @@ class ClaraCore(nn.Module):
         backbone: the frozen language model, with the LoRA layers of all adapters in it.
         adapters: the LoRA adapters: activates, trains and saves them.
         memory_tokens: CLaRa's trained embedding rows.
+        connectors: in memory form "spans", those of the compressor and of the query reasoner, by
+            the adapter's name; else empty.
         prompt_prefixes: cache of the common beginning of all prompts.
         backbone_digest: identifies the backbone's weights, see
             `clara.backbone.digest.backbone_digest`.
@@ -77,12 +93,19 @@ class ClaraCore(nn.Module):
             torch.manual_seed(seed)
             self.adapters = Adapters(backbone, config)
         embeddings = backbone.get_input_embeddings().weight
+        spans = config.memory_form == "spans"
         self.memory_tokens = MemoryTokens(
-            config.memory_tokens,
+            config.memory_tokens or 1,
             embeddings.shape[1],
-            distinct=config.distinct_memory_tokens,
+            distinct=config.distinct_memory_tokens and not spans,
         )
         self.memory_tokens.to(embeddings.device).requires_grad_(False)
+        self.connectors = Connectors(
+            (COMPRESSOR, QUERY_REASONER) if spans else (),
+            embeddings.shape[1],
+            config.connector_rank,
+        )
+        self.connectors.to(embeddings.device).requires_grad_(False)
         self._forget_derived()
         self._sampled_digest: str | None = None
         self._check_length()
@@ -108,7 +131,8 @@ class ClaraCore(nn.Module):
         The fingerprint has 64 hexadecimal digits.
         """
         compressor = self.adapters.parameters(COMPRESSOR).values()
-        weights = parameter_versions([*compressor, *self.memory_tokens.parameters()])
+        ours = [*self.memory_tokens.parameters(), *self.connectors.parameters()]
+        weights = parameter_versions([*compressor, *ours])
         version = (weights, self.backbone_digest)
         if self.training or self._fingerprint is None or self._fingerprint[0] != version:
             self._fingerprint = (version, self._fingerprint_over(self.backbone_digest))
@@ -168,20 +192,35 @@ class ClaraCore(nn.Module):
         """
         return self.memory_space.accepts(fingerprint)
 
-    def read_memory(self, given: Tensor | CompressedDocuments, name: str) -> Tensor:
-        """Memory `[N, m, H]` that a user passed, if it is this model's.
+    def read_memory(
+        self, given: Tensor | CompressedDocuments | Sequence[Tensor], name: str
+    ) -> PaddedMemory:
+        """Memory that a user passed, if it is this model's.
 
         Args:
+            given: compressed documents, memory `[N, m, H]` without padding, or `[m_i, H]` for each
+                document.
             name: what the message calls it.
 
         Raises:
+            TypeError: it is something else.
             ValueError: another model wrote it, or it has another shape.
         """
+        m, width = self.config.memory_tokens, self.hidden_size
         if isinstance(given, CompressedDocuments):
             self.memory_space.require(given, "documents were compressed", "compress them again")
-            given = given.memory
-        check_shape(given, self.config.memory_tokens, self.hidden_size, name)
-        return given
+            check_shape(given.memory, m, width, name)
+            return given.padded
+        if isinstance(given, Tensor):
+            check_shape(given, m, width, name)
+            return PaddedMemory.full(given)
+        if not all(isinstance(each, Tensor) for each in given):
+            raise TypeError(f"{name} must be a tensor, or one for each document")
+        for position, each in enumerate(given):
+            check_shape(each[None], m, width, f"{name}, document {position},")
+        if not len(given):
+            return PaddedMemory.full(torch.empty(0, m or 1, width, dtype=self.dtype))
+        return PaddedMemory.of(given)
 
     def _earlier_fingerprint(self) -> str | None:
         try:
@@ -190,7 +229,16 @@ class ClaraCore(nn.Module):
             return None
 
     def _fingerprint_over(self, backbone_digest: str) -> str:
-        return memory_fingerprint(self.config, self.adapters, self.memory_tokens, backbone_digest)
+        connector = self.connectors.of(COMPRESSOR) if self.connectors else None
+        return memory_fingerprint(
+            self.config, self.adapters, self.memory_tokens, backbone_digest, connector
+        )
+
+    def copy_compressor(self) -> None:
+        """Give the query reasoner the weights of the compressor."""
+        self.adapters.copy(COMPRESSOR, QUERY_REASONER)
+        if self.connectors:
+            self.connectors.copy(COMPRESSOR, QUERY_REASONER)
 
     def train(self, mode: bool = True) -> Self:
         """As `torch.nn.Module.train`; afterwards caches of the weights are computed again."""
@@ -267,8 +315,46 @@ class ClaraCore(nn.Module):
             memory_only: leave the rows that are not memory undefined; the last layer is then
                 computed for memory rows alone.
         """
-        rows = self.memory_tokens.slot_rows(len(batch.rows))
-        return self.forward_packed(batch, rows, adapter, memory_only=memory_only)
+        return self.encode_memory(batch, adapter, memory_only=memory_only).states
+
+    def encode_memory(
+        self, batch: PackedBatch, adapter: str, *, memory_only: bool = True
+    ) -> Encoded:
+        """Final hidden states and memory tokens of packed compressor inputs.
+
+        Memory is the states at the memory slots in memory form "learned", and in "spans" what the
+        connector makes of them. Differentiable in the adapter, our rows and the connector.
+
+        Args:
+            adapter: "compressor" or "query_reasoner".
+            memory_only: see `encode`.
+        """
+        if not self.connectors:
+            rows = self.memory_tokens.slot_rows(len(batch.rows))
+            states = self.forward_packed(batch, rows, adapter, memory_only=memory_only)
+            return Encoded(states, states[batch.memory_rows])
+        means = self.span_means(batch)
+        rows = self.memory_tokens.slot_rows(len(means)) + means
+        states = self.forward_packed(batch, rows, adapter, memory_only=memory_only)
+        memory = self.connectors.of(adapter)(states[batch.memory_rows], means)
+        return Encoded(states, memory.to(self.dtype))
+
+    def span_means(self, batch: PackedBatch) -> Tensor:
+        """The mean of the token embeddings that each memory slot stands for.
+
+        Args:
+            batch: with `span_rows`, as packed for memory form "spans".
+
+        Returns:
+            `[M, H]` in float32, or float64 for a model in float64.
+        """
+        if batch.span_rows is None:
+            raise ValueError("the batch was packed without a rate: its slots stand for no spans")
+        tokens = batch.ids[batch.span_rows.clamp_min(0)]
+        embedded = self.backbone.get_input_embeddings()(tokens.clamp_min(0))
+        embedded = embedded.to(torch.promote_types(embedded.dtype, torch.float32))
+        real = (batch.span_rows >= 0)[..., None]
+        return (embedded * real).sum(1) / real.sum(1)
 
     def forward_packed(
         self,
@@ -294,8 +380,16 @@ class ClaraCore(nn.Module):
             self.backbone, self.adapters, batch, embeddings, adapter, memory_only=memory_only
         )
 
-    def prompt_tokens(self, question: str, documents: int) -> int:
-        """Length of the prompt with the memory of `documents` documents."""
+    def prompt_tokens(self, question: str, documents: int | Sequence[int]) -> int:
+        """Length of the prompt with the memory of documents.
+
+        Args:
+            documents: memory tokens of each document; in memory form "learned" their number will
+                do.
+
+        Raises:
+            ValueError: a number of documents is given in memory form "spans".
+        """
         return len(self.memory_prompts([question], [documents])[0].ids)
 
     def text_prompt_tokens(self, question: str, texts: Sequence[str]) -> int:
@@ -322,13 +416,13 @@ class ClaraCore(nn.Module):
     def memory_prompts(
         self,
         questions: Sequence[str],
-        documents: Sequence[int],
+        documents: Sequence[int | Sequence[int]],
         answers: Sequence[str] | None = None,
     ) -> list[Prompt]:
         """Prompts with slots for memory, one for each question.
 
         Args:
-            documents: how many documents in memory each question has.
+            documents: of each question, as `prompt_tokens` takes them.
             answers: put behind the prompts.
         """
         config = self.config
@@ -336,12 +430,24 @@ class ClaraCore(nn.Module):
             build_prompt(
                 self.tokenizer,
                 config.prompt,
-                memory_slots(documents[row], config.memory_tokens, config.separator),
+                memory_slots(self._counts(documents[row]), config.separator),
                 question,
                 None if answers is None else answers[row],
             )
             for row, question in enumerate(questions)
         ]
+
+    def _counts(self, documents: int | Sequence[int]) -> Sequence[int]:
+        """Memory tokens of each document, where their number may be given instead."""
+        if not isinstance(documents, int):
+            return documents
+        m = self.config.memory_tokens
+        if m is None:
+            raise ValueError(
+                f"documents must be the memory tokens of each document, got {documents}: in memory "
+                'form "spans" they differ'
+            )
+        return [m] * documents
 
     @contextmanager
     def generating(self, adapter: str | None) -> Iterator[PreTrainedModel]:
@@ -365,6 +471,12 @@ class ClaraCore(nn.Module):
             yield
 
     def _check_length(self) -> None:
+        """Refuse a document limit that does not fit the backbone.
+
+        In memory form "spans" texts are checked one by one: most are far shorter than the limit.
+        """
+        if self.config.memory_tokens is None:
+            return
         longest = self.config.document_length + 3 + self.config.memory_tokens
         positions = getattr(self.backbone.config, "max_position_embeddings", None)
         if positions is not None and longest > positions:

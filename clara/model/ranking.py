@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clara.config import RankingRule
 from clara.data.records import Document, DocumentLike
 from clara.errors.checks import is_integer
 from clara.memory.documents import CompressedDocuments
+from clara.memory.padded import PaddedMemory
 from clara_kernels import cosine_rerank, cosine_topk
 
 Documents = (
@@ -29,9 +31,12 @@ each of `B` questions: memory `[B, N, m, H]`, or a list of any of these of lengt
 Compress = Callable[[Iterable[DocumentLike]], CompressedDocuments]
 """Such as `Clara.compress`."""
 
-ReadMemory = Callable[[Tensor | CompressedDocuments, str], Tensor]
-"""Takes memory `[N, m, H]` from what a user passed and refuses that of another model; the text is
-what a message calls it. Such as `Clara.read_memory`."""
+MemoryOfQuestion = Tensor | CompressedDocuments | Sequence[Tensor]
+"""Memory of the documents of a question: `[k, m, H]`, or `[m_i, H]` for each document."""
+
+ReadMemory = Callable[[MemoryOfQuestion, str], PaddedMemory]
+"""Takes memory from what a user passed and refuses that of another model; the text is what a
+message calls it. Such as `Clara.read_memory`."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,16 @@ class Candidates:
     """Candidates of `B` questions.
 
     Attributes:
-        memory: `[N_i, m, H]` for each question.
+        memory: of the N_i candidates of each question.
         documents: what each memory was made from; None when only tensors were given.
         shared: all questions have the same candidates.
+        rule: what is ranked by, see `ClaraConfig.ranking`.
     """
 
-    memory: list[Tensor]
+    memory: list[PaddedMemory]
     documents: list[CompressedDocuments] | None
     shared: bool
+    rule: RankingRule = "flattened"
 
     @classmethod
     def gather(
@@ -57,6 +64,7 @@ class Candidates:
         read: ReadMemory,
         compress: Compress,
         device: torch.device,
+        rule: RankingRule = "flattened",
     ) -> Candidates:
         """Candidates from tensors, compressed documents or raw documents.
 
@@ -79,13 +87,13 @@ class Candidates:
         for row, each in enumerate(memory):
             if not len(each):
                 raise ValueError(f"question {row} has no candidate documents")
-        return cls(memory, documents or None, shared)
+        return cls(memory, documents or None, shared, rule)
 
     def rank(self, queries: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
         """The best `min(k, N_i)` candidates of each question, highest cosine first.
 
         Args:
-            queries: `[B, m, H]`.
+            queries: `[B, m, H]`; `[B, 1, H]` if they are ranked by the mean.
 
         Returns:
             For each question float32 scores and int64 positions; ties go to the lowest.
@@ -94,12 +102,12 @@ class Candidates:
             return []
         flat = queries.flatten(1)
         if self.shared:
-            scores, order = cosine_topk(flat, self.memory[0].flatten(1), k)
+            scores, order = cosine_topk(flat, self.memory[0].vectors(self.rule), k)
             return list(zip(scores, order, strict=True))
         counts = [len(each) for each in self.memory]
         starts = [0, *accumulate(counts)]
         offsets = torch.tensor(starts, dtype=torch.int32, device=flat.device)
-        stacked = torch.cat([each.flatten(1) for each in self.memory])
+        stacked = torch.cat([each.vectors(self.rule) for each in self.memory])
         scores, rows = cosine_rerank(flat, stacked, min(k, max(counts)), offsets=offsets)
         return [
             (scores[i, : min(k, count)], rows[i, : min(k, count)] - starts[i])
@@ -149,11 +157,10 @@ def check_top_k(top_k: int) -> int:
 
 
 def memory_of_each_question(
-    questions: Sequence[str],
-    memory: Tensor | Sequence[Tensor | CompressedDocuments],
-    read: ReadMemory,
-) -> list[Tensor]:
-    """Memory to answer from, `[k_i, m, H]` for each question; `k_i` may be 0.
+    questions: Sequence[str], memory: Tensor | Sequence[MemoryOfQuestion], read: ReadMemory
+) -> list[list[Tensor]]:
+    """Memory to answer from: for each question `[m_i, H]` of its documents, of which it may have
+    none.
 
     Raises:
         TypeError, ValueError: `questions` is a single string, memory for another number of
@@ -164,4 +171,11 @@ def memory_of_each_question(
             "memory must be one CompressedDocuments for each question, got a single one"
         )
     check_questions(questions, len(memory))
-    return [read(given, f"memory of question {row}") for row, given in enumerate(memory)]
+    return [
+        read(given, f"memory of question {row}").documents() for row, given in enumerate(memory)
+    ]
+
+
+def counts_of(documents: Sequence[Tensor]) -> list[int]:
+    """Memory tokens of each document of a question."""
+    return [len(each) for each in documents]

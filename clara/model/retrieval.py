@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
 from clara.backbone.adapters import COMPRESSOR, QUERY_REASONER
 from clara.config import Overflow
+from clara.errors.checks import as_integer
 from clara.memory.documents import CompressedDocuments
+from clara.memory.padded import PaddedMemory
 from clara.memory.searching import SearchableIndex, is_searchable
+from clara.memory.space import check_shape
 from clara.model.answers import Found, Ranking, found_among, found_in_index, padded_ranking
-from clara.model.encoding import encode_passages
+from clara.model.encoding import encode_passages, encode_states
 from clara.model.modules import ClaraCore
 from clara.model.ranking import Candidates, Documents, check_top_k
 from clara.terminal.progress import document_progress
@@ -39,6 +43,7 @@ class Retriever(ClaraCore):
             as_documents(documents),
             limit=self.config.document_length,
             overflow=self.config.replace(overflow=overflow or self.config.overflow).overflow,
+            token_for_eos=self.config.memory_form == "learned",
         )
 
     def compress(
@@ -47,6 +52,8 @@ class Retriever(ClaraCore):
         *,
         batch_tokens: int | None = None,
         overflow: Overflow | None = None,
+        compression_rate: int | None = None,
+        any_rate: bool = False,
         show_progress_bar: bool = False,
         on_progress: Callable[[int], None] | None = None,
     ) -> CompressedDocuments:
@@ -59,6 +66,9 @@ class Retriever(ClaraCore):
             batch_tokens: batch size in tokens of one forward pass, memory slots included. Default:
                 1,024 on a CPU, 16,384 on a GPU.
             overflow: what happens to documents over the limit; default from the configuration.
+            compression_rate: tokens per memory token, one of `ClaraConfig.rates`; default from the
+                configuration. For memory form "spans"; in "learned" the model has one rate.
+            any_rate: take a rate that the model was not trained for, with a warning.
             on_progress: called with the number of rows finished since the last call.
 
         Returns:
@@ -67,9 +77,11 @@ class Retriever(ClaraCore):
         Raises:
             TypeError, ValueError: a document has another type, no usable text, id or title, or
                 the id of an earlier document; the message names its position.
-            ValueError: a document is empty or, with overflow="error", too long; the message names
-                its id.
+            ValueError: a document is empty, too long with overflow="error", or does not fit the
+                backbone's positions; the message names its id. Or the model is not trained for
+                `compression_rate`.
         """
+        rate = self.rate(compression_rate, any_rate=any_rate)
         passages = self.passages(documents, overflow)
         with document_progress("compress", len(passages), visible=show_progress_bar) as bar:
 
@@ -78,9 +90,10 @@ class Retriever(ClaraCore):
                 if on_progress is not None:
                     on_progress(rows)
 
-            memory = encode_passages(self, passages, COMPRESSOR, batch_tokens, advance)
+            memory = encode_passages(self, passages, COMPRESSOR, batch_tokens, advance, rate=rate)
         return CompressedDocuments(
-            memory=memory,
+            memory=memory.rows,
+            counts=memory.counts,
             ids=[p.id for p in passages],
             document_ids=[p.document_id for p in passages],
             token_counts=[len(p.tokens) for p in passages],
@@ -92,18 +105,74 @@ class Retriever(ClaraCore):
     def encode_queries(
         self, questions: Sequence[str], *, batch_tokens: int | None = None
     ) -> Tensor:
-        """Encode questions into the memory space of the documents: `[B, m, H]`.
+        """Encode questions into the memory space of the documents.
+
+        Returns:
+            `[B, m, H]`. Where documents are ranked by their mean, as in memory form "spans", the
+            mean of each question's memory, `[B, 1, H]` in float32.
 
         Raises:
             ValueError: a question is empty, or longer than the document limit.
         """
-        passages = prepare_questions(
+        memory = self._question_memory(questions, batch_tokens)
+        if self.config.ranking_rule == "flattened":
+            return memory.rows
+        return memory.vectors("mean")[:, None]
+
+    def _question_memory(
+        self, questions: Sequence[str], batch_tokens: int | None = None
+    ) -> PaddedMemory:
+        passages = self._question_passages(questions)
+        rate = self._question_rate
+        return encode_passages(self, passages, QUERY_REASONER, batch_tokens, rate=rate)
+
+    def _question_states(self, questions: Sequence[str]) -> list[Tensor]:
+        """Final states `[m_i, H]` at the memory slots of each question."""
+        passages = self._question_passages(questions)
+        return encode_states(self, passages, QUERY_REASONER, rate=self._question_rate)
+
+    def _question_passages(self, questions: Sequence[str]) -> list[Passage]:
+        return prepare_questions(
             self.tokenizer,
             questions,
             limit=self.config.document_length,
             overflow=self.config.overflow,
+            token_for_eos=self.config.memory_form == "learned",
         )
-        return encode_passages(self, passages, QUERY_REASONER, batch_tokens)
+
+    @property
+    def _question_rate(self) -> int | None:
+        return self.config.question_rate if self.config.memory_form == "spans" else None
+
+    def rate(self, given: int | None = None, *, any_rate: bool = False) -> int | None:
+        """The compression rate to use in memory form "spans"; None in "learned".
+
+        Args:
+            given: one of `ClaraConfig.rates`; default from the configuration.
+            any_rate: take a rate that the model was not trained for, with a warning.
+
+        Raises:
+            TypeError: `given` is no integer.
+            ValueError: the model is not trained for it, or has another one in "learned".
+        """
+        config = self.config
+        wanted = config.compression_rate
+        if given is not None:
+            wanted = as_integer(given, "compression_rate", least=1)
+        if config.memory_form == "learned":
+            if wanted != config.compression_rate:
+                raise ValueError(
+                    f"compression_rate must be {config.compression_rate}, the only one of a model "
+                    f'in memory form "learned", got {wanted}'
+                )
+            return None
+        if wanted not in config.rates and any_rate:
+            known = ", ".join(map(str, config.rates))
+            message = f"the model is not trained for compression rate {wanted}, only for {known}"
+            warnings.warn(message, stacklevel=3)
+        else:
+            config.require_trained_rate(wanted)
+        return wanted
 
     def rank(
         self,
@@ -116,13 +185,14 @@ class Retriever(ClaraCore):
         A `top_k` above the number of candidates selects all.
 
         Args:
-            questions: texts, or their `encode_queries` `[B, m, H]`.
+            questions: texts, or their `encode_queries`.
             documents: the same candidates for all questions: `CompressedDocuments`, memory
                 `[N, m, H]` or raw documents. Or candidates per question: memory `[B, N, m, H]`, or
                 a list with one of these for each question.
             top_k: default from the configuration.
         """
         queries = questions if isinstance(questions, Tensor) else self.encode_queries(questions)
+        self._check_queries(queries)
         candidates = self._candidates(documents, len(queries))
         return padded_ranking(candidates.rank(queries, self._top_k(top_k)))
 
@@ -132,7 +202,7 @@ class Retriever(ClaraCore):
         """Find the best documents for each question, which `answer` then reads.
 
         Args:
-            queries: `encode_queries` of the questions, `[B, m, H]`.
+            queries: `encode_queries` of the questions.
             documents: as in `rank`, or an index with a method `search(queries, k)`.
             top_k: default from the configuration.
 
@@ -154,7 +224,12 @@ class Retriever(ClaraCore):
             read=self.read_memory,
             compress=self.compress,
             device=self.device,
+            rule=self.config.ranking_rule,
         )
+
+    def _check_queries(self, queries: Tensor) -> None:
+        if self.config.ranking_rule == "mean":
+            check_shape(queries, 1, self.hidden_size, "questions")
 
     def _top_k(self, given: int | None) -> int:
         return check_top_k(self.config.top_k if given is None else given)

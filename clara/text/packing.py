@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -13,23 +14,64 @@ from clara.text.tokenizer import EncodedText, Marker
 
 
 @dataclass(frozen=True)
+class CompressorInput:
+    """A document or question as the compressor reads it.
+
+    Attributes:
+        ids: `<enc> <bos> document <eos> mem_1 … mem_m`, with `Marker` values.
+        n_memory: m, memory slots at the end.
+        start: index in `ids` of the first token of the document.
+        text_tokens: tokens of the document.
+        rate: tokens that a slot stands for; None if every slot stands for the whole document.
+    """
+
+    ids: list[int]
+    n_memory: int
+    start: int
+    text_tokens: int
+    rate: int | None = None
+
+    def span_rows(self, offset: int) -> list[list[int]]:
+        """For each slot the positions of its span's tokens, `rate` long, padded with -1.
+
+        Args:
+            offset: position of the sequence in a packed batch.
+        """
+        rate = self.rate or 1
+        first = offset + self.start
+        end = first + self.text_tokens
+        return [
+            [row if row < end else -1 for row in range(at, at + rate)]
+            for at in range(first, end, rate)
+        ]
+
+
+@dataclass(frozen=True)
 class PackedBatch:
-    """`N` sequences, each ending in `n_memory` memory slots, one after the other.
+    """`N` sequences, each ending in its memory slots, one after the other.
 
     Attributes:
         ids: int64 `[T]` with `Marker` values.
         lengths: length of each sequence, their sum is `T`.
-        n_memory: memory slots at the end of each sequence.
+        n_memory: memory slots at the end of each sequence; their sum is M.
         rows: position of each sequence in the caller's list.
+        span_rows: int64 `[M, rate]`, positions of the tokens that each slot stands for, padded
+            with -1; None if every slot stands for the whole document.
     """
 
     ids: Tensor
     lengths: list[int]
-    n_memory: int
+    n_memory: list[int]
     rows: list[int]
+    span_rows: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
-        return replace(self, ids=self.ids.to(device, non_blocking=non_blocking))
+        spans = self.span_rows
+        return replace(
+            self,
+            ids=self.ids.to(device, non_blocking=non_blocking),
+            span_rows=None if spans is None else spans.to(device, non_blocking=non_blocking),
+        )
 
     @property
     def cu_seqlens(self) -> Tensor:
@@ -44,10 +86,20 @@ class PackedBatch:
 
     @property
     def memory_rows(self) -> Tensor:
-        """int64 `[N · n_memory]`, positions of the memory slots in the packed sequence."""
-        ends = self.cu_seqlens[1:].long()
-        offsets = torch.arange(-self.n_memory, 0, device=ends.device)
-        return (ends[:, None] + offsets).flatten()
+        """int64 `[M]`, positions of the memory slots in the packed sequence."""
+        rows, end = [torch.empty(0, dtype=torch.long)], 0
+        for length, count in zip(self.lengths, self.n_memory, strict=True):
+            end += length
+            rows.append(torch.arange(end - count, end))
+        return torch.cat(rows).to(self.ids.device)
+
+    @property
+    def memory_counts(self) -> int | Tensor:
+        """`n_memory` as the operators take it: one number for all, or int32 `[N]`."""
+        first = self.n_memory[0] if self.n_memory else 0
+        if all(count == first for count in self.n_memory):
+            return first
+        return torch.tensor(self.n_memory, dtype=torch.int32, device=self.ids.device)
 
 
 @dataclass(frozen=True)
@@ -55,7 +107,7 @@ class PackedPrompts:
     """Prompts with answers, one after the other.
 
     Attributes:
-        batch: the prompts; memory slots lie anywhere in them, so `n_memory` is 0.
+        batch: the prompts; memory slots lie anywhere in them, so `n_memory` is 0 for each.
         targets: int64 `[P]`, positions of the answers' tokens in the packed sequence.
     """
 
@@ -71,10 +123,25 @@ class PackedPrompts:
         batch = PackedBatch(
             ids=torch.tensor([i for p in prompts for i in p.ids], dtype=torch.long, device=device),
             lengths=[len(p.ids) for p in prompts],
-            n_memory=0,
+            n_memory=[0] * len(prompts),
             rows=list(range(len(prompts))),
         )
         return cls(batch, torch.cat(positions).to(device))
+
+    def with_counts(self, counts: Sequence[int]) -> PackedPrompts:
+        """The same prompts with other numbers of memory slots.
+
+        Args:
+            counts: for each slot there is, in order, how many take its place.
+        """
+        ids = self.batch.ids
+        slots = ids == Marker.MEMORY
+        repeats = torch.ones_like(ids)
+        repeats[slots] = torch.tensor(counts, dtype=ids.dtype, device=ids.device)
+        ends = repeats.cumsum(0)
+        lengths = [int(part.sum()) for part in repeats.split(self.batch.lengths)]
+        batch = replace(self.batch, ids=ids.repeat_interleave(repeats), lengths=lengths)
+        return PackedPrompts(batch, ends[self.targets] - 1)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedPrompts:
         targets = self.targets.to(device, non_blocking=non_blocking)
@@ -82,51 +149,68 @@ class PackedPrompts:
 
 
 def compressor_input(
-    document: Sequence[int], *, bos: int | None, eos: int | None, n_memory: int
-) -> list[int]:
-    """`<enc> <bos> document <eos> mem_1 … mem_m`; `eos=None` for a text that was cut off."""
+    document: Sequence[int],
+    *,
+    bos: int | None,
+    eos: int | None,
+    n_memory: int | None = None,
+    rate: int | None = None,
+) -> CompressorInput:
+    """`<enc> <bos> document <eos> mem_1 … mem_m`.
+
+    Args:
+        eos: None for a text that was cut off.
+        n_memory: m, where every slot stands for the whole document.
+        rate: else the tokens that a slot stands for: m is their number over `rate`, rounded up.
+    """
     begin = [Marker.ENCODE.value] + ([] if bos is None else [bos])
     end = [] if eos is None else [eos]
-    return [*begin, *document, *end, *[Marker.MEMORY.value] * n_memory]
+    if n_memory is None:
+        if rate is None:
+            raise ValueError("compressor_input needs n_memory or rate")
+        n_memory = -(-len(document) // rate)
+    ids = [*begin, *document, *end, *[Marker.MEMORY.value] * n_memory]
+    return CompressorInput(ids, n_memory, len(begin), len(document), rate)
 
 
 def pack(
-    sequences: Sequence[Sequence[int]],
-    *,
-    n_memory: int,
-    batch_tokens: int,
-    device: torch.device,
+    inputs: Sequence[CompressorInput], *, batch_tokens: int, device: torch.device
 ) -> Iterator[PackedBatch]:
-    """Group sequences, longest first, into batches of at most `batch_tokens` tokens.
+    """Group inputs of one rate, longest first, into batches of at most `batch_tokens` tokens.
 
-    A sequence longer than the budget gets a batch of its own. Sequences of like length end up
+    An input longer than the budget gets a batch of its own. Inputs of like length end up
     together, which lets attention treat those of equal length at once.
     """
-    order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
+    order = sorted(range(len(inputs)), key=lambda row: -len(inputs[row].ids))
     rows: list[int] = []
     tokens = 0
     for row in order:
-        if rows and tokens + len(sequences[row]) > batch_tokens:
-            yield _packed(sequences, rows, n_memory, device)
+        if rows and tokens + len(inputs[row].ids) > batch_tokens:
+            yield _packed(inputs, rows, device)
             rows, tokens = [], 0
         rows.append(row)
-        tokens += len(sequences[row])
+        tokens += len(inputs[row].ids)
     if rows:
-        yield _packed(sequences, rows, n_memory, device)
+        yield _packed(inputs, rows, device)
 
 
 def _packed(
-    sequences: Sequence[Sequence[int]],
-    rows: list[int],
-    n_memory: int,
-    device: torch.device,
+    inputs: Sequence[CompressorInput], rows: list[int], device: torch.device
 ) -> PackedBatch:
-    ids = [token for row in rows for token in sequences[row]]
+    chosen = [inputs[row] for row in rows]
+    lengths = [len(each.ids) for each in chosen]
+    spans = None
+    if chosen[0].rate is not None:
+        starts = accumulate(lengths, initial=0)
+        padded = [slot for each, at in zip(chosen, starts) for slot in each.span_rows(at)]
+        spans = torch.tensor(padded, dtype=torch.long, device=device)
+    ids = [token for each in chosen for token in each.ids]
     return PackedBatch(
         ids=torch.tensor(ids, dtype=torch.long, device=device),
-        lengths=[len(sequences[row]) for row in rows],
-        n_memory=n_memory,
+        lengths=lengths,
+        n_memory=[each.n_memory for each in chosen],
         rows=rows,
+        span_rows=spans,
     )
 
 

@@ -42,11 +42,15 @@ def prepare_passages(
     *,
     limit: int,
     overflow: Overflow,
+    token_for_eos: bool = True,
 ) -> list[Passage]:
     """Tokenise documents and bring each within `limit` tokens.
 
-    "chunk" splits a long document, "error" refuses it. "truncate" cuts it and gives the place
-    of its end-of-sequence token to one more token, since the text does not end there.
+    "chunk" splits a long document, "error" refuses it. "truncate" cuts it.
+
+    Args:
+        token_for_eos: a text that is cut has no end-of-sequence token, as it does not end there;
+            give its place to one more token of the text.
 
     Raises:
         ValueError: a document is empty, over the limit with "error", or has the name of another
@@ -65,8 +69,9 @@ def prepare_passages(
                 f"document {name!r} has {len(tokens.ids)} tokens, the limit is {limit}"
             )
         elif overflow == "truncate":
-            kept = tokens.ids[: limit + 1]
-            cut = tokens.starts[limit + 1] if len(tokens.ids) > limit + 1 else len(text)
+            most = limit + token_for_eos
+            kept = tokens.ids[:most]
+            cut = tokens.starts[most] if len(tokens.ids) > most else len(text)
             passages.append(Passage(name, name, title, text[:cut], kept, complete=False))
         else:
             spans = chunk_spans(text, tokens, limit)
@@ -98,6 +103,7 @@ def prepare_questions(
     *,
     limit: int,
     overflow: Overflow,
+    token_for_eos: bool = True,
 ) -> list[Passage]:
     """Tokenise questions; one over the limit is refused unless `overflow` is "truncate".
 
@@ -118,6 +124,7 @@ def prepare_questions(
             records,
             limit=limit,
             overflow="truncate" if overflow == "truncate" else "error",
+            token_for_eos=token_for_eos,
         )
     except ValueError as error:
         raise ValueError(str(error).replace("document 'question", "'question")) from error

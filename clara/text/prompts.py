@@ -32,12 +32,14 @@ class Prompt:
         return self.ids.index(Marker.MEMORY) if Marker.MEMORY in self.ids else None
 
 
-def memory_slots(documents: int, memory_tokens: int, separator: bool) -> list[Piece]:
-    """Slots for the memory of `documents` documents, each followed by the separator."""
-    slots: list[Piece] = [Marker.MEMORY] * memory_tokens
-    if separator:
-        slots.append(Marker.SEPARATOR)
-    return slots * documents
+def memory_slots(counts: Sequence[int], separator: bool) -> list[Piece]:
+    """Slots for the memory of documents, each followed by the separator.
+
+    Args:
+        counts: memory tokens of each document.
+    """
+    end: list[Piece] = [Marker.SEPARATOR] if separator else []
+    return [slot for count in counts for slot in ([Marker.MEMORY] * count + end)]
 
 
 def text_background(texts: Sequence[str]) -> list[Piece]:

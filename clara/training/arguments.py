@@ -51,7 +51,8 @@ class ClaraTrainingArguments(TrainingArguments):
             it, "error" stops the training.
         train_backbone: train the backbone's own weights along with the adapters. Not available in
             the end-to-end and contrastive stages, which compress the documents beforehand.
-        alignment_weight: λ, the weight of the MSE in the compression loss.
+        alignment_weight: λ, the weight of the MSE in the compression loss. Default: 0.1, and 0 in
+            memory form "spans".
         alignment_reduction: "mean" or "sum" over H in that MSE.
         candidate_index: folder of the candidates' memory. Default: `candidates` in `output_dir`.
         query_reasoner: "compressor" starts the query reasoner from the compressor's weights,
@@ -79,7 +80,7 @@ class ClaraTrainingArguments(TrainingArguments):
     max_prompt_tokens: int | None = None
     on_unusable: str = "skip"
     train_backbone: bool = False
-    alignment_weight: float = 0.1
+    alignment_weight: float | None = None
     alignment_reduction: str = "mean"
     candidate_index: str | None = None
     query_reasoner: str | None = None

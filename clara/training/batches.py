@@ -16,7 +16,13 @@ from typing_extensions import Self
 from clara.config import ClaraConfig, Overflow, PromptTemplate
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
 from clara.errors import ClaraError
-from clara.text.packing import PackedBatch, PackedPrompts, compressor_input, pack
+from clara.text.packing import (
+    CompressorInput,
+    PackedBatch,
+    PackedPrompts,
+    compressor_input,
+    pack,
+)
 from clara.text.passages import as_documents, prepare_passages
 from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.text.tokenizer import Piece, SafeTokenizer
@@ -42,25 +48,24 @@ class PackedTexts:
 
     Attributes:
         batch: the texts, longest first.
-        order: int64 `[N]`, where in `batch` the texts of the caller lie.
         text_tokens: tokens of the texts alone, without markers and memory slots.
     """
 
     batch: PackedBatch
-    order: Tensor
     text_tokens: int
 
     def __len__(self) -> int:
         return len(self.batch.lengths)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedTexts:
-        order = self.order.to(device, non_blocking=non_blocking)
-        return replace(self, batch=self.batch.to(device, non_blocking), order=order)
+        return replace(self, batch=self.batch.to(device, non_blocking))
 
-    def memory(self, hidden: Tensor) -> Tensor:
-        """`[N, m, H]` in the caller's order, from the final states `[T, H]` of `batch`."""
-        rows = hidden[self.batch.memory_rows].unflatten(0, (-1, self.batch.n_memory))
-        return rows[self.order]
+    def in_order(self, memory: Tensor) -> list[Tensor]:
+        """`[m_i, H]` of each text in the caller's order, from the memory `[M, H]` of `batch`."""
+        found: list[Tensor] = [memory] * len(self)
+        for row, each in zip(self.batch.rows, memory.split(self.batch.n_memory), strict=True):
+            found[row] = each
+        return found
 
 
 @dataclass(frozen=True)
@@ -214,14 +219,23 @@ class Encoder:
         counted, self.events = self.events, Counter()
         return counted
 
-    def passages(self, texts: Sequence[str], what: str) -> list[list[int]]:
-        """Compressor inputs of texts; a text that is split gives several."""
+    def passages(
+        self, texts: Sequence[str], what: str, rate: int | None = None
+    ) -> list[CompressorInput]:
+        """Compressor inputs of texts; a text that is split gives several.
+
+        Args:
+            rate: tokens per memory token in memory form "spans"; default from the configuration.
+        """
+        config = self.config
+        spans = config.memory_form == "spans"
         try:
             found = prepare_passages(
                 self.tokenizer,
                 as_documents(texts),
-                limit=self.config.document_length,
+                limit=config.document_length,
                 overflow=self.overflow,
+                token_for_eos=not spans,
             )
         except ValueError as error:
             raise SkippedExampleError(f"{what} empty or too long", f"{what}: {error}") from error
@@ -234,31 +248,49 @@ class Encoder:
                 passage.tokens,
                 bos=bos,
                 eos=eos if passage.complete else None,
-                n_memory=self.config.memory_tokens,
+                n_memory=config.memory_tokens,
+                rate=(rate or config.compression_rate) if spans else None,
             )
             for passage in found
         ]
 
-    def pack(self, sequences: Sequence[list[int]]) -> PackedTexts:
-        """All sequences in one batch."""
-        m = self.config.memory_tokens
-        total = sum(map(len, sequences))
-        (batch,) = pack(sequences, n_memory=m, batch_tokens=total, device=torch.device("cpu"))
-        order = torch.empty(len(sequences), dtype=torch.long)
-        order[batch.rows] = torch.arange(len(sequences))
-        # No text has these two as tokens, see `SafeTokenizer`.
-        ends = {self.tokenizer.bos_id, self.tokenizer.eos_id}
-        text = sum(token >= 0 and token not in ends for each in sequences for token in each)
-        return PackedTexts(batch, order, text)
+    def pack(self, inputs: Sequence[CompressorInput]) -> PackedTexts:
+        """All inputs in one batch."""
+        total = sum(len(each.ids) for each in inputs)
+        (batch,) = pack(inputs, batch_tokens=total, device=torch.device("cpu"))
+        return PackedTexts(batch, sum(each.text_tokens for each in inputs))
 
     def memory_prompt(
-        self, documents: int, question: str, answer: str, *, task: bool = False
+        self, counts: Sequence[int], question: str, answer: str, *, task: bool = False
     ) -> Prompt:
-        """A prompt with slots for `documents` memories."""
-        config = self.config
-        slots = memory_slots(documents, config.memory_tokens, config.separator)
-        template = TASK_PROMPT if task else config.prompt
+        """A prompt with slots for documents of so many memory tokens each."""
+        slots = memory_slots(counts, self.config.separator)
+        template = TASK_PROMPT if task else self.config.prompt
         return self._prompt(template, slots, question, answer)
+
+    def selection_prompt(
+        self, candidates: Sequence[str], top_k: int, question: str, answer: str
+    ) -> Prompt:
+        """A prompt with slots for the best `top_k` of the candidates.
+
+        In memory form "spans" the slots of a document are known only when it is selected. There
+        each document has one slot, which `PackedPrompts.with_counts` replaces by as many as it
+        needs. The budget then holds for the longest candidates.
+        """
+        selected = min(top_k, len(candidates))
+        m = self.config.memory_tokens
+        if m is not None:
+            return self.memory_prompt([m] * selected, question, answer)
+        prompt = self.memory_prompt([1] * selected, question, answer)
+        budget = self.max_prompt_tokens
+        most = selected * (self.config.most_memory_tokens() - 1)
+        if budget is None or len(prompt.ids) + most <= budget:
+            return prompt
+        limit, rate = self.config.document_length, self.config.compression_rate
+        encoded = self.tokenizer.encode_texts(list(candidates))
+        counts = sorted(-(-min(len(text.ids), limit) // rate) for text in encoded)
+        self._check_budget(len(prompt.ids) + sum(counts[-selected:]) - selected)
+        return prompt
 
     def text_prompt(self, texts: Sequence[str], question: str, answer: str) -> Prompt:
         """The prompt of plain retrieval-augmented generation."""
@@ -270,15 +302,17 @@ class Encoder:
         if not answer.strip():
             raise SkippedExampleError("no answer tokens", "an answer is empty")
         prompt = build_prompt(self.tokenizer, template, background, question, answer)
-        budget = self.max_prompt_tokens
-        if budget is not None and len(prompt.ids) > budget:
-            raise SkippedExampleError(
-                "prompt over the budget",
-                f"a prompt has {len(prompt.ids)} tokens, max_prompt_tokens is {budget}",
-            )
+        self._check_budget(len(prompt.ids))
         if prompt.answer_start >= len(prompt.ids):
             raise SkippedExampleError("no answer tokens", "an answer has no tokens")
         return prompt
+
+    def _check_budget(self, tokens: int) -> None:
+        if self.max_prompt_tokens is not None and tokens > self.max_prompt_tokens:
+            raise SkippedExampleError(
+                "prompt over the budget",
+                f"a prompt has {tokens} tokens, max_prompt_tokens is {self.max_prompt_tokens}",
+            )
 
 
 class CompressionCollator:
@@ -295,12 +329,14 @@ class CompressionCollator:
         if not made:
             return EmptyBatch(events)
         prompts = PackedPrompts.of([prompt for prompt, _ in made])
-        documents = self._encoder.pack([each for _, sequences in made for each in sequences])
+        documents = self._encoder.pack([each for _, inputs in made for each in inputs])
         counts = {"tokens": len(prompts.targets), "documents": len(documents)}
         return CompressionBatch(counts, events, prompts, documents)
 
-    def _one(self, example: PretrainingExample | AnswerExample) -> tuple[Prompt, list[list[int]]]:
-        sequences = self._encoder.passages(example.documents, "document")
+    def _one(
+        self, example: PretrainingExample | AnswerExample
+    ) -> tuple[Prompt, list[CompressorInput]]:
+        inputs = self._encoder.passages(example.documents, "document")
         task = isinstance(example, PretrainingExample)
         if isinstance(example, PretrainingExample):
             if not all(answer.strip() for answer in example.answers):
@@ -308,7 +344,8 @@ class CompressionCollator:
             question, answer = pretraining_task(example)
         else:
             question, answer = example.question, example.answer
-        return self._encoder.memory_prompt(len(sequences), question, answer, task=task), sequences
+        counts = [each.n_memory for each in inputs]
+        return self._encoder.memory_prompt(counts, question, answer, task=task), inputs
 
 
 class RankingCollator:
@@ -361,20 +398,22 @@ class RankingCollator:
             raise SkippedExampleError(
                 "candidate empty or too long", "a question has a candidate without memory"
             )
-        sequences = self._encoder.passages([example.question], "question")
-        if len(sequences) > 1:
+        rate = self._encoder.config.question_rate
+        inputs = self._encoder.passages([example.question], "question", rate)
+        if len(inputs) > 1:
             raise SkippedExampleError(
                 "question empty or too long", "a question is longer than the document limit"
             )
         prompt = None
         if self._top_k is not None:
-            selected = min(self._top_k, len(candidates))
-            prompt = self._encoder.memory_prompt(selected, example.question, example.answer)
-        return _Question(sequences[0], prompt, candidates, example.positives)
+            prompt = self._encoder.selection_prompt(
+                example.documents, self._top_k, example.question, example.answer
+            )
+        return _Question(inputs[0], prompt, candidates, example.positives)
 
 
 class _Question(NamedTuple):
-    question: list[int]
+    question: CompressorInput
     prompt: Prompt | None
     candidates: list[str]
     positives: tuple[int, ...]

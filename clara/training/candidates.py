@@ -57,9 +57,10 @@ class CandidateMemory:
             self.index = MemoryIndex.create(
                 path,
                 fingerprint=model.fingerprint,
-                memory_tokens=model.config.memory_tokens,
+                memory_tokens=model.config.most_memory_tokens(),
                 hidden_size=model.hidden_size,
                 dtype=model.dtype,
+                settings=model.config.index_settings(),
             )
 
     def add(self, texts: Iterable[str], *, show_progress_bar: bool = True) -> int:
@@ -102,6 +103,7 @@ class CandidateMemory:
                     [document],
                     limit=self._model.config.document_length,
                     overflow=self._overflow,
+                    token_for_eos=self._model.config.memory_form == "learned",
                 )
             except ValueError:
                 self.unusable.add(document.id)
@@ -135,7 +137,7 @@ class CandidateMemory:
         return self.index.ids()[0]
 
     def search(self, queries: Tensor, k: int) -> list[list[str]]:
-        """Names of the `k` candidates that lie nearest to each query `[B, m, H]`."""
+        """Names of the `k` candidates that lie nearest to each query."""
         return [[hit.id for hit in hits] for hits in self.index.search(queries, k)]
 
 

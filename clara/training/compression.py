@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from clara.backbone.adapters import COMPRESSOR, GENERATOR
@@ -20,7 +21,8 @@ class CompressionObjective(Objective):
     the mean state of a document's tokens and that of its memory; see `memory_alignment_loss`.
 
     Args:
-        alignment_weight: λ; 0 leaves the term out, and its cost.
+        alignment_weight: λ; 0 leaves the term out, and its cost. Default: 0.1 in memory form
+            "learned" and 0 in "spans", whose memory is aligned with the text from the beginning.
         alignment_reduction: "mean" over H as the reference implementation has it, or "sum" as
             the paper writes it.
     """
@@ -32,12 +34,14 @@ class CompressionObjective(Objective):
         self,
         model: Clara,
         *,
-        alignment_weight: float = 0.1,
+        alignment_weight: float | None = None,
         alignment_reduction: str = "mean",
         train_backbone: bool = False,
     ) -> None:
         super().__init__(model, train_backbone=train_backbone)
         self._reduction = alignment_reduction
+        if alignment_weight is None:
+            alignment_weight = 0.1 if model.config.memory_form == "learned" else 0.0
         self.terms = {"ce": Term("tokens")}
         if alignment_weight:
             self.terms["mse"] = Term("documents", alignment_weight)
@@ -45,12 +49,12 @@ class CompressionObjective(Objective):
     def sums(self, batch: CompressionBatch) -> dict[str, Tensor]:
         aligned = "mse" in self.terms
         packed = batch.documents.batch
-        hidden = self.model.encode(packed, COMPRESSOR, memory_only=not aligned)
-        memory = batch.documents.memory(hidden).flatten(0, 1)
+        encoded = self.model.encode_memory(packed, COMPRESSOR, memory_only=not aligned)
+        memory = torch.cat(batch.documents.in_order(encoded.memory))
         sums = {"ce": answer_cross_entropy(self.model, batch.prompts, memory)}
         if aligned:
             mean = memory_alignment_loss(
-                hidden, packed.cu_seqlens, packed.n_memory, reduction=self._reduction
+                encoded.states, packed.cu_seqlens, packed.memory_counts, reduction=self._reduction
             )
             sums["mse"] = mean * len(batch.documents)
         return sums

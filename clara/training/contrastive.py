@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from clara.backbone.adapters import QUERY_REASONER
+from clara.memory.padded import ranking_vectors
 from clara.model.clara import Clara
 from clara.training.batches import RankingBatch
 from clara.training.candidates import CandidateMemory, ranking_stand_in
@@ -43,8 +44,7 @@ class ContrastiveObjective(Objective):
         self._in_batch = in_batch_negatives
 
     def sums(self, batch: RankingBatch) -> dict[str, Tensor]:
-        hidden = self.model.encode(batch.questions.batch, QUERY_REASONER, memory_only=True)
-        queries = batch.questions.memory(hidden)
+        queries = self.encoded_questions(batch.questions)
         own = recall_batch = batch
         if self._in_batch:
             every = dict.fromkeys(n for names in batch.candidates for n in names)
@@ -54,7 +54,8 @@ class ContrastiveObjective(Objective):
         candidates = self._candidates.read([n for names in own.candidates for n in names])
         memory = candidates.memory.to(self.model.device)
         offsets = torch.tensor(own.offsets, dtype=torch.int32, device=memory.device)
-        scores = cosine_scores(queries.flatten(1), memory.flatten(1), offsets=offsets)
+        vectors = ranking_vectors(memory, candidates.counts, self.model.config.ranking_rule)
+        scores = cosine_scores(queries.flatten(1), vectors, offsets=offsets)
         losses = [
             self._loss(scores[start:end] / self._temperature, positives)
             for start, end, positives in zip(own.offsets, own.offsets[1:], batch.positives)

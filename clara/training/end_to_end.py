@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from clara.backbone.adapters import GENERATOR, QUERY_REASONER
+from clara.memory.padded import ranking_vectors
 from clara.model.clara import Clara
 from clara.model.encoding import answer_cross_entropy
 from clara.training.batches import RankingBatch
@@ -13,7 +16,7 @@ from clara.training.candidates import CandidateMemory, ranking_stand_in
 from clara.training.objectives import Objective, Term
 from clara.training.selection import SelectionSchedule
 from clara.training.statistics import compression_sums, recall_sums
-from clara_kernels import rank_and_select
+from clara_kernels import cosine_scores, rank_and_select, select_topk
 
 
 class EndToEndObjective(Objective):
@@ -56,8 +59,7 @@ class EndToEndObjective(Objective):
         self._every = negatives_every
 
     def sums(self, batch: RankingBatch) -> dict[str, Tensor]:
-        hidden = self.model.encode(batch.questions.batch, QUERY_REASONER, memory_only=True)
-        queries = batch.questions.memory(hidden)
+        queries = self.encoded_questions(batch.questions)
         if self.training and self._negatives and self._every and self.step % self._every == 0:
             batch = self._with_negatives(batch, queries.detach())
         candidates = self._candidates.read([n for names in batch.candidates for n in names])
@@ -65,22 +67,38 @@ class EndToEndObjective(Objective):
         offsets = torch.tensor(batch.offsets, dtype=torch.int32, device=memory.device)
         selection = self._schedule.at(self.progress)
         noise = selection.noise if self.training else None
-        selected, _, scores = rank_and_select(
-            queries,
-            memory,
-            self._top_k,
-            temperature=selection.temperature,
-            relaxation=selection.relaxation,
-            mask=selection.mask,
-            noise=noise,
-            seed=self.step_seed if noise else None,
-            offsets=offsets,
-        )
+        options: dict[str, Any] = {
+            "temperature": selection.temperature,
+            "relaxation": selection.relaxation,
+            "mask": selection.mask,
+            "noise": noise,
+            "seed": self.step_seed if noise else None,
+            "offsets": offsets,
+        }
+        if self.model.config.ranking_rule == "flattened":
+            selected, order, scores = rank_and_select(queries, memory, self._top_k, **options)
+        else:
+            vectors = ranking_vectors(memory, candidates.counts, "mean")
+            scores = cosine_scores(queries.flatten(1), vectors, offsets=offsets)
+            selected, order = select_topk(scores, memory, self._top_k, **options)
         # A question with fewer candidates than slots has a prompt with fewer slots.
         used = [min(self._top_k, len(names)) for names in batch.candidates]
-        slots = torch.cat([selected[row, :count].flatten(0, 1) for row, count in enumerate(used)])
-        assert batch.prompts is not None, "the collator makes prompts"
-        loss = answer_cross_entropy(self.model, batch.prompts, slots)
+        chosen = [
+            [candidates.counts[start + at] for at in order[row, :count].tolist()]
+            for row, (start, count) in enumerate(zip(batch.offsets, used))
+        ]
+        slots = torch.cat(
+            [
+                selected[row, place, :count]
+                for row, counts in enumerate(chosen)
+                for place, count in enumerate(counts)
+            ]
+        )
+        prompts = batch.prompts
+        assert prompts is not None, "the collator makes prompts"
+        if self.model.config.memory_form == "spans":
+            prompts = prompts.with_counts([count for counts in chosen for count in counts])
+        loss = answer_cross_entropy(self.model, prompts, slots)
         statistics = recall_sums(scores.detach(), batch) | compression_sums(candidates)
         return {"ce": loss, **statistics}
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clara.backbone.adapters import ADAPTERS
+from clara.backbone.adapters import ADAPTERS, QUERY_REASONER
 from clara.backbone.output_path import applies_head_alone
+from clara.memory.padded import PaddedMemory
 from clara.model.clara import Clara
-from clara.training.batches import Batch, EmptyBatch, Encoder
+from clara.training.batches import Batch, EmptyBatch, Encoder, PackedTexts
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,21 @@ class Objective(nn.Module, ABC):
             raise ValueError("train_backbone needs a backbone that is not quantized")
         model.adapters.freeze(*self.adapters)
         model.memory_tokens.requires_grad_(self.trains_memory_tokens)
+        for name, connector in model.connectors.items():
+            connector.requires_grad_(name in self.adapters)
         lora = {id(p) for name in ADAPTERS for p in model.adapters.parameters(name).values()}
         for parameter in model.backbone.parameters():
             if id(parameter) not in lora and parameter.is_floating_point():
                 parameter.requires_grad_(train_backbone)
 
     def groups(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
-        """What trains, by name: adapters, "memory_tokens" and "backbone"."""
+        """What trains, by name: adapters, "memory_tokens", "connector" and "backbone"."""
         named = {n: list(self.model.adapters.parameters(n).values()) for n in self.adapters}
         if self.trains_memory_tokens:
             named["memory_tokens"] = list(self.model.memory_tokens.parameters())
+        connectors = [p for p in self.model.connectors.parameters() if p.requires_grad]
+        if connectors:
+            named["connector"] = connectors
         if self.train_backbone:
             known = {id(parameter) for group in named.values() for parameter in group}
             trained = (p for p in self.model.backbone.parameters() if p.requires_grad)
@@ -98,6 +104,14 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def stand_in(self) -> Batch:
         """A small batch that is computed, and not counted, where no example is left."""
+
+    def encoded_questions(self, questions: PackedTexts) -> Tensor:
+        """Questions as `Clara.encode_queries` returns them, differentiable."""
+        memory = self.model.encode_memory(questions.batch, QUERY_REASONER).memory
+        padded = PaddedMemory.of(questions.in_order(memory))
+        if self.model.config.ranking_rule == "flattened":
+            return padded.rows
+        return padded.vectors("mean")[:, None]
 
     @property
     def _plain_encoder(self) -> Encoder:

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from clara.backbone import trained
-from clara.backbone.adapters import ADAPTERS, COMPRESSOR, QUERY_REASONER
+from clara.backbone.adapters import ADAPTERS, QUERY_REASONER
 from clara.config import ClaraConfig
 from clara.data.examples import (
     Examples,
@@ -370,7 +370,7 @@ def start_query_reasoner(model: Clara, source: str | None) -> bool:
     wanted = source == "compressor" or (source is None and untrained)
     if wanted:
         with torch.no_grad():
-            model.adapters.copy(COMPRESSOR, QUERY_REASONER)
+            model.copy_compressor()
     return wanted
 
 

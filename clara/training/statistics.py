@@ -13,8 +13,7 @@ CUTOFFS = (1, 3, 5)
 
 def compression_sums(candidates: CompressedDocuments) -> dict[str, Tensor]:
     """What the effective compression of candidates is made of."""
-    memory = candidates.memory
-    written = memory.shape[0] * memory.shape[1]
+    written = sum(candidates.counts)
     sums = {"text_tokens": sum(candidates.token_counts), "memory_written": written}
     return {name: torch.tensor(value, dtype=torch.float32) for name, value in sums.items()}
 

@@ -199,7 +199,7 @@ class ClaraTrainer(SavingTrainer):
         documents = getattr(batch, "documents", None)
         if documents is not None:
             counts["text_tokens"] = documents.text_tokens
-            counts["memory_written"] = len(documents) * documents.batch.n_memory
+            counts["memory_written"] = sum(documents.batch.n_memory)
         for name, value in {**counts, **sums}.items():
             value = value.detach() if isinstance(value, Tensor) else value
             totals[name] = totals.get(name, 0) + value

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from clara import Clara, ClaraConfig
 from clara.backbone.attention import CLARA_SDPA, PackedLayout, packed_arguments, packed_attention
 from clara.backbone.attention_patterns import FULL, AttentionPattern
-from clara.text.packing import PackedBatch, pack
+from clara.text.packing import CompressorInput, PackedBatch, pack
 
 LENGTHS = [
     [9],
@@ -25,7 +25,8 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 def layout_of(lengths, n_memory):
     ids = torch.zeros(sum(lengths), dtype=torch.long)
-    return PackedLayout.of(PackedBatch(ids, lengths, n_memory, list(range(len(lengths)))))
+    counts = [n_memory] * len(lengths)
+    return PackedLayout.of(PackedBatch(ids, lengths, counts, list(range(len(lengths)))))
 
 
 def alone(query, key, value, scale, pattern=FULL):
@@ -147,8 +148,8 @@ def test_a_document_that_is_not_a_number_does_not_reach_its_neighbours():
 
 
 def test_a_layout_describes_its_batch():
-    sequences = [[1] * n for n in (3, 9, 3, 5)]
-    (batch,) = pack(sequences, n_memory=2, batch_tokens=99, device=torch.device("cpu"))
+    inputs = [CompressorInput([1] * n, 2, 0, n - 2) for n in (3, 9, 3, 5)]
+    (batch,) = pack(inputs, batch_tokens=99, device=torch.device("cpu"))
     layout = PackedLayout.of(batch, 1)
     assert layout.cu_seqlens.tolist() == [0, 9, 14, 17, 20]
     assert layout.memory_rows.tolist() == [7, 8, 12, 13, 15, 16, 18, 19]
@@ -157,7 +158,7 @@ def test_a_layout_describes_its_batch():
 
 
 def test_flash_attention_is_told_the_bounds():
-    batch = PackedBatch(torch.zeros(12, dtype=torch.long), [7, 5], 2, [1, 0])
+    batch = PackedBatch(torch.zeros(12, dtype=torch.long), [7, 5], [2, 2], [1, 0])
     backbone = SimpleNamespace(config=SimpleNamespace(_attn_implementation="flash_attention_2"))
     arguments = packed_arguments(batch, backbone, None)
     assert arguments["cu_seq_lens_q"].tolist() == arguments["cu_seq_lens_k"].tolist() == [0, 7, 12]
@@ -180,7 +181,8 @@ def test_a_model_computes_packed_documents_as_if_alone(models):
     theirs, ours = models
     rng = random.Random(0)
     sequences = [[rng.randrange(6, 600) for _ in range(n)] for n in (23, 4, 11, 11, 7)]
-    (batch,) = pack(sequences, n_memory=3, batch_tokens=999, device=torch.device("cpu"))
+    inputs = [CompressorInput(each, 3, 0, len(each) - 3) for each in sequences]
+    (batch,) = pack(inputs, batch_tokens=999, device=torch.device("cpu"))
     with torch.no_grad():
         packed = ours(
             input_ids=batch.ids[None],

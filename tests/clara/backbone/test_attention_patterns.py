@@ -98,7 +98,7 @@ def test_the_pattern_of_each_layer(family, model):
 
 def test_documents_longer_than_a_window(model, plain, memory):
     passages = prepare_passages(model.tokenizer, as_documents(TEXTS), limit=64, overflow="error")
-    inputs = [compressor_input(p.tokens, bos=1, eos=2, n_memory=16) for p in passages]
+    inputs = [compressor_input(p.tokens, bos=1, eos=2, n_memory=16).ids for p in passages]
     assert len(inputs[0]) < WINDOW < 2 * WINDOW < max(map(len, inputs))
     for row, ids in zip(memory, inputs, strict=True):
         states = one_sequence.states(model, plain, ids, model.memory_tokens.memory.detach())
@@ -162,7 +162,7 @@ def test_training_sees_what_generation_sees(model, plain, checkpointing):
     )
     documents = []
     for passage in passages:
-        ids = compressor_input(passage.tokens, bos=1, eos=2, n_memory=16)
+        ids = compressor_input(passage.tokens, bos=1, eos=2, n_memory=16).ids
         inputs = one_sequence.embedded(trained, plain, ids, 0)
         inputs = torch.cat([inputs[:, :-16], rows[None]], 1)
         hidden = plain.model(inputs_embeds=inputs, use_cache=False).last_hidden_state

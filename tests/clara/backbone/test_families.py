@@ -108,7 +108,7 @@ def test_batch_tokens_do_not_matter(model):
 def test_all_rows_and_memory_rows_agree(model):
     passages = prepare_passages(model.tokenizer, as_documents(TEXTS), limit=64, overflow="error")
     tokens = [compressor_input(p.tokens, bos=1, eos=2, n_memory=4) for p in passages]
-    (batch,) = pack(tokens, n_memory=4, batch_tokens=10_000, device=model.device)
+    (batch,) = pack(tokens, batch_tokens=10_000, device=model.device)
     with torch.no_grad():
         every = model.encode(batch, "compressor", memory_only=False)
         only = model.encode(batch, "compressor", memory_only=True)

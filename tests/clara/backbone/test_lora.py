@@ -120,7 +120,7 @@ def test_the_shortcut_is_exact_in_every_family(tiny_backbone, family):
     )
     m = model.config.memory_tokens
     inputs = [compressor_input(p.tokens, bos=1, eos=2, n_memory=m) for p in passages]
-    (batch,) = pack(inputs, n_memory=m, batch_tokens=10_000, device=model.device)
+    (batch,) = pack(inputs, batch_tokens=10_000, device=model.device)
     assert last_layer(model.backbone.base_model) is not None
     with torch.no_grad():
         full = model.encode(batch, "compressor")

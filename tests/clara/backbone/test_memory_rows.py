@@ -30,7 +30,7 @@ def model(request, tiny_backbone):
 def packed(model, texts):
     passages = prepare_passages(model.tokenizer, as_documents(texts), limit=64, overflow="error")
     inputs = [compressor_input(p.tokens, bos=1, eos=2, n_memory=4) for p in passages]
-    (batch,) = pack(inputs, n_memory=4, batch_tokens=10_000, device=model.device)
+    (batch,) = pack(inputs, batch_tokens=10_000, device=model.device)
     return batch
 
 

@@ -90,8 +90,8 @@ def test_end_to_end_gradients_are_the_same(tiny_backbone):
     def step():
         model.train()
         model.zero_grad()
-        hidden = model.encode(batch.documents.batch, QUERY_REASONER, memory_only=True)
-        queries = batch.documents.memory(hidden)[:1].flatten(1)
+        memory = model.encode_memory(batch.documents.batch, QUERY_REASONER).memory
+        queries = batch.documents.in_order(memory)[0].flatten()[None]
         scores = cosine_scores(queries, documents.memory.flatten(1)[None])
         selected, _ = select_topk(scores, documents.memory[None], 2, temperature=0.5)
         loss = model.answer_loss(["Who built it?"], selected, ["Ada"])

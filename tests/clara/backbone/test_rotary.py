@@ -9,7 +9,7 @@ from clara import Clara, ClaraConfig
 from clara.backbone.generation_settings import generation_settings
 from clara.backbone.rotary import batching_key, recomputed_at_switch, switching_lengths
 from clara.model import generation
-from clara.text.packing import compressor_input, pack
+from clara.text.packing import CompressorInput, compressor_input, pack
 from clara.text.passages import as_documents, prepare_passages
 
 from . import one_sequence
@@ -62,10 +62,10 @@ def inputs_of(model, texts):
 
 def test_a_documents_memory_does_not_depend_on_its_neighbours(model, plain):
     inputs = inputs_of(model, TEXTS)
-    lengths = [len(ids) for ids in inputs]
+    lengths = [len(each.ids) for each in inputs]
     assert min(lengths) < 32 < max(lengths)
     rows = model.memory_tokens.memory.detach()
-    expected = [one_sequence.states(model, plain, ids, rows)[-4:] for ids in inputs]
+    expected = [one_sequence.states(model, plain, each.ids, rows)[-4:] for each in inputs]
     for batch_tokens in (10_000, 1):
         memory = model.compress(TEXTS, batch_tokens=batch_tokens).memory
         torch.testing.assert_close(memory, torch.stack(expected), rtol=1e-4, atol=1e-4)
@@ -80,7 +80,8 @@ def test_at_the_switching_length_itself(model, plain):
     ids = [[-3, 1, *range(50, 50 + n), 2, *[-1] * 4] for n in (24, 25, 26)]
     rows = model.memory_tokens.memory.detach()
     assert [len(each) for each in ids] == [31, 32, 33]
-    (batch,) = pack(ids, n_memory=4, batch_tokens=999, device=model.device)
+    inputs = [CompressorInput(each, 4, 2, len(each) - 7) for each in ids]
+    (batch,) = pack(inputs, batch_tokens=999, device=model.device)
     with torch.no_grad():
         hidden = model.encode(batch, "compressor").split(batch.lengths)
     for row, found in zip(batch.rows, hidden, strict=True):

@@ -379,7 +379,7 @@ def controls(model, ids):
 
 
 def test_control_tokens_in_texts_are_text(model):
-    slots = memory_slots(2, 4, True)
+    slots = memory_slots([4] * 2, True)
     template = model.config.prompt
     harmless = build_prompt(model.tokenizer, template, slots, "Where?", "there")
     hostile = build_prompt(model.tokenizer, template, slots, HOSTILE, HOSTILE)

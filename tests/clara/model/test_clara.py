@@ -169,7 +169,6 @@ def test_untrained_adapters_compute_what_the_backbone_computes(tiny_backbone):
     batch = next(
         pack(
             [compressor_input([50, 60, 70], bos=1, eos=2, n_memory=4)],
-            n_memory=4,
             batch_tokens=100,
             device=model.device,
         )

@@ -62,8 +62,8 @@ def packed(model, passages):
         )
         for p in passages
     ]
-    (batch,) = pack(sequences, n_memory=M, batch_tokens=10_000, device=model.device)
-    return sequences, batch
+    (batch,) = pack(sequences, batch_tokens=10_000, device=model.device)
+    return [each.ids for each in sequences], batch
 
 
 def in_order(batch, values):
@@ -97,7 +97,7 @@ def test_questions_become_the_same_tokens(reference_model, expected, numbers):
 
 def test_prompts_become_the_same_tokens(reference_model, expected, numbers):
     config = reference_model.config
-    slots = memory_slots(2, config.memory_tokens, config.separator)
+    slots = memory_slots([config.memory_tokens] * 2, config.separator)
     for row, (question, answer) in enumerate(
         zip(expected["questions"], expected["answers"], strict=True)
     ):

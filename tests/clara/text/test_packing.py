@@ -8,14 +8,14 @@ import time
 import pytest
 import torch
 
-from clara.text.packing import chunk_spans, compressor_input, pack
+from clara.text.packing import CompressorInput, chunk_spans, compressor_input, pack
 from clara.text.tokenizer import EncodedText, Marker
 
 CPU = torch.device("cpu")
 
 
 def test_compressor_input_is_that_of_the_paper():
-    assert compressor_input([7, 8], bos=1, eos=2, n_memory=2) == [
+    assert compressor_input([7, 8], bos=1, eos=2, n_memory=2).ids == [
         Marker.ENCODE,
         1,
         7,
@@ -24,7 +24,7 @@ def test_compressor_input_is_that_of_the_paper():
         Marker.MEMORY,
         Marker.MEMORY,
     ]
-    assert compressor_input([7], bos=None, eos=None, n_memory=1) == [
+    assert compressor_input([7], bos=None, eos=None, n_memory=1).ids == [
         Marker.ENCODE,
         7,
         Marker.MEMORY,
@@ -35,7 +35,8 @@ def test_compressor_input_is_that_of_the_paper():
 def test_every_sequence_is_in_one_batch_within_the_budget(batch_tokens):
     rng = random.Random(3)
     sequences = [[rng.randrange(100) for _ in range(rng.randrange(3, 40))] for _ in range(57)]
-    batches = list(pack(sequences, n_memory=2, batch_tokens=batch_tokens, device=CPU))
+    inputs = [CompressorInput(each, 2, 0, len(each) - 2) for each in sequences]
+    batches = list(pack(inputs, batch_tokens=batch_tokens, device=CPU))
     assert sorted(row for batch in batches for row in batch.rows) == list(range(57))
     lengths = [length for batch in batches for length in batch.lengths]
     assert lengths == sorted(lengths, reverse=True)
@@ -52,7 +53,7 @@ def test_every_sequence_is_in_one_batch_within_the_budget(batch_tokens):
 
 
 def test_nothing_to_pack():
-    assert list(pack([], n_memory=1, batch_tokens=8, device=CPU)) == []
+    assert list(pack([], batch_tokens=8, device=CPU)) == []
 
 
 def words(text: str) -> EncodedText:

@@ -56,7 +56,7 @@ TEMPLATE = PromptTemplate(system="Be brief.", user="Background:\n{memory}\n\nQue
 
 def test_prompt_reads_as_written():
     tokenizer = tokenizer_with()
-    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots(2, 2, True), "Where?", "Here.")
+    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots([2] * 2, True), "Where?", "Here.")
     slots = "[MEMORY][MEMORY][SEPARATOR]" * 2
     assert shown(tokenizer, prompt.ids) == (
         "<s><|system|>\nBe brief.</s>\n<|user|>\nBackground:\n"
@@ -68,7 +68,7 @@ def test_prompt_reads_as_written():
 @pytest.mark.parametrize("template", [NO_SYSTEM, SILENT_SYSTEM])
 def test_without_a_system_role_the_words_go_to_the_user_turn(template):
     tokenizer = tokenizer_with(template)
-    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots(1, 1, False), "Where?", "Here.")
+    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots([1] * 1, False), "Where?", "Here.")
     assert shown(tokenizer, prompt.ids) == (
         "<|user|>Be brief.\n\nBackground:\n[MEMORY]\n\nQuestion: Where?</s><|assistant|>Here.</s>"
     )
@@ -76,7 +76,7 @@ def test_without_a_system_role_the_words_go_to_the_user_turn(template):
 
 def test_without_a_chat_template():
     tokenizer = tokenizer_with(None)
-    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots(1, 1, True), "Where?", "Here.")
+    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots([1] * 1, True), "Where?", "Here.")
     assert shown(tokenizer, prompt.ids) == (
         "<s>Be brief.\n\nBackground:\n[MEMORY][SEPARATOR]\n\nQuestion: Where?\nAnswer: Here.</s>"
     )
@@ -84,7 +84,7 @@ def test_without_a_chat_template():
 
 def test_a_template_that_trims():
     tokenizer = tokenizer_with(TRIMMING)
-    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots(1, 1, False), "  Where?  ")
+    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots([1] * 1, False), "  Where?  ")
     assert shown(tokenizer, prompt.ids).endswith("Question: Where?</s>\n<|assistant|>\n")
     assert prompt.answer_start == len(prompt.ids)
 
@@ -98,7 +98,7 @@ def test_hostile_texts_change_nothing_but_their_own_place(template):
         ids = build_prompt(tokenizer, TEMPLATE, background, question, answer).ids
         return [token for token in ids if token < 0 or token in controls]
 
-    slots = memory_slots(3, 2, True)
+    slots = memory_slots([2] * 3, True)
     assert structure(HOSTILE, slots, HOSTILE) == structure("Where?", slots, "Here.")
     texts = text_background([HOSTILE, "</s>" * 5])
     assert structure(HOSTILE, texts, "x") == structure("Where?", text_background(["a"]), "x")
@@ -107,7 +107,7 @@ def test_hostile_texts_change_nothing_but_their_own_place(template):
 def test_the_answer_starts_at_its_first_token_even_where_texts_merge():
     tokenizer = tokenizer_with("{% for m in messages %}{{ m['content'] }} {% endfor %}")
     for answer in ("580 km", ".gw", "the", " spaced"):
-        prompt = build_prompt(tokenizer, TEMPLATE, memory_slots(1, 1, True), "Where?", answer)
+        prompt = build_prompt(tokenizer, TEMPLATE, memory_slots([1] * 1, True), "Where?", answer)
         after = tokenizer.tokenizer.decode(prompt.ids[prompt.answer_start :])
         assert answer.strip() in after
         assert len(after.removesuffix("</s>").strip()) <= len(answer) + 1
@@ -123,7 +123,7 @@ def test_a_blank_before_the_answer_belongs_to_its_first_token():
     )
     for template in (mistral, None):
         tokenizer = tokenizer_with(template)
-        slots = memory_slots(1, 1, True)
+        slots = memory_slots([1] * 1, True)
         prompt = build_prompt(tokenizer, TEMPLATE, slots, "Where?")
         full = build_prompt(tokenizer, TEMPLATE, slots, "Where?", "Paris")
         assert full.ids[: full.answer_start] == prompt.ids
@@ -135,7 +135,7 @@ def test_a_template_without_a_generation_prompt():
     tokenizer = tokenizer_with(
         "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }}</s>{% endfor %}"
     )
-    slots = memory_slots(1, 1, True)
+    slots = memory_slots([1] * 1, True)
     prompt = build_prompt(tokenizer, TEMPLATE, slots, "Where?")
     full = build_prompt(tokenizer, TEMPLATE, slots, "Where?", "Here")
     assert shown(tokenizer, prompt.ids).endswith("Where?</s><|assistant|>")
@@ -150,7 +150,7 @@ def test_a_template_whose_generation_prompt_says_more_than_its_turns():
         "{% if add_generation_prompt %}<|assistant|><think></think>"
         "{{ '' if enable_thinking is false else 'deep' }}{% endif %}"
     )
-    slots = memory_slots(1, 1, True)
+    slots = memory_slots([1] * 1, True)
     prompt = build_prompt(tokenizer, TEMPLATE, slots, "Where?")
     full = build_prompt(tokenizer, TEMPLATE, slots, "Where?", "Here")
     assert shown(tokenizer, prompt.ids).endswith("<|assistant|><think></think>")
@@ -161,7 +161,7 @@ def test_a_template_whose_generation_prompt_says_more_than_its_turns():
 @pytest.mark.parametrize("template", ["keep", NO_ASSISTANT, None])
 def test_an_empty_answer_ends_at_once(template):
     tokenizer = tokenizer_with(template)
-    full = build_prompt(tokenizer, TEMPLATE, memory_slots(1, 1, True), "Where?", "")
+    full = build_prompt(tokenizer, TEMPLATE, memory_slots([1] * 1, True), "Where?", "")
     answer = shown(tokenizer, full.ids[full.answer_start :])
     assert answer.strip() == "</s>"
 
@@ -171,7 +171,7 @@ def test_an_empty_answer_ends_at_once(template):
 )
 def test_what_precedes_the_answer_is_never_trained_on_and_it_is_whole(answer):
     tokenizer = tokenizer_with()
-    slots = memory_slots(1, 1, True)
+    slots = memory_slots([1] * 1, True)
     prompt = build_prompt(tokenizer, TEMPLATE, slots, "Where?")
     full = build_prompt(tokenizer, TEMPLATE, slots, "Where?", answer)
     trained = shown(tokenizer, full.ids[full.answer_start :])
@@ -187,14 +187,14 @@ def test_what_precedes_the_answer_is_never_trained_on_and_it_is_whole(answer):
 def test_a_template_that_changes_the_words_is_refused(content):
     tokenizer = tokenizer_with("{% for m in messages %}{{ " + content + " }}{% endfor %}")
     with pytest.raises(ValueError, match="chat template does not write the text of a user turn"):
-        build_prompt(tokenizer, TEMPLATE, memory_slots(1, 1, True), "Where?")
+        build_prompt(tokenizer, TEMPLATE, memory_slots([1] * 1, True), "Where?")
 
 
 def test_a_system_turn_after_the_user_turn_is_not_used():
     tokenizer = tokenizer_with(
         "{% for m in messages | reverse %}<|{{ m['role'] }}|>{{ m['content'] }}</s>{% endfor %}"
     )
-    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots(1, 1, False), "Where?")
+    prompt = build_prompt(tokenizer, TEMPLATE, memory_slots([1] * 1, False), "Where?")
     assert shown(tokenizer, prompt.ids) == (
         "<|user|>Be brief.\n\nBackground:\n[MEMORY]\n\nQuestion: Where?</s>"
     )
@@ -203,7 +203,7 @@ def test_a_system_turn_after_the_user_turn_is_not_used():
 def test_an_empty_system_text():
     silent = PromptTemplate(system="", user=TEMPLATE.user)
     tokenizer = tokenizer_with(NO_SYSTEM)
-    prompt = build_prompt(tokenizer, silent, memory_slots(0, 4, True), "Where?")
+    prompt = build_prompt(tokenizer, silent, memory_slots([4] * 0, True), "Where?")
     assert shown(tokenizer, prompt.ids) == (
         "<|user|>Background:\n\n\nQuestion: Where?</s><|assistant|>"
     )

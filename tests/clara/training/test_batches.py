@@ -58,8 +58,8 @@ def test_documents_come_back_in_order(tiny_model):
     batch = CompressionCollator(encoder(tiny_model))(examples)
     texts = [text for example in examples for text in example.documents]
     with torch.no_grad():
-        hidden = tiny_model.encode(batch.documents.batch, "compressor")
-    memory = batch.documents.memory(hidden)
+        encoded = tiny_model.encode_memory(batch.documents.batch, "compressor")
+    memory = torch.stack(batch.documents.in_order(encoded.memory))
     wanted = tiny_model.compress(texts).memory
     torch.testing.assert_close(memory, wanted, rtol=1e-4, atol=1e-5)
     tokens = [e.ids for e in tiny_model.tokenizer.encode_texts(texts)]
@@ -102,7 +102,7 @@ def test_the_prompt_of_a_question_is_that_of_answering(tiny_model):
     example = AnswerExample("Who is it?", ("It is Ada.", "It is Ben."), "Ada")
     batch = CompressionCollator(encoder(tiny_model))([example])
     config = tiny_model.config
-    slots = memory_slots(2, config.memory_tokens, config.separator)
+    slots = memory_slots([config.memory_tokens] * 2, config.separator)
     wanted = build_prompt(tiny_model.tokenizer, config.prompt, slots, "Who is it?", "Ada")
     assert prompts_of(batch) == [wanted.ids]
     assert batch.prompts.targets.tolist() == list(range(wanted.answer_start, len(wanted.ids)))

@@ -1,0 +1,462 @@
+"""Memory form "spans": a memory token for every span of a text."""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+from transformers import GemmaConfig, LlamaConfig
+
+from clara import Clara, ClaraConfig, CompressedDocuments
+from clara.backbone.adapters import COMPRESSOR, QUERY_REASONER
+from clara.index import MemoryIndex, MemoryIndexError
+from clara.text.prompts import memory_slots
+from clara.text.tokenizer import Marker
+
+from ..random_adapters import draw_adapters
+
+TEXTS = [
+    "The mill on the river was built of stone by Ada, and it grinds the grain of four towns.",
+    "Salt",
+    "The coast is long. It has cliffs.",
+    "A bridge leads to the north, where there is a town with a market and two churches.",
+]
+QUESTIONS = ["Who built the mill?", "What is long?"]
+
+
+def spans_config(**settings):
+    return ClaraConfig(
+        **{
+            "memory_form": "spans",
+            "compression_rate": 4,
+            "document_length": 64,
+            "lora_rank": 4,
+            "lora_alpha": 8,
+            "dtype": "float32",
+            **settings,
+        }
+    )
+
+
+def draw_connectors(model, *, seed=0, std=0.3):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.connectors.parameters():
+            parameter.normal_(std=std, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(tiny_backbone):
+    """A Llama with random adapters and connectors; shared, so leave it as it is."""
+    made = Clara.from_backbone(tiny_backbone("llama"), spans_config())
+    return draw_connectors(draw_adapters(made, seed=0))
+
+
+@pytest.fixture(scope="module")
+def untrained(tiny_backbone):
+    return Clara.from_backbone(tiny_backbone("llama"), spans_config())
+
+
+def embedding(model, ids):
+    return model.backbone.get_input_embeddings()(torch.tensor(ids))
+
+
+@torch.no_grad()
+def memory_of_one(model, text, rate, adapter=COMPRESSOR):
+    """Memory of a text by transformers alone: no packing, no shared code."""
+    own, tokenizer = model.memory_tokens, model.tokenizer
+    ids = tokenizer.encode_texts([text])[0].ids
+    means = [embedding(model, ids[at : at + rate]).mean(0) for at in range(0, len(ids), rate)]
+    begin = [own.encode[0], *embedding(model, [tokenizer.bos_id])]
+    text_rows = [*embedding(model, ids), *embedding(model, [tokenizer.eos_id])]
+    slots = [own.memory[0] + mean for mean in means]
+    inputs = torch.stack([*begin, *text_rows, *slots])[None]
+    body = model.backbone.base_model
+    with model.adapters.active(adapter):
+        states = body(inputs_embeds=inputs, use_cache=False).last_hidden_state[0, -len(slots) :]
+    connector = model.connectors[adapter]
+    matrix = connector.up if connector.down is None else connector.up @ connector.down
+    return torch.stack(means) + states / connector.scale @ matrix.T
+
+
+# Memory
+
+
+@pytest.mark.parametrize("rate", [1, 2, 4, 32])
+@pytest.mark.parametrize("connector_rank", [None, 3])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (LlamaConfig, {"tie_word_embeddings": True}),
+        (LlamaConfig, {"tie_word_embeddings": False}),
+        (GemmaConfig, {"head_dim": 12}),  # which scales embeddings
+    ],
+)
+def test_memory_is_that_of_a_loop_over_documents(
+    random_backbone, kind, settings, connector_rank, rate
+):
+    model = Clara.from_backbone(
+        random_backbone(kind, **settings), spans_config(connector_rank=connector_rank)
+    )
+    draw_connectors(draw_adapters(model, seed=1)).to(torch.float64)
+    found = model.compress(TEXTS, compression_rate=rate)
+    tokens = [len(text.ids) for text in model.tokenizer.encode_texts(TEXTS)]
+    assert found.token_counts == tokens
+    assert found.counts == [-(-count // rate) for count in tokens]
+    assert found.memory.dtype == torch.float64
+    for row, text in enumerate(TEXTS):
+        expected = memory_of_one(model, text, rate)
+        assert len(expected) == found.counts[row]
+        torch.testing.assert_close(
+            found.memory[row, : len(expected)], expected, rtol=1e-10, atol=1e-10
+        )
+        assert not found.memory[row, len(expected) :].any()
+
+
+def test_memory_on_a_quantized_backbone(random_backbone):
+    pytest.importorskip("bitsandbytes")
+    folder = random_backbone(LlamaConfig, hidden_size=64, intermediate_size=128)
+    model = Clara.from_backbone(folder, spans_config(quantization="nf4"))
+    draw_connectors(draw_adapters(model, seed=1))
+    found = model.compress(TEXTS)
+    for row, text in enumerate(TEXTS):
+        expected = memory_of_one(model, text, 4)
+        torch.testing.assert_close(
+            found.memory[row, : len(expected)], expected, rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_untrained_model_averages_and_at_rate_one_is_the_text(tiny_backbone, dtype):
+    model = Clara.from_backbone(tiny_backbone("llama"), spans_config(dtype=dtype))
+    found = model.compress(TEXTS, compression_rate=1)
+    for row, text in enumerate(model.tokenizer.encode_texts(TEXTS)):
+        assert torch.equal(found.memory[row, : len(text.ids)], embedding(model, text.ids))
+    assert found.effective_compression == 1
+    halved = model.compress(TEXTS, compression_rate=2)
+    ids = model.tokenizer.encode_texts(TEXTS)[0].ids
+    mean = embedding(model, ids[2:4]).float().mean(0).to(model.dtype)
+    assert torch.equal(halved.memory[0, 1], mean)
+
+
+def test_at_rate_one_the_generator_reads_the_text(untrained):
+    model = untrained
+    draw_adapters(model, seed=3)
+    try:
+        found = model.compress(TEXTS[:1], compression_rate=1)
+        (prompt,) = model.memory_prompts(QUESTIONS[:1], [found.counts], ["Ada"])
+        ids = model.tokenizer.encode_texts(TEXTS[:1])[0].ids
+        at = prompt.first_slot
+        replaced = [*prompt.ids[:at], *ids, *prompt.ids[at + len(ids) :]]
+        assert Marker.MEMORY not in replaced
+        ours = model.embed(torch.tensor(prompt.ids), found.memory[0])
+        theirs = model.embed(torch.tensor(replaced), found.memory[0, :0])
+        with torch.no_grad(), model.adapters.active("generator"):
+            logits = [model.backbone(inputs_embeds=each[None]).logits for each in (ours, theirs)]
+        torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
+    finally:
+        for name in ("compressor", "query_reasoner", "generator"):
+            for key, value in model.adapters.parameters(name).items():
+                if "lora_B" in key:
+                    value.data.zero_()
+
+
+def test_a_documents_memory_does_not_depend_on_its_neighbours(model):
+    together = model.compress(TEXTS)
+    for row, text in enumerate(TEXTS):
+        alone = model.compress([text], batch_tokens=1)
+        assert alone.counts == [together.counts[row]]
+        torch.testing.assert_close(
+            alone.memory[0], together.memory[row, : alone.counts[0]], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_short_texts_cost_what_they_are_and_long_ones_are_not_cut(model, tiny_backbone):
+    assert model.compress(["Salt"]).counts == [1]
+    long = "The river has a long course. " * 40
+    wide = Clara.from_backbone(tiny_backbone("llama"), spans_config(document_length=1500))
+    found = wide.compress([long], compression_rate=128)
+    assert found.ids == ["0"]
+    assert found.token_counts[0] > 200
+    assert found.counts == [-(-found.token_counts[0] // 128)]
+
+
+def test_a_text_that_is_cut_has_exactly_the_limit(model):
+    long = "The river has a long course. " * 20
+    cut = model.compress([long], overflow="truncate")
+    assert (cut.token_counts, cut.counts) == ([64], [16])
+    chunks = model.compress([long], overflow="chunk")
+    assert len(chunks) > 2
+    assert max(chunks.token_counts) <= 64
+    with pytest.raises(ValueError, match=r"document '0' has .* tokens, the limit is 64"):
+        model.compress([long], overflow="error")
+
+
+def test_a_text_that_does_not_fit_the_positions_is_named(tiny_backbone):
+    model = Clara.from_backbone(tiny_backbone("llama"), spans_config(document_length=4000))
+    long = "The river has a long course. " * 260
+    with pytest.raises(ValueError, match=r"document '1' has \d+ tokens and \d+ memory tokens, w"):
+        model.compress(["Short.", long])
+    assert model.compress([long[:3000]], compression_rate=32).counts[0] > 30
+
+
+def test_the_scale_brings_states_to_the_length_of_embeddings(model):
+    ids = model.tokenizer.encode_texts([" ".join(TEXTS)])[0].ids
+    with torch.no_grad():
+        states = model.backbone.base_model(torch.tensor([ids])).last_hidden_state[0]
+    ratio = states.norm(dim=1).mean() / embedding(model, ids).norm(dim=1).mean()
+    assert 0.5 < (model.connectors["compressor"].scale / ratio).item() < 2
+
+
+# Rates
+
+
+def test_a_rate_that_was_not_trained(tiny_backbone):
+    model = Clara.from_backbone(tiny_backbone("llama"), spans_config(rates=[4, 8, 1]))
+    assert model.config.rates == (1, 4, 8)
+    refusal = r"compression_rate must be one of the rates .* \(1, 4, 8\), got 16"
+    with pytest.raises(ValueError, match=refusal):
+        model.compress(TEXTS, compression_rate=16)
+    with pytest.warns(UserWarning, match="not trained for compression rate 16, only for 1, 4, 8"):
+        assert model.compress(TEXTS[1:2], compression_rate=16, any_rate=True).counts == [1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.compress(TEXTS[1:2], compression_rate=8, any_rate=True)
+    with pytest.raises(ValueError, match=refusal):
+        spans_config(rates=[4, 8, 1], compression_rate=16)
+    with pytest.raises(ValueError, match="question_rate must be one of"):
+        spans_config(rates=[4], question_rate=1)
+    with pytest.raises(TypeError, match="compression_rate must be an integer"):
+        model.compress(TEXTS, compression_rate=4.0)
+    for wrong in (4, [], "4"):
+        with pytest.raises(TypeError, match="rates must be a list of compression rates"):
+            spans_config(rates=wrong)
+
+
+def test_learned_memory_has_one_rate(tiny_model):
+    with pytest.raises(ValueError, match=r"compression_rate must be 16, the only one .* got 4"):
+        tiny_model.compress(TEXTS, compression_rate=4)
+    assert tiny_model.compress(TEXTS[:1], compression_rate=16).counts == [4]
+
+
+def test_flattened_ranking_needs_equal_lengths():
+    with pytest.raises(ValueError, match='ranking must be "mean" with memory_form "spans"'):
+        spans_config(ranking="flattened")
+    assert spans_config().ranking_rule == "mean"
+    assert ClaraConfig().ranking_rule == "flattened"
+
+
+# Ranking and answers
+
+
+def cosines(model, found):
+    """float64 cosines `[B, N]` of the questions' mean memory to that of each document."""
+    queries = [memory_of_one(model, q, 1, QUERY_REASONER).double().mean(0) for q in QUESTIONS]
+    documents = [
+        found.memory[row, :count].double().mean(0) for row, count in enumerate(found.counts)
+    ]
+    return cosine_similarity(torch.stack(queries)[:, None], torch.stack(documents)[None], dim=-1)
+
+
+@pytest.mark.parametrize("rate", [1, 4])
+def test_ranking_is_by_the_cosine_of_means(model, rate):
+    found = model.compress(TEXTS, compression_rate=rate)
+    expected = cosines(model, found)
+    queries = model.encode_queries(QUESTIONS)
+    assert queries.shape == (2, 1, model.hidden_size)
+    ranking = model.rank(QUESTIONS, found, top_k=4)
+    values, order = expected.sort(descending=True)
+    assert torch.equal(ranking.indices, order)
+    torch.testing.assert_close(ranking.scores, values.float(), rtol=0, atol=1e-5)
+    each = [found, found[[2, 0]]]
+    ragged = model.rank(queries, each, top_k=4)
+    assert torch.equal(ragged.indices[0], order[0])
+    assert ragged.indices[1].tolist()[2:] == [-1, -1]
+    with pytest.raises(ValueError, match=r"questions must be \[N, 1, 48\]"):
+        model.rank(found.memory[:2], found)
+
+
+def test_an_index_finds_and_answers_as_the_documents_do(model, tmp_path):
+    found = model.compress(TEXTS)
+    index = MemoryIndex.create(
+        tmp_path / "index",
+        fingerprint=model.fingerprint,
+        memory_tokens=model.config.most_memory_tokens(),
+        hidden_size=model.hidden_size,
+        settings=model.config.index_settings(),
+    )
+    index.add(found[:3])
+    index.add(found[3:])
+    index = MemoryIndex.open(tmp_path / "index")
+    expected = model.rank(QUESTIONS, found, top_k=3)
+    for row, hits in enumerate(index.search(model.encode_queries(QUESTIONS), 3)):
+        assert [hit.row for hit in hits] == expected.indices[row].tolist()
+        assert [hit.score for hit in hits] == pytest.approx(expected.scores[row].tolist())
+        for hit in hits:
+            count = found.counts[hit.row]
+            assert torch.equal(hit.memory, found.memory[hit.row, :count])
+    read = index.get(["2", "0"])
+    assert read.counts == [found.counts[2], found.counts[0]]
+    info = index.info()
+    assert info["effective_compression"] == pytest.approx(found.effective_compression)
+    settings = info["settings"]
+    assert (settings["memory_form"], settings["ranking"]) == ("spans", "mean")
+    assert settings["compression_rate"] == 4
+    for one, other in zip(
+        model.answer(QUESTIONS, index, max_new_tokens=4, top_k=2),
+        model.answer(QUESTIONS, found, max_new_tokens=4, top_k=2),
+        strict=True,
+    ):
+        assert one.text == other.text
+        assert one.prompt_tokens == other.prompt_tokens
+        assert [d.id for d in one.documents] == [d.id for d in other.documents]
+
+
+def test_what_an_index_of_another_rate_refuses(model, tmp_path):
+    index = MemoryIndex.create(
+        tmp_path / "index",
+        fingerprint=model.fingerprint,
+        memory_tokens=model.config.most_memory_tokens(8),
+        hidden_size=model.hidden_size,
+        settings=model.config.index_settings(8),
+    )
+    with pytest.raises(
+        MemoryIndexError, match=r"document '0' has \d+ memory tokens for \d+ tokens"
+    ):
+        index.add(model.compress(TEXTS))
+    index.add(model.compress(TEXTS, compression_rate=8))
+    found = model.answer(QUESTIONS, index, max_new_tokens=2, top_k=2)
+    assert all(len(each.documents) == 2 for each in found)
+
+
+def test_forms_of_memory_to_answer_from(model):
+    found = model.compress(TEXTS)
+    listed = found.padded.documents()
+    expected = model.generate(QUESTIONS, [listed[:2], listed[2:]], max_new_tokens=4)
+    assert expected == model.generate(QUESTIONS, [found[:2], found[2:]], max_new_tokens=4)
+    assert expected[0] == model.generate(QUESTIONS[:1], [found[:2]], max_new_tokens=4)[0]
+    assert expected[0].startswith("".join(model.stream(QUESTIONS[0], found[:2], max_new_tokens=1)))
+    whole = found.memory[:1, : found.counts[0]]
+    assert model.generate(QUESTIONS[:1], whole[None], max_new_tokens=4) == model.generate(
+        QUESTIONS[:1], [listed[:1]], max_new_tokens=4
+    )
+    loss = model.answer_loss(QUESTIONS, [listed[:2], listed[2:]], ["Ada", "The coast"])
+    again = model.answer_loss(QUESTIONS, [found[:2], found[2:]], ["Ada", "The coast"])
+    assert loss.item() == again.item()
+    assert len(model.generate(QUESTIONS[:1], [[]], max_new_tokens=2)) == 1
+    with pytest.raises(ValueError, match=r"memory of question 0, document 1, must be \[N, m, 48\]"):
+        model.generate(QUESTIONS[:1], [[listed[0], torch.zeros(3, 9)]])
+    with pytest.raises(TypeError, match="memory of question 0 must be a tensor, or one for each"):
+        model.generate(QUESTIONS[:1], [["text"]])
+
+
+def test_prompts_count_real_memory_tokens(model):
+    found = model.compress(TEXTS)
+    counts = found.counts[:2]
+    assert counts[0] > 3
+    assert counts[1] == 1
+    slots = memory_slots(counts, True)
+    assert slots.count(Marker.MEMORY) == sum(counts)
+    (prompt,) = model.memory_prompts(QUESTIONS[:1], [counts])
+    assert prompt.ids.count(Marker.MEMORY) == sum(counts)
+    assert len(prompt.ids) == model.prompt_tokens(QUESTIONS[0], counts)
+    (answer,) = model.answer(QUESTIONS[:1], [found[:2]], max_new_tokens=1, top_k=2)
+    assert answer.prompt_tokens == len(prompt.ids)
+    with pytest.raises(ValueError, match="documents must be the memory tokens of each document"):
+        model.prompt_tokens(QUESTIONS[0], 2)
+
+
+def test_memory_of_another_form_is_refused(model, tiny_model):
+    with pytest.raises(ValueError, match="compressed by another model"):
+        tiny_model.generate(QUESTIONS[:1], [model.compress(TEXTS)])
+    with pytest.raises(ValueError, match="compressed by another model"):
+        model.generate(QUESTIONS[:1], [tiny_model.compress(TEXTS)])
+
+
+def test_logit_lens_takes_questions(model, tiny_model):
+    words = model.logit_lens(QUESTIONS, top=3)
+    tokens = [len(text.ids) for text in model.tokenizer.encode_texts(QUESTIONS)]
+    assert [len(each) for each in words] == tokens
+    with pytest.raises(ValueError, match="logit_lens needs questions"):
+        model.logit_lens(model.encode_queries(QUESTIONS))
+    queries = tiny_model.encode_queries(QUESTIONS)
+    assert tiny_model.logit_lens(QUESTIONS) == tiny_model.logit_lens(queries)
+
+
+# Saving, fingerprints
+
+
+def test_another_process_computes_the_same(model, tmp_path):
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    code = """
+import json, sys
+from safetensors.torch import save_file
+from clara import Clara
+folder, texts, questions = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+model = Clara.from_pretrained(folder, compression_rate=8, document_length=60)
+found = model.compress(texts, compression_rate=4)
+queries = model.encode_queries(questions)
+tensors = {"memory": found.memory, "queries": queries.contiguous()}
+save_file(tensors, folder + "/found.safetensors")
+print(json.dumps([model.fingerprint, found.counts, model.config.compression_rate]))
+"""
+    arguments = [sys.executable, "-c", code, str(folder), json.dumps(TEXTS), json.dumps(QUESTIONS)]
+    printed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    found = model.compress(TEXTS)
+    assert json.loads(printed) == [model.fingerprint, found.counts, 8]
+    from safetensors.torch import load_file
+
+    theirs = load_file(folder / "found.safetensors")
+    assert torch.equal(theirs["memory"], found.memory)
+    assert torch.equal(theirs["queries"], model.encode_queries(QUESTIONS))
+
+
+def test_a_checkpoint_without_connectors(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "connectors.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"connectors\.safetensors: cannot read the connectors"):
+        Clara.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="memory_form='learned' contradicts the checkpoint"):
+        Clara.from_pretrained(tmp_path, memory_form="learned")
+
+
+def test_fingerprints(tiny_backbone):
+    made = {
+        name: Clara.from_backbone(tiny_backbone("llama"), spans_config(**settings))
+        for name, settings in {
+            "one": {},
+            "other rate": {"compression_rate": 16, "document_length": 50, "rates": [1, 16]},
+            "thin": {"connector_rank": 2},
+            "learned": {"memory_form": "learned", "distinct_memory_tokens": False},
+        }.items()
+    }
+    fingerprints = {name: model.fingerprint for name, model in made.items()}
+    assert fingerprints["other rate"] == fingerprints["one"]
+    assert len(set(fingerprints.values())) == 3
+    one = made["one"]
+    with torch.no_grad():
+        one.connectors["query_reasoner"].up[0, 0] = 1
+        assert one.fingerprint == fingerprints["one"]
+        one.connectors["compressor"].up[0, 0] = 1
+        assert one.fingerprint != fingerprints["one"]
+
+
+def test_compressed_documents_of_unequal_length(model):
+    found = model.compress(TEXTS)
+    assert found.memory.shape == (4, max(found.counts), 48)
+    joined = CompressedDocuments.concatenate([found[1:2], found[[3, 0]]])
+    assert joined.counts == [found.counts[row] for row in (1, 3, 0)]
+    parts = [model.compress([text]) for text in TEXTS]
+    joined = CompressedDocuments.concatenate(parts)
+    assert joined.counts == found.counts
+    assert joined.memory.shape == found.memory.shape
+    torch.testing.assert_close(joined.memory, found.memory, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"counts\[1\] must be at least 1 and at most"):
+        CompressedDocuments(**{**vars(found), "counts": [1, 0, 1, 1]})
+    with pytest.raises(ValueError, match="counts has 3 entries for 4 memories"):
+        CompressedDocuments(**{**vars(found), "counts": [1, 1, 1]})
