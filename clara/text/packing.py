@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,20 +13,36 @@ from clara.text.tokenizer import EncodedText, Marker
 
 
 @dataclass(frozen=True)
+class Branch:
+    """The beginning that a sequence shares with another one of its batch, and does not repeat.
+
+    Attributes:
+        trunk: place in the batch of the sequence that begins like it, which is no branch itself.
+        rows: how many of that sequence's first rows stand in front of its own.
+    """
+
+    trunk: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """`N` sequences, each ending in `n_memory` memory slots, one after the other.
 
     Attributes:
         ids: int64 `[T]` with `Marker` values.
-        lengths: length of each sequence, their sum is `T`.
+        lengths: rows of each sequence in `ids`, their sum is `T`.
         n_memory: memory slots at the end of each sequence.
         rows: position of each sequence in the caller's list.
+        branches: of the last sequences of the batch, which begin with rows of another one; mostly
+            none. See `clara.text.branches`.
     """
 
     ids: Tensor
     lengths: list[int]
     n_memory: int
     rows: list[int]
+    branches: list[Branch] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
         return replace(self, ids=self.ids.to(device, non_blocking=non_blocking))
@@ -38,9 +54,37 @@ class PackedBatch:
         return ends.cumsum(0, dtype=torch.int32).to(self.ids.device)
 
     @property
+    def whole(self) -> int:
+        """How many sequences come before the branches."""
+        return len(self.lengths) - len(self.branches)
+
+    @property
+    def trunks(self) -> PackedBatch:
+        """The batch without its branches."""
+        count = self.whole
+        rows = sum(self.lengths[:count])
+        return replace(
+            self,
+            ids=self.ids[:rows],
+            lengths=self.lengths[:count],
+            rows=self.rows[:count],
+            branches=[],
+        )
+
+    @property
+    def reaches(self) -> list[int]:
+        """Length of each sequence with the rows that it shares: the positions it takes."""
+        shared = [0] * self.whole + [branch.rows for branch in self.branches]
+        return [before + own for before, own in zip(shared, self.lengths, strict=True)]
+
+    @property
     def position_ids(self) -> Tensor:
-        """int64 `[T]`, counting from 0 in each sequence."""
-        return torch.cat([torch.arange(n) for n in self.lengths]).to(self.ids.device)
+        """int64 `[T]`, counting from 0 in each sequence, shared rows included."""
+        own = [
+            torch.arange(reach - length, reach)
+            for reach, length in zip(self.reaches, self.lengths, strict=True)
+        ]
+        return torch.cat(own).to(self.ids.device)
 
     @property
     def memory_rows(self) -> Tensor:
