@@ -26,6 +26,7 @@ from clara.backbone.attention_patterns import (
     attention_patterns,
     recording_mask,
 )
+from clara.backbone.branched_rows import BranchedRows
 from clara.text.packing import PackedBatch
 from clara_kernels import memory_attention
 
@@ -41,6 +42,9 @@ class PackedLayout:
         lengths: length of each document.
         memory_only_layer: index of a layer that needs to compute memory rows only, or None.
         patterns: what each attention module attends to; all of a document where it says nothing.
+        branches: of the packed sequence, see `clara.text.branches`; None without any. All else
+            then describes the documents in front of them.
+        unrolled: the branches as documents, their own rows as memory rows; None without any.
         layers_seen: attention layers that the layout has reached in this forward.
     """
 
@@ -50,6 +54,8 @@ class PackedLayout:
     lengths: list[int]
     memory_only_layer: int | None = None
     patterns: Mapping[nn.Module, AttentionPattern] = field(default_factory=dict)
+    branches: BranchedRows | None = None
+    unrolled: PackedLayout | None = None
     layers_seen: int = 0
     _chunks: dict[int, Tensor] = field(default_factory=dict)
 
@@ -60,22 +66,36 @@ class PackedLayout:
         memory_only_layer: int | None = None,
         patterns: Mapping[nn.Module, AttentionPattern] | None = None,
     ) -> PackedLayout:
+        branches = BranchedRows.of(batch) if batch.branches else None
+        trunks = batch.trunks if batch.branches else batch
         return cls(
-            batch.cu_seqlens,
-            batch.memory_rows,
-            batch.memory_counts,
-            batch.lengths,
+            trunks.cu_seqlens,
+            trunks.memory_rows,
+            trunks.memory_counts,
+            trunks.lengths,
             memory_only_layer,
             patterns or {},
+            branches,
+            None if branches is None else cls._unrolled(branches, batch.ids.device),
         )
+
+    @classmethod
+    def _unrolled(cls, branches: BranchedRows, device: torch.device) -> PackedLayout:
+        lengths = branches.unrolled
+        own = torch.tensor(branches.own, dtype=torch.int32, device=device)
+        return cls(_bounds(lengths, device), branches.own_rows.to(device), own, lengths)
 
     def chunks(self, size: int) -> Tensor:
         """int32 `[C + 1]`, bounds of the documents' chunks of at most `size` rows."""
         if size not in self._chunks:
             parts = [min(size, n - at) for n in self.lengths for at in range(0, n, size)]
-            bounds = torch.tensor([0, *parts], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-            self._chunks[size] = bounds.to(self.cu_seqlens.device)
+            self._chunks[size] = _bounds(parts, self.cu_seqlens.device)
         return self._chunks[size]
+
+
+def _bounds(lengths: list[int], device: torch.device) -> Tensor:
+    """int32, where each part starts and the last one ends."""
+    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
 
 
 def packed_attention(
@@ -88,13 +108,13 @@ def packed_attention(
     memory_only: bool,
     pattern: AttentionPattern = FULL,
 ) -> Tensor:
-    """Causal attention of each document to itself.
+    """Causal attention of each document to itself, and of branches to what they share.
 
     Args:
         query: `[heads, T, head_dim]`.
         key, value: `[kv_heads, T, …]`, the key's width that of the query, the value's its own;
             `heads` is a multiple of `kv_heads`.
-        memory_only: compute the memory rows; the others are zero.
+        memory_only: compute the memory rows; the others are zero. Not with branches.
         pattern: the part of its document that a row attends to.
 
     Returns:
@@ -105,25 +125,46 @@ def packed_attention(
     q, k = (pad(x, (0, max(value_width - width, 0))) for x in (query, key))
     v = pad(value, (0, max(width - value_width, 0)))
     q, k, v = (x.transpose(0, 1) for x in (q, k, v))
-    chunked = pattern.chunk is not None and max(layout.lengths) > pattern.chunk
-    options: dict[str, Any] = {"scale": scale}
-    if pattern.window is not None and max(layout.lengths) > pattern.window:
-        options["window"] = pattern.window
-    if chunked:
-        # Each chunk is a document of its own. Memory rows may lie in two of them.
-        bounds = layout.chunks(pattern.chunk)  # type: ignore[arg-type]
-        rows = memory_attention(q, k, v, bounds, 0, **options)[..., :value_width]
-        if not memory_only:
-            return rows
-        rows = rows[layout.memory_rows]
-    elif not memory_only:
-        every = memory_attention(q, k, v, layout.cu_seqlens, layout.n_memory, **options)
-        return every[..., :value_width]
-    else:
-        queries, options = q[layout.memory_rows], {**options, "memory_only": True}
-        rows = memory_attention(queries, k, v, layout.cu_seqlens, layout.n_memory, **options)
+    if layout.branches is not None and layout.unrolled is not None:
+        first = layout.branches.first
+        keys, values = layout.branches.unroll(k), layout.branches.unroll(v)
+        trunks = _all_rows(q[:first], k[:first], v[:first], layout, pattern, scale)
+        own = _memory_rows(q[first:], keys, values, layout.unrolled, pattern, scale)
+        return torch.cat([trunks, own])[..., :value_width]
+    if not memory_only:
+        return _all_rows(q, k, v, layout, pattern, scale)[..., :value_width]
+    rows = _memory_rows(q[layout.memory_rows], k, v, layout, pattern, scale)
     out = rows.new_zeros(q.shape[0], q.shape[1], value_width)
     return out.index_copy(0, layout.memory_rows, rows[..., :value_width])
+
+
+def _all_rows(
+    q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, pattern: AttentionPattern, scale: float
+) -> Tensor:
+    bounds, n_memory = layout.cu_seqlens, layout.n_memory
+    if _is_cut(layout, pattern.chunk):
+        # Each chunk is a document of its own. Memory rows may lie in two of them.
+        bounds, n_memory = layout.chunks(pattern.chunk), 0  # type: ignore[arg-type]
+    window = pattern.window if _is_cut(layout, pattern.window) else None
+    return memory_attention(q, k, v, bounds, n_memory, scale=scale, window=window)
+
+
+def _memory_rows(
+    q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, pattern: AttentionPattern, scale: float
+) -> Tensor:
+    """Attention of memory rows, which are all that `q` holds."""
+    if _is_cut(layout, pattern.chunk):
+        every = q.new_zeros(k.shape[0], *q.shape[1:]).index_copy(0, layout.memory_rows, q)
+        return _all_rows(every, k, v, layout, pattern, scale)[layout.memory_rows]
+    window = pattern.window if _is_cut(layout, pattern.window) else None
+    return memory_attention(
+        q, k, v, layout.cu_seqlens, layout.n_memory, memory_only=True, scale=scale, window=window
+    )
+
+
+def _is_cut(layout: PackedLayout, size: int | None) -> bool:
+    """Whether a document is longer than a window or chunk."""
+    return size is not None and max(layout.lengths) > size
 
 
 def _clara_sdpa(
@@ -178,12 +219,21 @@ def packed_arguments(
 
     Raises:
         UnsupportedAttentionError: its attention cannot be computed for packed sequences.
+        ValueError: flash attention is asked for branches, or memory rows alone of a batch with
+            branches.
     """
+    if batch.branches and layer is not None:
+        raise ValueError("memory_only must be False for a batch with branches, got True")
     if backbone.config._attn_implementation == CLARA_SDPA:
         layout = PackedLayout.of(batch, layer, attention_patterns(backbone))
         # A mask that already has four dimensions is passed on as it is: nothing is built.
         ready = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.ids.device)
         return {"attention_mask": ready, "packed": layout}
+    if batch.branches:
+        raise ValueError(
+            f"attention={backbone.config._attn_implementation!r} cannot compute prompts that share "
+            "their beginning; use attention='sdpa'"
+        )
     # Flash attention's kernels know windows and caps: transformers passes on those of each layer.
     bounds = batch.cu_seqlens
     longest = max(batch.lengths)

@@ -12,7 +12,7 @@ from clara.backbone.adapters import Adapters
 from clara.backbone.memory_rows import last_layer, restricted_to_rows
 from clara.backbone.output_path import body_of
 from clara.backbone.recomputation import recomputed_within
-from clara.backbone.rotary import factors_by_sequence
+from clara.backbone.rotary import factors_by_sequence, side, switching_lengths
 from clara.text.packing import PackedBatch
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def packed_states(
         with adapters.active(adapter), restricted_to_rows(modules, batch.memory_rows):
             yield
 
-    with computing(), recomputed_within(computing), factors_by_sequence(backbone, batch.lengths):
+    factors = factors_by_sequence(backbone, batch.reaches, batch.lengths)
+    with computing(), recomputed_within(computing), factors:
         output = body(
             inputs_embeds=embeddings[None],
             position_ids=batch.position_ids[None],
@@ -68,12 +69,25 @@ def check_positions(backbone: PreTrainedModel, batch: PackedBatch) -> None:
     """Refuse a batch that the backbone cannot read, before anything is computed for it.
 
     Raises:
-        ValueError: a sequence is longer than the backbone's positions.
+        ValueError: a sequence is longer than the backbone's positions, or shares rows with one
+            that the backbone computes with other rotary factors.
     """
     positions = getattr(backbone.config, "max_position_embeddings", None)
-    longest = max(batch.lengths, default=0)
+    reaches = batch.reaches
+    longest = max(reaches, default=0)
     if positions is not None and longest > positions:
         raise ValueError(
             f"a sequence of {longest} tokens is longer than the backbone's {positions} positions; "
             "use fewer documents or a shorter text"
         )
+    if not batch.branches:
+        return
+    bounds = switching_lengths(backbone)
+    for branch, reach in zip(batch.branches, reaches[batch.whole :], strict=True):
+        trunk = reaches[branch.trunk]
+        if side(bounds, trunk) != side(bounds, reach):
+            raise ValueError(
+                f"prompts of {trunk} and {reach} tokens cannot share their beginning: the "
+                "backbone's rotary factors change between these lengths; put them into groups of "
+                "their own"
+            )

@@ -39,9 +39,21 @@ def switching_lengths(backbone: PreTrainedModel) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def side(bounds: Sequence[int], length: int) -> tuple[bool, ...]:
+    """Which factors a sequence has: whether it is longer than each switching length."""
+    return tuple(length > bound for bound in bounds)
+
+
 @contextmanager
-def factors_by_sequence(backbone: PreTrainedModel, lengths: Sequence[int]) -> Iterator[None]:
-    """Within the block, packed sequences of these lengths get the factors that each has alone."""
+def factors_by_sequence(
+    backbone: PreTrainedModel, lengths: Sequence[int], rows: Sequence[int]
+) -> Iterator[None]:
+    """Within the block, packed sequences get the factors that each has alone.
+
+    Args:
+        lengths: positions of each sequence.
+        rows: of each in the packed sequence; fewer for a branch, see `clara.text.branches`.
+    """
     bounds = switching_lengths(backbone)
     shortest, longest = min(lengths), max(lengths)
     if not any(shortest <= bound < longest for bound in bounds):
@@ -57,8 +69,9 @@ def factors_by_sequence(backbone: PreTrainedModel, lengths: Sequence[int]) -> It
         if bound is None or not shortest <= bound < longest:
             return output
         positions = given["position_ids"]
-        counts = torch.tensor(lengths, device=positions.device)
-        beyond = (counts > bound).repeat_interleave(counts)
+        counts = torch.tensor(rows, device=positions.device)
+        reaches = torch.tensor(lengths, device=positions.device)
+        beyond = (reaches > bound).repeat_interleave(counts)
         # Without the long sequences' positions, this is what a forward of the short ones has.
         given["position_ids"] = positions.masked_fill(beyond, 0)
         others = module.forward(**given)

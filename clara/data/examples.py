@@ -42,6 +42,18 @@ class AnswerExample:
 
 
 @dataclass(frozen=True)
+class DocumentQuestions:
+    """Questions that are each answered from all of `documents`.
+
+    The record `{"docs", "questions", "answers"}`, one answer to each question.
+    """
+
+    documents: tuple[str, ...]
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RankingExample:
     """A question to answer from the best of `documents`.
 
@@ -58,7 +70,14 @@ class RankingExample:
     answer: str
 
 
-Example = TypeVar("Example", PretrainingExample, AnswerExample, RankingExample)
+Example = TypeVar(
+    "Example",
+    PretrainingExample,
+    AnswerExample,
+    DocumentQuestions,
+    AnswerExample | DocumentQuestions,
+    RankingExample,
+)
 Parse = Callable[[Fields], Example]
 
 
@@ -88,6 +107,21 @@ def pretraining_example(fields: Fields) -> PretrainingExample:
 def answer_example(fields: Fields) -> AnswerExample:
     """Read a record of instruction tuning; the answer is looked up as `answer_of` does."""
     return AnswerExample(_question(fields), fields.texts("docs"), answer_of(fields))
+
+
+def document_questions(fields: Fields) -> DocumentQuestions:
+    """Read a record of many questions about the same documents."""
+    questions, answers = fields.texts("questions"), fields.texts("answers")
+    if len(questions) != len(answers):
+        raise DataError(
+            f"{fields.where}: there are {len(questions)} questions and {len(answers)} answers"
+        )
+    return DocumentQuestions(fields.texts("docs"), questions, answers)
+
+
+def answers_example(fields: Fields) -> AnswerExample | DocumentQuestions:
+    """Read a record of instruction tuning: many questions if it has "questions", else one."""
+    return document_questions(fields) if "questions" in fields else answer_example(fields)
 
 
 def ranking_example(fields: Fields) -> RankingExample:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
@@ -47,16 +47,31 @@ class CompressorInput:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """The beginning that a sequence shares with another one of its batch, and does not repeat.
+
+    Attributes:
+        trunk: place in the batch of the sequence that begins like it, which is no branch itself.
+        rows: how many of that sequence's first rows stand in front of its own.
+    """
+
+    trunk: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """`N` sequences, each ending in its memory slots, one after the other.
 
     Attributes:
         ids: int64 `[T]` with `Marker` values.
-        lengths: length of each sequence, their sum is `T`.
+        lengths: rows of each sequence in `ids`, their sum is `T`.
         n_memory: memory slots at the end of each sequence; their sum is M.
         rows: position of each sequence in the caller's list.
         span_rows: int64 `[M, rate]`, positions of the tokens that each slot stands for, padded
             with -1; None if every slot stands for the whole document.
+        branches: of the last sequences of the batch, which begin with rows of another one; mostly
+            none. See `clara.text.branches`.
     """
 
     ids: Tensor
@@ -64,6 +79,7 @@ class PackedBatch:
     n_memory: list[int]
     rows: list[int]
     span_rows: Tensor | None = None
+    branches: list[Branch] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
         spans = self.span_rows
@@ -80,9 +96,38 @@ class PackedBatch:
         return ends.cumsum(0, dtype=torch.int32).to(self.ids.device)
 
     @property
+    def whole(self) -> int:
+        """How many sequences come before the branches."""
+        return len(self.lengths) - len(self.branches)
+
+    @property
+    def trunks(self) -> PackedBatch:
+        """The batch without its branches."""
+        count = self.whole
+        rows = sum(self.lengths[:count])
+        return replace(
+            self,
+            ids=self.ids[:rows],
+            lengths=self.lengths[:count],
+            n_memory=self.n_memory[:count],
+            rows=self.rows[:count],
+            branches=[],
+        )
+
+    @property
+    def reaches(self) -> list[int]:
+        """Length of each sequence with the rows that it shares: the positions it takes."""
+        shared = [0] * self.whole + [branch.rows for branch in self.branches]
+        return [before + own for before, own in zip(shared, self.lengths, strict=True)]
+
+    @property
     def position_ids(self) -> Tensor:
-        """int64 `[T]`, counting from 0 in each sequence."""
-        return torch.cat([torch.arange(n) for n in self.lengths]).to(self.ids.device)
+        """int64 `[T]`, counting from 0 in each sequence, shared rows included."""
+        own = [
+            torch.arange(reach - length, reach)
+            for reach, length in zip(self.reaches, self.lengths, strict=True)
+        ]
+        return torch.cat(own).to(self.ids.device)
 
     @property
     def memory_rows(self) -> Tensor:

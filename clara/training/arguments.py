@@ -49,6 +49,8 @@ class ClaraTrainingArguments(TrainingArguments):
             positions.
         on_unusable: what happens to an example that does not fit: "skip" leaves it out and counts
             it, "error" stops the training.
+        questions_per_document: of an example with many questions about the same documents, how many
+            are asked at most. They share the documents' memory.
         train_backbone: train the backbone's own weights along with the adapters. Not available in
             the end-to-end and contrastive stages, which compress the documents beforehand.
         alignment_weight: λ, the weight of the MSE in the compression loss. Default: 0.1, and 0 in
@@ -79,6 +81,7 @@ class ClaraTrainingArguments(TrainingArguments):
 
     max_prompt_tokens: int | None = None
     on_unusable: str = "skip"
+    questions_per_document: int = 16
     train_backbone: bool = False
     alignment_weight: float | None = None
     alignment_reduction: str = "mean"

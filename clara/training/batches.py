@@ -14,8 +14,14 @@ from torch import Tensor
 from typing_extensions import Self
 
 from clara.config import ClaraConfig, Overflow, PromptTemplate
-from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
+from clara.data.examples import (
+    AnswerExample,
+    DocumentQuestions,
+    PretrainingExample,
+    RankingExample,
+)
 from clara.errors import ClaraError
+from clara.text.branches import pack_branches
 from clara.text.packing import (
     CompressorInput,
     PackedBatch,
@@ -27,6 +33,7 @@ from clara.text.passages import as_documents, prepare_passages
 from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.text.tokenizer import Piece, SafeTokenizer
 from clara.training.prompts import TASK_PROMPT, pretraining_task
+from clara.training.questions import Asking
 
 EVENTS = (
     "candidate empty or too long",
@@ -114,13 +121,20 @@ class EmptyBatch(Batch):
 
 @dataclass(frozen=True)
 class CompressionBatch(PromptBatch):
-    """Documents, and prompts that are answered from the memory of consecutive ones of them."""
+    """Documents, and prompts that are answered from the memory of consecutive ones of them.
+
+    Attributes:
+        averages_only: memory is the mean embedding of each span alone, as an untrained connector
+            leaves it; the compressor makes no pass. For memory form "spans".
+    """
 
     documents: PackedTexts
+    averages_only: bool = False
 
     @property
     def tokens_read(self) -> int:
-        return super().tokens_read + sum(self.documents.batch.lengths)
+        compressed = 0 if self.averages_only else sum(self.documents.batch.lengths)
+        return super().tokens_read + compressed
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         moved = super().to(device, non_blocking)
@@ -315,28 +329,64 @@ class Encoder:
             )
 
 
-class CompressionCollator:
-    """Batches of compression pretraining and instruction tuning."""
+class _Asked(NamedTuple):
+    """Prompts that are answered from the same memory, and the texts that it is the memory of."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    prompts: list[Prompt]
+    inputs: list[CompressorInput]
+
+
+class CompressionCollator:
+    """Batches of compression pretraining and instruction tuning.
+
+    Args:
+        asking: how questions of a `DocumentQuestions` are taken.
+    """
+
+    def __init__(self, encoder: Encoder, asking: Asking | None = None) -> None:
         self._encoder = encoder
+        self._asking = asking or Asking()
 
     def __call__(
-        self, examples: Sequence[PretrainingExample | AnswerExample]
+        self,
+        examples: Sequence[PretrainingExample | AnswerExample | DocumentQuestions],
+        *,
+        seed: int = 0,
+        rate: int | None = None,
+        averages_only: bool = False,
     ) -> CompressionBatch | EmptyBatch:
-        made = self._encoder.usable(self._one, examples)
+        """Make a batch.
+
+        Args:
+            seed: of the draw among more questions than are asked.
+            rate: tokens per memory token in memory form "spans"; default from the configuration.
+            averages_only: see `CompressionBatch`.
+        """
+        asked = self._encoder.usable(lambda example: self._asked(example, seed, rate), examples)
+        made = [group for groups in asked for group in groups]
         events = self._encoder.take_events()
         if not made:
             return EmptyBatch(events)
-        prompts = PackedPrompts.of([prompt for prompt, _ in made])
-        documents = self._encoder.pack([each for _, inputs in made for each in inputs])
+        prompts = pack_branches([group.prompts for group in made])
+        documents = self._encoder.pack([each for group in made for each in group.inputs])
         counts = {"tokens": len(prompts.targets), "documents": len(documents)}
-        return CompressionBatch(counts, events, prompts, documents)
+        return CompressionBatch(counts, events, prompts, documents, averages_only)
 
-    def _one(
-        self, example: PretrainingExample | AnswerExample
-    ) -> tuple[Prompt, list[CompressorInput]]:
-        inputs = self._encoder.passages(example.documents, "document")
+    def _asked(
+        self,
+        example: PretrainingExample | AnswerExample | DocumentQuestions,
+        seed: int,
+        rate: int | None,
+    ) -> list[_Asked]:
+        """What is asked about the example's documents, mostly all of one memory."""
+        inputs = self._encoder.passages(example.documents, "document", rate)
+        counts = [each.n_memory for each in inputs]
+        if isinstance(example, DocumentQuestions):
+            prompts = self._encoder.usable(
+                lambda pair: self._encoder.memory_prompt(counts, *pair),
+                self._asking.drawn(example, seed=seed),
+            )
+            return [_Asked(group, inputs) for group in self._asking.groups(prompts)]
         task = isinstance(example, PretrainingExample)
         if isinstance(example, PretrainingExample):
             if not all(answer.strip() for answer in example.answers):
@@ -344,8 +394,8 @@ class CompressionCollator:
             question, answer = pretraining_task(example)
         else:
             question, answer = example.question, example.answer
-        counts = [each.n_memory for each in inputs]
-        return self._encoder.memory_prompt(counts, question, answer, task=task), inputs
+        prompt = self._encoder.memory_prompt(counts, question, answer, task=task)
+        return [_Asked([prompt], inputs)]
 
 
 class RankingCollator:
@@ -420,18 +470,33 @@ class _Question(NamedTuple):
 
 
 class TextCollator:
-    """Batches of plain-text training: documents stand in the prompt themselves."""
+    """Batches of plain-text training: documents stand in the prompt themselves.
 
-    def __init__(self, encoder: Encoder) -> None:
+    Args:
+        asking: how questions of a `DocumentQuestions` are taken; they share the text.
+    """
+
+    def __init__(self, encoder: Encoder, asking: Asking | None = None) -> None:
         self._encoder = encoder
+        self._asking = asking or Asking()
 
-    def __call__(self, examples: Sequence[AnswerExample]) -> PromptBatch | EmptyBatch:
-        made = self._encoder.usable(self._one, examples)
+    def __call__(
+        self, examples: Sequence[AnswerExample | DocumentQuestions], *, seed: int = 0
+    ) -> PromptBatch | EmptyBatch:
+        """Args: seed: of the draw among more questions than are asked."""
+        made = [group for example in examples for group in self._groups(example, seed)]
         events = self._encoder.take_events()
         if not made:
             return EmptyBatch(events)
-        prompts = PackedPrompts.of(made)
+        prompts = pack_branches(made)
         return PromptBatch({"tokens": len(prompts.targets)}, events, prompts)
 
-    def _one(self, example: AnswerExample) -> Prompt:
-        return self._encoder.text_prompt(example.documents, example.question, example.answer)
+    def _groups(self, example: AnswerExample | DocumentQuestions, seed: int) -> list[list[Prompt]]:
+        if isinstance(example, DocumentQuestions):
+            pairs = self._asking.drawn(example, seed=seed)
+        else:
+            pairs = [(example.question, example.answer)]
+        prompts = self._encoder.usable(
+            lambda pair: self._encoder.text_prompt(example.documents, *pair), pairs
+        )
+        return self._asking.groups(prompts)

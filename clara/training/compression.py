@@ -49,14 +49,20 @@ class CompressionObjective(Objective):
     def sums(self, batch: CompressionBatch) -> dict[str, Tensor]:
         aligned = "mse" in self.terms
         packed = batch.documents.batch
-        encoded = self.model.encode_memory(packed, COMPRESSOR, memory_only=not aligned)
-        memory = torch.cat(batch.documents.in_order(encoded.memory))
+        if batch.averages_only:
+            aligned, memory = False, self.model.span_means(packed).to(self.model.dtype)
+        else:
+            encoded = self.model.encode_memory(packed, COMPRESSOR, memory_only=not aligned)
+            memory = encoded.memory
+        memory = torch.cat(batch.documents.in_order(memory))
         sums = {"ce": answer_cross_entropy(self.model, batch.prompts, memory)}
         if aligned:
             mean = memory_alignment_loss(
                 encoded.states, packed.cu_seqlens, packed.memory_counts, reduction=self._reduction
             )
             sums["mse"] = mean * len(batch.documents)
+        elif "mse" in self.terms:
+            sums["mse"] = sums["ce"].detach() * 0  # nothing was compressed
         return sums
 
     def stand_in(self) -> CompressionBatch:

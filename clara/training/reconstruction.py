@@ -19,7 +19,7 @@ class CurriculumCollator:
     The others are left as they are, with whole documents.
 
     Args:
-        collate: makes a batch of the examples.
+        collate: makes a batch of the examples, such as a `CompressionCollator`.
         longest: limit of a document to repeat, in tokens, where the curriculum sets none.
     """
 
@@ -27,7 +27,7 @@ class CurriculumCollator:
 
     def __init__(
         self,
-        collate: Callable[[Sequence[Any]], Any],
+        collate: Callable[..., Any],
         curriculum: Curriculum,
         tokenizer: SafeTokenizer,
         longest: int,
@@ -40,7 +40,10 @@ class CurriculumCollator:
     def __call__(self, examples: Sequence[Any], moment: Moment) -> Any:
         lesson = self._curriculum.at(moment)
         generator = moment.random("reconstruction")
-        return self._collate([self._drawn(example, lesson, generator) for example in examples])
+        drawn = [self._drawn(example, lesson, generator) for example in examples]
+        return self._collate(
+            drawn, seed=moment.seed, rate=lesson.rate, averages_only=lesson.averages_only
+        )
 
     def _drawn(self, example: Any, lesson: Lesson, generator: random.Random) -> Any:
         if generator.random() >= lesson.reconstruction:

@@ -17,10 +17,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from clara.backbone import trained
 from clara.backbone.adapters import ADAPTERS, QUERY_REASONER
+from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
 from clara.data.examples import (
+    DocumentQuestions,
     Examples,
-    answer_example,
+    answers_example,
     contrastive_example,
     open_examples,
     pretraining_example,
@@ -47,6 +49,7 @@ from clara.training.folder import (
 )
 from clara.training.length import length_of, remarks
 from clara.training.objectives import Objective
+from clara.training.questions import Asking
 from clara.training.reconstruction import CurriculumCollator
 from clara.training.resuming import check_backbone, check_resumed, run_record
 from clara.training.settings import RunSettings, SettingsError, Stage
@@ -285,10 +288,11 @@ def _compression(model: Clara, arguments: ClaraTrainingArguments, data: Sequence
         alignment_reduction=arguments.alignment_reduction,
         train_backbone=arguments.train_backbone,
     )
-    encoder = _encoder(model, arguments)
-    collator: Callable[..., Any] = CompressionCollator(encoder)
+    asking = asking_of(model, arguments, data)
+    collator: Callable[..., Any] = CompressionCollator(_encoder(model, arguments), asking)
     curriculum = Curriculum(model.config, arguments.curriculum)
-    if curriculum.varies:
+    many = any(part is not None and isinstance(part[0], DocumentQuestions) for part in data)
+    if curriculum.varies or many:
         longest = model.config.document_length
         collator = CurriculumCollator(collator, curriculum, model.tokenizer, longest)
     return _Parts(objective, collator)
@@ -296,7 +300,24 @@ def _compression(model: Clara, arguments: ClaraTrainingArguments, data: Sequence
 
 def _text(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
     objective = TextObjective(model, train_backbone=arguments.train_backbone)
-    return _Parts(objective, TextCollator(_encoder(model, arguments)))
+    asking = asking_of(model, arguments, data)
+    return _Parts(objective, TextCollator(_encoder(model, arguments), asking))
+
+
+def asking_of(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Asking:
+    """How examples with many questions are read.
+
+    Raises:
+        SettingsError: the data has such examples, and the attention cannot compute them.
+    """
+    attention, most = model.config.attention, arguments.questions_per_document
+    many = any(part is not None and isinstance(part[0], DocumentQuestions) for part in data)
+    if many and most > 1 and attention == "flash_attention_2":
+        raise SettingsError(
+            f"attention {attention} cannot ask several questions of one memory: set attention to "
+            "sdpa, or questions_per_document to 1"
+        )
+    return Asking(most, switching_lengths(model.backbone))
 
 
 def _end_to_end(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
@@ -382,9 +403,9 @@ class _Stage(NamedTuple):
 
 
 _STAGES: dict[Stage, _Stage] = {
-    "text": _Stage(answer_example, _text),
+    "text": _Stage(answers_example, _text),
     "pretrain": _Stage(pretraining_example, _compression),
-    "instruct": _Stage(answer_example, _compression),
+    "instruct": _Stage(answers_example, _compression),
     "end-to-end": _Stage(ranking_example, _end_to_end),
     "contrastive": _Stage(contrastive_example, _contrastive),
 }

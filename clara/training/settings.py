@@ -150,6 +150,7 @@ NUMBERS: dict[str, Numbers] = {
     "ddp_timeout": _COUNT,
     "alignment_weight": Numbers(),
     "max_prompt_tokens": _COUNT,
+    "questions_per_document": _COUNT,
     "patience": _COUNT,
     "negatives": _FROM_ZERO,
     "negatives_every": _FROM_ZERO,

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from clara import Clara, ClaraConfig
 from clara.backbone.attention import CLARA_SDPA, PackedLayout, packed_arguments, packed_attention
 from clara.backbone.attention_patterns import FULL, AttentionPattern
-from clara.text.packing import CompressorInput, PackedBatch, pack
+from clara.text.packing import Branch, CompressorInput, PackedBatch, pack
 
 LENGTHS = [
     [9],
@@ -20,6 +20,7 @@ LENGTHS = [
     [17, 17, 9, 9, 9, 6, 5],
     [6, 17, 6, 6, 5],  # of any order, though packing sorts
 ]
+ONE_BY_ONE = {"rtol": 1e-10, "atol": 1e-12}
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
@@ -131,6 +132,64 @@ def test_windows_and_chunks_count_from_the_start_of_a_document(lengths, pattern,
     theirs = torch.autograd.grad(expected[rows].sin().sum(), inputs)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, **tolerance)
+
+
+# Lengths of sequences, the last of them branches: with a trunk and the rows shared with it.
+BRANCHED = [
+    ([9, 4], [(0, 6)]),
+    ([9, 7, 3, 3, 5, 1], [(0, 8), (0, 8), (1, 2), (0, 8)]),
+    ([11, 6, 17, 2, 9], [(2, 13), (0, 10)]),
+]
+PATTERNS = [
+    FULL,
+    AttentionPattern(window=1),
+    AttentionPattern(window=5),
+    AttentionPattern(window=14),
+    AttentionPattern(chunk=1),
+    AttentionPattern(chunk=4),
+    AttentionPattern(chunk=12),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)])
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize(("lengths", "branches"), BRANCHED)
+def test_branches_attend_to_what_they_share_and_to_themselves(
+    lengths, branches, pattern, heads, kv_heads, dtype
+):
+    inputs = random_inputs(lengths, heads, kv_heads, dtype)
+    ids = torch.zeros(sum(lengths), dtype=torch.long)
+    rows = list(range(len(lengths)))
+    described = [Branch(*branch) for branch in branches]
+    batch = PackedBatch(ids, lengths, [0] * len(lengths), rows, branches=described)
+    layout = PackedLayout.of(batch)
+    found = packed_attention(*inputs, layout, scale=0.3, memory_only=False, pattern=pattern)
+
+    parts = [x.split(lengths, 1) for x in inputs]
+    expected = []
+    for row, own in enumerate(lengths):
+        trunk, shared = ([(0, 0)] * (len(lengths) - len(branches)) + branches)[row]
+        whole = [torch.cat([x[trunk][:, :shared], x[row]], 1) for x in parts]
+        expected.append(alone(*whole, 0.3, pattern)[-own:])
+    expected = torch.cat(expected)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else ONE_BY_ONE
+    torch.testing.assert_close(found, expected, **tolerance)
+    ours = torch.autograd.grad(found.sin().sum(), inputs)
+    theirs = torch.autograd.grad(expected.sin().sum(), inputs)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+def test_flash_attention_refuses_branches():
+    batch = PackedBatch(
+        torch.zeros(12, dtype=torch.long), [7, 5], [0, 0], [0, 1], branches=[Branch(0, 3)]
+    )
+    backbone = SimpleNamespace(config=SimpleNamespace(_attn_implementation="flash_attention_2"))
+    with pytest.raises(ValueError, match="'flash_attention_2' cannot compute prompts that share"):
+        packed_arguments(batch, backbone, None)
+    with pytest.raises(ValueError, match="memory_only must be False for a batch with branches"):
+        packed_arguments(batch, backbone, 2)
 
 
 def test_a_document_that_is_not_a_number_does_not_reach_its_neighbours():

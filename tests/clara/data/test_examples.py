@@ -6,12 +6,15 @@ import pytest
 from clara.data import DataError
 from clara.data.examples import (
     AnswerExample,
+    DocumentQuestions,
     ExampleFile,
     ExampleRows,
     PretrainingExample,
     RankingExample,
     answer_example,
+    answers_example,
     contrastive_example,
+    document_questions,
     open_examples,
     pretraining_example,
     ranking_example,
@@ -79,6 +82,23 @@ def test_pretraining_records_that_are_none(changes, message):
 def test_where_the_answer_is_looked_up(changes, answer):
     assert read(ranking_example, **changes) == RankingExample("Who?", ("a", "b"), (1,), answer)
     assert read(answer_example, **changes) == AnswerExample("Who?", ("a", "b"), answer)
+
+
+def test_many_questions_of_a_document():
+    many = {"docs": ["a", "b"], "questions": ["Who?", "Where?"], "answers": ["Ada", "Ayr"]}
+    expected = DocumentQuestions(("a", "b"), ("Who?", "Where?"), ("Ada", "Ayr"))
+    assert document_questions(Fields("here", many)) == expected
+    assert answers_example(Fields("here", many)) == expected
+    assert answers_example(Fields("here", RANKED)) == AnswerExample("Who?", ("a", "b"), "Ada")
+    for changes, message in (
+        ({"answers": ["Ada"]}, "there are 2 questions and 1 answers"),
+        ({"questions": []}, "field 'questions' is empty"),
+        ({"docs": []}, "field 'docs' is empty"),
+        ({"questions": "Who?"}, "'questions' must be a list of strings, got a string"),
+        ({"answers": ["Ada", 3]}, r"'answers\[1\]' must be a string, got the number 3"),
+    ):
+        with pytest.raises(DataError, match=f"here: .*{message}"):
+            answers_example(Fields("here", {**many, **changes}))
 
 
 def test_positives():

@@ -123,6 +123,10 @@ class TestArguments:
             ({"alignment_weight": float("nan")}, "alignment_weight must be"),
             ({"query_reasoner": "random"}, "query_reasoner must be one of null, compressor, saved"),
             ({"max_prompt_tokens": 0}, "max_prompt_tokens must be a whole number of at least 1"),
+            (
+                {"questions_per_document": 0},
+                "questions_per_document must be a whole number of at least 1, got 0",
+            ),
             ({"negatives": -1}, "negatives must be a whole number of at least 0"),
             ({"patience": 1.5}, "patience must be a whole number"),
             ({"total_batch_size": 6}, "total_batch_size 6 must be a multiple of 4"),

@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
+from clara.data.examples import (
+    AnswerExample,
+    DocumentQuestions,
+    PretrainingExample,
+    RankingExample,
+)
 from clara.text.packing import compressor_input
 from clara.text.prompts import build_prompt, memory_slots
 from clara.text.tokenizer import Marker
@@ -20,7 +25,13 @@ from clara.training.batches import (
     TextCollator,
     candidate_id,
 )
+from clara.training.questions import Asking
 
+MANY = DocumentQuestions(
+    ("It is Ada.", "It is Ben."),
+    ("Who is it?", "Who is it not?", "Where?"),
+    ("Ada", "Cid", "in Ayr"),
+)
 LONG = "The river runs past the old mill and under the bridge. " * 12
 
 
@@ -106,6 +117,100 @@ def test_the_prompt_of_a_question_is_that_of_answering(tiny_model):
     wanted = build_prompt(tiny_model.tokenizer, config.prompt, slots, "Who is it?", "Ada")
     assert prompts_of(batch) == [wanted.ids]
     assert batch.prompts.targets.tolist() == list(range(wanted.answer_start, len(wanted.ids)))
+
+
+def as_asked(model, batch):
+    """Question and answer of each prompt, with what it shares put in front."""
+    ids = batch.prompts.batch.ids.split(batch.prompts.batch.lengths)
+    bounds = batch.prompts.batch.cu_seqlens.tolist()
+    targets = batch.prompts.targets
+    branches = dict(enumerate(batch.prompts.batch.branches, batch.prompts.batch.whole))
+    found = []
+    for row, own in enumerate(ids):
+        before = ids[branches[row].trunk][: branches[row].rows] if row in branches else own[:0]
+        inside = targets[(targets >= bounds[row]) & (targets < bounds[row + 1])] - bounds[row]
+        found.append([*before.tolist(), *own[: inside[0]].tolist(), None, *own[inside].tolist()])
+    return found
+
+
+def test_many_questions_share_the_memory_of_their_documents(tiny_model):
+    alone = [
+        AnswerExample(question, MANY.documents, answer)
+        for question, answer in zip(MANY.questions, MANY.answers, strict=True)
+    ]
+    other = AnswerExample("What?", ("A mill.",), "a mill")
+    collate = CompressionCollator(encoder(tiny_model))
+    together, apart = collate([MANY, other]), collate([*alone, other])
+    asked = as_asked(tiny_model, together)
+    assert sorted(map(str, asked)) == sorted(map(str, as_asked(tiny_model, apart)))
+    assert together.counts == {"tokens": apart.counts["tokens"], "documents": 3}
+    # Memory is given once, in the order of the documents.
+    shown = together.prompts.batch.ids.tolist()
+    assert shown.count(Marker.MEMORY) == 3 * tiny_model.config.memory_tokens
+    assert [branch.trunk for branch in together.prompts.batch.branches] == [0, 0]
+    wanted = tiny_model.compress([*MANY.documents, *other.documents]).memory
+    with torch.no_grad():
+        hidden = tiny_model.encode(together.documents.batch, "compressor")
+    torch.testing.assert_close(together.documents.memory(hidden), wanted, rtol=1e-4, atol=1e-5)
+    assert together.tokens_read < apart.tokens_read - 2 * 2 * len(hidden) // 3
+
+
+def test_a_question_that_cannot_be_used_leaves_the_others(tiny_model):
+    example = DocumentQuestions(("It is Ada.",), ("Who?", "What?", "Where?"), ("Ada", LONG, " "))
+    batch = CompressionCollator(encoder(tiny_model, max_prompt_tokens=200))([example])
+    assert batch.events == {"prompt over the budget": 1, "no answer tokens": 1}
+    assert [answer.strip() for answer in answers_of(tiny_model, batch)] == ["Ada"]
+    assert not batch.prompts.batch.branches
+    none = DocumentQuestions(("It is Ada.",), ("What?", "Where?"), (LONG, " "))
+    for collator in (CompressionCollator, TextCollator):
+        collate = collator(encoder(tiny_model, max_prompt_tokens=200))
+        assert isinstance(collate([none]), EmptyBatch)
+        both = collate([none, MANY])
+        assert both.events == {"prompt over the budget": 1, "no answer tokens": 1}
+    assert both.counts["tokens"] == collate([MANY]).counts["tokens"]
+    strict = CompressionCollator(encoder(tiny_model, max_prompt_tokens=200, on_unusable="error"))
+    with pytest.raises(SkippedExampleError, match="max_prompt_tokens is 200"):
+        strict([example])
+
+
+def test_which_questions_are_asked(tiny_model):
+    count = 40
+    example = DocumentQuestions(
+        ("d",), tuple(f"{i}?" for i in range(count)), tuple(map(str, range(count)))
+    )
+    drawn = [Asking(6).drawn(example, seed=seed) for seed in range(60)]
+    for pairs in drawn:
+        rows = [int(answer) for _, answer in pairs]
+        assert len(rows) == 6
+        assert rows == sorted(set(rows))
+        assert [question for question, _ in pairs] == [f"{row}?" for row in rows]
+    assert len({str(pairs) for pairs in drawn}) > 50
+    assert {int(answer) for pairs in drawn for _, answer in pairs} == set(range(count))
+    assert Asking(6).drawn(example, seed=3) == drawn[3]
+    # Another example of as many questions has others of them drawn.
+    again = DocumentQuestions(("e",), example.questions, example.answers)
+    assert Asking(6).drawn(again, seed=3) != drawn[3]
+    assert len(Asking().drawn(example)) == 16
+    assert len(Asking(40).drawn(example)) == 40
+
+    collate = CompressionCollator(encoder(tiny_model), Asking(6))
+    batches = [collate([example], seed=seed) for seed in (3, 4)]
+    for batch, pairs in zip(batches, drawn[3:5], strict=True):
+        found = {answer.strip() for answer in answers_of(tiny_model, batch)}
+        assert found == {answer for _, answer in pairs}
+
+
+def test_many_questions_share_a_text(tiny_model):
+    alone = [
+        AnswerExample(question, MANY.documents, answer)
+        for question, answer in zip(MANY.questions, MANY.answers, strict=True)
+    ]
+    collate = TextCollator(encoder(tiny_model))
+    together, apart = collate([MANY]), collate(alone)
+    asked = as_asked(tiny_model, together)
+    assert sorted(map(str, asked)) == sorted(map(str, as_asked(tiny_model, apart)))
+    assert together.counts == apart.counts
+    assert len(together.prompts.batch.branches) == 2
 
 
 def test_ranking_prompts_have_slots_for_what_is_selected(tiny_model):

@@ -12,12 +12,17 @@ from safetensors.torch import load_file
 
 from clara import Clara
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.data.examples import ExampleFile, pretraining_example
+from clara.data.examples import (
+    AnswerExample,
+    DocumentQuestions,
+    ExampleFile,
+    pretraining_example,
+)
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.batches import CompressionCollator, EmptyBatch, Encoder, SkippedExampleError
 from clara.training.compression import CompressionObjective
 from clara.training.folder import checkpoints, read_log
-from clara.training.run import run, start_query_reasoner
+from clara.training.run import asking_of, run, start_query_reasoner
 from clara.training.settings import RunSettings, SettingsError
 from clara.training.trainer import ClaraTrainer, TrainingError
 
@@ -95,6 +100,51 @@ class TestStep:
         for other, curve in found[1:]:
             assert_same(found[0][0], other, rtol=1e-4, atol=1e-6)
             assert curve == pytest.approx(found[0][1], rel=1e-5)
+
+    @pytest.mark.parametrize("stage", ["instruct", "text"])
+    def test_questions_that_share_a_memory_weigh_as_much_as_those_asked_alone(
+        self, settings, tmp_path, stage
+    ):
+        records = {"together": [], "alone": []}
+        for name, town in (("Ada", "Ayr"), ("Ben", "Bath")):
+            documents = [f"{name} lives in {town}.", "It rains."]
+            asked = {"Who lives there?": name, "Where?": town, "Who?": f"it is {name}"}
+            many = {"docs": documents, "questions": list(asked), "answers": list(asked.values())}
+            records["together"].append(many)
+            records["alone"] += [
+                {"docs": documents, "question": question, "answer": answer}
+                for question, answer in asked.items()
+            ]
+        found = []
+        for name, rows in records.items():
+            file = tmp_path / f"{name}.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            made = settings(
+                name,
+                config={"lora_dropout": 0.0, "dtype": "float32"},
+                per_device_train_batch_size=len(rows),
+                optim="sgd",
+                learning_rate=0.1,
+                max_steps=3,
+            )
+            made = dataclasses.replace(made, train_data=str(file))
+            found.append((weights(run(stage, made).model), losses(made.arguments["output_dir"])))
+        assert_same(found[0][0], found[1][0], rtol=1e-4, atol=1e-6)
+        assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+    def test_flash_attention_cannot_share_a_memory(self, make_model, tmp_path):
+        model = make_model()
+        arguments = ClaraTrainingArguments(output_dir=str(tmp_path))
+        many = [DocumentQuestions(("d",), ("Who?", "Where?"), ("Ada", "Ayr"))]
+        one = [AnswerExample("Who?", ("d",), "Ada")]
+        assert asking_of(model, arguments, [many, None]).most == 16
+        model.config = model.config.replace(attention="flash_attention_2")
+        for data in ([many, None], [one, many]):
+            with pytest.raises(SettingsError, match="attention flash_attention_2 cannot ask"):
+                asking_of(model, arguments, data)
+        assert asking_of(model, arguments, [one, None]).most == 16
+        arguments.questions_per_document = 1
+        assert asking_of(model, arguments, [many, None]).most == 1
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
     def test_the_default_dtype_of_torch_does_not_matter(self, settings, dtype):
