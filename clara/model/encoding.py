@@ -166,6 +166,7 @@ def answer_loss(
     """See `Clara.answer_loss`."""
     each = memory_of_each_question(questions, memory, model.read_memory)
     prompts = model.memory_prompts(questions, [counts_of(documents) for documents in each], answers)
-    slots = torch.cat([tokens for documents in each for tokens in documents])
+    none = torch.empty(0, model.hidden_size, dtype=model.dtype, device=model.device)
+    slots = torch.cat([none, *(tokens.to(none) for documents in each for tokens in documents)])
     packed = PackedPrompts.of(prompts, model.device)
     return answer_cross_entropy(model, packed, slots) / len(packed.targets)

@@ -110,7 +110,7 @@ def computed(model, writer, *, together):
     groups, texts = prompts_and_texts(model)
     encoder = Encoder(model.tokenizer, model.config, None)
     packed = encoder.pack(encoder.passages(texts, "document"))
-    memory = packed.memory(model.encode(packed.batch, writer))
+    memory = torch.stack(packed.in_order(model.encode_memory(packed.batch, writer).memory))
     if together:
         loss = loss_of(model, pack_branches(groups), memory.flatten(0, 1))
     else:

@@ -17,7 +17,7 @@ PAIRS = [("Where is the mill?", "Ayr"), ("Where is the bridge?", "Bath"), ("Who?
 
 def prompts_of(pairs, documents=1):
     tokenizer = SafeTokenizer(AutoTokenizer.from_pretrained("tests/data/reference/base"))
-    slots = memory_slots(documents, 3, True)
+    slots = memory_slots([3] * documents, True)
     return [build_prompt(tokenizer, DEFAULT_PROMPT, slots, *pair) for pair in pairs]
 
 

@@ -216,9 +216,11 @@ class TestEndToEnd:
         model = make_model()
         objective, batch = end_to_end(model, tmp_path / "index")
         seen = []
-        encode = model.encode
+        encode = model.encode_memory
         monkeypatch.setattr(
-            model, "encode", lambda b, adapter, **o: seen.append(adapter) or encode(b, adapter, **o)
+            model,
+            "encode_memory",
+            lambda b, adapter, **o: seen.append(adapter) or encode(b, adapter, **o),
         )
         objective(batch)
         assert seen == [QUERY_REASONER]
