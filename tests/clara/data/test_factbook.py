@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from clara.data import Document, read_documents, read_questions
+from clara.data.factbook.answers import LONGEST_ANSWER
 from clara.data.factbook.build import (
-    LONGEST_ANSWER,
     SPLITS,
     Country,
     FactbookError,
