@@ -13,6 +13,7 @@ import clara
 from clara.cli import (
     bench,
     compress,
+    data,
     demo,
     doctor,
     index,
@@ -26,7 +27,17 @@ from clara.cli.errors import Group
 from clara.cli.examples import add_examples
 
 # What these do is kept in files: their work goes on if standard output cannot be written.
-WRITE_FILES = {"init", "convert", "compress", "train", "plot", "synthesize", "bench", "index"}
+WRITE_FILES = {
+    "init",
+    "convert",
+    "compress",
+    "data",
+    "train",
+    "plot",
+    "synthesize",
+    "bench",
+    "index",
+}
 
 app = typer.Typer(
     cls=Group,
@@ -78,6 +89,7 @@ app.command("info")(models.info)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(bench.bench)
+app.add_typer(data.data)
 app.add_typer(index.index)
 add_examples(app)
 

@@ -36,6 +36,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "info": ("clara info models/mine", "clara info --json index"),
     "doctor": ("clara doctor", "clara doctor --json"),
     "demo": ('clara demo --documents 12 --question "Where is Kenya?"',),
+    "data factbook": ("clara data factbook --output data/factbook",),
     "index upgrade": ("clara index upgrade --model models/mine index",),
     "bench report": (
         "clara bench report build/bench/results.json -o report",

@@ -33,24 +33,24 @@ class PretrainingExample:
 
 
 @dataclass(frozen=True)
+class DocumentQuestions:
+    """Questions that are each answered from the same documents, whose memory they can share.
+
+    The record `{"docs", "questions", "answers"}`; `answers[i]` is that of `questions[i]`.
+    """
+
+    documents: tuple[str, ...]
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class AnswerExample:
     """A question to answer from all of `documents`: `{"question", "docs", "answer"}`."""
 
     question: str
     documents: tuple[str, ...]
     answer: str
-
-
-@dataclass(frozen=True)
-class DocumentQuestions:
-    """Questions that are each answered from all of `documents`.
-
-    The record `{"docs", "questions", "answers"}`, one answer to each question.
-    """
-
-    documents: tuple[str, ...]
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -96,27 +96,30 @@ def pretraining_example(fields: Fields) -> PretrainingExample:
     if task == "paraphrase":
         questions = fields.texts("question") if fields.values.get("question") else ()
         return PretrainingExample("paraphrase", questions, answers, fields.texts("docs"))
-    questions = fields.texts("question")
-    if len(questions) != len(answers):
-        raise DataError(
-            f"{fields.where}: there are {len(questions)} questions and {len(answers)} answers"
-        )
+    questions = _asked(fields, "question", answers)
     return PretrainingExample("qa", questions, answers, fields.texts("docs"))
+
+
+def document_questions(fields: Fields) -> DocumentQuestions:
+    """Read a record of the questions about one document, or about several.
+
+    A record of compression pretraining with the type "qa" is one too; its questions are in the
+    field "question".
+
+    Raises:
+        DataError: as `pretraining_example`; also for the type "paraphrase", which asks nothing.
+    """
+    task = fields.text("data_type") if "data_type" in fields else "qa"
+    if task != "qa":
+        raise DataError(f"{fields.where}: field 'data_type' must be 'qa', got {task!r}")
+    documents, answers = fields.texts("docs"), fields.texts("answers")
+    name = "question" if "question" in fields and "questions" not in fields else "questions"
+    return DocumentQuestions(documents, _asked(fields, name, answers), answers)
 
 
 def answer_example(fields: Fields) -> AnswerExample:
     """Read a record of instruction tuning; the answer is looked up as `answer_of` does."""
     return AnswerExample(_question(fields), fields.texts("docs"), answer_of(fields))
-
-
-def document_questions(fields: Fields) -> DocumentQuestions:
-    """Read a record of many questions about the same documents."""
-    questions, answers = fields.texts("questions"), fields.texts("answers")
-    if len(questions) != len(answers):
-        raise DataError(
-            f"{fields.where}: there are {len(questions)} questions and {len(answers)} answers"
-        )
-    return DocumentQuestions(fields.texts("docs"), questions, answers)
 
 
 def answers_example(fields: Fields) -> AnswerExample | DocumentQuestions:
@@ -151,6 +154,16 @@ def answer_of(fields: Fields) -> str:
             return fields.texts(name)[0]
         return fields.text(name)
     raise DataError(f"{fields.where}: field 'answer' is missing")
+
+
+def _asked(fields: Fields, name: str, answers: Sequence[str]) -> tuple[str, ...]:
+    """The list of questions, as many as there are answers."""
+    questions = fields.texts(name)
+    if len(questions) != len(answers):
+        raise DataError(
+            f"{fields.where}: there are {len(questions)} questions and {len(answers)} answers"
+        )
+    return questions
 
 
 def _question(fields: Fields) -> str:

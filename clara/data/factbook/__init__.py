@@ -1,7 +1,7 @@
 """Documents and questions from the CIA World Factbook."""
 
+from clara.data.factbook.answers import LONGEST_ANSWER
 from clara.data.factbook.build import (
-    LONGEST_ANSWER,
     SPLITS,
     Country,
     FactbookError,

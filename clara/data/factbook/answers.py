@@ -11,6 +11,23 @@ from collections.abc import Callable
 
 Answers = Callable[[str], tuple[str, ...]]
 
+LONGEST_ANSWER = 12  # words
+
+
+def is_answer(answer: str) -> bool:
+    """Whether it says something, and briefly."""
+    return (
+        any(c.isalnum() for c in answer)
+        and len(answer.split()) <= LONGEST_ANSWER
+        and ": " not in answer
+        and not re.match(r"(?:n/?a|nil|no|none|not|note|see|unknown|unspecified)\b", answer, re.I)
+    )
+
+
+def folded(text: str) -> str:
+    """The text without letter case, with single spaces."""
+    return " ".join(text.casefold().split())
+
 
 def leading(text: str) -> tuple[str, ...]:
     """The value before any remark: "58%" of "58% of total population (2019 est.)"."""

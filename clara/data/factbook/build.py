@@ -21,13 +21,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from clara.data.factbook.answers import folded, is_answer
 from clara.data.factbook.questions import TEMPLATES
 from clara.data.records import Document, Question, write_jsonl
 from clara.errors import ClaraError
 
 SPLITS = ("train", "validation", "test")
-
-LONGEST_ANSWER = 12  # words
 
 # Where the package's own data gives no usable name.
 _NAMES = {
@@ -167,31 +166,26 @@ def build_questions(countries: Iterable[Country], documents: Iterable[Document])
     Returns:
         Questions with ids such as "france/capital".
     """
-    # country -> label -> ids and lines
-    holders: dict[str, dict[str, list[tuple[str, str]]]] = {}
-    for document in documents:
-        labels = holders.setdefault(document.id.split("/")[0], {})
-        for line in document.text.split("\n")[1:]:
-            labels.setdefault(line.split(": ")[0], []).append((document.id, _folded(line)))
+    holders = field_lines(documents)
     questions = []
     for country in countries:
         asked = set()
         texts = {f.label: f.text for fields in country.sections.values() for f in fields}
         lines = holders.get(country.slug, {})
         for template in TEMPLATES:
-            label, year = _latest(texts, template.label)
+            label, year = latest(texts, template.label)
             if label not in texts or template.key in asked:
                 continue
             answers = tuple(
                 answer
                 for answer in template.answers(texts[label])
-                if _is_answer(answer) and _folded(answer) != _folded(country.name)
+                if is_answer(answer) and folded(answer) != folded(country.name)
             )
-            wanted = [_folded(answer) for answer in answers]
+            wanted = [folded(answer) for answer in answers]
             positives = dict.fromkeys(
                 name
                 for name, line in lines.get(label, [])
-                if wanted and all(answer in line for answer in wanted)
+                if wanted and all(answer in folded(line) for answer in wanted)
             )
             if positives:
                 asked.add(template.key)
@@ -199,6 +193,34 @@ def build_questions(countries: Iterable[Country], documents: Iterable[Document])
                 name = f"{country.slug}/{template.key}"
                 questions.append(Question(name, text, answers, tuple(positives)))
     return questions
+
+
+def field_lines(documents: Iterable[Document]) -> dict[str, dict[str, list[tuple[str, str]]]]:
+    """The lines of all fields: by the country's slug and the label, each with its document's id.
+
+    Args:
+        documents: from `build_documents`.
+    """
+    holders: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    for document in documents:
+        labels = holders.setdefault(document.id.split("/")[0], {})
+        for line in document.text.split("\n")[1:]:
+            labels.setdefault(line.split(": ")[0], []).append((document.id, line))
+    return holders
+
+
+def latest(texts: Mapping[str, str], label: str) -> tuple[str, str]:
+    """The label a template means, and the year: for "Exports {year}" the last there is.
+
+    Args:
+        texts: a country's fields by label.
+    """
+    if "{year}" not in label:
+        return label, ""
+    start, end = label.split("{year}")
+    years = [f"{year}" for year in range(2000, 2100) if f"{start}{year}{end}" in texts]
+    year = max(years, default="")
+    return f"{start}{year}{end}", year
 
 
 def write_factbook(
@@ -353,30 +375,6 @@ def _cut(text: str, fits: Callable[[str], bool], level: int = 0) -> list[str]:
         else:
             pieces += _cut(unit, fits, level + 1)
     return pieces
-
-
-def _latest(texts: Mapping[str, str], label: str) -> tuple[str, str]:
-    """The label a template means, and the year: for "Exports {year}" the last there is."""
-    if "{year}" not in label:
-        return label, ""
-    start, end = label.split("{year}")
-    years = [f"{year}" for year in range(2000, 2100) if f"{start}{year}{end}" in texts]
-    year = max(years, default="")
-    return f"{start}{year}{end}", year
-
-
-def _is_answer(answer: str) -> bool:
-    """Whether it says something, and briefly."""
-    return (
-        any(c.isalnum() for c in answer)
-        and len(answer.split()) <= LONGEST_ANSWER
-        and ": " not in answer
-        and not re.match(r"(?:n/?a|nil|no|none|not|note|see|unknown|unspecified)\b", answer, re.I)
-    )
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def _slug(text: str) -> str:

@@ -74,9 +74,7 @@ TEMPLATES = (
         HEIGHT,
     ),
     Template("low", "Elevation, lowest point", "What is the lowest point of {country}?", PLACE),
-    Template(
-        "mean-elevation", "Elevation, mean elevation", "What is the mean elevation of {country}?"
-    ),
+    Template("mean-elevation", "Mean elevation", "What is the mean elevation of {country}?"),
     Template("coordinates", "Geographic coordinates", "What are the coordinates of {country}?"),
     Template("irrigated-land", "Irrigated land", "How much irrigated land is there in {country}?"),
     Template("forest", "Land use, forest", "What share of the land of {country} is forest?"),
@@ -380,7 +378,7 @@ TEMPLATES = (
     ),
     Template(
         "oil-use",
-        "Petroleum, refined petroleum consumption",
+        "Refined petroleum consumption",
         "How much refined petroleum is consumed in {country}?",
     ),
     Template(
@@ -421,7 +419,7 @@ TEMPLATES = (
         "Merchant marine, total",
         "How many ships are in the merchant marine of {country}?",
     ),
-    Template("ports", "Ports, total ports", "How many ports are there in {country}?"),
+    Template("ports", "Total ports", "How many ports are there in {country}?"),
     Template(
         "aircraft-prefix",
         "Civil aircraft registration country code prefix",

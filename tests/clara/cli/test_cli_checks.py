@@ -123,6 +123,8 @@ CASES = [
     ("index upgrade --model MODEL AT/none", "none: not found"),
     ("index upgrade --model AT/none INDEX", "none' does not exist"),
     ("bench report AT/none.json", "No such file"),
+    ("data factbook --output AT/file", "is a file, not a folder"),
+    ("data factbook --output AT/file/data", "file is not a folder"),
 ]
 
 

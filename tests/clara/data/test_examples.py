@@ -67,6 +67,39 @@ def test_pretraining_records_that_are_none(changes, message):
         read(pretraining_example, **changes)
 
 
+ASKED = {"docs": ["d", "e"], "questions": ["Who?", "Where?"], "answers": ["Ada", "Ayr"]}
+
+
+def asked(base=ASKED, **changes):
+    fields = {k: v for k, v in {**base, **changes}.items() if v is not ...}
+    return document_questions(Fields("here", fields))
+
+
+def test_questions_of_a_document():
+    assert asked() == DocumentQuestions(("d", "e"), ("Who?", "Where?"), ("Ada", "Ayr"))
+    assert asked(data_type="qa", question="not read") == asked()
+    assert asked(QA) == DocumentQuestions(("d",), ("Who?", "Where?"), ("Ada", "Ayr"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"questions": ...}, "'questions' is missing"),
+        ({"questions": []}, "'questions' is empty"),
+        ({"questions": "Who?"}, "'questions' must be a list of strings, got a string"),
+        ({"questions": ["Who?"]}, "there are 1 questions and 2 answers"),
+        ({"answers": ["Ada", None]}, r"'answers\[1\]' must be a string, got null"),
+        ({"answers": ...}, "'answers' is missing"),
+        ({"docs": ...}, "'docs' is missing"),
+        ({"docs": []}, "'docs' is empty"),
+        ({"data_type": "paraphrase"}, "'data_type' must be 'qa', got 'paraphrase'"),
+    ],
+)
+def test_records_without_questions_of_a_document(changes, message):
+    with pytest.raises(DataError, match=f"^here: (field )?{message}$"):
+        asked(**changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "answer"),
     [
