@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
@@ -114,13 +115,19 @@ class EmptyBatch(Batch):
 
 @dataclass(frozen=True)
 class CompressionBatch(PromptBatch):
-    """Documents, and prompts that are answered from the memory of consecutive ones of them."""
+    """Documents, and prompts that are answered from the memory of consecutive ones of them.
+
+    Attributes:
+        averages_only: memory is the averaged embeddings of its spans, without the compressor.
+    """
 
     documents: PackedTexts
+    averages_only: bool = False
 
     @property
     def tokens_read(self) -> int:
-        return super().tokens_read + sum(self.documents.batch.lengths)
+        compressed = 0 if self.averages_only else sum(self.documents.batch.lengths)
+        return super().tokens_read + compressed
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         moved = super().to(device, non_blocking)
@@ -322,9 +329,10 @@ class CompressionCollator:
         self._encoder = encoder
 
     def __call__(
-        self, examples: Sequence[PretrainingExample | AnswerExample]
+        self, examples: Sequence[PretrainingExample | AnswerExample], rate: int | None = None
     ) -> CompressionBatch | EmptyBatch:
-        made = self._encoder.usable(self._one, examples)
+        """Args: rate: see `Encoder.passages`."""
+        made = self._encoder.usable(partial(self._one, rate), examples)
         events = self._encoder.take_events()
         if not made:
             return EmptyBatch(events)
@@ -334,9 +342,9 @@ class CompressionCollator:
         return CompressionBatch(counts, events, prompts, documents)
 
     def _one(
-        self, example: PretrainingExample | AnswerExample
+        self, rate: int | None, example: PretrainingExample | AnswerExample
     ) -> tuple[Prompt, list[CompressorInput]]:
-        inputs = self._encoder.passages(example.documents, "document")
+        inputs = self._encoder.passages(example.documents, "document", rate)
         task = isinstance(example, PretrainingExample)
         if isinstance(example, PretrainingExample):
             if not all(answer.strip() for answer in example.answers):

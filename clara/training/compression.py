@@ -47,6 +47,8 @@ class CompressionObjective(Objective):
             self.terms["mse"] = Term("documents", alignment_weight)
 
     def sums(self, batch: CompressionBatch) -> dict[str, Tensor]:
+        if batch.averages_only:
+            return self._sums_of_averages(batch)
         aligned = "mse" in self.terms
         packed = batch.documents.batch
         encoded = self.model.encode_memory(packed, COMPRESSOR, memory_only=not aligned)
@@ -58,6 +60,14 @@ class CompressionObjective(Objective):
             )
             sums["mse"] = mean * len(batch.documents)
         return sums
+
+    def _sums_of_averages(self, batch: CompressionBatch) -> dict[str, Tensor]:
+        """As with a connector at zero, at the cost of the generator alone."""
+        means = self.model.span_means(batch.documents.batch).to(self.model.dtype)
+        memory = torch.cat(batch.documents.in_order(means))
+        loss = answer_cross_entropy(self.model, batch.prompts, memory)
+        # There are no states that could be aligned.
+        return {"ce": loss, **{name: torch.zeros_like(loss) for name in self.terms if name != "ce"}}
 
     def stand_in(self) -> CompressionBatch:
         example = AnswerExample("Who?", ("Ada.",), "Ada")

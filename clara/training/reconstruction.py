@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from clara.data.examples import PretrainingExample
 from clara.text.tokenizer import SafeTokenizer
+from clara.training.batches import CompressionBatch
 from clara.training.curriculum import Curriculum, Lesson
 from clara.training.moments import Moment
 from clara.training.prompts import RECONSTRUCTION_TASK
@@ -19,7 +21,7 @@ class CurriculumCollator:
     The others are left as they are, with whole documents.
 
     Args:
-        collate: makes a batch of the examples.
+        collate: makes a batch of examples at a compression rate.
         longest: limit of a document to repeat, in tokens, where the curriculum sets none.
     """
 
@@ -27,7 +29,7 @@ class CurriculumCollator:
 
     def __init__(
         self,
-        collate: Callable[[Sequence[Any]], Any],
+        collate: Callable[[Sequence[Any], int], Any],
         curriculum: Curriculum,
         tokenizer: SafeTokenizer,
         longest: int,
@@ -40,7 +42,11 @@ class CurriculumCollator:
     def __call__(self, examples: Sequence[Any], moment: Moment) -> Any:
         lesson = self._curriculum.at(moment)
         generator = moment.random("reconstruction")
-        return self._collate([self._drawn(example, lesson, generator) for example in examples])
+        drawn = [self._drawn(example, lesson, generator) for example in examples]
+        batch = self._collate(drawn, lesson.rate)
+        if isinstance(batch, CompressionBatch):
+            return replace(batch, averages_only=lesson.averages_only)
+        return batch
 
     def _drawn(self, example: Any, lesson: Lesson, generator: random.Random) -> Any:
         if generator.random() >= lesson.reconstruction:
