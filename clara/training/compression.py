@@ -47,23 +47,27 @@ class CompressionObjective(Objective):
             self.terms["mse"] = Term("documents", alignment_weight)
 
     def sums(self, batch: CompressionBatch) -> dict[str, Tensor]:
+        if batch.averages_only:
+            return self._sums_of_averages(batch)
         aligned = "mse" in self.terms
         packed = batch.documents.batch
-        if batch.averages_only:
-            aligned, memory = False, self.model.span_means(packed).to(self.model.dtype)
-        else:
-            encoded = self.model.encode_memory(packed, COMPRESSOR, memory_only=not aligned)
-            memory = encoded.memory
-        memory = torch.cat(batch.documents.in_order(memory))
+        encoded = self.model.encode_memory(packed, COMPRESSOR, memory_only=not aligned)
+        memory = torch.cat(batch.documents.in_order(encoded.memory))
         sums = {"ce": answer_cross_entropy(self.model, batch.prompts, memory)}
         if aligned:
             mean = memory_alignment_loss(
                 encoded.states, packed.cu_seqlens, packed.memory_counts, reduction=self._reduction
             )
             sums["mse"] = mean * len(batch.documents)
-        elif "mse" in self.terms:
-            sums["mse"] = sums["ce"].detach() * 0  # nothing was compressed
         return sums
+
+    def _sums_of_averages(self, batch: CompressionBatch) -> dict[str, Tensor]:
+        """As with a connector at zero, at the cost of the generator alone."""
+        means = self.model.span_means(batch.documents.batch).to(self.model.dtype)
+        memory = torch.cat(batch.documents.in_order(means))
+        loss = answer_cross_entropy(self.model, batch.prompts, memory)
+        # There are no states that could be aligned.
+        return {"ce": loss, **{name: torch.zeros_like(loss) for name in self.terms if name != "ce"}}
 
     def stand_in(self) -> CompressionBatch:
         example = AnswerExample("Who?", ("Ada.",), "Ada")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clara.backbone.adapters import GENERATOR
 from clara.config import ClaraConfig
 from clara.data.matching import is_exact_match
 from clara.memory.documents import CompressedDocuments
@@ -21,7 +22,7 @@ from clara.model.clara import Clara
 from clara.model.encoding import answer_cross_entropy
 from clara.text.packing import PackedPrompts
 from clara.text.prompts import Prompt, build_prompt, build_text_prompt, text_background
-from clara.training.curriculum import has_averages, trained_rates
+from clara.training.curriculum import trained_rates
 from clara.training.settings import SettingsError
 
 RANKED = (1, 5)
@@ -117,9 +118,8 @@ class Controls:
             found[f"loss_other@{rate}"] = self._loss(other)
             found |= {f"{name}@{rate}": value for name, value in self._recall(memory).items()}
         assert memory is not None, "there is a rate at least"
-        nothing = [memory[[]]] * len(self)
-        found["exact_match_none"] = self._matches(nothing)
-        found["loss_none"] = self._loss(nothing)
+        found["exact_match_none"] = self._matches([memory[[]]] * len(self))
+        found["loss_none"] = self._loss_of_texts([()] * len(self), GENERATOR)
         found["exact_match_text"] = self._share(
             self._model.answer_from_text(
                 self._questions,
@@ -128,7 +128,7 @@ class Controls:
                 batch_size=self._batch_size,
             )
         )
-        found["loss_text"] = self._loss_of_text()
+        found["loss_text"] = self._loss_of_texts(self._texts, None)
         right = [found[f"exact_match@{rate}"] for rate in self._rates]
         return {"exact_match": sum(right) / len(right), **found}
 
@@ -181,10 +181,10 @@ class Controls:
     # Measures
 
     def _compressed(self, rate: int) -> CompressedDocuments:
-        options: dict[str, Any] = {}
-        if has_averages(self._model.config):
-            options["compression_rate"] = rate
-        return self._model.compress(self._documents, overflow="truncate", **options)
+        spans = self._model.config.memory_form == "spans"
+        return self._model.compress(
+            self._documents, overflow="truncate", compression_rate=rate if spans else None
+        )
 
     def _matches(self, memory: Sequence[CompressedDocuments]) -> float:
         written = self._model.generate(
@@ -203,14 +203,15 @@ class Controls:
             total += float(mean) * sum(self._tokens[part])
         return total / sum(self._tokens)
 
-    def _loss_of_text(self) -> float:
+    def _loss_of_texts(self, texts: Sequence[Sequence[str]], adapter: str | None) -> float:
+        """The loss from documents' texts in place of memory; from no texts, that without memory."""
         model = self._model
         nothing = torch.empty(0, model.hidden_size, dtype=model.dtype, device=model.device)
         total, tokens = 0.0, 0
         for part in self._parts():
             rows = range(len(self))[part]
-            packed = PackedPrompts.of([self._prompt(r, self._texts[r]) for r in rows], model.device)
-            total += float(answer_cross_entropy(model, packed, nothing, None))
+            packed = PackedPrompts.of([self._prompt(r, texts[r]) for r in rows], model.device)
+            total += float(answer_cross_entropy(model, packed, nothing, adapter))
             tokens += len(packed.targets)
         return total / tokens
 

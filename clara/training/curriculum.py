@@ -106,7 +106,7 @@ class Curriculum:
                         f"curriculum: rates must be of those that the model trains, "
                         f"{', '.join(map(str, self._trained))}; got {rate}"
                     )
-            if phase.averages_only and not has_averages(config):
+            if phase.averages_only and config.memory_form != "spans":
                 raise CurriculumError(
                     "curriculum: averages_only needs memory_form: spans; memory of this model has "
                     "no averages"
@@ -157,15 +157,9 @@ def check_phases(phases: Any) -> list[Phase]:
     return read
 
 
-def has_averages(config: ClaraConfig) -> bool:
-    """Whether memory is averaged embeddings, with what the compressor adds to them."""
-    return getattr(config, "memory_form", "learned") == "spans"
-
-
 def trained_rates(config: ClaraConfig) -> tuple[int, ...]:
-    """The rates that a model trains: of a model of learnt memory, its only one."""
-    values: Any = config
-    return tuple(values.rates) if has_averages(config) else (config.compression_rate,)
+    """The rates that a model trains: in memory form "learned" its only one."""
+    return config.rates if config.memory_form == "spans" else (config.compression_rate,)
 
 
 def _weights(given: Any) -> dict[int, float]:

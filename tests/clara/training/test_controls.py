@@ -5,6 +5,8 @@ import torch
 
 from clara.backbone.adapters import COMPRESSOR, QUERY_REASONER
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
+from clara.model.encoding import answer_cross_entropy
+from clara.text.packing import PackedPrompts
 from clara.text.prompts import build_text_prompt
 from clara.training.batches import CompressionCollator, Encoder, TextCollator
 from clara.training.compression import CompressionObjective
@@ -52,12 +54,13 @@ def test_losses_are_those_of_training(model):
     bare = TextObjective(model, train_backbone=True)  # computes without an adapter
     wanted = loss_of(bare, TextCollator(encoder), examples)
     assert found["loss_text"] == pytest.approx(wanted, rel=1e-4)
-    loss = model.answer_loss(
-        [e.question for e in examples],
-        [torch.empty(0, model.config.memory_tokens, model.hidden_size)] * len(examples),
-        [e.answer for e in examples],
-    )
-    assert found["loss_none"] == pytest.approx(loss.item(), rel=1e-4)
+    asked, answers = [e.question for e in examples], [e.answer for e in examples]
+    prompts = model.memory_prompts(asked, [[]] * len(examples), answers)
+    packed = PackedPrompts.of(prompts)
+    with torch.no_grad():
+        loss = answer_cross_entropy(model, packed, torch.empty(0, model.hidden_size))
+    wanted = loss.item() / len(packed.targets)
+    assert found["loss_none"] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_another_memory_is_that_of_another_text(model):

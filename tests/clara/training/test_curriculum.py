@@ -49,14 +49,14 @@ def test_a_phase_of_one_step_has_its_last_share():
     assert lessons(curriculum, [0])[0].reconstruction == 0.5
 
 
-def test_rates_are_drawn_by_their_weights(monkeypatch):
-    monkeypatch.setattr("clara.training.curriculum.trained_rates", lambda config: (1, 2, 4))
-    curriculum = Curriculum(CONFIG, [{"until": 4000, "rates": {2: 1, 4: 3}}, {"rates": [1, 2]}])
+def test_rates_are_drawn_by_their_weights():
+    spans = ClaraConfig(memory_form="spans", compression_rate=4, rates=(1, 2, 4))
+    curriculum = Curriculum(spans, [{"until": 4000, "rates": {2: 1, 4: 3}}, {"rates": [1, 2]}])
     drawn = Counter(each.rate for each in lessons(curriculum, range(4000), total=8000))
     assert drawn.keys() == {2, 4}
     assert drawn[4] / 4000 == pytest.approx(0.75, abs=0.03)
     assert {each.rate for each in lessons(curriculum, range(4000, 4100), total=8000)} == {1, 2}
-    without = Counter(each.rate for each in lessons(Curriculum(CONFIG), range(3000), 3000))
+    without = Counter(each.rate for each in lessons(Curriculum(spans), range(3000), 3000))
     assert min(without[rate] for rate in (1, 2, 4)) > 850
 
 
@@ -71,6 +71,7 @@ def test_without_phases_there_is_nothing_to_draw():
     for phases in (None, [], [{}]):
         assert not Curriculum(CONFIG, phases).varies
     assert Curriculum(CONFIG, THREE).varies
+    assert Curriculum(CONFIG.replace(memory_form="spans")).varies  # its rates
 
 
 @pytest.mark.parametrize(

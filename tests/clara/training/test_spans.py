@@ -6,13 +6,9 @@ from torch.nn.functional import cosine_similarity
 
 from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.text.tokenizer import Marker
 from clara.training.batches import CompressionCollator, Encoder, RankingCollator
 from clara.training.compression import CompressionObjective
 from clara.training.contrastive import ContrastiveObjective
-from clara.training.curriculum import Curriculum
-from clara.training.moments import Moment
-from clara.training.reconstruction import CurriculumCollator
 from clara_kernels import select_topk
 
 from .conftest import random_model
@@ -209,52 +205,3 @@ def test_contrastive_loss(make_model, tmp_path):
         scores = cosine_similarity(query, means) / 0.5
         total += -scores.log_softmax(0)[example.positives[0]].item()
     assert objective(batch)["contrastive"].item() == pytest.approx(total, rel=1e-4)
-
-
-# The curriculum
-
-
-def test_a_batch_has_the_rate_of_its_moment(make_model):
-    model = make_model()
-    phases = [{"until": 5, "rates": [4]}, {"rates": {1: 1, 8: 3}}]
-    curriculum = Curriculum(model.config, phases)
-    collate = CurriculumCollator(
-        CompressionCollator(encoder(model)), curriculum, model.tokenizer, 64
-    )
-    texts = [text for example in ANSWERS for text in example.documents]
-    tokens = [len(text.ids) for text in model.tokenizer.encode_texts(texts)]
-
-    def counts(moment):
-        batch = collate(ANSWERS, moment)
-        packed = batch.documents.batch
-        found = dict(zip(packed.rows, packed.n_memory, strict=True))
-        assert batch.prompts.batch.ids.eq(Marker.MEMORY).sum() == sum(packed.n_memory)
-        return [found[row] for row in range(len(texts))]
-
-    def expected(rate):
-        return [-(-count // rate) for count in tokens]
-
-    assert counts(Moment(4, 20, 1)) == expected(4)
-    later = [counts(Moment(9, 20, seed)) for seed in range(40)]
-    assert all(each in (expected(1), expected(8)) for each in later)
-    assert later.count(expected(8)) > later.count(expected(1)) > 0
-    assert counts(Moment(9, 20, 3)) == later[3]
-
-
-def test_averages_alone_make_no_pass_of_the_compressor(make_model, monkeypatch):
-    model = make_model()
-    with torch.no_grad():
-        model.connectors[COMPRESSOR].up.zero_()
-    objective = CompressionObjective(model).eval()
-    collate = CompressionCollator(encoder(model))
-    wanted, batch = collate(ANSWERS), collate(ANSWERS, averages_only=True)
-    with torch.no_grad():
-        expected = objective(wanted)["ce"]  # W is zero
-    monkeypatch.setattr(model, "encode_memory", None)
-    loss = objective(batch)["ce"]
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-    loss.backward()
-    trained = {name for name, grad in gradients(objective).items() if grad.any()}
-    assert trained
-    assert all(f".{GENERATOR}." in name or name.endswith("separator") for name in trained)
-    assert batch.tokens_read == wanted.tokens_read - sum(wanted.documents.batch.lengths)
