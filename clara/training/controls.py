@@ -85,6 +85,7 @@ class Controls:
             )
         bare = [self._prompt(row, ()) for row in range(len(asked))]
         self._tokens = [len(each.ids) - each.answer_start for each in bare]
+        self._text_figures: dict[str, float] = {}
         self._longest = min(max(self._tokens), _LONGEST_ANSWER) + _SPARE
 
     def __len__(self) -> int:
@@ -120,15 +121,7 @@ class Controls:
         assert memory is not None, "there is a rate at least"
         found["exact_match_none"] = self._matches([memory[[]]] * len(self))
         found["loss_none"] = self._loss_of_texts([()] * len(self), GENERATOR)
-        found["exact_match_text"] = self._share(
-            self._model.answer_from_text(
-                self._questions,
-                self._texts,
-                max_new_tokens=self._longest,
-                batch_size=self._batch_size,
-            )
-        )
-        found["loss_text"] = self._loss_of_texts(self._texts, None)
+        found |= self._from_text()
         right = [found[f"exact_match@{rate}"] for rate in self._rates]
         return {"exact_match": sum(right) / len(right), **found}
 
@@ -202,6 +195,21 @@ class Controls:
             mean = self._model.answer_loss(self._questions[part], memory[part], self._answers[part])
             total += float(mean) * sum(self._tokens[part])
         return total / sum(self._tokens)
+
+    def _from_text(self) -> dict[str, float]:
+        """The bare backbone answers alike in every evaluation, unless it trains too."""
+        if not self._text_figures or self._model.owns_backbone:
+            written = self._model.answer_from_text(
+                self._questions,
+                self._texts,
+                max_new_tokens=self._longest,
+                batch_size=self._batch_size,
+            )
+            self._text_figures = {
+                "exact_match_text": self._share(written),
+                "loss_text": self._loss_of_texts(self._texts, None),
+            }
+        return self._text_figures
 
     def _loss_of_texts(self, texts: Sequence[Sequence[str]], adapter: str | None) -> float:
         """The loss from documents' texts in place of memory; from no texts, that without memory."""

@@ -294,6 +294,7 @@ class ClaraTrainer(SavingTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Means over all tokens, documents or questions of the evaluation set."""
+        began = time.perf_counter()
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
         model.eval()
         totals: dict[str, float] = defaultdict(float)
@@ -314,6 +315,7 @@ class ClaraTrainer(SavingTrainer):
                 means |= self._controls.measure()
         (examples,) = self._sum_over_processes([float(len(cast("Any", dataloader.dataset)))])
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        self._since += time.perf_counter() - began  # positions per second are those of training
         return EvalLoopOutput(None, None, metrics, int(examples))
 
     def _as_many_everywhere(self, dataloader: DataLoader[Any]) -> Iterator[Any]:

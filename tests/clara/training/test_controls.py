@@ -158,6 +158,18 @@ def test_what_has_changed_in_training_is_seen(make_model):
     assert later["loss_memory@16"] != first["loss_memory@16"]
 
 
+def test_a_backbone_that_trains_answers_anew_from_text(make_model):
+    model = make_model()
+    controls = Controls(model, questions(), 4)
+    first = controls.measure()["loss_text"]
+    CompressionObjective(model, train_backbone=True)
+    with torch.no_grad():
+        model.backbone.get_input_embeddings().weight.mul_(1.5)
+    later = controls.measure()["loss_text"]
+    assert later != pytest.approx(first, rel=1e-4)
+    assert later == pytest.approx(Controls(model, questions(), 4).measure()["loss_text"])
+
+
 def test_questions_of_all_kinds_of_examples(model):
     examples = [
         PretrainingExample("qa", ("Who?", "Where?"), ("Ada", "Ayr"), ("Ada is in Ayr.",)),
