@@ -15,9 +15,10 @@ from bench.workload import documents, load_model
 from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
-from clara.training.batches import CompressionCollator, Encoder, RankingCollator
 from clara.training.candidates import CandidateMemory
+from clara.training.collators import CompressionCollator, RankingCollator
 from clara.training.compression import CompressionObjective
+from clara.training.encoder import Encoder
 from clara.training.end_to_end import EndToEndObjective
 from clara.training.selection import SelectionSchedule
 

@@ -18,7 +18,9 @@ from clara.model.clara import Clara
 from clara.terminal.printing import is_terminal, say
 from clara.terminal.progress import document_progress
 from clara.text.passages import prepare_passages
-from clara.training.batches import Encoder, RankingBatch, RankingCollator, candidate_id
+from clara.training.batches import RankingBatch, candidate_id
+from clara.training.collators import RankingCollator
+from clara.training.encoder import Encoder
 
 _AT_ONCE = 512
 """Documents compressed and committed together; so many are compressed again after a kill."""

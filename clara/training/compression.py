@@ -9,7 +9,8 @@ from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.data.examples import AnswerExample
 from clara.model.clara import Clara
 from clara.model.encoding import answer_cross_entropy
-from clara.training.batches import CompressionBatch, CompressionCollator
+from clara.training.batches import CompressionBatch
+from clara.training.collators import CompressionCollator
 from clara.training.objectives import Objective, Term
 from clara_kernels import memory_alignment_loss
 

@@ -13,7 +13,8 @@ from clara.backbone.adapters import ADAPTERS, QUERY_REASONER
 from clara.backbone.output_path import applies_head_alone
 from clara.memory.padded import PaddedMemory
 from clara.model.clara import Clara
-from clara.training.batches import Batch, EmptyBatch, Encoder, PackedTexts
+from clara.training.batches import Batch, EmptyBatch, PackedTexts
+from clara.training.encoder import Encoder
 
 
 @dataclass(frozen=True)

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import atexit
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from clara.backbone import trained
-from clara.backbone.adapters import ADAPTERS, QUERY_REASONER
-from clara.backbone.rotary import switching_lengths
+from clara.backbone.adapters import ADAPTERS
 from clara.config import ClaraConfig
 from clara.data.examples import (
-    DocumentQuestions,
     Examples,
-    answers_example,
-    contrastive_example,
     open_examples,
-    pretraining_example,
-    ranking_example,
 )
 from clara.data.lines import Fields
 from clara.model.checkpoint import locate, read_config
 from clara.model.clara import Clara
 from clara.terminal.printing import say
 from clara.training.arguments import ClaraTrainingArguments, training_arguments
-from clara.training.batches import CompressionCollator, Encoder, RankingCollator, TextCollator
 from clara.training.callbacks import EarlyStopping, LineProgress, RichProgress, RunLog
-from clara.training.compression import CompressionObjective
 from clara.training.controls import Controls, evaluated_rates
 from clara.training.curriculum import Curriculum
 from clara.training.folder import (
@@ -48,16 +38,13 @@ from clara.training.folder import (
     write_record,
 )
 from clara.training.length import length_of, remarks
-from clara.training.objectives import Objective
-from clara.training.questions import Asking
-from clara.training.reconstruction import CurriculumCollator
 from clara.training.resuming import check_backbone, check_resumed, run_record
 from clara.training.settings import RunSettings, SettingsError, Stage
-from clara.training.text import TextObjective
+from clara.training.stages import ASSEMBLY
 from clara.training.trainer import ClaraTrainer
 
 if TYPE_CHECKING:
-    from clara.training.candidates import CandidateMemory
+    pass
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ def run(
         if arguments.should_save:
             restore_replaced(folder)
     last = _last_checkpoint(folder, resume)
-    parse, assemble = _STAGES[stage]
+    parse, assemble = ASSEMBLY[stage]
     train, evaluation = _examples(settings, arguments, parse)
     length = length_of(arguments, len(train))
     record = run_record(stage, settings, arguments, length, train, evaluation)
@@ -228,13 +215,6 @@ def _leave_group_at_exit() -> None:
     atexit.register(leave)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    objective: Objective
-    collator: Callable[..., Any]
-    events: Mapping[str, int] = field(default_factory=dict)
-
-
 def _callbacks(arguments: ClaraTrainingArguments) -> list[Any]:
     callbacks: list[Any] = [RunLog(), RichProgress(), LineProgress()]
     if arguments.patience is not None:
@@ -267,145 +247,3 @@ def _model(settings: RunSettings, arguments: ClaraTrainingArguments) -> Clara:
     if settings.model:
         model.load_weights(locate(settings.model))  # not as they were rounded to `dtype`
     return model
-
-
-def _encoder(model: Clara, arguments: ClaraTrainingArguments) -> Encoder:
-    positions = getattr(model.backbone.config, "max_position_embeddings", None)
-    budgets = [n for n in (arguments.max_prompt_tokens, positions) if n is not None]
-    return Encoder(
-        model.tokenizer,
-        model.config,
-        max_prompt_tokens=min(budgets) if budgets else None,
-        overflow="error" if model.config.overflow == "error" else "truncate",
-        on_unusable=arguments.on_unusable,
-    )
-
-
-def _compression(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
-    objective = CompressionObjective(
-        model,
-        alignment_weight=arguments.alignment_weight,
-        alignment_reduction=arguments.alignment_reduction,
-        train_backbone=arguments.train_backbone,
-    )
-    asking = asking_of(model, arguments, data)
-    collator: Callable[..., Any] = CompressionCollator(_encoder(model, arguments), asking)
-    curriculum = Curriculum(model.config, arguments.curriculum)
-    many = any(part is not None and isinstance(part[0], DocumentQuestions) for part in data)
-    if curriculum.varies or many:
-        longest = model.config.document_length
-        collator = CurriculumCollator(collator, curriculum, model.tokenizer, longest)
-    return _Parts(objective, collator)
-
-
-def _text(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
-    objective = TextObjective(model, train_backbone=arguments.train_backbone)
-    asking = asking_of(model, arguments, data)
-    return _Parts(objective, TextCollator(_encoder(model, arguments), asking))
-
-
-def asking_of(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Asking:
-    """How examples with many questions are read.
-
-    Raises:
-        SettingsError: the data has such examples, and the attention cannot compute them.
-    """
-    attention, most = model.config.attention, arguments.questions_per_document
-    many = any(part is not None and isinstance(part[0], DocumentQuestions) for part in data)
-    if many and most > 1 and attention == "flash_attention_2":
-        raise SettingsError(
-            f"attention {attention} cannot ask several questions of one memory: set attention to "
-            "sdpa, or questions_per_document to 1"
-        )
-    return Asking(most, switching_lengths(model.backbone))
-
-
-def _end_to_end(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
-    from clara.training.end_to_end import EndToEndObjective
-    from clara.training.selection import SelectionSchedule
-
-    schedule = SelectionSchedule(model.config, arguments.selection)
-    candidates = _candidates(model, arguments, data)
-    objective = EndToEndObjective(
-        model,
-        candidates,
-        top_k=model.config.top_k,
-        schedule=schedule,
-        negatives=arguments.negatives,
-        negatives_every=arguments.negatives_every,
-        train_query_reasoner=arguments.train_query_reasoner,
-    )
-    encoder = _encoder(model, arguments)
-    collator = RankingCollator(encoder, model.config.top_k, unusable=candidates.unusable)
-    return _Parts(objective, collator, {"candidate truncated": candidates.truncated})
-
-
-def _contrastive(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> _Parts:
-    from clara.training.contrastive import ContrastiveObjective
-
-    candidates = _candidates(model, arguments, data)
-    objective = ContrastiveObjective(
-        model,
-        candidates,
-        temperature=model.config.temperature,
-        in_batch_negatives=arguments.in_batch_negatives,
-    )
-    collator = RankingCollator(
-        _encoder(model, arguments), None, unusable=candidates.unusable, need_positives=True
-    )
-    return _Parts(objective, collator, {"candidate truncated": candidates.truncated})
-
-
-def _candidates(
-    model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]
-) -> CandidateMemory:
-    """The memory of every candidate in the data, and the query reasoner made ready."""
-    from clara.training.candidates import CandidateMemory
-
-    if arguments.train_backbone:
-        raise SettingsError(
-            "train_backbone changes the compressor, which is frozen end to end and in "
-            "contrastive training"
-        )
-    start_query_reasoner(model, arguments.query_reasoner)
-    path = arguments.candidate_index or os.path.join(arguments.output_dir, "candidates")
-    memory = CandidateMemory(model, path, overflow=model.config.overflow)
-    memory.add(text for part in data if part is not None for row in part for text in row.documents)
-    if memory.unusable and (arguments.on_unusable == "error" or not len(memory.index)):
-        raise ValueError(f"candidates that are empty or too long: {len(memory.unusable)}")
-    return memory
-
-
-def start_query_reasoner(model: Clara, source: str | None) -> bool:
-    """Copy the compressor's weights to the query reasoner, where it is to start from them.
-
-    Args:
-        source: "compressor", "saved", or None for the compressor if the query reasoner was never
-            trained, which is to say that it changes nothing.
-
-    Returns:
-        Whether they were copied.
-    """
-    reasoner = model.adapters.parameters(QUERY_REASONER)
-    untrained = all(not value.any() for name, value in reasoner.items() if ".lora_B." in name)
-    wanted = source == "compressor" or (source is None and untrained)
-    if wanted:
-        with torch.no_grad():
-            model.copy_compressor()
-    return wanted
-
-
-class _Stage(NamedTuple):
-    """How a stage reads its examples, and what it trains on them."""
-
-    parse: Callable[[Fields], Any]
-    assemble: Callable[[Clara, ClaraTrainingArguments, Sequence[Any]], _Parts]
-
-
-_STAGES: dict[Stage, _Stage] = {
-    "text": _Stage(answers_example, _text),
-    "pretrain": _Stage(pretraining_example, _compression),
-    "instruct": _Stage(answers_example, _compression),
-    "end-to-end": _Stage(ranking_example, _end_to_end),
-    "contrastive": _Stage(contrastive_example, _contrastive),
-}

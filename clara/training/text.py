@@ -12,7 +12,8 @@ from clara.backbone.adapters import GENERATOR
 from clara.data.examples import AnswerExample
 from clara.model.clara import Clara
 from clara.model.encoding import answer_cross_entropy
-from clara.training.batches import PromptBatch, TextCollator
+from clara.training.batches import PromptBatch
+from clara.training.collators import TextCollator
 from clara.training.objectives import Objective, Term
 
 

@@ -13,8 +13,9 @@ from clara.data.examples import AnswerExample
 from clara.model.prompt_prefix import can_continue
 from clara.text.packing import compressor_input
 from clara.text.passages import as_documents, prepare_passages
-from clara.training.batches import CompressionCollator, Encoder
+from clara.training.collators import CompressionCollator
 from clara.training.compression import CompressionObjective
+from clara.training.encoder import Encoder
 
 from . import one_sequence
 

@@ -11,7 +11,7 @@ from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASO
 from clara.model.encoding import answer_cross_entropy
 from clara.text.branches import pack_branches
 from clara.text.packing import PackedPrompts
-from clara.training.batches import Encoder
+from clara.training.encoder import Encoder
 from clara.training.questions import Asking
 
 from ..random_adapters import draw_adapters

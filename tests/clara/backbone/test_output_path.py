@@ -13,7 +13,8 @@ from clara.backbone.output_path import (
     states_to_logits,
 )
 from clara.data.examples import AnswerExample
-from clara.training.batches import Encoder, TextCollator
+from clara.training.collators import TextCollator
+from clara.training.encoder import Encoder
 from clara.training.text import TextObjective
 
 from . import one_sequence

@@ -6,8 +6,9 @@ import torch
 from clara import Clara, ClaraConfig
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import AnswerExample
-from clara.training.batches import CompressionCollator, Encoder
+from clara.training.collators import CompressionCollator
 from clara.training.compression import CompressionObjective
+from clara.training.encoder import Encoder
 from clara_kernels import cosine_scores, select_topk
 
 from ..random_adapters import draw_adapters

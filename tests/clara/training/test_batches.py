@@ -15,16 +15,9 @@ from clara.text.packing import compressor_input
 from clara.text.prompts import build_prompt, memory_slots
 from clara.text.tokenizer import Marker
 from clara.training import batches
-from clara.training.batches import (
-    EVENTS,
-    CompressionCollator,
-    EmptyBatch,
-    Encoder,
-    RankingCollator,
-    SkippedExampleError,
-    TextCollator,
-    candidate_id,
-)
+from clara.training.batches import EVENTS, EmptyBatch, candidate_id
+from clara.training.collators import CompressionCollator, RankingCollator, TextCollator
+from clara.training.encoder import Encoder, SkippedExampleError
 from clara.training.questions import Asking
 
 MANY = DocumentQuestions(

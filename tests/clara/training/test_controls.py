@@ -8,9 +8,10 @@ from clara.data.examples import AnswerExample, PretrainingExample, RankingExampl
 from clara.model.encoding import answer_cross_entropy
 from clara.text.packing import PackedPrompts
 from clara.text.prompts import build_text_prompt
-from clara.training.batches import CompressionCollator, Encoder, TextCollator
+from clara.training.collators import CompressionCollator, TextCollator
 from clara.training.compression import CompressionObjective
 from clara.training.controls import Controls
+from clara.training.encoder import Encoder
 from clara.training.folder import describe, read_log
 from clara.training.run import run
 from clara.training.settings import (

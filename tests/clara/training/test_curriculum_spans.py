@@ -6,10 +6,11 @@ from safetensors.torch import load_file
 
 from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.data.examples import AnswerExample
-from clara.training.batches import CompressionCollator, Encoder
+from clara.training.collators import CompressionCollator
 from clara.training.compression import CompressionObjective
 from clara.training.controls import Controls
 from clara.training.curriculum import Curriculum, CurriculumError
+from clara.training.encoder import Encoder
 from clara.training.folder import read_log
 from clara.training.moments import Moment
 from clara.training.reconstruction import CurriculumCollator

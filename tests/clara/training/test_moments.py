@@ -7,8 +7,9 @@ import torch
 
 from clara.data.examples import ExampleFile, pretraining_example
 from clara.training.arguments import ClaraTrainingArguments
-from clara.training.batches import CompressionCollator, Encoder
+from clara.training.collators import CompressionCollator
 from clara.training.compression import CompressionObjective
+from clara.training.encoder import Encoder
 from clara.training.folder import checkpoints
 from clara.training.moments import Moment
 from clara.training.trainer import ClaraTrainer

@@ -10,16 +10,12 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
-from clara.training.batches import (
-    CompressionCollator,
-    EmptyBatch,
-    Encoder,
-    RankingCollator,
-    TextCollator,
-)
+from clara.training.batches import EmptyBatch
 from clara.training.candidates import CandidateMemory
+from clara.training.collators import CompressionCollator, RankingCollator, TextCollator
 from clara.training.compression import CompressionObjective
 from clara.training.contrastive import ContrastiveObjective
+from clara.training.encoder import Encoder
 from clara.training.end_to_end import EndToEndObjective
 from clara.training.selection import SelectionSchedule
 from clara.training.text import TextObjective

@@ -8,8 +8,9 @@ import torch
 from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.data.examples import ExampleFile, pretraining_example
-from clara.training.batches import CompressionCollator, Encoder
+from clara.training.collators import CompressionCollator
 from clara.training.compression import CompressionObjective
+from clara.training.encoder import Encoder
 from clara.training.run import run
 from clara.training.settings import RunSettings
 

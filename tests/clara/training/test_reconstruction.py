@@ -5,8 +5,9 @@ import random
 import pytest
 
 from clara.data.examples import AnswerExample, PretrainingExample
-from clara.training.batches import CompressionCollator, Encoder
+from clara.training.collators import CompressionCollator
 from clara.training.curriculum import Curriculum
+from clara.training.encoder import Encoder
 from clara.training.moments import Moment
 from clara.training.prompts import RECONSTRUCTION_TASK
 from clara.training.reconstruction import CurriculumCollator, window

@@ -10,8 +10,9 @@ import torch
 from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.data.examples import ExampleFile, pretraining_example
-from clara.training.batches import CompressionCollator, Encoder
+from clara.training.collators import CompressionCollator
 from clara.training.compression import CompressionObjective
+from clara.training.encoder import Encoder
 
 from .conftest import random_model
 from .test_trainer import weights
@@ -28,7 +29,9 @@ from clara import Clara
 from clara.data.examples import ExampleFile, pretraining_example
 from clara.backbone.sharding import whole
 from clara.model import checkpoint
-from clara.training.batches import CompressionCollator, EmptyBatch, Encoder
+from clara.training.batches import EmptyBatch
+from clara.training.collators import CompressionCollator
+from clara.training.encoder import Encoder
 from clara.training.compression import CompressionObjective
 
 torch.set_num_threads(1)

@@ -6,9 +6,10 @@ from torch.nn.functional import cosine_similarity
 
 from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.training.batches import CompressionCollator, Encoder, RankingCollator
+from clara.training.collators import CompressionCollator, RankingCollator
 from clara.training.compression import CompressionObjective
 from clara.training.contrastive import ContrastiveObjective
+from clara.training.encoder import Encoder
 from clara_kernels import select_topk
 
 from .conftest import random_model

@@ -19,10 +19,13 @@ from clara.data.examples import (
     pretraining_example,
 )
 from clara.training.arguments import ClaraTrainingArguments
-from clara.training.batches import CompressionCollator, EmptyBatch, Encoder, SkippedExampleError
+from clara.training.batches import EmptyBatch
+from clara.training.collators import CompressionCollator
 from clara.training.compression import CompressionObjective
+from clara.training.encoder import Encoder, SkippedExampleError
 from clara.training.folder import checkpoints, read_log
-from clara.training.run import asking_of, run, start_query_reasoner
+from clara.training.run import run
+from clara.training.stages import asking_of, start_query_reasoner
 from clara.training.settings import RunSettings, SettingsError
 from clara.training.trainer import ClaraTrainer, TrainingError
 

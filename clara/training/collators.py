@@ -1,0 +1,202 @@
+"""Turn examples into batches; each stage has a collator."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import NamedTuple
+
+from clara.data.examples import (
+    AnswerExample,
+    DocumentQuestions,
+    PretrainingExample,
+    RankingExample,
+)
+from clara.text.branches import pack_branches
+from clara.text.packing import (
+    CompressorInput,
+    PackedPrompts,
+)
+from clara.text.prompts import Prompt
+from clara.training.batches import (
+    CompressionBatch,
+    EmptyBatch,
+    PromptBatch,
+    RankingBatch,
+    candidate_id,
+)
+from clara.training.encoder import Encoder, SkippedExampleError
+from clara.training.prompts import pretraining_task
+from clara.training.questions import Asking
+
+
+class _Asked(NamedTuple):
+    """Prompts that are answered from the same memory, and the texts that it is the memory of."""
+
+    prompts: list[Prompt]
+    inputs: list[CompressorInput]
+
+
+class CompressionCollator:
+    """Batches of compression pretraining and instruction tuning.
+
+    Args:
+        asking: how questions of a `DocumentQuestions` are taken.
+    """
+
+    def __init__(self, encoder: Encoder, asking: Asking | None = None) -> None:
+        self._encoder = encoder
+        self._asking = asking or Asking()
+
+    def __call__(
+        self,
+        examples: Sequence[PretrainingExample | AnswerExample | DocumentQuestions],
+        *,
+        seed: int = 0,
+        rate: int | None = None,
+        averages_only: bool = False,
+    ) -> CompressionBatch | EmptyBatch:
+        """Make a batch.
+
+        Args:
+            seed: of the draw among more questions than are asked.
+            rate: tokens per memory token in memory form "spans"; default from the configuration.
+            averages_only: see `CompressionBatch`.
+        """
+        asked = self._encoder.usable(lambda example: self._asked(example, seed, rate), examples)
+        made = [group for groups in asked for group in groups]
+        events = self._encoder.take_events()
+        if not made:
+            return EmptyBatch(events)
+        prompts = pack_branches([group.prompts for group in made])
+        documents = self._encoder.pack([each for group in made for each in group.inputs])
+        counts = {"tokens": len(prompts.targets), "documents": len(documents)}
+        return CompressionBatch(counts, events, prompts, documents, averages_only)
+
+    def _asked(
+        self,
+        example: PretrainingExample | AnswerExample | DocumentQuestions,
+        seed: int,
+        rate: int | None,
+    ) -> list[_Asked]:
+        """What is asked about the example's documents, mostly all of one memory."""
+        inputs = self._encoder.passages(example.documents, "document", rate)
+        counts = [each.n_memory for each in inputs]
+        if isinstance(example, DocumentQuestions):
+            prompts = self._encoder.usable(
+                lambda pair: self._encoder.memory_prompt(counts, *pair),
+                self._asking.drawn(example, seed=seed),
+            )
+            return [_Asked(group, inputs) for group in self._asking.groups(prompts)]
+        task = isinstance(example, PretrainingExample)
+        if isinstance(example, PretrainingExample):
+            if not all(answer.strip() for answer in example.answers):
+                raise SkippedExampleError("no answer tokens", "an answer is empty")
+            question, answer = pretraining_task(example)
+        else:
+            question, answer = example.question, example.answer
+        prompt = self._encoder.memory_prompt(counts, question, answer, task=task)
+        return [_Asked([prompt], inputs)]
+
+
+class RankingCollator:
+    """Batches of end-to-end and contrastive training.
+
+    Args:
+        top_k: documents in a prompt, where a question has that many candidates; None makes no
+            prompts.
+        unusable: names of candidates that have no memory; their questions are left out.
+        need_positives: leave out questions whose positives are not known.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        top_k: int | None,
+        *,
+        unusable: Container[str] = (),
+        need_positives: bool = False,
+    ) -> None:
+        self._encoder = encoder
+        self._top_k = top_k
+        self._unusable = unusable
+        self._need_positives = need_positives
+
+    def __call__(self, examples: Sequence[RankingExample]) -> RankingBatch | EmptyBatch:
+        made = self._encoder.usable(self._one, examples)
+        events = self._encoder.take_events()
+        if not made:
+            return EmptyBatch(events)
+        counts = {"questions": len(made)}
+        prompts = None
+        if self._top_k is not None:
+            prompts = PackedPrompts.of([each.prompt for each in made if each.prompt is not None])
+            counts["tokens"] = len(prompts.targets)
+        return RankingBatch(
+            counts,
+            events,
+            self._encoder.pack([each.question for each in made]),
+            prompts,
+            [each.candidates for each in made],
+            [each.positives for each in made],
+        )
+
+    def _one(self, example: RankingExample) -> _Question:
+        if self._need_positives and not example.positives:
+            raise SkippedExampleError("no positives", "a question has no pos_index")
+        candidates = [candidate_id(text) for text in example.documents]
+        if any(name in self._unusable for name in candidates):
+            raise SkippedExampleError(
+                "candidate empty or too long", "a question has a candidate without memory"
+            )
+        rate = self._encoder.config.question_rate
+        inputs = self._encoder.passages([example.question], "question", rate)
+        if len(inputs) > 1:
+            raise SkippedExampleError(
+                "question empty or too long", "a question is longer than the document limit"
+            )
+        prompt = None
+        if self._top_k is not None:
+            prompt = self._encoder.selection_prompt(
+                example.documents, self._top_k, example.question, example.answer
+            )
+        return _Question(inputs[0], prompt, candidates, example.positives)
+
+
+class _Question(NamedTuple):
+    question: CompressorInput
+    prompt: Prompt | None
+    candidates: list[str]
+    positives: tuple[int, ...]
+
+
+class TextCollator:
+    """Batches of plain-text training: documents stand in the prompt themselves.
+
+    Args:
+        asking: how questions of a `DocumentQuestions` are taken; they share the text.
+    """
+
+    def __init__(self, encoder: Encoder, asking: Asking | None = None) -> None:
+        self._encoder = encoder
+        self._asking = asking or Asking()
+
+    def __call__(
+        self, examples: Sequence[AnswerExample | DocumentQuestions], *, seed: int = 0
+    ) -> PromptBatch | EmptyBatch:
+        """Args: seed: of the draw among more questions than are asked."""
+        made = [group for example in examples for group in self._groups(example, seed)]
+        events = self._encoder.take_events()
+        if not made:
+            return EmptyBatch(events)
+        prompts = pack_branches(made)
+        return PromptBatch({"tokens": len(prompts.targets)}, events, prompts)
+
+    def _groups(self, example: AnswerExample | DocumentQuestions, seed: int) -> list[list[Prompt]]:
+        if isinstance(example, DocumentQuestions):
+            pairs = self._asking.drawn(example, seed=seed)
+        else:
+            pairs = [(example.question, example.answer)]
+        prompts = self._encoder.usable(
+            lambda pair: self._encoder.text_prompt(example.documents, *pair), pairs
+        )
+        return self._asking.groups(prompts)
