@@ -20,6 +20,7 @@ from typing import Any
 IMPORTED = ("transformers", "peft", "hypothesis", "torch._dynamo")
 # Functions and methods by their module.
 UNTRACED = {
+    "matplotlib.figure": ("Figure.savefig",),
     "peft.tuners.tuners_utils": ("BaseTuner.inject_adapter",),
     "torch.library": ("opcheck",),
     "transformers.modeling_utils": (
