@@ -23,7 +23,8 @@ check: .venv/.dev
 	$(bin)/python .ci/check.py $(BASE)
 
 # Without the GPU, if there is one: kernels run in the interpreter. gpu-check runs them on it.
-pytest := CUDA_VISIBLE_DEVICES= $(bin)/pytest --numprocesses 2
+# Bytecode is kept, whatever the environment says: many processes import the same files.
+pytest := CUDA_VISIBLE_DEVICES= PYTHONDONTWRITEBYTECODE= $(bin)/pytest --numprocesses 2
 
 # A quarter of an hour on two cores that have nothing else to do, test-slow almost as long again.
 test: .venv/.dev

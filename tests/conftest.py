@@ -5,7 +5,9 @@ The latter has to be said before Triton is imported.
 
 import os
 
-import torch
+from tests.plugins import untraced
+
+torch = untraced.import_module("torch")
 
 # Much work in few slow tests: processes, compilers. Two workers that begin with them end together.
 LONG = (
@@ -31,3 +33,4 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     pytest_plugins = ["tests.plugins.fast_interpreter"]
+untraced.install()

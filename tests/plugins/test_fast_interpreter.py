@@ -97,18 +97,52 @@ def test_results_are_those_of_triton():
 
 @interpreted
 @at_least_that_release
-def test_the_language_is_prepared_once_in_a_launch_and_restored(untouched):
+def test_the_language_is_prepared_once_and_restored_after_every_launch(untouched):
     plugin = fast_interpreter.FastInterpreter()
     calls = []
     prepare = plugin.prepare
     plugin.prepare = lambda function: calls.append(function.__name__) or prepare(function)
-    before = tl.load, tl.store, tl.tensor.__add__
-    plugin.install()
-    try:
-        for _ in range(2):
+    before = tl.load, tl.store, tl.tensor.__add__, tl.tensor.__init__, tl.block_type.__init__
+    for _ in range(2):
+        plugin.install()
+        try:
             x = torch.randn(40)
             assert torch.equal(quadruple(x), 4 * x)
-    finally:
-        plugin.restore()
-    assert calls == ["_quadruple"] * 2
-    assert (tl.load, tl.store, tl.tensor.__add__) == before
+            assert (tl.load, tl.store, tl.tensor.__add__) == before[:3]
+        finally:
+            plugin.restore()
+    assert calls == ["_quadruple"]
+    after = tl.load, tl.store, tl.tensor.__add__, tl.tensor.__init__, tl.block_type.__init__
+    assert after == before
+
+
+@triton.jit
+def _each_kind(p_x, p_y, p_z, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    i, j = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    x = tl.load(p_x + i * COLUMNS + j)  # [ROWS, COLUMNS]
+    tl.store(p_y + j * ROWS + i, x)
+    tl.store(p_z + tl.arange(0, ROWS), tl.sum(x.to(tl.float32), 1) + x.numel + x.shape[1])
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8, torch.int32])
+def test_blocks_of_every_shape_and_type_are_told_apart(dtype):
+    for rows, columns in [(4, 8), (8, 4), (1, 32), (4, 4), (4, 8)]:
+        x = torch.randint(-9, 9, (rows, columns)).to(dtype)
+        y, z = x.new_empty(columns, rows), torch.empty(rows)
+        _each_kind[(1,)](x, y, z, ROWS=rows, COLUMNS=columns)
+        assert torch.equal(y, x.T)
+        assert torch.equal(z, x.float().sum(1) + rows * columns + columns)
+
+
+@triton.jit
+def _incremented(p_x):
+    tl.store(p_x, tl.load(p_x) + 1)
+
+
+@interpreted
+def test_the_interpreter_reports_no_overflow_that_could_be_missed(untouched):
+    """The check that the plugin turns off ends in nothing in Triton itself."""
+    x = torch.tensor([2**31 - 1], dtype=torch.int32)
+    _incremented[(1,)](x)
+    assert x.item() == -(2**31)
