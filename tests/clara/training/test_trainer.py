@@ -25,8 +25,8 @@ from clara.training.compression import CompressionObjective
 from clara.training.encoder import Encoder, SkippedExampleError
 from clara.training.folder import checkpoints, read_log
 from clara.training.run import run
-from clara.training.stages import asking_of, start_query_reasoner
 from clara.training.settings import RunSettings, SettingsError
+from clara.training.stages import asking_of, start_query_reasoner
 from clara.training.trainer import ClaraTrainer, TrainingError
 
 from .conftest import ranking_rows
