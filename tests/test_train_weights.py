@@ -1,0 +1,138 @@
+"""`recipes/train_weights.py`: units of a run, their log, snapshots and stop rules."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from clara import Clara
+from clara.training.folder import describe
+
+ROOT = Path(__file__).resolve().parents[1]
+BACKBONE = ROOT / "tests" / "data" / "reference" / "base"
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """The script, on a tiny backbone and few facts."""
+    spec = importlib.util.spec_from_file_location(
+        "train_weights", ROOT / "recipes" / "train_weights.py"
+    )
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_weights", script)  # where dataclasses look
+    spec.loader.exec_module(script)
+    records = [
+        {
+            "docs": [f"Country {n}: Geography\nCoastline: {n * 7} km\nRivers: {n}"],
+            "questions": ["Coastline?", f"Rivers of country {n}?"],
+            "answers": [f"{n * 7} km", str(n)],
+        }
+        for n in range(1, 13)
+    ]
+    data = tmp_path / "facts.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    recipe = yaml.safe_load((ROOT / "recipes" / "smollm2-135m" / "spans.yaml").read_text())
+    # The published settings, but for their size.
+    recipe["instruct"] |= {
+        "train_data": str(data),
+        "eval_data": str(data),
+        "output_dir": str(tmp_path / "runs" / "instruct"),
+        "max_steps": 3,
+        "eval_steps": 1,
+        "save_steps": 1,
+        "evaluate_answers": 2,
+        "bf16": False,
+    }
+    recipe |= {"lora_rank": 4, "dtype": "float32", "warmup_steps": 0}
+    (tmp_path / "spans.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(script, "RECIPE", tmp_path / "spans.yaml")
+    monkeypatch.setattr(script, "SNAPSHOT", tmp_path / "snapshots" / "tiny")
+    log = tmp_path / "training-log.md"
+    log.write_text((ROOT / "docs" / "training-log.md").read_text())
+    monkeypatch.setattr(script, "LOG", log)
+    monkeypatch.setattr(script, "smollm2_file", lambda: BACKBONE)
+    return script
+
+
+def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
+    before = weights.LOG.read_text().splitlines()
+    assert weights.unit("instruct", 5) == "all steps are done"
+    run = tmp_path / "runs" / "instruct"
+    assert describe(run)["steps"] == 3
+    *kept, line = weights.LOG.read_text().splitlines()
+    assert kept == before
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert len(cells) == len(before[-1].strip("|").split("|"))
+    assert (cells[1], cells[2], cells[-1]) == ("instruct", "3", "all steps are done")
+    assert all(" / " in cell for cell in cells[5:9])
+    made = weights.SNAPSHOT
+    assert sorted(path.name for path in made.iterdir()) == [
+        *("compressor", "config.json", "connectors.safetensors", "generator"),
+        "memory_tokens.safetensors",
+    ]
+    assert set(load_file(made / "connectors.safetensors")) == {"compressor.scale", "compressor.up"}
+    trained = Clara.from_pretrained(run / "model")
+    weights.restore(made, tmp_path / "restored")
+    restored = Clara.from_pretrained(tmp_path / "restored")
+    texts = ["Country 3: Geography\nCoastline: 21 km"]
+    found, expected = restored.compress(texts).memory, trained.compress(texts).memory
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    assert restored.fingerprint == trained.fingerprint
+    for adapter in ("compressor", "generator"):
+        for name, value in trained.adapters.state(adapter).items():
+            rounded = value.to(torch.bfloat16).float()
+            assert torch.equal(restored.adapters.state(adapter)[name].float(), rounded)
+    # A clone has the snapshot alone.
+    run.rename(tmp_path / "gone")
+    assert weights.unit("instruct", 5) == "all steps are done"
+    record = json.loads((run / "run.json").read_text())
+    assert record["model"]["path"] == str(run.with_name("snapshot"))
+
+
+def test_an_interrupted_snapshot_is_named(weights, tmp_path):
+    weights.unit("instruct", 5)
+    (weights.SNAPSHOT / "generator" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"not a whole snapshot, adapter_model\.safetensors is"):
+        weights.restore(weights.SNAPSHOT, tmp_path / "restored")
+    assert not (tmp_path / "restored").exists()
+
+
+def evaluated(criterion, right, other, hours):
+    control = SimpleNamespace(should_training_stop=False)
+    state = SimpleNamespace(log_history=[{"hours": hours}])
+    metrics = {"eval_exact_match@4": right, "eval_exact_match_other@4": other}
+    criterion.on_evaluate(None, state, control, metrics=metrics)
+    return control.should_training_stop
+
+
+def test_stop_rules(weights):
+    learnt = weights.Criterion(reach=0.95, below=0.3)
+    assert not evaluated(learnt, 0.94, 0.1, 0.1)
+    assert not evaluated(learnt, 0.97, 0.3, 0.1)
+    assert evaluated(learnt, 0.97, 0.2, 0.1)
+    assert learnt.reason.startswith("criterion met")
+    unused = weights.Criterion(gap_after=2)
+    assert not evaluated(unused, 0.1, 0.1, 1.9)
+    assert not evaluated(unused, 0.35, 0.2, 2.5)
+    assert evaluated(unused, 0.25, 0.2, 2.5)
+    assert unused.reason.startswith("stop rule")
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "101"])
+def test_a_unit_is_of_some_minutes(weights, minutes, capsys):
+    with pytest.raises(SystemExit):
+        weights.main(["--minutes", minutes])
+    assert "--minutes must be above 0 and at most 100" in capsys.readouterr().err
+
+
+def test_a_used_up_budget_is_said(weights, tmp_path):
+    assert weights.unit("instruct", 5, {"max_hours": 1e-9}) == "budget of 1e-09 hours"
+    log = tmp_path / "runs" / "instruct" / "log.jsonl"
+    log.write_text(log.read_text() + json.dumps({"step": 1, "hours": 1.0}) + "\n")
+    assert weights.unit("instruct", 5, {"max_hours": 0.5}) == weights.USED_UP
