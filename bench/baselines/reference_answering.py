@@ -60,7 +60,7 @@ class ReferenceAnswering(ReferenceTraining):
         )
         chosen = self._selection(scores / self.config.temperature, min(top_k, memory.shape[1]))
         selected = torch.einsum("bkn,bnmh->bkmh", chosen, documents).flatten(1, 2)
-        slots = memory_slots(chosen.shape[1], self.slots, self.config.separator)
+        slots = memory_slots([self.slots] * chosen.shape[1], self.config.separator)
         prompts = [
             self._numbered(build_prompt(self.tokenizer, self.config.prompt, slots, question).ids)
             for question in questions

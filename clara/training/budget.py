@@ -62,9 +62,10 @@ class Budget(TrainerCallback):
         taken = callbacks.get(_KEY, {})
         self._before = 3600 * float(taken.get("hours", 0.0))
         self.positions = int(taken.get("positions", 0))
-        self._began = self._clock()
+        # What earlier parts of the run took, not the moments since this one began.
         if self._over():
             control.should_training_stop = True
+        self._began = self._clock()
 
     def on_step_end(
         self,

@@ -47,16 +47,23 @@ def test_equals_peft_on_both_sides_of_the_switch(layer, linears, rows):
     assert len(linears) == (1 if rows >= MERGE_ROWS else 2)
 
 
-@pytest.mark.parametrize("case", ["gradient", "training", "bfloat16", "disabled", "autocast"])
+@pytest.mark.parametrize(
+    "case", ["dropout", "trained base", "mixed dtypes", "bfloat16", "disabled", "autocast"]
+)
 def test_leaves_to_peft_what_it_must(layer, linears, case):
     x = torch.randn(1, 2 * MERGE_ROWS, layer.in_features)
-    if case == "gradient":
-        layer(x)
-    elif case == "training":
+    if case == "dropout":
         layer.train()
-        with torch.no_grad():
-            layer(x)
+        assert layer.lora_dropout["compressor"].p > 0
+        layer(x)
         layer.eval()
+    elif case == "trained base":
+        layer.base_layer.weight.requires_grad_(True)
+        layer(x)
+        layer.base_layer.weight.requires_grad_(False)
+    elif case == "mixed dtypes":
+        with pytest.raises(RuntimeError):
+            layer(x.double())  # as peft itself
     elif case == "bfloat16":
         with torch.no_grad():
             layer.to(torch.bfloat16)(x.bfloat16())
@@ -68,6 +75,58 @@ def test_leaves_to_peft_what_it_must(layer, linears, case):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             layer(x)
     assert not linears
+
+
+def gradients(forward, layer, x, seed):
+    """Output, and gradients in x, A and B, of a random upstream gradient."""
+    layer.zero_grad()
+    own = layer.lora_A["compressor"].weight, layer.lora_B["compressor"].weight
+    for weight in own:
+        weight.requires_grad_(True)
+    x = x.detach().requires_grad_(x.requires_grad)
+    out = forward(x)
+    generator = torch.Generator().manual_seed(seed)
+    out.backward(torch.randn(out.shape, generator=generator).to(out))
+    return [out.detach(), *([x.grad] if x.requires_grad else []), *(w.grad.clone() for w in own)]
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (2, 3, 5), (4,)])
+@pytest.mark.parametrize("needs_x", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_gradients_equal_pefts(layer, linears, shape, needs_x, bias, contiguous):
+    if bias:
+        layer.base_layer.bias = nn.Parameter(torch.randn(layer.out_features), requires_grad=False)
+    x = torch.randn(*shape, layer.in_features)
+    if not contiguous:
+        x = x.transpose(0, -1).contiguous().transpose(0, -1)
+    x.requires_grad_(needs_x)
+    expected = gradients(lambda given: Linear.forward(layer, given), layer, x, 1)
+    assert not linears
+    for found, value in zip(gradients(layer, layer, x, 1), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-5)
+    assert linears
+
+
+def test_gradients_under_autocast_are_as_exact_as_pefts(layer):
+    """In bfloat16, beside float32."""
+    x = torch.randn(1, 33, layer.in_features, requires_grad=True)
+    exact = gradients(lambda given: Linear.forward(layer, given), layer, x, 2)
+
+    def under_autocast(forward):
+        def go(given):
+            with torch.autocast("cpu", torch.bfloat16):
+                return forward(given)
+
+        return gradients(go, layer, x, 2)
+
+    ours = under_autocast(layer)
+    theirs = under_autocast(lambda given: Linear.forward(layer, given))
+    for value, one, other in zip(exact, ours, theirs, strict=True):
+        assert one.dtype == other.dtype
+        error, allowed = ((each.float() - value).norm() for each in (one, other))
+        assert error < 2 * allowed
+    assert layer.lora_A["compressor"].weight.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])

@@ -206,7 +206,7 @@ def test_other_kinds_do_not_depend_on_neighbours(random_backbone, kind):
     plain = one_sequence.eager(model)
     rows = model.memory_tokens.memory.detach()
     expected = [
-        one_sequence.states(model, plain, ids, rows)[-4:] for ids in inputs_of(model, TEXTS)
+        one_sequence.states(model, plain, each.ids, rows)[-4:] for each in inputs_of(model, TEXTS)
     ]
     memory = model.compress(TEXTS).memory
     torch.testing.assert_close(memory, torch.stack(expected), rtol=1e-4, atol=1e-4)
@@ -233,7 +233,8 @@ def test_a_rotary_embedding_for_each_type_of_layer(random_backbone):
     rows = model.memory_tokens.memory.detach()
     try:
         expected = [
-            one_sequence.states(model, plain, ids, rows)[-4:] for ids in inputs_of(model, TEXTS)
+            one_sequence.states(model, plain, each.ids, rows)[-4:]
+            for each in inputs_of(model, TEXTS)
         ]
     except UnboundLocalError:
         pytest.skip("this release of transformers fails in the second long forward of such a model")

@@ -77,9 +77,12 @@ def test_info_of_a_model(clara, model, backbone):
         "path": model,
         "backbone": backbone,
         "trained": False,
+        "memory_form": "learned",
         "compression_rate": 16,
+        "rates": None,
         "document_length": 64,
         "memory_tokens": 4,
+        "ranking": "flattened",
         "top_k": 5,
         "lora_rank": 16,
     }

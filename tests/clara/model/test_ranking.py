@@ -217,9 +217,13 @@ def test_memory_to_answer_from(tiny_model, compressed):
     given = [memory[:2], compressed[2:], memory[:0]]
     found = memory_of_each(tiny_model, ["a", "b", "c"], given)
     for one, expected in zip(found, (memory[:2], memory[2:], memory[:0]), strict=True):
-        assert torch.equal(one, expected)
+        assert len(one) == len(expected)
+        assert all(torch.equal(*pair) for pair in zip(one, expected, strict=True))
     stacked = memory_of_each(tiny_model, ["a", "b"], torch.stack([memory[:2], memory[2:4]]))
-    assert torch.equal(torch.stack(stacked), memory[:4].unflatten(0, (2, 2)))
+    whole = torch.stack([torch.stack(each) for each in stacked])
+    assert torch.equal(whole, memory[:4].unflatten(0, (2, 2)))
+    listed = memory_of_each(tiny_model, ["a"], [[memory[1], memory[3]]])
+    assert torch.equal(torch.stack(listed[0]), memory[[1, 3]])
 
 
 def test_memory_that_cannot_be_answered_from(tiny_model, compressed):

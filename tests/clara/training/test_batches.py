@@ -14,7 +14,8 @@ from clara.data.examples import (
 from clara.text.packing import compressor_input
 from clara.text.prompts import build_prompt, memory_slots
 from clara.text.tokenizer import Marker
-from clara.training import batches
+from clara.training import collators
+from clara.training import encoder as encoder_module
 from clara.training.batches import EVENTS, EmptyBatch, candidate_id
 from clara.training.collators import CompressionCollator, RankingCollator, TextCollator
 from clara.training.encoder import Encoder, SkippedExampleError
@@ -270,7 +271,8 @@ def test_an_empty_answer_is_not_trained_on(tiny_model):
 
 def test_all_reasons_are_known(tiny_model):
     """What is not in `EVENTS` would not be added up over processes."""
-    source = Path(batches.__file__).read_text(encoding="utf-8")
+    files = (encoder_module, collators)
+    source = "".join(Path(each.__file__).read_text(encoding="utf-8") for each in files)
     reasons = set(re.findall(r'SkippedExampleError\(\s*"([^"]+)"', source))
     for ending in ("empty or too long", "truncated"):
         reasons |= {f"{what} {ending}" for what in ("document", "question")}
