@@ -75,8 +75,9 @@ def _check_counts(header: Header, compressed: CompressedDocuments) -> None:
     ):
         if count != right:
             raise MemoryIndexError(
-                f"document {name!r} has {count} memory tokens for {tokens} tokens, the index's "
-                f"compression rate of {header.span_rate} gives {right}"
+                f"document {name!r} has {count} memory tokens for {tokens} tokens, in the index "
+                f"it must have {right}"
+                + (f" (compression rate {header.span_rate})" if header.span_rate else "")
             )
     if compressed.memory.shape[1] > header.memory_tokens:
         longest = max(compressed.counts, default=0)
