@@ -62,9 +62,9 @@ class MergingLinear(Linear):
         dtype = weight.dtype
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
-        elif x.dtype != dtype:
-            return super().forward(x, *args, **kwargs)
         down, up, scaling = self._active()
+        if not torch.is_autocast_enabled("cpu") and not x.dtype == dtype == down.dtype:
+            return super().forward(x, *args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             made: Tensor = _AdaptedProduct.apply(
                 x.to(dtype), _cast(weight, dtype), bias, down, up, scaling

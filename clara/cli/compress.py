@@ -84,14 +84,14 @@ def compress(
     ids = read_document_ids(corpus)
     existing = existing_index(output, resume)
     loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
-    plan = checked_plan(loaded, existing, corpus, ids, overflow, model)
     rate = chosen_rate(loaded, existing, compression_rate, any_rate)
+    plan = checked_plan(loaded, existing, corpus, ids, overflow, model, rate)
     index = existing
     if index is None:
         index, ours = create_index(loaded, output, plan.overflow, rate, resume)
         if not ours:
-            plan = checked_plan(loaded, index, corpus, ids, overflow, model)
             rate = chosen_rate(loaded, index, compression_rate, any_rate)
+            plan = checked_plan(loaded, index, corpus, ids, overflow, model, rate)
     result = carry_out(loaded, index, corpus, plan, rate, batch_tokens)
     if as_json:
         print_json(result)
@@ -119,6 +119,7 @@ def checked_plan(
     ids: set[str],
     overflow: options.Overflow | None,
     model_name: str,
+    rate: int | None = None,
 ) -> Plan:
     """Compare a corpus with the model, and with the index to go on with if there is one.
 
@@ -130,10 +131,12 @@ def checked_plan(
 
     def passages(documents: Sequence[Document], overflow: Overflow) -> Sequence[Part]:
         with user_errors():  # a ValueError of anything else is a bug and keeps its traceback
-            return model.passages(documents, overflow)
+            found = model.passages(documents, overflow)
+            model.check_fits(found, rate)
+            return found
 
     how = chosen_overflow(model, index, overflow, model_name)
-    return make_plan(index, corpus, ids, how, passages)
+    return make_plan(index, corpus, ids, how, passages, every=not model.always_fits(rate))
 
 
 def chosen_overflow(
@@ -175,6 +178,7 @@ def chosen_rate(
             f"{asked} does not match"
         )
     with warnings.catch_warnings(record=True) as caught, user_errors():
+        warnings.simplefilter("always")  # the command hides those of libraries
         # What an index was begun with needs no second permission.
         allowed = any_rate or begun is not None
         rate = model.rate(asked if begun is None else begun, any_rate=allowed)

@@ -58,7 +58,13 @@ class Plan:
 
 
 def make_plan(
-    index: MemoryIndex | None, corpus: str, ids: set[str], overflow: Overflow, passages: Passages
+    index: MemoryIndex | None,
+    corpus: str,
+    ids: set[str],
+    overflow: Overflow,
+    passages: Passages,
+    *,
+    every: bool = False,
 ) -> Plan:
     """Compare a corpus with what its documents become, and with an index to go on with.
 
@@ -67,6 +73,8 @@ def make_plan(
         corpus: file of JSON lines.
         ids: of its documents.
         passages: see `Passages`; it raises ValueError for a document that cannot be compressed.
+        every: ask `passages` about every document, not only about those that may be at fault by
+            their length or name.
 
     Raises:
         DataError: two documents would give rows of one name, or one differs from what the index
@@ -77,7 +85,7 @@ def make_plan(
     # Rows are read before documents, as in `stored_documents`.
     rows = set() if index is None else set(index.ids())
     stored = set() if index is None else stored_documents(index, corpus, ids)
-    _check_rows(corpus, ids, overflow, passages, rows, stored)
+    _check_rows(corpus, ids, overflow, passages, rows, stored, every)
     if index is not None and stored:
         documents = read_documents(corpus)
         refuse_changed(index, corpus, documents, stored, overflow=overflow, passages=passages)
@@ -91,6 +99,7 @@ def _check_rows(
     passages: Passages,
     rows: set[str],
     stored: set[str],
+    every: bool,
 ) -> None:
     """Refuse a corpus in which a document is too long, or two would give rows of one name.
 
@@ -101,7 +110,7 @@ def _check_rows(
     Only documents that can be at fault are tokenised: all of them with "error", with "chunk"
     those whose chunks could be named as another document is.
     """
-    if overflow == "error":
+    if overflow == "error" or every:
         suspects = ids
     elif overflow == "chunk":
         suspects = {base for base in map(_base, ids) if base in ids}

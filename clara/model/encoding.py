@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clara.backbone.adapters import GENERATOR
+from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.backbone.output_path import applies_head_alone, next_token_cross_entropy
 from clara.errors.checks import as_integer
 from clara.memory.padded import PaddedMemory
@@ -75,7 +75,7 @@ def encode_passages(
         batch_tokens = BATCH_TOKENS_CPU if model.device.type == "cpu" else BATCH_TOKENS_GPU
     batch_tokens = as_integer(batch_tokens, "batch_tokens", least=1)
     inputs = compressor_inputs(model, passages, rate)
-    _check_positions(model, passages, inputs)
+    check_positions(model, passages, inputs, adapter)
     counts = [each.n_memory for each in inputs]
     most = max(counts, default=model.config.memory_tokens or 1)
     shape = len(passages), most, model.hidden_size
@@ -96,7 +96,7 @@ def encode_states(
     """Final states `[m_i, H]` at the memory slots of each text, see `encode_passages`."""
     found: list[Tensor] = [torch.empty(0)] * len(passages)
     inputs = compressor_inputs(model, passages, rate)
-    _check_positions(model, passages, inputs)
+    check_positions(model, passages, inputs, adapter)
     with model.evaluating():
         for batch in pack(inputs, batch_tokens=BATCH_TOKENS_CPU, device=model.device):
             states = model.encode(batch, adapter, memory_only=True)[batch.memory_rows]
@@ -121,21 +121,29 @@ def compressor_inputs(
     ]
 
 
-def _check_positions(
-    model: ClaraCore, passages: Sequence[Passage], inputs: Sequence[CompressorInput]
+def check_positions(
+    model: ClaraCore,
+    passages: Sequence[Passage],
+    inputs: Sequence[CompressorInput],
+    adapter: str = COMPRESSOR,
 ) -> None:
     """Refuse a text that does not fit the backbone's positions, before anything is computed.
+
+    Args:
+        adapter: the one that would read it: documents and questions have other remedies.
 
     Raises:
         ValueError: names the text, its tokens and the positions.
     """
+    what, remedy = "document ", "lower document_length, or use a higher compression rate"
+    if adapter == QUERY_REASONER:
+        what, remedy = "", "ask a shorter question, or use a higher question_rate"
     positions = getattr(model.backbone.config, "max_position_embeddings", None)
     for passage, each in zip(passages, inputs, strict=True):
         if positions is not None and len(each.ids) > positions:
             raise ValueError(
-                f"document {passage.id!r} has {each.text_tokens} tokens and {each.n_memory} memory "
-                f"tokens, which do not fit the backbone's {positions} positions; lower "
-                "document_length, or use a higher compression rate"
+                f"{what}{passage.id!r} has {each.text_tokens} tokens and {each.n_memory} memory "
+                f"tokens, which do not fit the backbone's {positions} positions; {remedy}"
             )
 
 

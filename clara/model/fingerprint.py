@@ -39,7 +39,7 @@ def memory_fingerprint(
             "distinct_memory_tokens": config.distinct_memory_tokens,
         }
     else:
-        form = {"memory_form": config.memory_form, "scale": float(connector.scale)}
+        form = {"memory_form": config.memory_form, "scale": float(connector.scale.bfloat16())}
     settings = {
         **form,
         "lora_rank": config.lora_rank,

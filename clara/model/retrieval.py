@@ -15,7 +15,12 @@ from clara.memory.padded import PaddedMemory
 from clara.memory.searching import SearchableIndex, is_searchable
 from clara.memory.space import check_shape
 from clara.model.answers import Found, Ranking, found_among, found_in_index, padded_ranking
-from clara.model.encoding import encode_passages, encode_states
+from clara.model.encoding import (
+    check_positions,
+    compressor_inputs,
+    encode_passages,
+    encode_states,
+)
 from clara.model.modules import ClaraCore
 from clara.model.ranking import Candidates, Documents, check_top_k
 from clara.terminal.progress import document_progress
@@ -45,6 +50,31 @@ class Retriever(ClaraCore):
             overflow=self.config.replace(overflow=overflow or self.config.overflow).overflow,
             token_for_eos=self.config.memory_form == "learned",
         )
+
+    def check_fits(self, passages: Sequence[Passage], compression_rate: int | None = None) -> None:
+        """Refuse passages that do not fit the backbone's positions with their memory tokens.
+
+        Args:
+            passages: of documents, see `passages`.
+            compression_rate: as in `compress`, whether the model was trained for it or not.
+
+        Raises:
+            ValueError: names the document.
+        """
+        rate = compression_rate or self.config.compression_rate
+        spans = self.config.memory_form == "spans"
+        check_positions(self, passages, compressor_inputs(self, passages, rate if spans else None))
+
+    def always_fits(self, compression_rate: int | None = None) -> bool:
+        """Whether documents up to the limit fit the backbone's positions at a rate, all of them.
+
+        In memory form "learned" they do: the model could not be made otherwise.
+        """
+        positions = getattr(self.backbone.config, "max_position_embeddings", None)
+        if self.config.memory_form == "learned" or positions is None:
+            return True
+        slots = self.config.most_memory_tokens(compression_rate)
+        return self.config.document_length + slots + 3 <= int(positions)
 
     def compress(
         self,
@@ -210,6 +240,7 @@ class Retriever(ClaraCore):
             ValueError: there are no documents, or another model compressed them.
         """
         k = self._top_k(top_k)
+        self._check_queries(queries)
         if not is_searchable(documents):
             return found_among(self._candidates(documents, len(queries)), queries, k)
         self.memory_space.require(

@@ -31,17 +31,18 @@ class CompressorInput:
     text_tokens: int
     rate: int | None = None
 
-    def span_rows(self, offset: int) -> list[list[int]]:
-        """For each slot the positions of its span's tokens, `rate` long, padded with -1.
+    def span_rows(self, offset: int, width: int) -> list[list[int]]:
+        """For each slot the positions of its span's tokens, padded with -1.
 
         Args:
             offset: position of the sequence in a packed batch.
+            width: of a row: the rate, or less where the longest text of a batch is shorter.
         """
         rate = self.rate or 1
         first = offset + self.start
         end = first + self.text_tokens
         return [
-            [row if row < end else -1 for row in range(at, at + rate)]
+            [row if row < end else -1 for row in range(at, at + width)]
             for at in range(first, end, rate)
         ]
 
@@ -68,8 +69,8 @@ class PackedBatch:
         lengths: rows of each sequence in `ids`, their sum is `T`.
         n_memory: memory slots at the end of each sequence; their sum is M.
         rows: position of each sequence in the caller's list.
-        span_rows: int64 `[M, rate]`, positions of the tokens that each slot stands for, padded
-            with -1; None if every slot stands for the whole document.
+        span_rows: int64 `[M, at most rate]`, positions of the tokens that each slot stands for,
+            padded with -1; None if every slot stands for the whole document.
         branches: of the last sequences of the batch, which begin with rows of another one; mostly
             none. See `clara.text.branches`.
     """
@@ -132,6 +133,10 @@ class PackedBatch:
     @property
     def memory_rows(self) -> Tensor:
         """int64 `[M]`, positions of the memory slots in the packed sequence."""
+        uniform = self.memory_counts
+        if isinstance(uniform, int):
+            ends = self.cu_seqlens[1:].long()
+            return (ends[:, None] + torch.arange(-uniform, 0, device=ends.device)).flatten()
         rows, end = [torch.empty(0, dtype=torch.long)], 0
         for length, count in zip(self.lengths, self.n_memory, strict=True):
             end += length
@@ -247,7 +252,8 @@ def _packed(
     spans = None
     if chosen[0].rate is not None:
         starts = accumulate(lengths, initial=0)
-        padded = [slot for each, at in zip(chosen, starts) for slot in each.span_rows(at)]
+        width = min(chosen[0].rate, max(each.text_tokens for each in chosen))
+        padded = [slot for each, at in zip(chosen, starts) for slot in each.span_rows(at, width)]
         spans = torch.tensor(padded, dtype=torch.long, device=device)
     ids = [token for each in chosen for token in each.ids]
     return PackedBatch(

@@ -17,7 +17,6 @@ from clara.memory.documents import CompressedDocuments
 from clara.model.clara import Clara
 from clara.terminal.printing import is_terminal, say
 from clara.terminal.progress import document_progress
-from clara.text.passages import prepare_passages
 from clara.training.batches import RankingBatch, candidate_id
 from clara.training.collators import RankingCollator
 from clara.training.encoder import Encoder
@@ -55,6 +54,7 @@ class CandidateMemory:
         if os.path.isdir(path) and os.listdir(path):
             self.index = MemoryIndex.open(path)
             model.memory_space.require_addable(self.index, "choose another candidate_index")
+            self._check_settings()
         else:
             self.index = MemoryIndex.create(
                 path,
@@ -64,6 +64,16 @@ class CandidateMemory:
                 dtype=model.dtype,
                 settings=model.config.index_settings(),
             )
+
+    def _check_settings(self) -> None:
+        """Refuse an index of other rates or limits, which the fingerprint of "spans" allows."""
+        wanted, found = self._model.config.index_settings(), self.index.settings
+        for name in ("compression_rate", "document_length", "ranking"):
+            if name in found and found[name] != wanted.get(name):
+                raise ValueError(
+                    f"{self.index.path}: was made with {name} {found[name]}, the model has "
+                    f"{wanted.get(name)}; choose another candidate_index"
+                )
 
     def add(self, texts: Iterable[str], *, show_progress_bar: bool = True) -> int:
         """Compress the texts whose memory is missing; returns how many that were."""
@@ -100,13 +110,7 @@ class CandidateMemory:
         usable = []
         for document in documents:
             try:
-                prepare_passages(
-                    self._model.tokenizer,
-                    [document],
-                    limit=self._model.config.document_length,
-                    overflow=self._overflow,
-                    token_for_eos=self._model.config.memory_form == "learned",
-                )
+                self._model.check_fits(self._model.passages([document], self._overflow))
             except ValueError:
                 self.unusable.add(document.id)
             else:

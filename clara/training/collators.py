@@ -106,6 +106,7 @@ class RankingCollator:
             prompts.
         unusable: names of candidates that have no memory; their questions are left out.
         need_positives: leave out questions whose positives are not known.
+        any_candidate: other candidates may be added to those of a question.
     """
 
     def __init__(
@@ -115,11 +116,13 @@ class RankingCollator:
         *,
         unusable: Container[str] = (),
         need_positives: bool = False,
+        any_candidate: bool = False,
     ) -> None:
         self._encoder = encoder
         self._top_k = top_k
         self._unusable = unusable
         self._need_positives = need_positives
+        self._any_candidate = any_candidate
 
     def __call__(self, examples: Sequence[RankingExample]) -> RankingBatch | EmptyBatch:
         made = self._encoder.usable(self._one, examples)
@@ -157,7 +160,11 @@ class RankingCollator:
         prompt = None
         if self._top_k is not None:
             prompt = self._encoder.selection_prompt(
-                example.documents, self._top_k, example.question, example.answer
+                example.documents,
+                self._top_k,
+                example.question,
+                example.answer,
+                any_candidate=self._any_candidate,
             )
         return _Question(inputs[0], prompt, candidates, example.positives)
 

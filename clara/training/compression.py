@@ -22,8 +22,7 @@ class CompressionObjective(Objective):
     the mean state of a document's tokens and that of its memory; see `memory_alignment_loss`.
 
     Args:
-        alignment_weight: λ; 0 leaves the term out, and its cost. Default: 0.1 in memory form
-            "learned" and 0 in "spans", whose memory is aligned with the text from the beginning.
+        alignment_weight: λ; 0 leaves the term out, and its cost.
         alignment_reduction: "mean" over H as the reference implementation has it, or "sum" as
             the paper writes it.
     """
@@ -35,14 +34,12 @@ class CompressionObjective(Objective):
         self,
         model: Clara,
         *,
-        alignment_weight: float | None = None,
+        alignment_weight: float = 0.1,
         alignment_reduction: str = "mean",
         train_backbone: bool = False,
     ) -> None:
         super().__init__(model, train_backbone=train_backbone)
         self._reduction = alignment_reduction
-        if alignment_weight is None:
-            alignment_weight = 0.1 if model.config.memory_form == "learned" else 0.0
         self.terms = {"ce": Term("tokens")}
         if alignment_weight:
             self.terms["mse"] = Term("documents", alignment_weight)

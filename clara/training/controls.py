@@ -21,7 +21,7 @@ from clara.memory.documents import CompressedDocuments
 from clara.model.clara import Clara
 from clara.model.encoding import answer_cross_entropy
 from clara.text.packing import PackedPrompts
-from clara.text.prompts import Prompt, build_prompt, build_text_prompt, text_background
+from clara.text.prompts import Prompt, build_prompt, text_background
 from clara.training.curriculum import trained_rates
 from clara.training.settings import SettingsError
 
@@ -34,11 +34,16 @@ _SPARE = 4  # tokens that an answer may be longer than the longest expected one
 
 @dataclass(frozen=True)
 class Asked:
-    """A question with the documents that answer it."""
+    """A question with the documents that answer it.
+
+    Attributes:
+        sizes: tokens of each document.
+    """
 
     question: str
     answer: str
     documents: tuple[str, ...]
+    sizes: tuple[int, ...] = ()
 
 
 class Controls:
@@ -70,14 +75,17 @@ class Controls:
         self._model = model
         self._rates = evaluated_rates(model.config, rates)
         self._batch_size = batch_size
-        asked = self._choose(examples, number, max_prompt_tokens)
+        positions = getattr(model.backbone.config, "max_position_embeddings", None)
+        limits = [each for each in (max_prompt_tokens, positions) if each is not None]
+        self._budget = min(limits) if limits else None
+        asked = self._choose(examples, number)
         self._questions = [each.question for each in asked]
         self._answers = [each.answer for each in asked]
         self._texts = [each.documents for each in asked]
         self._documents = list(dict.fromkeys(text for each in asked for text in each.documents))
         place = {text: row for row, text in enumerate(self._documents)}
         self._own = [[place[text] for text in each.documents] for each in asked]
-        self._other = [other for row in range(len(asked)) for other in self._another(row)]
+        self._other = [other for row in range(len(asked)) for other in self._another(asked, row)]
         if not asked or len(self._other) < len(asked):
             raise SettingsError(
                 "evaluate_answers: eval_data has no two questions with an answer that are about "
@@ -127,38 +135,65 @@ class Controls:
 
     # Questions
 
-    def _choose(self, examples: Sequence[Any], number: int, budget: int | None) -> list[Asked]:
+    def _choose(self, examples: Sequence[Any], number: int) -> list[Asked]:
         """The same questions in every run over the same data, from all over it."""
         rows = list(range(len(examples)))
         random.Random(0).shuffle(rows)
-        positions = getattr(self._model.backbone.config, "max_position_embeddings", None)
-        limits = [each for each in (budget, positions) if each is not None]
         chosen: list[Asked] = []
         for row in rows:
             asked = self._as_read(_asked(examples[row], row))
-            if asked is not None and (not limits or self._fits(asked, min(limits))):
+            if asked is not None and self._fits(asked, asked.sizes):
                 chosen.append(asked)
             if len(chosen) == number:
                 break
         return chosen
 
     def _as_read(self, asked: Asked | None) -> Asked | None:
-        """The question with its documents cut to what the compressor reads of them."""
+        """The question with its documents cut to what the compressor reads of them.
+
+        None for documents that do not fit the backbone's positions at one of the rates.
+        """
         if asked is None:
             return None
         passages = self._model.passages(asked.documents, "truncate")
-        return Asked(asked.question, asked.answer, tuple(passage.text for passage in passages))
+        try:
+            for rate in self._rates:
+                self._model.check_fits(passages, rate)
+        except ValueError:
+            return None
+        texts = tuple(passage.text for passage in passages)
+        sizes = tuple(len(passage.tokens) for passage in passages)
+        return Asked(asked.question, asked.answer, texts, sizes)
 
-    def _fits(self, asked: Asked, budget: int) -> bool:
-        template, tokenizer = self._model.config.prompt, self._model.tokenizer
-        prompt = build_text_prompt(tokenizer, template, asked.documents, asked.question)
-        return len(prompt.ids) + _LONGEST_ANSWER + _SPARE <= budget
+    def _fits(self, asked: Asked, sizes: Sequence[int]) -> bool:
+        """Whether the budget holds a question with text, and with memory at every rate.
 
-    def _another(self, row: int) -> Iterator[list[int]]:
-        """Documents of the next question that shares none with this one."""
-        for shift in range(1, len(self._own)):
-            other = self._own[(row + shift) % len(self._own)]
-            if not set(other) & set(self._own[row]):
+        Args:
+            sizes: tokens of the documents whose memory it is asked of.
+        """
+        if self._budget is None:
+            return True
+        model = self._model
+        m = model.config.memory_tokens
+        counts = [-(-size // min(self._rates)) if m is None else m for size in sizes]
+        background = text_background(asked.documents)
+        prompts = [
+            *model.memory_prompts([asked.question], [counts], [asked.answer]),
+            build_prompt(
+                model.tokenizer, model.config.prompt, background, asked.question, asked.answer
+            ),
+        ]
+        generated = _LONGEST_ANSWER + _SPARE
+        longest = (max(len(each.ids), each.answer_start + generated) for each in prompts)
+        return max(longest) <= self._budget
+
+    def _another(self, asked: Sequence[Asked], row: int) -> Iterator[list[int]]:
+        """Documents of the next question that shares none with this one, and fits its prompt."""
+        for shift in range(1, len(asked)):
+            place = (row + shift) % len(asked)
+            other = self._own[place]
+            shared = set(other) & set(self._own[row])
+            if not shared and self._fits(asked[row], asked[place].sizes):
                 yield other
                 return
 

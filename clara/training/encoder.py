@@ -49,6 +49,7 @@ class Encoder:
         max_prompt_tokens: budget of a prompt with its answer.
         overflow: what to do with a document or question over the limit of the configuration.
         on_unusable: "skip" leaves an example out and counts it, "error" ends the training.
+        positions: of the backbone, which a text and its memory tokens must fit; None has no limit.
     """
 
     tokenizer: SafeTokenizer
@@ -56,6 +57,7 @@ class Encoder:
     max_prompt_tokens: int | None
     overflow: Overflow = "truncate"
     on_unusable: str = "skip"
+    positions: int | None = None
     events: Counter[str] = field(default_factory=Counter)
 
     def usable(self, make: Callable[[Example], Made], examples: Sequence[Example]) -> list[Made]:
@@ -99,7 +101,7 @@ class Encoder:
         if cut:
             self.events[f"{what} truncated"] += cut
         bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_id
-        return [
+        inputs = [
             compressor_input(
                 passage.tokens,
                 bos=bos,
@@ -109,6 +111,14 @@ class Encoder:
             )
             for passage in found
         ]
+        longest = max(len(each.ids) for each in inputs)
+        if self.positions is not None and longest > self.positions:
+            raise SkippedExampleError(
+                f"{what} empty or too long",
+                f"a {what} and its memory have {longest} tokens, the backbone has "
+                f"{self.positions} positions",
+            )
+        return inputs
 
     def pack(self, inputs: Sequence[CompressorInput]) -> PackedTexts:
         """All inputs in one batch."""
@@ -125,13 +135,22 @@ class Encoder:
         return self._prompt(template, slots, question, answer)
 
     def selection_prompt(
-        self, candidates: Sequence[str], top_k: int, question: str, answer: str
+        self,
+        candidates: Sequence[str],
+        top_k: int,
+        question: str,
+        answer: str,
+        *,
+        any_candidate: bool = False,
     ) -> Prompt:
         """A prompt with slots for the best `top_k` of the candidates.
 
         In memory form "spans" the slots of a document are known only when it is selected. There
         each document has one slot, which `PackedPrompts.with_counts` replaces by as many as it
         needs. The budget then holds for the longest candidates.
+
+        Args:
+            any_candidate: others may be selected too: the budget holds for the longest there are.
         """
         selected = min(top_k, len(candidates))
         m = self.config.memory_tokens
@@ -142,6 +161,8 @@ class Encoder:
         most = selected * (self.config.most_memory_tokens() - 1)
         if budget is None or len(prompt.ids) + most <= budget:
             return prompt
+        if any_candidate:
+            self._check_budget(len(prompt.ids) + most)
         limit, rate = self.config.document_length, self.config.compression_rate
         encoded = self.tokenizer.encode_texts(list(candidates))
         counts = sorted(-(-min(len(text.ids), limit) // rate) for text in encoded)

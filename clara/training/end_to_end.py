@@ -84,8 +84,8 @@ class EndToEndObjective(Objective):
         # A question with fewer candidates than slots has a prompt with fewer slots.
         used = [min(self._top_k, len(names)) for names in batch.candidates]
         chosen = [
-            [candidates.counts[start + at] for at in order[row, :count].tolist()]
-            for row, (start, count) in enumerate(zip(batch.offsets, used))
+            [candidates.counts[start + at] for at in best[:count]]
+            for best, start, count in zip(order.tolist(), batch.offsets, used)
         ]
         slots = torch.cat(
             [

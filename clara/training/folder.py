@@ -130,8 +130,9 @@ def describe(folder: Path) -> dict[str, Any]:
     record = read_record(folder) or {}
     logged = read_log(folder / LOG) if (folder / LOG).is_file() else []
     saved = checkpoints(folder)
-    finished = (folder / MODEL).is_dir()
     steps = max([0, *(each["step"] for each in logged), *map(steps_of, saved)])
+    model = (folder / MODEL).is_dir()
+    finished = model and not _stopped_by_hours(record, steps, _last(logged, "hours"))
     evaluated = [each for each in logged if any(name.startswith("eval_") for name in each)]
     scores = {
         name: value
@@ -150,9 +151,17 @@ def describe(folder: Path) -> dict[str, Any]:
         "loss": _last(logged, "loss"),
         "scores": scores,
         "train_data": (record.get("train_data") or {}).get("source"),
-        "model": str(folder / MODEL) if finished else None,
+        "model": str(folder / MODEL) if model else None,
         "last_checkpoint": str(saved[-1]) if saved else None,
     }
+
+
+def _stopped_by_hours(record: Mapping[str, Any], steps: int, hours: float | None) -> bool:
+    """Whether a run goes on with more hours: `max_hours` were over before its last step."""
+    budget, total = (record.get("arguments") or {}).get("max_hours"), record.get("max_steps")
+    if budget is None or total is None or hours is None:
+        return False
+    return bool(hours >= budget - 1e-4 and steps < total)  # the log rounds hours
 
 
 def _last(logged: Sequence[Mapping[str, Any]], name: str) -> Any:

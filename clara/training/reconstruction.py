@@ -54,6 +54,22 @@ class CurriculumCollator:
         return PretrainingExample("paraphrase", (RECONSTRUCTION_TASK,), (text,), (text,))
 
 
+class DrawingCollator:
+    """Batches whose questions are drawn anew in every step, see `Asking`.
+
+    Args:
+        collate: makes a batch of examples with a seed, such as a `TextCollator`.
+    """
+
+    asks_for_moment = True
+
+    def __init__(self, collate: Callable[..., Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, examples: Sequence[Any], moment: Moment) -> Any:
+        return self._collate(examples, seed=moment.seed)
+
+
 def window(tokenizer: SafeTokenizer, text: str, tokens: int, generator: random.Random) -> str:
     """A random piece of a text, of at most so many whole tokens; all of a text that is shorter.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 from transformers import TrainerCallback
@@ -42,9 +42,6 @@ from clara.training.resuming import check_backbone, check_resumed, run_record
 from clara.training.settings import RunSettings, SettingsError, Stage
 from clara.training.stages import ASSEMBLY
 from clara.training.trainer import ClaraTrainer
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,9 @@ def run(
     """
     _leave_group_at_exit()
     arguments = training_arguments(settings)
-    _check_before_loading(stage, settings, arguments)
+    config = _check_before_loading(stage, settings, arguments)
+    if arguments.alignment_weight is None:
+        arguments.alignment_weight = 0.1 if config.memory_form == "learned" else 0.0
     folder = Path(arguments.output_dir)
     with arguments.main_process_first(local=arguments.save_on_each_node):
         if arguments.should_save:
@@ -99,7 +98,7 @@ def run(
     before = None
     if last is not None:
         before = read_record(last)
-        lines += check_resumed(last, record, _config(settings))
+        lines += check_resumed(last, record, config)
     if arguments.process_index == 0:
         for line in lines:
             say(line)
@@ -156,12 +155,19 @@ def _examples(
 
 def _check_before_loading(
     stage: Stage, settings: RunSettings, arguments: ClaraTrainingArguments
-) -> None:
-    """Refuse what the stage, the data or the model's configuration does not have."""
+) -> ClaraConfig:
+    """Refuse what the stage, the data or the model's configuration does not have.
+
+    Returns:
+        The configuration of the model.
+    """
+    config = _config(settings)
     if arguments.curriculum is not None:
-        Curriculum(_config(settings), arguments.curriculum)
+        if stage not in ("pretrain", "instruct"):
+            raise SettingsError(f"curriculum is for pretrain and instruct: {stage} has none")
+        Curriculum(config, arguments.curriculum)
     if arguments.evaluation_rates is not None:
-        evaluated_rates(_config(settings), arguments.evaluation_rates)
+        evaluated_rates(config, arguments.evaluation_rates)
     if arguments.evaluate_answers and not settings.eval_data:
         raise SettingsError("evaluate_answers needs eval_data")
     if arguments.evaluate_answers and stage in ("text", "contrastive"):
@@ -169,6 +175,7 @@ def _check_before_loading(
             f"evaluate_answers is for pretrain, instruct and end-to-end: {stage} trains no answers "
             "from memory"
         )
+    return config
 
 
 def _controls(

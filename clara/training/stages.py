@@ -13,6 +13,7 @@ from clara.backbone.adapters import QUERY_REASONER
 from clara.backbone.rotary import switching_lengths
 from clara.data.examples import (
     DocumentQuestions,
+    PretrainingExample,
     answers_example,
     contrastive_example,
     pretraining_example,
@@ -27,7 +28,7 @@ from clara.training.curriculum import Curriculum
 from clara.training.encoder import Encoder
 from clara.training.objectives import Objective
 from clara.training.questions import Asking
-from clara.training.reconstruction import CurriculumCollator
+from clara.training.reconstruction import CurriculumCollator, DrawingCollator
 from clara.training.settings import SettingsError, Stage
 from clara.training.text import TextObjective
 
@@ -51,21 +52,21 @@ def _encoder(model: Clara, arguments: ClaraTrainingArguments) -> Encoder:
         max_prompt_tokens=min(budgets) if budgets else None,
         overflow="error" if model.config.overflow == "error" else "truncate",
         on_unusable=arguments.on_unusable,
+        positions=positions,
     )
 
 
 def _compression(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Parts:
     objective = CompressionObjective(
         model,
-        alignment_weight=arguments.alignment_weight,
+        alignment_weight=arguments.alignment_weight or 0.0,
         alignment_reduction=arguments.alignment_reduction,
         train_backbone=arguments.train_backbone,
     )
     asking = asking_of(model, arguments, data)
     collator: Callable[..., Any] = CompressionCollator(_encoder(model, arguments), asking)
     curriculum = Curriculum(model.config, arguments.curriculum)
-    many = any(part is not None and isinstance(part[0], DocumentQuestions) for part in data)
-    if curriculum.varies or many:
+    if curriculum.varies or not isinstance(data[0][0], PretrainingExample):
         longest = model.config.document_length
         collator = CurriculumCollator(collator, curriculum, model.tokenizer, longest)
     return Parts(objective, collator)
@@ -74,7 +75,7 @@ def _compression(model: Clara, arguments: ClaraTrainingArguments, data: Sequence
 def _text(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Parts:
     objective = TextObjective(model, train_backbone=arguments.train_backbone)
     asking = asking_of(model, arguments, data)
-    return Parts(objective, TextCollator(_encoder(model, arguments), asking))
+    return Parts(objective, DrawingCollator(TextCollator(_encoder(model, arguments), asking)))
 
 
 def asking_of(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Asking:
@@ -109,7 +110,12 @@ def _end_to_end(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[
         train_query_reasoner=arguments.train_query_reasoner,
     )
     encoder = _encoder(model, arguments)
-    collator = RankingCollator(encoder, model.config.top_k, unusable=candidates.unusable)
+    collator = RankingCollator(
+        encoder,
+        model.config.top_k,
+        unusable=candidates.unusable,
+        any_candidate=bool(arguments.negatives),
+    )
     return Parts(objective, collator, {"candidate truncated": candidates.truncated})
 
 

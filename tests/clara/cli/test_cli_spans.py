@@ -100,3 +100,28 @@ def test_a_new_model(clara, backbone, tmp_path):
     assert "memory form: spans\n" in shown
     assert "rates: 1, 2, 4, 8, 16, 32, 64, 128\n" in shown
     assert "one memory token for every 4 tokens" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_text_that_does_not_fit_is_named_before_any_work(
+    refused, clara, backbone, write_corpus, tmp_path
+):
+    """With a limit that fits the backbone's 2,048 positions at a high rate alone."""
+    folder, output = str(tmp_path / "model"), tmp_path / "index"
+    options = ("--memory-form", "spans", "--document-length", "1900")
+    clara("init", backbone, folder, *options)
+    long = {"id": "long", "contents": "The river has a long course. " * 220}
+    corpus = write_corpus([{"id": "short", "contents": "A mill."}, long])
+    for overflow in ("truncate", "chunk"):
+        line = refused(
+            *compress(folder, corpus, output, "--compression-rate", "1", "--overflow", overflow)
+        )
+        assert "document 'long" in line
+        assert "which do not fit the backbone's 2048 positions" in line
+        assert not output.exists()
+    clara(*compress(folder, corpus, output, "--compression-rate", "16", "--overflow", "truncate"))
+
+
+def test_a_question_that_does_not_fit(spans):
+    model = Clara.from_pretrained(spans, document_length=2000)
+    with pytest.raises(ValueError, match=r"'question 0' has .* ask a shorter question, or use"):
+        model.encode_queries(["What is the river of the hills? " * 130])

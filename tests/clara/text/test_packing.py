@@ -102,3 +102,27 @@ def test_time_grows_linearly():
 
     small = min(seconds(20_000) for _ in range(3))
     assert seconds(200_000) < 40 * small
+
+
+def test_spans_of_unequal_texts():
+    inputs = [compressor_input(list(range(10, 10 + n)), bos=1, eos=2, rate=4) for n in (5, 1, 9)]
+    assert [each.n_memory for each in inputs] == [2, 1, 3]
+    (batch,) = pack(inputs, batch_tokens=99, device=CPU)
+    assert batch.rows == [2, 0, 1]
+    assert batch.n_memory == [3, 2, 1]
+    assert batch.memory_counts.tolist() == [3, 2, 1]
+    found = [[int(batch.ids[row]) for row in slot if row >= 0] for slot in batch.span_rows.tolist()]
+    assert found == [[10, 11, 12, 13], [14, 15, 16, 17], [18], [10, 11, 12, 13], [14], [10]]
+    assert all(batch.ids[row] == Marker.MEMORY for row in batch.memory_rows)
+    assert len(batch.memory_rows) == 6
+
+
+def test_spans_are_no_wider_than_the_longest_text():
+    inputs = [compressor_input([7] * n, bos=1, eos=2, rate=1000) for n in (5, 3)]
+    (batch,) = pack(inputs, batch_tokens=99, device=CPU)
+    assert batch.span_rows.shape == (2, 5)
+
+
+def test_an_input_needs_a_number_of_slots():
+    with pytest.raises(ValueError, match="compressor_input needs n_memory or rate"):
+        compressor_input([7], bos=1, eos=2)

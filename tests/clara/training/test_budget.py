@@ -47,6 +47,8 @@ def test_a_run_stops_when_its_hours_are_over_and_goes_on_with_more(settings, tmp
     assert (folder / "model" / "config.json").is_file()
     said = " ".join(capsys.readouterr().err.split())
     assert "max_hours 1e-09 is over after step 1 of 30" in said
+    found = describe(folder)
+    assert (found["finished"], found["model"]) == (False, str(folder / "model"))
     # Its time counts when it is resumed.
     assert run("pretrain", settings(max_hours=1e-9), resume=True).steps == 1
     assert "max_hours 1e-09 is over after step 1 of 30" in " ".join(capsys.readouterr().err.split())

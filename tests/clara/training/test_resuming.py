@@ -250,7 +250,7 @@ def resumed(tiny_backbone, training_data, tmp_path_factory):
         ({"lr_scheduler_type": "cosine"}, r"lr_scheduler_type is cosine, the run has constant"),
         ({"seed": 7}, r"seed is 7, the run has 42"),
         ({"weight_decay": 0.1}, r"weight_decay is 0\.1, the run has 0\.0"),
-        ({"alignment_weight": 0.5}, r"alignment_weight is 0\.5, the run has null"),
+        ({"alignment_weight": 0.5}, r"alignment_weight is 0\.5, the run has 0\.1"),
         ({"bf16": True, "use_cpu": True}, r"bf16 is true, the run has false"),
         ({"config": {"lora_rank": 8}}, r"lora_rank is 8, the run has 4"),
         ({"config": {"lora_dropout": 0.0}}, r"lora_dropout is 0\.0, the run has 0\.1"),
