@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -169,7 +170,9 @@ def test_an_interrupt_ends_the_tests_too(tmp_path):
         "check.ROOT = pathlib.Path.cwd()\ncheck.run_tests(['test_it.py'], 600)\n"
     )
     started = tmp_path / "started"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as process:
+    # A background job of a shell without job control ignores Ctrl-C, and so would the process.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, preexec_fn=heard) as process:
         deadline = time.monotonic() + 300
         while not (started.is_file() and started.read_text()):
             assert time.monotonic() < deadline

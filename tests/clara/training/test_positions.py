@@ -67,6 +67,8 @@ def test_training_leaves_such_examples_out(folder, tmp_path):
     outcome = run("instruct", settings)
     assert outcome.steps == 4
     assert outcome.events["document empty or too long"] == 2
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["arguments"]["alignment_weight"] == 0.0  # 0.1 in memory form "learned"
 
 
 def test_controls_ask_what_fits_at_every_rate(model):
