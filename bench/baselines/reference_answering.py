@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from bench.baselines.reference_training import ReferenceTraining
 from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
-from clara.text.packing import compressor_input, pack
-from clara.text.passages import as_documents, prepare_passages
+from clara.text.packing import pack
+from clara.text.passages import as_documents, compressor_inputs, prepare_passages
 from clara.text.prompts import build_prompt, memory_slots
 
 
@@ -89,11 +89,7 @@ class ReferenceAnswering(ReferenceTraining):
             limit=self.config.document_length,
             overflow="truncate",
         )
-        bos, eos, m = self.tokenizer.bos_id, self.tokenizer.eos_id, self.slots
-        sequences = [
-            compressor_input(p.tokens, bos=bos, eos=eos if p.complete else None, n_memory=m)
-            for p in passages
-        ]
+        sequences = compressor_inputs(self.tokenizer, passages, n_memory=self.slots)
         total = sum(len(each.ids) for each in sequences)
         (batch,) = pack(sequences, batch_tokens=total, device=torch.device("cpu"))
         return self.memory(self.encode(batch, adapter)[0])

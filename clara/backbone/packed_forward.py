@@ -65,6 +65,12 @@ def packed_states(
     return hidden
 
 
+def positions_of(backbone: PreTrainedModel) -> int | None:
+    """The longest sequence that a backbone reads; None where its configuration names no limit."""
+    positions: int | None = getattr(backbone.config, "max_position_embeddings", None)
+    return positions
+
+
 def check_positions(backbone: PreTrainedModel, batch: PackedBatch) -> None:
     """Refuse a batch that the backbone cannot read, before anything is computed for it.
 
@@ -72,7 +78,7 @@ def check_positions(backbone: PreTrainedModel, batch: PackedBatch) -> None:
         ValueError: a sequence is longer than the backbone's positions, or shares rows with one
             that the backbone computes with other rotary factors.
     """
-    positions = getattr(backbone.config, "max_position_embeddings", None)
+    positions = positions_of(backbone)
     reaches = batch.reaches
     longest = max(reaches, default=0)
     if positions is not None and longest > positions:

@@ -49,6 +49,7 @@ def init(
             document_length=document_length,
         )
     quiet_libraries()
+    from clara.model.checkpoint import described_memory
     from clara.model.clara import Clara
 
     with user_errors():
@@ -56,14 +57,9 @@ def init(
         model = Clara.from_backbone(backbone, config.replace(dtype="bfloat16"), device="cpu")
         model.config = config.replace(backbone=model.config.backbone)
         model.save_pretrained(folder)
-    become = (
-        f"one memory token for every {config.compression_rate}"
-        if config.memory_tokens is None
-        else f"{config.memory_tokens} memory tokens"
-    )
     print(
         f"{one_line(target)}: up to {config.document_length} tokens of a document become "
-        f"{become}. The adapters are untrained: they compute what "
+        f"{described_memory(config)}. The adapters are untrained: they compute what "
         "the backbone computes, and answers are not meaningful until they are trained."
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class PaddedMemory:
     @classmethod
     def of(cls, documents: Sequence[Tensor]) -> PaddedMemory:
         """Memory of documents given one by one, `[m_i, H]`; at least one."""
-        return cls(pad_documents(documents), [len(each) for each in documents])
+        padded = pad_sequence(list(documents), batch_first=True)
+        return cls(padded, [len(each) for each in documents])
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -47,30 +49,26 @@ class PaddedMemory:
         return [self.rows[at, : self.counts[at]] for at in chosen]
 
     def vectors(self, rule: str) -> Tensor:
-        """What cosines are computed of, see `ranking_vectors`."""
-        return ranking_vectors(self.rows, self.counts, rule)
+        """The vector of each document that its cosine to a question is computed of.
 
+        Args:
+            rule: as in `ClaraConfig.ranking`: "flattened" is all memory tokens, one after the
+                other; "mean" their mean.
 
-def ranking_vectors(rows: Tensor, counts: Sequence[int], rule: str) -> Tensor:
-    """The vector of each document that its cosine to a question is computed of.
+        Returns:
+            `[N, m * H]` in the dtype of `rows`, or `[N, H]`, the mean, in float32 (float64 for rows
+            in float64). Differentiable in `rows`.
+        """
+        if rule == "flattened":
+            return self.rows.flatten(1)
+        dtype = torch.promote_types(self.rows.dtype, torch.float32)
+        totals = torch.tensor(self.counts, dtype=dtype, device=self.rows.device)
+        return self.rows.sum(1, dtype=dtype) / totals[:, None]
 
-    Args:
-        rows: `[N, m, H]`, padded with rows of zeros.
-        counts: memory tokens of each document.
-        rule: as in `ClaraConfig.ranking`: "flattened" is all memory tokens, one after the other;
-            "mean" their mean.
+    def queries(self, rule: str) -> Tensor:
+        """Questions as documents are compared with them, see `Clara.encode_queries`.
 
-    Returns:
-        `[N, m * H]` in the dtype of `rows`, or `[N, H]`, the mean, in float32 (float64 for rows
-        in float64). Differentiable in `rows`.
-    """
-    if rule == "flattened":
-        return rows.flatten(1)
-    dtype = torch.promote_types(rows.dtype, torch.float32)
-    totals = torch.tensor(counts, dtype=dtype, device=rows.device)
-    return rows.sum(1, dtype=dtype) / totals[:, None]
-
-
-def pad_documents(documents: Sequence[Tensor]) -> Tensor:
-    """`[N, max m_i, H]` from memory `[m_i, H]` of N documents, with zeros behind the shorter."""
-    return torch.nn.utils.rnn.pad_sequence(list(documents), batch_first=True)
+        Returns:
+            `[N, m, H]`, or `[N, 1, H]`, the mean.
+        """
+        return self.rows if rule == "flattened" else self.vectors(rule)[:, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.backbone.output_path import applies_head_alone, next_token_cross_entropy
+from clara.backbone.packed_forward import positions_of
 from clara.errors.checks import as_integer
 from clara.memory.padded import PaddedMemory
 from clara.model.ranking import MemoryOfQuestion, counts_of, memory_of_each_question
@@ -17,17 +18,15 @@ from clara.text.packing import (
     CompressorInput,
     PackedBatch,
     PackedPrompts,
-    compressor_input,
     pack,
 )
-from clara.text.passages import Passage
+from clara.text.passages import Passage, compressor_inputs
 
 if TYPE_CHECKING:
-    from clara.model.modules import ClaraCore
+    from clara.model.modules import ClaraCore, Encoded
 
 BATCH_TOKENS_CPU = 1024
 BATCH_TOKENS_GPU = 16_384
-
 
 _SAMPLE_TOKENS = 64
 
@@ -39,7 +38,7 @@ def norm_ratio(model: ClaraCore) -> float:
     Measured on tokens spread over the vocabulary. It is 16 for SmolLM2-135M.
     """
     entries = len(model.backbone.get_input_embeddings().weight)
-    positions = getattr(model.backbone.config, "max_position_embeddings", None)
+    positions = positions_of(model.backbone)
     count = min(_SAMPLE_TOKENS, positions or _SAMPLE_TOKENS)
     tokens = [entries * place // count for place in range(count)]
     batch = PackedBatch(torch.tensor(tokens, device=model.device), [len(tokens)], [0], [0])
@@ -74,18 +73,17 @@ def encode_passages(
     if batch_tokens is None:
         batch_tokens = BATCH_TOKENS_CPU if model.device.type == "cpu" else BATCH_TOKENS_GPU
     batch_tokens = as_integer(batch_tokens, "batch_tokens", least=1)
-    inputs = compressor_inputs(model, passages, rate)
+    inputs = inputs_of(model, passages, rate)
     check_positions(model, passages, inputs, adapter)
     counts = [each.n_memory for each in inputs]
     most = max(counts, default=model.config.memory_tokens or 1)
     shape = len(passages), most, model.hidden_size
     memory = torch.zeros(shape, dtype=model.dtype, device=model.device)
-    with model.evaluating():
-        for batch in pack(inputs, batch_tokens=batch_tokens, device=model.device):
-            rows = model.encode_memory(batch, adapter).memory.split(batch.n_memory)
-            for row, each in zip(batch.rows, rows, strict=True):
-                memory[row, : len(each)] = each
-            on_progress(len(batch.rows))
+    for batch, encoded in _encoded(model, inputs, adapter, batch_tokens):
+        rows = encoded.memory.split(batch.n_memory)
+        for row, each in zip(batch.rows, rows, strict=True):
+            memory[row, : len(each)] = each
+        on_progress(len(batch.rows))
     return PaddedMemory(memory, counts)
 
 
@@ -95,30 +93,34 @@ def encode_states(
 ) -> list[Tensor]:
     """Final states `[m_i, H]` at the memory slots of each text, see `encode_passages`."""
     found: list[Tensor] = [torch.empty(0)] * len(passages)
-    inputs = compressor_inputs(model, passages, rate)
+    inputs = inputs_of(model, passages, rate)
     check_positions(model, passages, inputs, adapter)
-    with model.evaluating():
-        for batch in pack(inputs, batch_tokens=BATCH_TOKENS_CPU, device=model.device):
-            states = model.encode(batch, adapter, memory_only=True)[batch.memory_rows]
-            for row, each in zip(batch.rows, states.split(batch.n_memory), strict=True):
-                found[row] = each
+    for batch, encoded in _encoded(model, inputs, adapter, BATCH_TOKENS_CPU):
+        states = encoded.states[batch.memory_rows].split(batch.n_memory)
+        for row, each in zip(batch.rows, states, strict=True):
+            found[row] = each
     return found
 
 
-def compressor_inputs(
+def _encoded(
+    model: ClaraCore, inputs: Sequence[CompressorInput], adapter: str, batch_tokens: int
+) -> Iterator[tuple[PackedBatch, Encoded]]:
+    """Batches of inputs, each with its final states and memory."""
+    with model.evaluating():
+        for batch in pack(inputs, batch_tokens=batch_tokens, device=model.device):
+            yield batch, model.encode_memory(batch, adapter)
+
+
+def inputs_of(
     model: ClaraCore, passages: Sequence[Passage], rate: int | None
 ) -> list[CompressorInput]:
-    """What the compressor or query reasoner reads of texts.
+    """What the model's compressor or query reasoner reads of texts.
 
     Args:
         rate: tokens per memory token in memory form "spans"; None in "learned".
     """
-    m = model.config.memory_tokens
-    bos, eos = model.tokenizer.bos_id, model.tokenizer.eos_id
-    return [
-        compressor_input(p.tokens, bos=bos, eos=eos if p.complete else None, n_memory=m, rate=rate)
-        for p in passages
-    ]
+    n_memory = model.config.memory_tokens
+    return compressor_inputs(model.tokenizer, passages, n_memory=n_memory, rate=rate)
 
 
 def check_positions(
@@ -138,7 +140,7 @@ def check_positions(
     what, remedy = "document ", "lower document_length, or use a higher compression rate"
     if adapter == QUERY_REASONER:
         what, remedy = "", "ask a shorter question, or use a higher question_rate"
-    positions = getattr(model.backbone.config, "max_position_embeddings", None)
+    positions = positions_of(model.backbone)
     for passage, each in zip(passages, inputs, strict=True):
         if positions is not None and len(each.ids) > positions:
             raise ValueError(

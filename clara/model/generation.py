@@ -25,6 +25,7 @@ from clara.backbone.generation_settings import (
     settings_for,
     takes_one_question,
 )
+from clara.backbone.packed_forward import positions_of
 from clara.backbone.rotary import batching_key, recomputed_at_switch, switching_lengths
 from clara.backbone.stopping import AnswerReader, StopTexts, StopWhen, TokenQueue
 from clara.errors.checks import as_integer
@@ -97,7 +98,7 @@ def _check_budget(
     """
     if budget is not None:
         budget = as_integer(budget, "max_prompt_tokens", least=1)
-    window = getattr(backbone.config, "max_position_embeddings", None)
+    window = positions_of(backbone)
     longest = settings.max_length
     if window is not None and longest is not None and longest > window:
         raise ValueError(

@@ -16,7 +16,7 @@ from clara.backbone.attention_patterns import evaluating
 from clara.backbone.default_dtype import float32_by_default
 from clara.backbone.loading import BackboneError, sampled_backbone_digest
 from clara.backbone.merging import MergedGenerator, merged_copy_fits, parameter_versions
-from clara.backbone.packed_forward import check_positions, packed_states
+from clara.backbone.packed_forward import check_positions, packed_states, positions_of
 from clara.backbone.recomputation import enable_checkpointing
 from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
@@ -478,7 +478,7 @@ class ClaraCore(nn.Module):
         if self.config.memory_tokens is None:
             return
         longest = self.config.document_length + 3 + self.config.memory_tokens
-        positions = getattr(self.backbone.config, "max_position_embeddings", None)
+        positions = positions_of(self.backbone)
         if positions is not None and longest > positions:
             raise ValueError(
                 f"document_length {self.config.document_length} and its "

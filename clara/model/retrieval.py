@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 
 from clara.backbone.adapters import COMPRESSOR, QUERY_REASONER
+from clara.backbone.packed_forward import positions_of
 from clara.config import Overflow
 from clara.errors.checks import as_integer
 from clara.memory.documents import CompressedDocuments
@@ -17,9 +18,9 @@ from clara.memory.space import check_shape
 from clara.model.answers import Found, Ranking, found_among, found_in_index, padded_ranking
 from clara.model.encoding import (
     check_positions,
-    compressor_inputs,
     encode_passages,
     encode_states,
+    inputs_of,
 )
 from clara.model.modules import ClaraCore
 from clara.model.ranking import Candidates, Documents, check_top_k
@@ -63,18 +64,18 @@ class Retriever(ClaraCore):
         """
         rate = compression_rate or self.config.compression_rate
         spans = self.config.memory_form == "spans"
-        check_positions(self, passages, compressor_inputs(self, passages, rate if spans else None))
+        check_positions(self, passages, inputs_of(self, passages, rate if spans else None))
 
     def always_fits(self, compression_rate: int | None = None) -> bool:
         """Whether documents up to the limit fit the backbone's positions at a rate, all of them.
 
         In memory form "learned" they do: the model could not be made otherwise.
         """
-        positions = getattr(self.backbone.config, "max_position_embeddings", None)
+        positions = positions_of(self.backbone)
         if self.config.memory_form == "learned" or positions is None:
             return True
         slots = self.config.most_memory_tokens(compression_rate)
-        return self.config.document_length + slots + 3 <= int(positions)
+        return self.config.document_length + slots + 3 <= positions
 
     def compress(
         self,
@@ -145,9 +146,7 @@ class Retriever(ClaraCore):
             ValueError: a question is empty, or longer than the document limit.
         """
         memory = self._question_memory(questions, batch_tokens)
-        if self.config.ranking_rule == "flattened":
-            return memory.rows
-        return memory.vectors("mean")[:, None]
+        return memory.queries(self.config.ranking_rule)
 
     def _question_memory(
         self, questions: Sequence[str], batch_tokens: int | None = None

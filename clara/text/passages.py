@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from clara.config import Overflow
 from clara.data.records import Document, DocumentLike, as_documents
-from clara.text.packing import chunk_spans
+from clara.text.packing import CompressorInput, chunk_spans, compressor_input
 from clara.text.tokenizer import SafeTokenizer, check_text
 
 __all__ = [
     "DocumentLike",
     "Passage",
     "as_documents",
+    "compressor_inputs",
     "prepare_passages",
     "prepare_questions",
 ]
@@ -83,6 +84,32 @@ def prepare_passages(
                 )
     _check_names(passages)
     return passages
+
+
+def compressor_inputs(
+    tokenizer: SafeTokenizer,
+    passages: Sequence[Passage],
+    *,
+    n_memory: int | None = None,
+    rate: int | None = None,
+) -> list[CompressorInput]:
+    """What the compressor or query reasoner reads of passages.
+
+    Args:
+        n_memory: memory tokens of every passage, in memory form "learned".
+        rate: else tokens per memory token, see `compressor_input`.
+    """
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    return [
+        compressor_input(
+            passage.tokens,
+            bos=bos,
+            eos=eos if passage.complete else None,
+            n_memory=n_memory,
+            rate=rate,
+        )
+        for passage in passages
+    ]
 
 
 def _check_names(passages: Sequence[Passage]) -> None:

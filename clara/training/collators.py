@@ -12,10 +12,7 @@ from clara.data.examples import (
     RankingExample,
 )
 from clara.text.branches import pack_branches
-from clara.text.packing import (
-    CompressorInput,
-    PackedPrompts,
-)
+from clara.text.packing import CompressorInput, PackedPrompts
 from clara.text.prompts import Prompt
 from clara.training.batches import (
     CompressionBatch,

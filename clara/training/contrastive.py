@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from clara.backbone.adapters import QUERY_REASONER
-from clara.memory.padded import ranking_vectors
 from clara.model.clara import Clara
 from clara.training.batches import RankingBatch
 from clara.training.candidates import CandidateMemory, ranking_stand_in
@@ -52,9 +51,9 @@ class ContrastiveObjective(Objective):
                 [[*names, *(n for n in every if n not in set(names))] for names in batch.candidates]
             )
         candidates = self._candidates.read([n for names in own.candidates for n in names])
-        memory = candidates.memory.to(self.model.device)
-        offsets = torch.tensor(own.offsets, dtype=torch.int32, device=memory.device)
-        vectors = ranking_vectors(memory, candidates.counts, self.model.config.ranking_rule)
+        memory = candidates.padded.to(self.model.device)
+        offsets = torch.tensor(own.offsets, dtype=torch.int32, device=self.model.device)
+        vectors = memory.vectors(self.model.config.ranking_rule)
         scores = cosine_scores(queries.flatten(1), vectors, offsets=offsets)
         losses = [
             self._loss(scores[start:end] / self._temperature, positives)

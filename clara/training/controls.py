@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clara.backbone.adapters import GENERATOR
+from clara.backbone.packed_forward import positions_of
 from clara.config import ClaraConfig
 from clara.data.matching import is_exact_match
 from clara.memory.documents import CompressedDocuments
@@ -75,7 +76,7 @@ class Controls:
         self._model = model
         self._rates = evaluated_rates(model.config, rates)
         self._batch_size = batch_size
-        positions = getattr(model.backbone.config, "max_position_embeddings", None)
+        positions = positions_of(model.backbone)
         limits = [each for each in (max_prompt_tokens, positions) if each is not None]
         self._budget = min(limits) if limits else None
         asked = self._choose(examples, number)

@@ -11,12 +11,8 @@ import torch
 
 from clara.config import ClaraConfig, Overflow, PromptTemplate
 from clara.errors import ClaraError
-from clara.text.packing import (
-    CompressorInput,
-    compressor_input,
-    pack,
-)
-from clara.text.passages import as_documents, prepare_passages
+from clara.text.packing import CompressorInput, pack
+from clara.text.passages import as_documents, compressor_inputs, prepare_passages
 from clara.text.prompts import Prompt, build_prompt, memory_slots, text_background
 from clara.text.tokenizer import Piece, SafeTokenizer
 from clara.training.batches import PackedTexts
@@ -100,17 +96,12 @@ class Encoder:
         cut = sum(not passage.complete for passage in found)
         if cut:
             self.events[f"{what} truncated"] += cut
-        bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_id
-        inputs = [
-            compressor_input(
-                passage.tokens,
-                bos=bos,
-                eos=eos if passage.complete else None,
-                n_memory=config.memory_tokens,
-                rate=(rate or config.compression_rate) if spans else None,
-            )
-            for passage in found
-        ]
+        inputs = compressor_inputs(
+            self.tokenizer,
+            found,
+            n_memory=config.memory_tokens,
+            rate=(rate or config.compression_rate) if spans else None,
+        )
         longest = max(len(each.ids) for each in inputs)
         if self.positions is not None and longest > self.positions:
             raise SkippedExampleError(

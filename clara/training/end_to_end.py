@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from clara.backbone.adapters import GENERATOR, QUERY_REASONER
-from clara.memory.padded import ranking_vectors
 from clara.model.clara import Clara
 from clara.model.encoding import answer_cross_entropy
 from clara.training.batches import RankingBatch
@@ -63,8 +62,8 @@ class EndToEndObjective(Objective):
         if self.training and self._negatives and self._every and self.step % self._every == 0:
             batch = self._with_negatives(batch, queries.detach())
         candidates = self._candidates.read([n for names in batch.candidates for n in names])
-        memory = candidates.memory.to(self.model.device)
-        offsets = torch.tensor(batch.offsets, dtype=torch.int32, device=memory.device)
+        memory = candidates.padded.to(self.model.device)
+        offsets = torch.tensor(batch.offsets, dtype=torch.int32, device=self.model.device)
         selection = self._schedule.at(self.progress)
         noise = selection.noise if self.training else None
         options: dict[str, Any] = {
@@ -76,11 +75,11 @@ class EndToEndObjective(Objective):
             "offsets": offsets,
         }
         if self.model.config.ranking_rule == "flattened":
-            selected, order, scores = rank_and_select(queries, memory, self._top_k, **options)
+            selected, order, scores = rank_and_select(queries, memory.rows, self._top_k, **options)
         else:
-            vectors = ranking_vectors(memory, candidates.counts, "mean")
+            vectors = memory.vectors("mean")
             scores = cosine_scores(queries.flatten(1), vectors, offsets=offsets)
-            selected, order = select_topk(scores, memory, self._top_k, **options)
+            selected, order = select_topk(scores, memory.rows, self._top_k, **options)
         # A question with fewer candidates than slots has a prompt with fewer slots.
         used = [min(self._top_k, len(names)) for names in batch.candidates]
         chosen = [

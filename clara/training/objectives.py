@@ -110,9 +110,7 @@ class Objective(nn.Module, ABC):
         """Questions as `Clara.encode_queries` returns them, differentiable."""
         memory = self.model.encode_memory(questions.batch, QUERY_REASONER).memory
         padded = PaddedMemory.of(questions.in_order(memory))
-        if self.model.config.ranking_rule == "flattened":
-            return padded.rows
-        return padded.vectors("mean")[:, None]
+        return padded.queries(self.model.config.ranking_rule)
 
     @property
     def _plain_encoder(self) -> Encoder:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from clara.backbone.adapters import QUERY_REASONER
+from clara.backbone.packed_forward import positions_of
 from clara.backbone.rotary import switching_lengths
 from clara.data.examples import (
     DocumentQuestions,
@@ -44,7 +45,7 @@ class Parts:
 
 
 def _encoder(model: Clara, arguments: ClaraTrainingArguments) -> Encoder:
-    positions = getattr(model.backbone.config, "max_position_embeddings", None)
+    positions = positions_of(model.backbone)
     budgets = [n for n in (arguments.max_prompt_tokens, positions) if n is not None]
     return Encoder(
         model.tokenizer,

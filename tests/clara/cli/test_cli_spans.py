@@ -89,7 +89,7 @@ def test_a_new_model(clara, backbone, tmp_path):
     folder = str(tmp_path / "model")
     options = ("--memory-form", "spans", "--compression-rate", "4")
     printed = clara("init", backbone, folder, *options).stdout
-    assert "become one memory token for every 4." in printed
+    assert "become one memory token for every 4 tokens." in printed
     found = json.loads(clara("info", folder, "--json").stdout)
     assert (found["memory_form"], found["ranking"], found["memory_tokens"]) == (
         *("spans", "mean"),

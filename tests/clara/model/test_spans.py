@@ -118,7 +118,6 @@ def test_memory_is_that_of_a_loop_over_documents(
 
 
 def test_memory_on_a_quantized_backbone(random_backbone):
-    pytest.importorskip("bitsandbytes")
     folder = random_backbone(LlamaConfig, hidden_size=64, intermediate_size=128)
     model = Clara.from_backbone(folder, spans_config(quantization="nf4"))
     draw_connectors(draw_adapters(model, seed=1))

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from clara import Clara, ClaraConfig
+from clara.training.settings import RunSettings
 
 from ..random_adapters import draw_adapters
 
@@ -88,5 +89,37 @@ def make_model(tiny_backbone):
 
     def make(family="llama", **settings):
         return random_model(tiny_backbone(family), **settings)
+
+    return make
+
+
+SMALL_RUN = {
+    "max_steps": 4,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture
+def settings(tiny_backbone, training_data, tmp_path):
+    """A function that makes settings of a run in `tmp_path / name`."""
+
+    def make(name="run", data="pretrain", model=None, config=None, evaluation=False, **arguments):
+        small = {"compression_rate": 16, "document_length": 64, "lora_rank": 4, "top_k": 2}
+        file = str(training_data / f"{data}.jsonl")
+        return RunSettings(
+            model=None if model is None else str(model),
+            backbone=None if model else str(tiny_backbone("llama")),
+            config={**({} if model else small), **(config or {})},
+            train_data=file,
+            eval_data=file if evaluation else None,
+            train_split="train",
+            eval_split="validation",
+            arguments={**SMALL_RUN, "output_dir": str(tmp_path / name), **arguments},
+        )
 
     return make

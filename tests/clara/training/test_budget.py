@@ -1,6 +1,7 @@
 """Hours and positions that a run takes."""
 
 import json
+from functools import partial
 
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -8,35 +9,20 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from clara.training.budget import Budget
 from clara.training.folder import checkpoints, describe, read_log
 from clara.training.run import run
-from clara.training.settings import RunSettings, SettingsError, check_early
+from clara.training.settings import SettingsError, check_early
 
 
 @pytest.fixture
-def settings(tiny_backbone, training_data, tmp_path):
-    def make(**arguments):
-        return RunSettings(
-            model=None,
-            backbone=str(tiny_backbone("llama")),
-            config={"compression_rate": 16, "document_length": 64, "lora_rank": 4, "top_k": 2},
-            train_data=str(training_data / "pretrain.jsonl"),
-            eval_data=None,
-            train_split="train",
-            eval_split="validation",
-            arguments={
-                "max_steps": 30,
-                "per_device_train_batch_size": 2,
-                "learning_rate": 1e-2,
-                "lr_scheduler_type": "constant",
-                "logging_steps": 5,
-                "save_steps": 100,
-                "report_to": "none",
-                "disable_tqdm": True,
-                "output_dir": str(tmp_path / "run"),
-                **arguments,
-            },
-        )
-
-    return make
+def settings(settings):
+    """Of a run of 30 steps that saves nothing by itself."""
+    return partial(
+        settings,
+        max_steps=30,
+        per_device_train_batch_size=2,
+        lr_scheduler_type="constant",
+        logging_steps=5,
+        save_steps=100,
+    )
 
 
 def test_a_run_stops_when_its_hours_are_over_and_goes_on_with_more(settings, tmp_path, capsys):

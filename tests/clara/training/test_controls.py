@@ -1,5 +1,7 @@
 """Questions that are answered in every evaluation."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -257,42 +259,23 @@ def test_settings_that_are_none(values, message):
 
 
 @pytest.fixture
-def settings(tiny_backbone, training_data, tmp_path):
-    def make(data="pretrain", **arguments):
-        file = str(training_data / f"{data}.jsonl")
-        return RunSettings(
-            model=None,
-            backbone=str(tiny_backbone("llama")),
-            config={"compression_rate": 16, "document_length": 64, "lora_rank": 4, "top_k": 2},
-            train_data=file,
-            eval_data=file,
-            train_split="train",
-            eval_split="validation",
-            arguments={
-                "max_steps": 4,
-                "per_device_train_batch_size": 4,
-                "per_device_eval_batch_size": 8,
-                "learning_rate": 1e-2,
-                "logging_steps": 1,
-                "save_steps": 2,
-                "eval_strategy": "steps",
-                "eval_steps": 2,
-                "evaluate_answers": 5,
-                "report_to": "none",
-                "disable_tqdm": True,
-                "output_dir": str(tmp_path / "run"),
-                **arguments,
-            },
-        )
-
-    return make
+def settings(settings):
+    """With five questions in every evaluation."""
+    return partial(
+        settings,
+        evaluation=True,
+        per_device_eval_batch_size=8,
+        eval_strategy="steps",
+        eval_steps=2,
+        evaluate_answers=5,
+    )
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "instruct", "end-to-end"])
 def test_every_evaluation_of_a_run_has_controls(settings, tmp_path, stage):
     data = "pretrain" if stage == "pretrain" else "ranking"
     best = {"load_best_model_at_end": True, "metric_for_best_model": "exact_match"}
-    outcome = run(stage, settings(data, **best))
+    outcome = run(stage, settings(data=data, **best))
     records = [r for r in read_log(tmp_path / "run" / "log.jsonl") if "eval_loss" in r]
     assert [record["step"] for record in records] == [2, 4]
     shares = ["eval_exact_match", "eval_exact_match@16", "eval_exact_match_other@16"]
@@ -322,7 +305,7 @@ def test_settings_that_do_not_go_together(settings):
     made = settings()
     for stage in ("text", "contrastive"):
         with pytest.raises(SettingsError, match=f"{stage} trains no answers from memory"):
-            run(stage, settings("ranking"))
+            run(stage, settings(data="ranking"))
     with pytest.raises(SettingsError, match="evaluate_answers needs eval_data"):
         check_early(RunSettings(**{**vars(made), "eval_data": None}))
     with pytest.raises(SettingsError, match=r"evaluation_rates must be of those .*, 16; got 4"):

@@ -15,7 +15,7 @@ from clara.training.folder import read_log
 from clara.training.moments import Moment
 from clara.training.reconstruction import CurriculumCollator
 from clara.training.run import run
-from clara.training.settings import RunSettings, SettingsError
+from clara.training.settings import SettingsError
 
 from .conftest import fact, random_model
 
@@ -118,47 +118,27 @@ def test_controls_at_several_rates(model):
     assert found["exact_match"] == (found["exact_match@2"] + found["exact_match@8"]) / 2
 
 
-def test_a_run_from_averages_to_the_compressor(tiny_backbone, training_data, tmp_path):
+def test_a_run_from_averages_to_the_compressor(settings, tmp_path):
     """While memory is averages, neither the compressor nor its connector moves."""
     curriculum = [
         {"until": 3, "averages_only": True, "rates": [1, 2], "reconstruction": 1.0},
         {"rates": {2: 1, 4: 3}, "reconstruction": [0.5, 0.0]},
     ]
-    file = str(training_data / "pretrain.jsonl")
-    settings = RunSettings(
-        model=None,
-        backbone=str(tiny_backbone("llama")),
-        config={
-            "memory_form": "spans",
-            "compression_rate": 4,
-            "rates": [1, 2, 4],
-            "document_length": 64,
-            "lora_rank": 4,
-        },
-        train_data=file,
-        eval_data=file,
-        train_split="train",
-        eval_split="validation",
-        arguments={
-            "output_dir": str(tmp_path / "run"),
-            "max_steps": 6,
-            "per_device_train_batch_size": 4,
-            "learning_rate": 1e-2,
-            "learning_rates": {"connector": 1e-3},
-            "logging_steps": 1,
-            "save_steps": 3,
-            "eval_strategy": "steps",
-            "eval_steps": 3,
-            "evaluate_answers": 4,
-            "evaluation_rates": [2, 4],
-            "metric_for_best_model": "exact_match",
-            "load_best_model_at_end": True,
-            "curriculum": curriculum,
-            "report_to": "none",
-            "disable_tqdm": True,
-        },
+    made = settings(
+        config={"memory_form": "spans", "compression_rate": 4, "rates": [1, 2, 4]},
+        evaluation=True,
+        max_steps=6,
+        learning_rates={"connector": 1e-3},
+        save_steps=3,
+        eval_strategy="steps",
+        eval_steps=3,
+        evaluate_answers=4,
+        evaluation_rates=[2, 4],
+        metric_for_best_model="exact_match",
+        load_best_model_at_end=True,
+        curriculum=curriculum,
     )
-    run("pretrain", settings)
+    run("pretrain", made)
     folder = tmp_path / "run"
     files = {
         step: {

@@ -1,6 +1,7 @@
 """Learning rates of adapters and rows of their own."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -11,37 +12,12 @@ from clara.training.compression import CompressionObjective
 from clara.training.folder import checkpoints, read_log
 from clara.training.learning_rates import split_parameter_groups
 from clara.training.run import run
-from clara.training.settings import RunSettings, SettingsError, check_early, checked_learning_rates
+from clara.training.settings import SettingsError, check_early, checked_learning_rates
 
 
 @pytest.fixture
-def settings(tiny_backbone, training_data, tmp_path):
-    """A function that makes settings of a run in `tmp_path / name`."""
-
-    def make(name="run", **arguments):
-        small = {"compression_rate": 16, "document_length": 64, "lora_rank": 4, "top_k": 2}
-        return RunSettings(
-            model=None,
-            backbone=str(tiny_backbone("llama")),
-            config={**small, "lora_dropout": 0.0},
-            train_data=str(training_data / "pretrain.jsonl"),
-            eval_data=None,
-            train_split="train",
-            eval_split="validation",
-            arguments={
-                "max_steps": 2,
-                "per_device_train_batch_size": 4,
-                "learning_rate": 1e-2,
-                "logging_steps": 1,
-                "save_steps": 1,
-                "report_to": "none",
-                "disable_tqdm": True,
-                "output_dir": str(tmp_path / name),
-                **arguments,
-            },
-        )
-
-    return make
+def settings(settings):
+    return partial(settings, config={"lora_dropout": 0.0}, max_steps=2, save_steps=1)
 
 
 def weights(folder):

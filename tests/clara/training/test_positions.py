@@ -1,6 +1,7 @@
 """Texts that do not fit the backbone's positions with their memory, in memory form "spans"."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from transformers import LlamaConfig
@@ -14,7 +15,7 @@ from clara.training.moments import Moment
 from clara.training.questions import Asking
 from clara.training.reconstruction import DrawingCollator
 from clara.training.run import run
-from clara.training.settings import RunSettings, SettingsError
+from clara.training.settings import SettingsError
 
 from .conftest import fact, random_model
 
@@ -47,24 +48,18 @@ def test_the_long_text_fits_at_a_higher_rate_alone(model):
     assert model.always_fits(128)
 
 
-def test_training_leaves_such_examples_out(folder, tmp_path):
+def test_training_leaves_such_examples_out(settings, folder, tmp_path):
     rows = [*map(fact, range(5)), (LONG, "Where does it end?", "in a lake")]
     data = tmp_path / "data.jsonl"
     lines = [json.dumps({"question": q, "docs": [text], "answer": a}) for text, q, a in rows]
     data.write_text("\n".join(lines) + "\n")
-    arguments = {
-        "output_dir": str(tmp_path / "run"),
-        "per_device_train_batch_size": 3,
-        "max_steps": 4,
-        "curriculum": [{"rates": [1]}],
-        "use_cpu": True,
-        "report_to": "none",
-    }
-    config = {"memory_form": "spans", "document_length": 200, "lora_rank": 4}
-    paths = {"train_data": str(data), "eval_data": None}
-    splits = {"train_split": "train", "eval_split": "validation"}
-    settings = RunSettings(None, str(folder), config, **paths, **splits, arguments=arguments)
-    outcome = run("instruct", settings)
+    made = settings(
+        config={"memory_form": "spans", "compression_rate": 16, "document_length": 200},
+        per_device_train_batch_size=3,
+        curriculum=[{"rates": [1]}],
+    )
+    made = replace(made, backbone=str(folder), train_data=str(data))
+    outcome = run("instruct", made)
     assert outcome.steps == 4
     assert outcome.events["document empty or too long"] == 2
     record = json.loads((tmp_path / "run" / "run.json").read_text())

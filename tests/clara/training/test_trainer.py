@@ -25,42 +25,11 @@ from clara.training.compression import CompressionObjective
 from clara.training.encoder import Encoder, SkippedExampleError
 from clara.training.folder import checkpoints, read_log
 from clara.training.run import run
-from clara.training.settings import RunSettings, SettingsError
+from clara.training.settings import SettingsError
 from clara.training.stages import asking_of, start_query_reasoner
 from clara.training.trainer import ClaraTrainer, TrainingError
 
-from .conftest import ranking_rows
-
-DEFAULTS = {
-    "max_steps": 4,
-    "per_device_train_batch_size": 4,
-    "learning_rate": 1e-2,
-    "logging_steps": 1,
-    "save_steps": 2,
-    "report_to": "none",
-    "disable_tqdm": True,
-}
-
-
-@pytest.fixture
-def settings(tiny_backbone, training_data, tmp_path):
-    """A function that makes settings of a run in `tmp_path / name`."""
-
-    def make(name="run", data="pretrain", model=None, config=None, evaluation=False, **arguments):
-        small = {"compression_rate": 16, "document_length": 64, "lora_rank": 4, "top_k": 2}
-        file = str(training_data / f"{data}.jsonl")
-        return RunSettings(
-            model=None if model is None else str(model),
-            backbone=None if model else str(tiny_backbone("llama")),
-            config={**({} if model else small), **(config or {})},
-            train_data=file,
-            eval_data=file if evaluation else None,
-            train_split="train",
-            eval_split="validation",
-            arguments={**DEFAULTS, "output_dir": str(tmp_path / name), **arguments},
-        )
-
-    return make
+from .conftest import SMALL_RUN, ranking_rows
 
 
 def weights(folder):
@@ -177,7 +146,7 @@ class TestStep:
         ce = sums["ce"] / batch.counts["tokens"]
         mse = sums["mse"] / batch.counts["documents"]
         arguments = ClaraTrainingArguments(
-            **{**DEFAULTS, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 3},
+            **{**SMALL_RUN, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 3},
             output_dir=str(tmp_path),
             num_train_epochs=1,
         )
@@ -202,7 +171,7 @@ class TestStep:
         results = []
         for size in (24, 5, 1):
             arguments = ClaraTrainingArguments(
-                **DEFAULTS, output_dir=str(tmp_path), per_device_eval_batch_size=size
+                **SMALL_RUN, output_dir=str(tmp_path), per_device_eval_batch_size=size
             )
             trainer = ClaraTrainer(objective, arguments, collator, examples, examples)
             results.append(trainer.evaluate())
@@ -221,7 +190,7 @@ class TestStep:
         collator = CompressionCollator(Encoder(model.tokenizer, model.config, None))
         examples = ExampleFile(training_data / "pretrain.jsonl", pretraining_example)
         arguments = ClaraTrainingArguments(
-            **DEFAULTS, output_dir=str(tmp_path), max_grad_norm=clipped
+            **SMALL_RUN, output_dir=str(tmp_path), max_grad_norm=clipped
         )
         trainer = ClaraTrainer(objective, arguments, collator, examples)
         sums = objective.sums
@@ -273,7 +242,7 @@ class TestStep:
             collate = CompressionCollator(Encoder(model.tokenizer, model.config, None))
             rows = [*examples, *([None] * 4 if empty else [])]
             arguments = ClaraTrainingArguments(
-                **{**DEFAULTS, "max_steps": 1, "gradient_accumulation_steps": 1 + empty},
+                **{**SMALL_RUN, "max_steps": 1, "gradient_accumulation_steps": 1 + empty},
                 output_dir=str(tmp_path / name),
             )
             trainer = ClaraTrainer(
