@@ -71,6 +71,8 @@ class ClaraTrainingArguments(TrainingArguments):
             `gradient_accumulation_steps`.
         learning_rates: learning rates that differ from `learning_rate`, by the names of what
             trains: compressor, query_reasoner, generator, memory_tokens, connector, backbone.
+        evaluate_examples: compute the losses of an evaluation over so many examples of the
+            evaluation data, always the same ones, drawn from all over it; None takes all.
         evaluate_answers: in every evaluation, answer so many questions of the evaluation data from
             the right memory, another document's, none and the text, see `clara.training.controls`.
         evaluation_rates: compression rates to answer them at. Default: the model's own.
@@ -96,6 +98,7 @@ class ClaraTrainingArguments(TrainingArguments):
     total_batch_size: int | None = None
     learning_rates: dict[str, float] | None = None
     curriculum: list[dict[str, Any]] | None = None
+    evaluate_examples: int | None = None
     evaluate_answers: int = 0
     evaluation_rates: list[int] | None = None
     max_hours: float | None = None

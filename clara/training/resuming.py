@@ -43,6 +43,7 @@ _FREE = frozenset(
         "max_hours",
         "patience",
         "candidate_index",
+        "evaluate_examples",
         "evaluate_answers",
         "evaluation_rates",
         "disable_tqdm",

@@ -154,6 +154,7 @@ NUMBERS: dict[str, Numbers] = {
     "patience": _COUNT,
     "negatives": _FROM_ZERO,
     "negatives_every": _FROM_ZERO,
+    "evaluate_examples": _COUNT,
     "evaluate_answers": _FROM_ZERO,
     "max_hours": Numbers(above=True),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -276,7 +277,11 @@ class ClaraTrainer(SavingTrainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Every process' share of the examples, none of them twice."""
         data = self.eval_dataset if eval_dataset is None else eval_dataset
-        share = range(self.args.process_index, len(data), self.args.world_size)
+        rows: Sequence[int] = range(len(data))
+        number = self.args.evaluate_examples
+        if number is not None and number < len(data):
+            rows = sorted(random.Random(0).sample(rows, number))  # the same in every evaluation
+        share = rows[self.args.process_index :: self.args.world_size]
         return DataLoader(
             Subset(data, share),
             batch_size=self.args.eval_batch_size,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -86,9 +87,9 @@ class _Piece(NamedTuple):
     length: int
 
 
-def _pieces(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> Iterator[_Piece]:
+def _pieces(bounds: Sequence[int], q_bounds: Sequence[int], window: int) -> Iterator[_Piece]:
     """Whole documents, or pieces of those that are longer than the window. None without rows."""
-    documents = zip(pairwise(q_offsets.tolist()), pairwise(cu_seqlens.tolist()), strict=True)
+    documents = zip(pairwise(q_bounds), pairwise(bounds), strict=True)
     for (q_start, q_end), (start, end) in documents:
         q_length, length = q_end - q_start, end - start
         if not 0 < q_length <= length:
@@ -107,21 +108,30 @@ def _pieces(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> Iterator[_Pie
             first += count
 
 
-def _groups(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> Iterator[tuple[_Rows, _Rows]]:
+def _groups(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> list[tuple[_Rows, _Rows]]:
     """Query rows and key rows of pieces that are computed as one batch.
 
     Those of equal length; with fewer queries than keys, of about equal length, as few queries make
     small batches.
     """
+    return _groups_of(tuple(cu_seqlens.tolist()), tuple(q_offsets.tolist()), window)
+
+
+@lru_cache(maxsize=16)  # all layers of a model ask for the same ones, forward and backward
+def _groups_of(
+    bounds: tuple[int, ...], q_bounds: tuple[int, ...], window: int
+) -> list[tuple[_Rows, _Rows]]:
     members = defaultdict(list)
-    for piece in _pieces(cu_seqlens, q_offsets, window):
+    for piece in _pieces(bounds, q_bounds, window):
         q_length, length = piece.q_length, piece.length
         about = length if q_length == length else int(2 * math.log2(length))
         members[q_length, about, q_length == length].append(piece)
+    groups = []
     for (q_length, _, _), found in members.items():
         q_starts = [piece.q_start for piece in found]
         rows = _rows([piece.start for piece in found], [piece.length for piece in found])
-        yield _rows(q_starts, [q_length] * len(found)), rows
+        groups.append((_rows(q_starts, [q_length] * len(found)), rows))
+    return groups
 
 
 class _Call(NamedTuple):

@@ -186,7 +186,7 @@ FREE = {
     *("max_steps", "num_train_epochs", "patience", "logging_steps", "save_steps", "eval_steps"),
     *("save_total_limit", "report_to", "run_name", "dataloader_num_workers", "use_cpu"),
     *("eval_strategy", "per_device_eval_batch_size", "candidate_index", "ddp_timeout", "log_level"),
-    *("evaluate_answers", "evaluation_rates", "max_hours"),
+    *("evaluate_examples", "evaluate_answers", "evaluation_rates", "max_hours"),
     *("gradient_checkpointing", "torch_compile", "load_best_model_at_end", "hub_token", "tf32"),
 }
 

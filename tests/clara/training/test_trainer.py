@@ -181,6 +181,28 @@ class TestStep:
         weighed = results[0]["eval_ce"] + 0.1 * results[0]["eval_mse"]
         assert results[0]["eval_loss"] == pytest.approx(weighed)
 
+    def test_an_evaluation_of_some_examples(self, make_model, training_data, tmp_path):
+        """It is that of those alone, the same ones each time, from all over the data."""
+        model = make_model()
+        objective = CompressionObjective(model)
+        collator = CompressionCollator(Encoder(model.tokenizer, model.config, None))
+        examples = ExampleFile(training_data / "pretrain.jsonl", pretraining_example)
+
+        def trainer(data, number=None):
+            arguments = ClaraTrainingArguments(
+                **SMALL_RUN, output_dir=str(tmp_path), evaluate_examples=number
+            )
+            return ClaraTrainer(objective, arguments, collator, examples, data)
+
+        some = trainer(examples, 5)
+        rows = list(some.get_eval_dataloader().dataset)
+        assert len(rows) == 5 and rows != [examples[row] for row in range(5)]
+        loss = some.evaluate()["eval_loss"]
+        assert some.evaluate()["eval_loss"] == loss
+        assert trainer(rows).evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-6)
+        every = trainer(examples).evaluate()["eval_loss"]
+        assert trainer(examples, 10**6).evaluate()["eval_loss"] == every != loss
+
     @pytest.mark.parametrize("clipped", [1.0, 0.0])
     def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_are_touched(
         self, make_model, training_data, tmp_path, clipped
