@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -23,6 +24,8 @@ from .reference import query_offsets
 # Query rows of a piece: enough to fill a product, and few enough for a small mask.
 _LEAST_PIECE = 64
 _MOST_PIECE = 512
+# Elements; larger masks, of windows over long documents, are made anew.
+_LARGEST_KEPT_MASK = 1 << 18
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -108,30 +111,77 @@ def _pieces(bounds: Sequence[int], q_bounds: Sequence[int], window: int) -> Iter
             first += count
 
 
-def _groups(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> list[tuple[_Rows, _Rows]]:
+@dataclass(frozen=True)
+class _Group:
     """Query rows and key rows of pieces that are computed as one batch.
 
-    Those of equal length; with fewer queries than keys, of about equal length, as few queries make
-    small batches.
+    Attributes:
+        window: see `memory_attention`; 0 without one.
+    """
+
+    q_rows: _Rows
+    rows: _Rows
+    window: int
+    _masks: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict)
+
+    @property
+    def causal(self) -> bool:
+        """Whether the pieces are whole documents, which need no mask."""
+        cut = 0 < self.window < self.rows.length
+        return self.q_rows.length == self.rows.length and not cut
+
+    def mask(self, dtype: torch.dtype, heads: int) -> Tensor:
+        """`[count or 1, 1, heads · queries, keys]`, for the heads that share keys and values."""
+        kept = self._masks.get((dtype, heads))
+        if kept is None:
+            with _usable_everywhere():
+                kept = torch.where(self._seen(), 0.0, -torch.inf).to(dtype)
+                kept = kept.repeat(1, heads, 1)[:, None]
+            if kept.numel() <= _LARGEST_KEPT_MASK:
+                self._masks[dtype, heads] = kept
+        return kept
+
+    def _seen(self) -> Tensor:
+        """Boolean `[count or 1, queries, keys]`."""
+        q_rows, rows, window = self.q_rows, self.rows, self.window
+        position = torch.arange(q_rows.length)[:, None] + rows.length - q_rows.length
+        keys = torch.arange(rows.length)
+        seen = (keys <= position)[None]
+        if 0 < window < rows.length:
+            seen = seen & (keys > position - window)
+        if rows.present is not None:
+            seen = seen & rows.present.view(rows.count, 1, rows.length)
+        return seen
+
+
+def _groups(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> list[_Group]:
+    """Pieces of equal length; with fewer queries than keys, of equal queries and about as many
+    keys, as few queries make small batches.
     """
     return _groups_of(tuple(cu_seqlens.tolist()), tuple(q_offsets.tolist()), window)
 
 
-@lru_cache(maxsize=16)  # all layers of a model ask for the same ones, forward and backward
-def _groups_of(
-    bounds: tuple[int, ...], q_bounds: tuple[int, ...], window: int
-) -> list[tuple[_Rows, _Rows]]:
+@lru_cache(maxsize=16)  # all layers of a model ask for the same groups, forward and backward
+def _groups_of(bounds: tuple[int, ...], q_bounds: tuple[int, ...], window: int) -> list[_Group]:
     members = defaultdict(list)
     for piece in _pieces(bounds, q_bounds, window):
         q_length, length = piece.q_length, piece.length
         about = length if q_length == length else int(2 * math.log2(length))
         members[q_length, about, q_length == length].append(piece)
     groups = []
-    for (q_length, _, _), found in members.items():
-        q_starts = [piece.q_start for piece in found]
-        rows = _rows([piece.start for piece in found], [piece.length for piece in found])
-        groups.append((_rows(q_starts, [q_length] * len(found)), rows))
+    with _usable_everywhere():
+        for (q_length, _, _), found in members.items():
+            q_rows = _rows([piece.q_start for piece in found], [q_length] * len(found))
+            rows = _rows([piece.start for piece in found], [piece.length for piece in found])
+            groups.append(_Group(q_rows, rows, window))
     return groups
+
+
+@contextmanager
+def _usable_everywhere() -> Iterator[None]:
+    """Tensors made here are kept for later calls, which may be made outside of inference mode."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        yield
 
 
 class _Call(NamedTuple):
@@ -144,31 +194,22 @@ class _Call(NamedTuple):
     mask: Tensor | None
 
 
-def _prepare(q: Tensor, k: Tensor, v: Tensor, q_rows: _Rows, rows: _Rows, window: int) -> _Call:
-    """With a mask the heads of a group become rows: their keys are read once."""
-    group = q.shape[1] // k.shape[1]
-    query, key, value = q_rows.of(q), rows.of(k), rows.of(v)
-    cut = 0 < window < rows.length
-    if q_rows.length == rows.length and not cut:
+def _prepare(q: Tensor, k: Tensor, v: Tensor, group: _Group) -> _Call:
+    """With a mask the heads that share keys become rows: the keys are read once."""
+    query, key, value = group.q_rows.of(q), group.rows.of(k), group.rows.of(v)
+    if group.causal:
         return _Call(query, key, value, True, None)
-    position = torch.arange(q_rows.length)[:, None] + rows.length - q_rows.length
-    keys = torch.arange(rows.length)
-    seen = (keys <= position)[None]  # [1, queries, keys]
-    if cut:
-        seen = seen & (keys > position - window)
-    if rows.present is not None:
-        seen = seen & rows.present.view(rows.count, 1, rows.length)
-    mask = torch.where(seen, 0.0, -torch.inf).to(q.dtype)
-    return _Call(_fold(query, group), key, value, False, mask.repeat(1, group, 1)[:, None])
+    heads = q.shape[1] // k.shape[1]
+    return _Call(_fold(query, heads), key, value, False, group.mask(q.dtype, heads))
 
 
-def _fold(x: Tensor, group: int) -> Tensor:
-    """`[count, heads, rows, …]` to `[count, kv_heads, group · rows, …]`."""
-    return x.unflatten(1, (-1, group)).flatten(2, 3)
+def _fold(x: Tensor, heads: int) -> Tensor:
+    """`[count, heads · kv_heads, rows, …]` to `[count, kv_heads, heads · rows, …]`."""
+    return x.unflatten(1, (-1, heads)).flatten(2, 3)
 
 
-def _unfold(x: Tensor, group: int) -> Tensor:
-    return x.unflatten(2, (group, -1)).flatten(1, 2)
+def _unfold(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(2, (heads, -1)).flatten(1, 2)
 
 
 def forward(
@@ -185,15 +226,15 @@ def forward(
     out = torch.zeros(q.shape, dtype=q.dtype)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     lse = torch.zeros(q.shape[:2], dtype=dtype)
-    group = q.shape[1] // k.shape[1]
+    heads = q.shape[1] // k.shape[1]
     q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
-    for q_rows, rows in _groups(cu_seqlens, q_offsets, window):
-        call = _prepare(q, k, v, q_rows, rows, window)
+    for group in _groups(cu_seqlens, q_offsets, window):
+        call = _prepare(q, k, v, group)
         result, sums = _forward(*call[:3], 0.0, call.causal, attn_mask=call.mask, scale=scale)
         if not call.causal:
-            result, sums = _unfold(result, group), _unfold(sums, group)
-        q_rows.put(out, result)
-        q_rows.put(lse, sums)
+            result, sums = _unfold(result, heads), _unfold(sums, heads)
+        group.q_rows.put(out, result)
+        group.q_rows.put(lse, sums)
     return out, lse
 
 
@@ -218,13 +259,13 @@ def backward(
     dtype = q.dtype
     grad, q, k, v, out = (x.to(lse.dtype) for x in (grad, q, k, v, out))
     gradients = [torch.zeros_like(x) for x in (q, k, v)]
-    group = q.shape[1] // k.shape[1]
+    heads = q.shape[1] // k.shape[1]
     q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
-    for q_rows, rows in _groups(cu_seqlens, q_offsets, window):
-        call = _prepare(q, k, v, q_rows, rows, window)
-        own = [q_rows.of(x) for x in (grad, out, lse)]
+    for group in _groups(cu_seqlens, q_offsets, window):
+        call = _prepare(q, k, v, group)
+        own = [group.q_rows.of(x) for x in (grad, out, lse)]
         if not call.causal:
-            own = [_fold(x, group) for x in own]
+            own = [_fold(x, heads) for x in own]
         upstream, result, sums = own
         dq, dk, dv = _backward(
             upstream,
@@ -238,9 +279,9 @@ def backward(
             scale=scale,
         )
         if not call.causal:
-            dq = _unfold(dq, group)
-        q_rows.put(gradients[0], dq)
-        put = rows.add if window else rows.put
+            dq = _unfold(dq, heads)
+        group.q_rows.put(gradients[0], dq)
+        put = group.rows.add if window else group.rows.put
         put(gradients[1], dk)
         put(gradients[2], dv)
     dq, dk, dv = (x.to(dtype) for x in gradients)

@@ -99,6 +99,40 @@ def test_gradcheck(memory_only):
             assert torch.autograd.gradcheck(function, leaves)
 
 
+@pytest.mark.parametrize("memory_only", [False, True])
+def test_what_is_kept_of_a_layout_serves_every_later_call(memory_only):
+    """Also if the first call was made in inference mode."""
+    case = [31, 44, 31], [5, 9, 5], 4, 2, 16, torch.float32, memory_only
+    *tensors, _ = random_case(*case)
+    bounds, counts = offsets_of(case[0]), torch.tensor(case[1], dtype=torch.int32)
+    with cpu_tensors_use("cpu"), torch.inference_mode():
+        memory_attention(*tensors, bounds, counts, memory_only=memory_only)
+    with cpu_tensors_use("cpu"):
+        check(*case)
+        check(*case, window=12)
+        check(*case[:5], torch.float16, memory_only)
+
+
+def test_gradients_in_bfloat16_are_rounded_once():
+    """They are as near to the exact ones as their dtype allows."""
+    lengths = [60, 35]
+    *tensors, grad = (
+        x.bfloat16() for x in random_case(lengths, [9, 9], 6, 2, 32, torch.float32, False)
+    )
+    bounds = offsets_of(lengths)
+
+    def function(*x):
+        return memory_attention(*x, bounds, 9)
+
+    with cpu_tensors_use("reference"):
+        exact = with_gradients(function, [x.double() for x in tensors], grad.double())
+    with cpu_tensors_use("cpu"):
+        actual = with_gradients(function, tensors, grad)
+    for one, wide in zip(actual[1:], exact[1:], strict=True):
+        assert one.dtype == torch.bfloat16
+        assert (one.double() - wide).norm() <= 2**-8 * wide.norm()
+
+
 @IMPLEMENTATIONS
 def test_memory_only_is_the_memory_rows_of_all_rows(implementation):
     lengths, m = [20, 33], 4
