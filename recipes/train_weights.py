@@ -200,6 +200,7 @@ def overfit(minutes: float) -> bool:
         "eval_data": data,
         "output_dir": str(folder),
         "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 64,
         "max_steps": 500,
         "max_hours": minutes / 60,
         "lr_scheduler_type": "linear",
