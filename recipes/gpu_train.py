@@ -175,10 +175,10 @@ def _read_result(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise PartsError(f"{file}: cannot be read: {reason(error)}") from error
     needed = {"stage", "device", "ended", "steps", "positions", "hours", "scores", "files"}
+    if isinstance(result, dict) and result.get("steps") == 0:
+        raise PartsError(f"{file}: no step made the adapters better; the snapshot stays as it is")
     if not isinstance(result, dict) or not needed <= result.keys():
         raise PartsError(f"{file}: is not what make gpu-train writes")
-    if not result["steps"]:
-        raise PartsError(f"{file}: no step made the adapters better; the snapshot stays as it is")
     return result
 
 

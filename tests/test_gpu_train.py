@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from clara import Clara, ClaraConfig
 from clara.backbone.digest import backbone_digest
-from clara.training.folder import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "tests" / "data" / "reference" / "base"
@@ -314,13 +313,43 @@ def test_units_go_on_from_what_came_back(scripts, came_back, here, backbone, tmp
     here.restore(here.SNAPSHOT, tmp_path / "restored")
     restored = Clara.from_pretrained(tmp_path / "restored", backbone=backbone[1])
     assert restored.config.backbone == str(backbone[1])
-    for unit in (1, 2):
-        assert here.unit("instruct", 5, {"max_steps": unit}) == "all steps are done"
-        assert describe(run)["steps"] == unit
-        record = json.loads((run / "run.json").read_text())
-        assert record["model"]["path"] == str(run.with_name("snapshot"))
-        phases = record["arguments"]["curriculum"]
-        assert not any(phase.get("averages_only") for phase in phases)
+    assert here.unit("instruct", 5, {"max_steps": 1}) == "all steps are done"
+    assert_began_at(run.with_name("snapshot"), run)
+
+
+def assert_began_at(start, run):
+    record = json.loads((run / "run.json").read_text())
+    assert record["model"]["path"] == str(start)
+    assert not any(phase.get("averages_only") for phase in record["arguments"]["curriculum"])
+
+
+def test_a_run_starts_from_the_snapshot(scripts, came_back, backbone, recipe, tmp_path):
+    start, parts, joined = came_back / "snapshot", tmp_path / "parts", tmp_path / "joined"
+    scripts.train.prepare(*backbone, recipe, start, parts, beside=0)
+    manifest = scripts.parts.join_parts(parts, joined)
+    assert manifest["snapshot"] == scripts.train.sums_of(start)
+    assert len(manifest["snapshot"]) == 7
+    # Steps that change nothing are no better than what the run starts from.
+    settings = {"extends": str(recipe), "learning_rate": 0.0}
+    still = tmp_path / "gpu.yaml"
+    still.write_text(yaml.safe_dump({**settings, "instruct": {"learning_rates": None}}))
+    places = (joined, manifest, tmp_path / "out", still, start)
+    assert scripts.run.train(*places, time.monotonic() + 300) == "all steps are done on a CPU"
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["steps"] == 0
+    assert_began_at(joined / "start", joined / "run")
+    for file in start.rglob("*.safetensors"):
+        found = load_file(tmp_path / "out" / "snapshot" / file.relative_to(start))
+        assert all(torch.equal(found[name], value) for name, value in load_file(file).items())
+
+
+def test_a_run_that_is_out_of_time(scripts, backbone, parts, recipe, tmp_path, capsys):
+    manifest = scripts.parts.join_parts(parts, tmp_path / "joined")
+    places = (tmp_path / "joined", manifest, tmp_path / "out", recipe, tmp_path / "none")
+    ended = scripts.run.train(*places, time.monotonic())
+    assert ended == "the end of its time in the middle of a step or an evaluation on a CPU"
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["ended"] == ended
+    assert scripts.train.main(["collect", str(tmp_path / "out")]) == 1
+    assert "no step made the adapters better" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
