@@ -1,5 +1,5 @@
 # Every target sets up what it needs: `make demo` and `make test` work from a bare clone.
-# PYTHON is the interpreter that .venv is made from; gpu-check runs on it as it is.
+# PYTHON is the interpreter that .venv is made from; gpu-check and gpu-train run on it as it is.
 
 PYTHON ?= python3
 bin := .venv/bin
@@ -13,7 +13,8 @@ pip := CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' $(bin)/python -m pip install --con
 sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(architectures) $(shell find csrc -type f)
 formatted := $(shell find csrc tests/sanitize tests/csrc -name '*.?pp' -o -name '*.cu*' -type f)
 
-.PHONY: demo check test test-slow lint sanitize bench bench-smoke bench-learning train-weights aot gpu-check docs wheel clean
+.PHONY: demo check test test-slow lint sanitize bench bench-smoke bench-learning train-weights aot gpu-check \
+	gpu-train gpu-train-parts docs wheel clean
 
 demo: .venv/.demo
 	$(bin)/clara demo
@@ -89,6 +90,16 @@ aot: .venv/.dev
 
 gpu-check:
 	$(PYTHON) -m bench.gpu_check $(PART)
+
+# A unit on one GPU, of at most seven minutes, on a machine without network and without an install:
+# PYTHON as it is. It verifies the parts in build/gpu-train/parts, and leaves its best adapters in
+# OUT (build/gpu-train/result) every minute, for `python recipes/gpu_train.py collect`.
+gpu-train:
+	PYTHONPATH=.:kernels:$$PYTHONPATH $(PYTHON) recipes/gpu_train.py train
+
+# What that machine needs beside the checkout: backbone, tokenizer and data, in a minute.
+gpu-train-parts: .venv/.dev data/factbook/documents.train.jsonl
+	$(bin)/python recipes/gpu_train.py prepare
 
 docs: .venv/.docs
 	$(bin)/mkdocs build --strict

@@ -25,14 +25,16 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, QUERY_REASONER
+from clara.config import ClaraConfig
 from clara.data.factbook import smollm2_file
+from clara.errors import ClaraError
 from clara.files.writing import write_text
 from clara.model.checkpoint import CONNECTORS, MEMORY_TOKENS
 from clara.terminal.printing import quiet_libraries, say
-from clara.training.folder import MODEL, checkpoints, describe
+from clara.training.folder import MODEL, checkpoints, describe, read_record
 from clara.training.reading import read_settings
 from clara.training.run import run
-from clara.training.settings import Stage
+from clara.training.settings import RunSettings, Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "smollm2-135m" / "spans.yaml"
@@ -40,10 +42,15 @@ LOG = ROOT / "docs" / "training-log.md"
 SNAPSHOT = ROOT / "snapshots" / "smollm2-135m"
 STAGES: tuple[Stage, ...] = ("instruct", "text", "end-to-end")
 _ADAPTER = "adapter_model.safetensors"
+_SETTINGS = "adapter_config.json"
 
 USED_UP = "the stage's hours are used up"
 GAP = 0.1
 """What the right memory must stand above another document's, two hours into rate 4."""
+
+
+class SnapshotError(ClaraError, ValueError):
+    """A snapshot is not whole."""
 
 
 @dataclass
@@ -90,10 +97,11 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
     if before >= whole:
         return USED_UP
     settings.arguments["max_hours"] = min(before + minutes / 60, whole)
-    if settings.model is None and SNAPSHOT.is_dir() and not checkpoints(folder):
-        start = folder.with_name("snapshot")
-        restore(SNAPSHOT, start)
-        settings = replace(settings, model=str(start))
+    start = folder.with_name("snapshot")
+    if settings.model is None and _begins_at(start, folder):
+        if not (checkpoints(folder) and start.is_dir()):
+            restore(SNAPSHOT, start)
+        settings = at_snapshot(settings, start)
     criterion = Criterion(gap_after=2.0 if stage == "instruct" else None)
     run(stage, settings, resume=True, callbacks=[criterion])
     found = describe(folder)
@@ -107,6 +115,23 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
     if stage != "text":
         snapshot(folder / MODEL, SNAPSHOT)
     return reason
+
+
+def _begins_at(start: Path, folder: Path) -> bool:
+    """Whether a run begins at the snapshot, or has begun there and goes on."""
+    if not checkpoints(folder):
+        return SNAPSHOT.is_dir()
+    model = (read_record(folder) or {}).get("model") or {}
+    return model.get("path") == str(start.resolve())
+
+
+def at_snapshot(settings: RunSettings, start: Path) -> RunSettings:
+    """Settings of a run that begins at a restored snapshot, whose connector is not zero."""
+    arguments = dict(settings.arguments)
+    if arguments.get("curriculum"):
+        phases = [each for each in arguments["curriculum"] if not each.get("averages_only")]
+        arguments["curriculum"] = phases
+    return replace(settings, model=str(start), arguments=arguments)
 
 
 def add_to_log(stage: str, found: dict[str, Any], reason: str) -> None:
@@ -137,7 +162,11 @@ def add_to_log(stage: str, found: dict[str, Any], reason: str) -> None:
 
 
 def snapshot(model: Path, target: Path) -> None:
-    """Copy what was trained, in bfloat16; the query reasoner only where it is no copy."""
+    """Copy what was trained, in bfloat16; the query reasoner only where it is no copy.
+
+    The backbone is named as in the recipe, not by its place on this machine.
+    """
+    named = read_settings(RECIPE, "instruct", {}).backbone
     beside = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -151,13 +180,15 @@ def snapshot(model: Path, target: Path) -> None:
         if name == QUERY_REASONER and same:
             continue
         (beside / name).mkdir()
-        shutil.copy(model / name / "adapter_config.json", beside / name)
+        settings = json.loads((model / name / _SETTINGS).read_text("utf-8"))
+        settings["base_model_name_or_path"] = named
+        write_text(beside / name / _SETTINGS, json.dumps(settings, indent=2) + "\n")
         _save(_weights(model, name), beside / name / _ADAPTER)
     for file in (MEMORY_TOKENS, CONNECTORS):
         rows = load_file(model / file)
         kept = {k: v for k, v in rows.items() if not (same and k.startswith(QUERY_REASONER))}
         _save(kept, beside / file)
-    shutil.copy(model / "config.json", beside)
+    ClaraConfig.load(model / "config.json").replace(backbone=named).save(beside / "config.json")
     shutil.rmtree(target, ignore_errors=True)
     beside.rename(target)
 
@@ -166,13 +197,13 @@ def restore(source: Path, folder: Path) -> None:
     """A model folder from a snapshot, the query reasoner a copy of the compressor if it has none.
 
     Raises:
-        ValueError: the snapshot is not whole.
+        SnapshotError: a file of the snapshot is missing.
     """
     needed = [source / "config.json", source / MEMORY_TOKENS, source / CONNECTORS]
     needed += [source / name / _ADAPTER for name in ADAPTERS if name != QUERY_REASONER]
     for file in needed:
         if not file.is_file():
-            raise ValueError(f"{source}: not a whole snapshot, {file.name} is missing")
+            raise SnapshotError(f"{source}: not a whole snapshot, {file.name} is missing")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder)
     if not (folder / QUERY_REASONER).exists():

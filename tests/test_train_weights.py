@@ -15,6 +15,7 @@ from clara import Clara
 from clara.training.folder import describe
 
 ROOT = Path(__file__).resolve().parents[1]
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BACKBONE = ROOT / "tests" / "data" / "reference" / "base"
 
 
@@ -79,7 +80,10 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
     assert set(load_file(made / "connectors.safetensors")) == {"compressor.scale", "compressor.up"}
     trained = Clara.from_pretrained(run / "model")
     weights.restore(made, tmp_path / "restored")
-    restored = Clara.from_pretrained(tmp_path / "restored")
+    for path in made.rglob("*.json"):  # which are committed
+        assert HUB_ID in path.read_text()
+        assert str(BACKBONE) not in path.read_text()
+    restored = Clara.from_pretrained(tmp_path / "restored", backbone=BACKBONE)
     texts = ["Country 3: Geography\nCoastline: 21 km"]
     found, expected = restored.compress(texts).memory, trained.compress(texts).memory
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
@@ -93,6 +97,9 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
     assert weights.unit("instruct", 5) == "all steps are done"
     record = json.loads((run / "run.json").read_text())
     assert record["model"]["path"] == str(run.with_name("snapshot"))
+    assert not any(phase.get("averages_only") for phase in record["arguments"]["curriculum"])
+    assert weights.unit("instruct", 5, {"max_steps": 4}) == "all steps are done"
+    assert describe(run)["steps"] == 4
 
 
 def test_an_interrupted_snapshot_is_named(weights, tmp_path):
