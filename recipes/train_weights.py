@@ -98,7 +98,8 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
         return USED_UP
     settings.arguments["max_hours"] = min(before + minutes / 60, whole)
     start = folder.with_name("snapshot")
-    if settings.model is None and _begins_at(start, folder):
+    # The text opponent begins at the bare backbone: the snapshot's generator has learnt memory.
+    if stage != "text" and settings.model is None and _begins_at(start, folder):
         if not (checkpoints(folder) and start.is_dir()):
             restore(SNAPSHOT, start)
         settings = at_snapshot(settings, start)

@@ -50,6 +50,13 @@ def weights(tmp_path, monkeypatch):
         "evaluate_answers": 2,
         "bf16": False,
     }
+    recipe["text"] |= {
+        "train_data": str(data),
+        "eval_data": str(data),
+        "output_dir": str(tmp_path / "runs" / "text"),
+        "max_steps": 1,
+        "bf16": False,
+    }
     recipe |= {"lora_rank": 4, "dtype": "float32", "warmup_steps": 0}
     (tmp_path / "spans.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr(script, "RECIPE", tmp_path / "spans.yaml")
@@ -100,6 +107,9 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
     assert not any(phase.get("averages_only") for phase in record["arguments"]["curriculum"])
     assert weights.unit("instruct", 5, {"max_steps": 4}) == "all steps are done"
     assert describe(run)["steps"] == 4
+    # The text opponent does not: its generator is to read text.
+    weights.unit("text", 5)
+    assert json.loads((tmp_path / "runs" / "text" / "run.json").read_text())["model"] is None
 
 
 def test_an_interrupted_snapshot_is_named(weights, tmp_path):
