@@ -84,7 +84,9 @@ class EndToEndSteps(Steps):
         texts = [text for example in examples for text in example.documents]
         memory.add(texts)
         schedule = SelectionSchedule(model.config)
-        objective = EndToEndObjective(model, memory, top_k=top_k, schedule=schedule).train()
+        objective = EndToEndObjective(
+            model, {memory.rate: memory}, top_k=top_k, schedule=schedule
+        ).train()
         batch = RankingCollator(encoder, top_k)(examples)
         super().__init__(model, objective, reference.train(), batch)
         self._top_k, self._temperature = top_k, model.config.temperature

@@ -49,13 +49,28 @@ def as_queries(header: Header, query_memory: Tensor) -> Tensor:
     shape = (header.vector_width // header.hidden_size, header.hidden_size)
     if query_memory.ndim not in (2, 3) or tuple(query_memory.shape[-2:]) != shape:
         raise ValueError(
-            f"query_memory must be [B, {shape[0]}, {shape[1]}] or [{shape[0]}, {shape[1]}], "
+            _of_other_ranking(header, query_memory)
+            or f"query_memory must be [B, {shape[0]}, {shape[1]}] or [{shape[0]}, {shape[1]}], "
             f"got {list(query_memory.shape)}"
         )
     queries = query_memory.detach().cpu().reshape(-1, header.vector_width)
     if not queries.isfinite().all():
         raise ValueError("query_memory holds values that are not finite")
     return queries
+
+
+def _of_other_ranking(header: Header, query_memory: Tensor) -> str | None:
+    """What to say of questions as the other way of ranking has them; None if they are not."""
+    other, m = "mean", 1
+    if header.ranking_rule == "mean":
+        other, m = "flattened", header.memory_tokens
+    if header.span_rate is not None or tuple(query_memory.shape[-2:]) != (m, header.hidden_size):
+        return None
+    rule = header.ranking_rule
+    return (
+        f'query_memory is of a model with ranking "{other}", the index ranks by "{rule}"; load the '
+        f'model with ranking="{rule}", or compress the documents again'
+    )
 
 
 def read_hits(contents: Contents, scores: Tensor, rows: Tensor) -> list[list[Hit]]:

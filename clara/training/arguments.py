@@ -20,6 +20,7 @@ from clara.training.settings import (
     check_choices,
     check_evaluation,
     check_numbers,
+    check_rates,
     check_reporters,
     checked_learning_rates,
 )
@@ -57,6 +58,8 @@ class ClaraTrainingArguments(TrainingArguments):
             memory form "spans".
         alignment_reduction: "mean" or "sum" over H in that MSE.
         candidate_index: folder of the candidates' memory. Default: `candidates` in `output_dir`.
+        candidate_rates: compression rates of the candidates' memory, in memory form "spans". Each
+            batch draws one. Default: the model's own.
         query_reasoner: "compressor" starts the query reasoner from the compressor's weights,
             "saved" from those of the model. Default: "compressor" if it was never trained.
         train_query_reasoner: False trains only the generator, as an ablation.
@@ -75,7 +78,8 @@ class ClaraTrainingArguments(TrainingArguments):
             evaluation data, always the same ones, drawn from all over it; None takes all.
         evaluate_answers: in every evaluation, answer so many questions of the evaluation data from
             the right memory, another document's, none and the text, see `clara.training.controls`.
-        evaluation_rates: compression rates to answer them at. Default: the model's own.
+        evaluation_rates: compression rates to answer them at. Default: `candidate_rates`, or the
+            model's own.
         max_hours: stop the training after so many hours of wall time, those before it was resumed
             included, and save; None never stops it.
         curriculum: phases of what pretrain and instruct read, see `clara.training.curriculum`.
@@ -88,6 +92,7 @@ class ClaraTrainingArguments(TrainingArguments):
     alignment_weight: float | None = None
     alignment_reduction: str = "mean"
     candidate_index: str | None = None
+    candidate_rates: list[int] | None = None
     query_reasoner: str | None = None
     train_query_reasoner: bool = True
     selection: list[dict[str, Any]] | None = None
@@ -113,7 +118,10 @@ class ClaraTrainingArguments(TrainingArguments):
         self.logging_nan_inf_filter = False
         check_choices(vars(self))
         check_numbers(vars(self))
+        check_rates(vars(self))
         check_evaluation(vars(self))
+        if self.candidate_rates is not None:  # their order says nothing
+            self.candidate_rates = sorted(int(rate) for rate in self.candidate_rates)
         self.learning_rates = checked_learning_rates(self.learning_rates) or None
         _check_reporters(self.report_to)
         if bool(self.negatives) != bool(self.negatives_every):

@@ -131,12 +131,14 @@ class RankingBatch(Batch):
         prompts: with slots for the k best candidates; None where nothing is generated.
         candidates: names of each question's candidates, see `candidate_id`.
         positives: positions among them of those that hold the answer.
+        rate: compression rate of the candidates' memory.
     """
 
     questions: PackedTexts
     prompts: PackedPrompts | None
     candidates: list[list[str]]
     positives: list[tuple[int, ...]]
+    rate: int
 
     @property
     def tokens_read(self) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 
 from torch import Tensor
 
@@ -34,20 +36,29 @@ class CandidateMemory:
     Args:
         model: whose compressor the memory is of. It must stay as it is.
         path: of the index; made if there is none. One made earlier is used and added to.
+        rate: compression rate of the memory in memory form "spans"; default from the configuration.
         overflow: "truncate" or "error" for texts over the document limit.
 
     Attributes:
+        rate: compression rate of the memory.
         unusable: names of texts that have no memory: they are empty, or too long with "error".
         truncated: how many texts were cut by `add`.
 
     Raises:
-        ValueError: the index there holds another compressor's memory.
+        ValueError: the index there holds another compressor's memory, or was made with another
+            rate, limit or ranking.
     """
 
     def __init__(
-        self, model: Clara, path: str | os.PathLike[str], *, overflow: Overflow = "truncate"
+        self,
+        model: Clara,
+        path: str | os.PathLike[str],
+        *,
+        rate: int | None = None,
+        overflow: Overflow = "truncate",
     ) -> None:
         self._model = model
+        self.rate = rate or model.config.compression_rate
         self._overflow: Overflow = "truncate" if overflow == "chunk" else overflow
         self.unusable: set[str] = set()
         self.truncated = 0
@@ -59,26 +70,30 @@ class CandidateMemory:
             self.index = MemoryIndex.create(
                 path,
                 fingerprint=model.fingerprint,
-                memory_tokens=model.config.most_memory_tokens(),
+                memory_tokens=model.config.most_memory_tokens(self.rate),
                 hidden_size=model.hidden_size,
                 dtype=model.dtype,
-                settings=model.config.index_settings(),
+                settings=model.config.index_settings(self.rate),
             )
 
     def _check_settings(self) -> None:
-        """Refuse an index of other rates or limits, which the fingerprint of "spans" allows."""
-        wanted, found = self._model.config.index_settings(), self.index.settings
+        """Refuse an index of another rate, limit or ranking, which the fingerprint allows."""
+        config = self._model.config
+        unnamed = {"ranking": "flattened"}  # as indexes of this ranking are
+        wanted, found = unnamed | config.index_settings(self.rate), unnamed | self.index.settings
         for name in ("compression_rate", "document_length", "ranking"):
-            if name in found and found[name] != wanted.get(name):
+            if name in found and found[name] != wanted[name]:
                 raise ValueError(
-                    f"{self.index.path}: was made with {name} {found[name]}, the model has "
-                    f"{wanted.get(name)}; choose another candidate_index"
+                    f"{self.index.path}: was made with {name} {found[name]}, this run has "
+                    f"{wanted[name]}; choose another candidate_index"
                 )
 
     def add(self, texts: Iterable[str], *, show_progress_bar: bool = True) -> int:
         """Compress the texts whose memory is missing; returns how many that were."""
         added, told = 0, time.monotonic()
-        with document_progress("compress candidates", None, visible=show_progress_bar) as bar:
+        spans = self._model.config.memory_form == "spans"
+        task = f"compress candidates at rate {self.rate}" if spans else "compress candidates"
+        with document_progress(task, None, visible=show_progress_bar) as bar:
             for part in self._missing(texts):
                 documents = self._usable(part)
                 if documents:
@@ -86,11 +101,16 @@ class CandidateMemory:
                 added += len(documents)
                 if time.monotonic() - told > _SECONDS and show_progress_bar and not is_terminal():
                     told = time.monotonic()
-                    say(f"compress candidates: {added} so far")
+                    say(f"{task}: {added} so far")
         return added
 
     def _compress(self, documents: list[Document], on_progress: Callable[[int], None]) -> None:
-        made = self._model.compress(documents, overflow=self._overflow, on_progress=on_progress)
+        made = self._model.compress(
+            documents,
+            overflow=self._overflow,
+            compression_rate=self.rate,
+            on_progress=on_progress,
+        )
         self._store(made)
         read = zip(documents, made.texts, strict=True)
         self.truncated += sum(document.text != text for document, text in read)
@@ -110,7 +130,8 @@ class CandidateMemory:
         usable = []
         for document in documents:
             try:
-                self._model.check_fits(self._model.passages([document], self._overflow))
+                passages = self._model.passages([document], self._overflow)
+                self._model.check_fits(passages, self.rate)
             except ValueError:
                 self.unusable.add(document.id)
             else:
@@ -147,11 +168,35 @@ class CandidateMemory:
         return [[hit.id for hit in hits] for hits in self.index.search(queries, k)]
 
 
+def index_folders(root: str | os.PathLike[str], rates: Sequence[int]) -> dict[int, Path]:
+    """Where the index of candidates of each rate is, or is to be made.
+
+    The index of a single rate is `root` itself. Several rates have the indexes `root/rate-4`,
+    `root/rate-16` and so on, which a run with one of these rates finds too.
+
+    Raises:
+        ValueError: several rates are wanted, and `root` is an index.
+    """
+    place = Path(root).expanduser()
+    # An index that is being made has a name with a dot until it is whole.
+    names = [n for n in os.listdir(place) if n[0] != "."] if place.is_dir() else []
+    divided = any(re.fullmatch(r"rate-\d+", name) for name in names)
+    if len(rates) == 1 and not divided:
+        return {rates[0]: place}
+    if names and not divided:
+        raise ValueError(
+            f"{place}: holds no indexes of candidates named rate-N, as candidate_rates "
+            f"{', '.join(map(str, rates))} need them; choose another candidate_index"
+        )
+    return {rate: place / f"rate-{rate}" for rate in rates}
+
+
 def ranking_stand_in(
-    encoder: Encoder, candidates: CandidateMemory, top_k: int | None
+    encoder: Encoder, candidates: Mapping[int, CandidateMemory], top_k: int | None
 ) -> RankingBatch:
     """A question with one candidate, see `Objective.stand_in`."""
     example = RankingExample("Who?", ("Ada.",), (0,), "Ada")
-    batch = RankingCollator(encoder, top_k)([example])
+    rate, memory = next(iter(candidates.items()))
+    batch = RankingCollator(encoder, top_k, rate=rate)([example])
     assert isinstance(batch, RankingBatch)
-    return batch.with_candidates([[candidates.any_name()]])
+    return batch.with_candidates([[memory.any_name()]])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from clara.data.examples import (
     AnswerExample,
@@ -22,6 +22,7 @@ from clara.training.batches import (
     candidate_id,
 )
 from clara.training.encoder import Encoder, SkippedExampleError
+from clara.training.moments import Moment
 from clara.training.prompts import pretraining_task
 from clara.training.questions import Asking
 
@@ -101,6 +102,7 @@ class RankingCollator:
     Args:
         top_k: documents in a prompt, where a question has that many candidates; None makes no
             prompts.
+        rate: compression rate of the candidates' memory; default from the configuration.
         unusable: names of candidates that have no memory; their questions are left out.
         need_positives: leave out questions whose positives are not known.
         any_candidate: other candidates may be added to those of a question.
@@ -111,12 +113,14 @@ class RankingCollator:
         encoder: Encoder,
         top_k: int | None,
         *,
+        rate: int | None = None,
         unusable: Container[str] = (),
         need_positives: bool = False,
         any_candidate: bool = False,
     ) -> None:
         self._encoder = encoder
         self._top_k = top_k
+        self._rate = rate or encoder.config.compression_rate
         self._unusable = unusable
         self._need_positives = need_positives
         self._any_candidate = any_candidate
@@ -138,6 +142,7 @@ class RankingCollator:
             prompts,
             [each.candidates for each in made],
             [each.positives for each in made],
+            self._rate,
         )
 
     def _one(self, example: RankingExample) -> _Question:
@@ -161,6 +166,7 @@ class RankingCollator:
                 self._top_k,
                 example.question,
                 example.answer,
+                rate=self._rate,
                 any_candidate=self._any_candidate,
             )
         return _Question(inputs[0], prompt, candidates, example.positives)
@@ -171,6 +177,28 @@ class _Question(NamedTuple):
     prompt: Prompt | None
     candidates: list[str]
     positives: tuple[int, ...]
+
+
+class RatesCollator:
+    """Batches that draw the compression rate of their candidates' memory, each rate as likely.
+
+    Args:
+        by_rate: make a batch of examples at each rate, such as a `RankingCollator`.
+
+    Attributes:
+        rates: all of them, see `clara.training.moments.rates_of`.
+    """
+
+    asks_for_moment = True
+
+    def __init__(self, by_rate: Mapping[int, Callable[..., Any]]) -> None:
+        self._by_rate = by_rate
+        self.rates = tuple(sorted(by_rate))
+
+    def __call__(self, examples: Sequence[Any], moment: Moment, *, rate: int | None = None) -> Any:
+        """Args: rate: of this batch; default is the one that the moment draws."""
+        drawn = moment.random("rate").choice(self.rates)
+        return self._by_rate[rate or drawn](examples)
 
 
 class TextCollator:

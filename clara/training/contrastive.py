@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ class ContrastiveObjective(Objective):
     the loss of a question.
 
     Args:
+        candidates: where the candidates' memory is read from, by the rate of a batch.
         temperature: τ.
         in_batch_negatives: the other questions' candidates are negatives too, except those that
             are among a question's own.
@@ -31,7 +34,7 @@ class ContrastiveObjective(Objective):
     def __init__(
         self,
         model: Clara,
-        candidates: CandidateMemory,
+        candidates: Mapping[int, CandidateMemory],
         *,
         temperature: float,
         in_batch_negatives: bool = False,
@@ -50,7 +53,8 @@ class ContrastiveObjective(Objective):
             own = batch.with_candidates(
                 [[*names, *(n for n in every if n not in set(names))] for names in batch.candidates]
             )
-        candidates = self._candidates.read([n for names in own.candidates for n in names])
+        index = self._candidates[batch.rate]
+        candidates = index.read([n for names in own.candidates for n in names])
         memory = candidates.padded.to(self.model.device)
         offsets = torch.tensor(own.offsets, dtype=torch.int32, device=self.model.device)
         vectors = memory.vectors(self.model.config.ranking_rule)

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from clara.backbone.adapters import GENERATOR
 from clara.backbone.packed_forward import positions_of
-from clara.config import ClaraConfig
 from clara.data.matching import is_exact_match
 from clara.memory.documents import CompressedDocuments
 from clara.model.clara import Clara
 from clara.model.encoding import answer_cross_entropy
 from clara.text.packing import PackedPrompts
 from clara.text.prompts import Prompt, build_prompt, text_background
-from clara.training.curriculum import trained_rates
-from clara.training.settings import SettingsError
+from clara.training.settings import SettingsError, chosen_rates
 
 RANKED = (1, 5)
 """Cutoffs of the recall of the questions' documents among all documents."""
@@ -74,7 +72,7 @@ class Controls:
         batch_size: int = 8,
     ) -> None:
         self._model = model
-        self._rates = evaluated_rates(model.config, rates)
+        self._rates = chosen_rates(model.config, "evaluation_rates", rates)
         self._batch_size = batch_size
         positions = positions_of(model.backbone)
         limits = [each for each in (max_prompt_tokens, positions) if each is not None]
@@ -271,22 +269,6 @@ class Controls:
     def _parts(self) -> list[slice]:
         starts = range(0, len(self), self._batch_size)
         return [slice(start, start + self._batch_size) for start in starts]
-
-
-def evaluated_rates(config: ClaraConfig, rates: Sequence[int] | None) -> tuple[int, ...]:
-    """The rates to evaluate at: those given, or the model's default.
-
-    Raises:
-        SettingsError: the model does not train one of them.
-    """
-    trained = trained_rates(config)
-    for rate in rates or ():
-        if rate not in trained:
-            raise SettingsError(
-                f"evaluation_rates must be of those that the model trains, "
-                f"{', '.join(map(str, trained))}; got {rate}"
-            )
-    return tuple(rates) if rates else (config.compression_rate,)
 
 
 def _asked(example: Any, row: int) -> Asked | None:

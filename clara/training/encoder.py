@@ -132,6 +132,7 @@ class Encoder:
         question: str,
         answer: str,
         *,
+        rate: int | None = None,
         any_candidate: bool = False,
     ) -> Prompt:
         """A prompt with slots for the best `top_k` of the candidates.
@@ -141,6 +142,7 @@ class Encoder:
         needs. The budget then holds for the longest candidates.
 
         Args:
+            rate: of their memory in "spans"; default from the configuration.
             any_candidate: others may be selected too: the budget holds for the longest there are.
         """
         selected = min(top_k, len(candidates))
@@ -149,12 +151,12 @@ class Encoder:
             return self.memory_prompt([m] * selected, question, answer)
         prompt = self.memory_prompt([1] * selected, question, answer)
         budget = self.max_prompt_tokens
-        most = selected * (self.config.most_memory_tokens() - 1)
+        most = selected * (self.config.most_memory_tokens(rate) - 1)
         if budget is None or len(prompt.ids) + most <= budget:
             return prompt
         if any_candidate:
             self._check_budget(len(prompt.ids) + most)
-        limit, rate = self.config.document_length, self.config.compression_rate
+        limit, rate = self.config.document_length, rate or self.config.compression_rate
         encoded = self.tokenizer.encode_texts(list(candidates))
         counts = sorted(-(-min(len(text.ids), limit) // rate) for text in encoded)
         self._check_budget(len(prompt.ids) + sum(counts[-selected:]) - selected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class EndToEndObjective(Objective):
     The gradient reaches the query reasoner through the relaxation of the selection.
 
     Args:
-        candidates: where the candidates' memory is read from.
+        candidates: where the candidates' memory is read from, by the rate of a batch.
         top_k: documents selected for a question.
         schedule: of the selection.
         negatives: candidates added to each question by searching the index with its current
@@ -39,7 +40,7 @@ class EndToEndObjective(Objective):
     def __init__(
         self,
         model: Clara,
-        candidates: CandidateMemory,
+        candidates: Mapping[int, CandidateMemory],
         *,
         top_k: int,
         schedule: SelectionSchedule,
@@ -61,7 +62,8 @@ class EndToEndObjective(Objective):
         queries = self.encoded_questions(batch.questions)
         if self.training and self._negatives and self._every and self.step % self._every == 0:
             batch = self._with_negatives(batch, queries.detach())
-        candidates = self._candidates.read([n for names in batch.candidates for n in names])
+        index = self._candidates[batch.rate]
+        candidates = index.read([n for names in batch.candidates for n in names])
         memory = candidates.padded.to(self.model.device)
         offsets = torch.tensor(batch.offsets, dtype=torch.int32, device=self.model.device)
         selection = self._schedule.at(self.progress)
@@ -110,7 +112,7 @@ class EndToEndObjective(Objective):
         Only where they do not change how many slots the prompt has.
         """
         longest = max(len(names) for names in batch.candidates)
-        found = self._candidates.search(queries, self._negatives + longest)
+        found = self._candidates[batch.rate].search(queries, self._negatives + longest)
         extended = []
         for names, near in zip(batch.candidates, found, strict=True):
             new = [name for name in near if name not in set(names)][: self._negatives]

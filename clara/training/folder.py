@@ -137,7 +137,7 @@ def describe(folder: Path) -> dict[str, Any]:
     scores = {
         name: value
         for name, value in (evaluated[-1] if evaluated else {}).items()
-        if name in _SCORES or name.startswith(_CONTROLS)
+        if name in _SCORES or name.startswith(_CONTROLS + _RATES)
     }
     hours = _last(logged, "hours")
     return {
@@ -183,3 +183,5 @@ def _hours_left(record: Mapping[str, Any], steps: int, hours: float | None) -> f
 _SCORES = ("eval_loss", "eval_ce", "eval_mse", "eval_contrastive", "eval_recall@1", "eval_recall@5")
 _CONTROLS = ("eval_exact_match", "eval_loss_", "eval_recall@")
 """What the names of scores of `clara.training.controls` begin with."""
+_RATES = ("eval_loss@", "eval_recall_candidates@1@", "eval_recall_candidates@5@")
+"""What the names of scores at each of `candidate_rates` begin with."""

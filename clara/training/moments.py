@@ -35,3 +35,12 @@ def asks_for_moment(collator: Callable[..., Any]) -> bool:
     perhaps in another process: it hands the examples on to such a collator as they are.
     """
     return bool(getattr(collator, "asks_for_moment", False))
+
+
+def rates_of(collator: Callable[..., Any]) -> tuple[int, ...]:
+    """The compression rates of which a collator draws one for each batch; none if it does not.
+
+    It names them in an attribute `rates`, and takes one of them as an argument `rate`. An
+    evaluation goes through all of them, so that it is the same each time.
+    """
+    return tuple(getattr(collator, "rates", ()))

@@ -22,8 +22,9 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("positions per second", ("tokens_per_second",)),
 )
 
-# Held-out questions answered in every evaluation, see `clara.training.controls`: titles, and what
-# the names of figures begin with, which may end with a rate.
+# Held-out questions answered in every evaluation, see `clara.training.controls`, and held-out
+# examples at each of several rates of their candidates: titles, and what the names of figures begin
+# with, which may end with a rate.
 _CONTROLS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "exact match of held-out answers",
@@ -46,6 +47,11 @@ _CONTROLS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "recall among held-out documents",
         (("eval_recall@1@", "first"), ("eval_recall@5@", "first five")),
+    ),
+    ("held-out loss by rate", (("eval_loss@", "eval_loss"),)),
+    (
+        "recall among a question's candidates",
+        (("eval_recall_candidates@1@", "first"), ("eval_recall_candidates@5@", "first five")),
     ),
 )
 _RATES = ("-", "--", ":", "-.")  # of lines, from the lowest rate on

@@ -26,7 +26,7 @@ from clara.model.clara import Clara
 from clara.terminal.printing import say
 from clara.training.arguments import ClaraTrainingArguments, training_arguments
 from clara.training.callbacks import EarlyStopping, LineProgress, RichProgress, RunLog
-from clara.training.controls import Controls, evaluated_rates
+from clara.training.controls import Controls
 from clara.training.curriculum import Curriculum
 from clara.training.folder import (
     MODEL,
@@ -39,7 +39,13 @@ from clara.training.folder import (
 )
 from clara.training.length import length_of, remarks
 from clara.training.resuming import check_backbone, check_resumed, run_record
-from clara.training.settings import RunSettings, SettingsError, Stage
+from clara.training.settings import (
+    RunSettings,
+    SettingsError,
+    Stage,
+    check_candidate_rates,
+    chosen_rates,
+)
 from clara.training.stages import ASSEMBLY
 from clara.training.trainer import ClaraTrainer
 
@@ -166,8 +172,13 @@ def _check_before_loading(
         if stage not in ("pretrain", "instruct"):
             raise SettingsError(f"curriculum is for pretrain and instruct: {stage} has none")
         Curriculum(config, arguments.curriculum)
-    if arguments.evaluation_rates is not None:
-        evaluated_rates(config, arguments.evaluation_rates)
+    if arguments.candidate_rates is not None:
+        if stage not in ("end-to-end", "contrastive"):
+            raise SettingsError(
+                f"candidate_rates is for end-to-end and contrastive: {stage} has no candidates"
+            )
+        check_candidate_rates(config, arguments.candidate_rates)
+    chosen_rates(config, "evaluation_rates", arguments.evaluation_rates)
     if arguments.evaluate_answers and not settings.eval_data:
         raise SettingsError("evaluate_answers needs eval_data")
     if arguments.evaluate_answers and stage in ("text", "contrastive"):
@@ -187,7 +198,7 @@ def _controls(
         model,
         evaluation,
         arguments.evaluate_answers,
-        arguments.evaluation_rates,
+        arguments.evaluation_rates or arguments.candidate_rates,
         max_prompt_tokens=arguments.max_prompt_tokens,
         batch_size=arguments.per_device_eval_batch_size,
     )

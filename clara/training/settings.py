@@ -7,14 +7,17 @@ reported at once. `clara.training.reading` reads the settings.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clara.errors import ClaraError
 from clara.errors.checks import is_integer, is_number
+
+if TYPE_CHECKING:
+    from clara.config import ClaraConfig
 
 Stage = Literal["text", "pretrain", "instruct", "end-to-end", "contrastive"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -209,22 +212,68 @@ def checked_learning_rates(given: Any) -> dict[str, float]:
     return {name: float(rate) for name, rate in rates.items()}
 
 
-def check_evaluation(values: Mapping[str, Any]) -> None:
-    """Refuse settings of answered questions that are not usable, or that nothing would use.
+def check_rates(values: Mapping[str, Any]) -> None:
+    """Refuse what is no list of compression rates where a setting is one.
 
     Raises:
         SettingsError: names the setting, its value and what it may be.
     """
-    rates = values.get("evaluation_rates")
-    if rates is not None and not (
-        isinstance(rates, list | tuple)
-        and all(is_integer(rate) and rate >= 1 for rate in rates)
-        and len(rates) == len(set(rates)) > 0
-    ):
+    for name in ("candidate_rates", "evaluation_rates"):
+        rates = values.get(name)
+        if rates is not None and not (
+            isinstance(rates, list | tuple)
+            and all(is_integer(rate) and rate >= 1 for rate in rates)
+            and len(rates) == len(set(rates)) > 0
+        ):
+            raise SettingsError(
+                f"{name} must be a list of different whole numbers of at least 1, such as "
+                f"[4, 16], got {rates!r}"
+            )
+
+
+def chosen_rates(
+    config: ClaraConfig, name: str, rates: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """The compression rates of a setting: those given, or the model's default.
+
+    Args:
+        name: of the setting.
+
+    Raises:
+        SettingsError: the model does not train one of them.
+    """
+    from clara.training.curriculum import trained_rates
+
+    trained = trained_rates(config)
+    for rate in rates or ():
+        if rate not in trained:
+            raise SettingsError(
+                f"{name} must be of those that the model trains, "
+                f"{', '.join(map(str, trained))}; got {rate}"
+            )
+    return tuple(rates) if rates else (config.compression_rate,)
+
+
+def check_candidate_rates(config: ClaraConfig, rates: Sequence[int] | None) -> None:
+    """Refuse rates of candidates' memory that a model does not have.
+
+    Raises:
+        SettingsError: the model does not train one of them, or has only one.
+    """
+    if rates is not None and config.memory_form != "spans":
         raise SettingsError(
-            "evaluation_rates must be a list of different whole numbers of at least 1, such as "
-            f"[4, 16], got {rates!r}"
+            "candidate_rates needs memory_form: spans; memory of this model has one rate, "
+            f"{config.compression_rate}"
         )
+    chosen_rates(config, "candidate_rates", rates)
+
+
+def check_evaluation(values: Mapping[str, Any]) -> None:
+    """Refuse settings of answered questions that nothing would use.
+
+    Raises:
+        SettingsError: names the setting, its value and what it needs.
+    """
     if values.get("evaluate_answers"):
         return
     best = values.get("metric_for_best_model")
@@ -233,7 +282,7 @@ def check_evaluation(values: Mapping[str, Any]) -> None:
             f"metric_for_best_model {best} needs evaluate_answers, the number of questions to "
             "answer in an evaluation"
         )
-    if rates is not None:
+    if values.get("evaluation_rates") is not None:
         raise SettingsError(
             "evaluation_rates needs evaluate_answers, the number of questions to answer in an "
             "evaluation"
@@ -292,6 +341,7 @@ def check_early(settings: RunSettings) -> None:
     check_choices({k: v for k, v in settings.arguments.items() if v is not None})
     check_numbers(settings.arguments)
     checked_learning_rates(settings.arguments.get("learning_rates"))
+    check_rates(settings.arguments)
     check_evaluation(settings.arguments)
     if settings.arguments.get("evaluate_answers") and not settings.eval_data:
         raise SettingsError("evaluate_answers needs eval_data")
@@ -315,6 +365,7 @@ def check_early(settings: RunSettings) -> None:
         except (TypeError, ValueError) as error:
             raise SettingsError(str(error)) from error
         Curriculum(config, settings.arguments.get("curriculum"))
+        check_candidate_rates(config, settings.arguments.get("candidate_rates"))
 
 
 def _is_path(place: str) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -23,14 +23,19 @@ from clara.data.examples import (
 from clara.data.lines import Fields
 from clara.model.clara import Clara
 from clara.training.arguments import ClaraTrainingArguments
-from clara.training.collators import CompressionCollator, RankingCollator, TextCollator
+from clara.training.collators import (
+    CompressionCollator,
+    RankingCollator,
+    RatesCollator,
+    TextCollator,
+)
 from clara.training.compression import CompressionObjective
 from clara.training.curriculum import Curriculum
 from clara.training.encoder import Encoder
 from clara.training.objectives import Objective
 from clara.training.questions import Asking
 from clara.training.reconstruction import CurriculumCollator, DrawingCollator
-from clara.training.settings import SettingsError, Stage
+from clara.training.settings import SettingsError, Stage, chosen_rates
 from clara.training.text import TextObjective
 
 if TYPE_CHECKING:
@@ -110,14 +115,13 @@ def _end_to_end(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[
         negatives_every=arguments.negatives_every,
         train_query_reasoner=arguments.train_query_reasoner,
     )
-    encoder = _encoder(model, arguments)
-    collator = RankingCollator(
-        encoder,
+    return _ranking(
+        objective,
+        candidates,
+        _encoder(model, arguments),
         model.config.top_k,
-        unusable=candidates.unusable,
         any_candidate=bool(arguments.negatives),
     )
-    return Parts(objective, collator, {"candidate truncated": candidates.truncated})
 
 
 def _contrastive(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Parts:
@@ -130,17 +134,33 @@ def _contrastive(model: Clara, arguments: ClaraTrainingArguments, data: Sequence
         temperature=model.config.temperature,
         in_batch_negatives=arguments.in_batch_negatives,
     )
-    collator = RankingCollator(
-        _encoder(model, arguments), None, unusable=candidates.unusable, need_positives=True
-    )
-    return Parts(objective, collator, {"candidate truncated": candidates.truncated})
+    return _ranking(objective, candidates, _encoder(model, arguments), None, need_positives=True)
+
+
+def _ranking(
+    objective: Objective,
+    candidates: Mapping[int, CandidateMemory],
+    encoder: Encoder,
+    top_k: int | None,
+    **options: bool,
+) -> Parts:
+    """An objective over candidates, with the collator of their rates."""
+    by_rate = {
+        rate: RankingCollator(encoder, top_k, rate=rate, unusable=memory.unusable, **options)
+        for rate, memory in candidates.items()
+    }
+    truncated = max(memory.truncated for memory in candidates.values())  # the same at all rates
+    collator: Callable[..., Any] = RatesCollator(by_rate)
+    if len(by_rate) == 1:
+        (collator,) = by_rate.values()
+    return Parts(objective, collator, {"candidate truncated": truncated})
 
 
 def _candidates(
     model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]
-) -> CandidateMemory:
-    """The memory of every candidate in the data, and the query reasoner made ready."""
-    from clara.training.candidates import CandidateMemory
+) -> dict[int, CandidateMemory]:
+    """The memory of every candidate in the data by rate, and the query reasoner made ready."""
+    from clara.training.candidates import CandidateMemory, index_folders
 
     if arguments.train_backbone:
         raise SettingsError(
@@ -148,12 +168,19 @@ def _candidates(
             "contrastive training"
         )
     start_query_reasoner(model, arguments.query_reasoner)
-    path = arguments.candidate_index or os.path.join(arguments.output_dir, "candidates")
-    memory = CandidateMemory(model, path, overflow=model.config.overflow)
-    memory.add(text for part in data if part is not None for row in part for text in row.documents)
-    if memory.unusable and (arguments.on_unusable == "error" or not len(memory.index)):
-        raise ValueError(f"candidates that are empty or too long: {len(memory.unusable)}")
-    return memory
+    rates = chosen_rates(model.config, "candidate_rates", arguments.candidate_rates)
+    root = arguments.candidate_index or Path(arguments.output_dir) / "candidates"
+    made = {
+        rate: CandidateMemory(model, path, rate=rate, overflow=model.config.overflow)
+        for rate, path in index_folders(root, rates).items()
+    }
+    for memory in made.values():
+        memory.add(
+            text for part in data if part is not None for row in part for text in row.documents
+        )
+        if memory.unusable and (arguments.on_unusable == "error" or not len(memory.index)):
+            raise ValueError(f"candidates that are empty or too long: {len(memory.unusable)}")
+    return made
 
 
 def start_query_reasoner(model: Clara, source: str | None) -> bool:

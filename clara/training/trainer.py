@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,7 @@ from clara.training.budget import Budget
 from clara.training.callbacks import BeforeStep
 from clara.training.controls import Controls
 from clara.training.learning_rates import check_groups, current_rates, split_parameter_groups
-from clara.training.moments import Moment, asks_for_moment
+from clara.training.moments import Moment, asks_for_moment, rates_of
 from clara.training.objectives import Objective
 from clara.training.saving import SavingTrainer
 from clara.training.statistics import CUTOFFS
@@ -298,22 +299,12 @@ class ClaraTrainer(SavingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Means over all tokens, documents or questions of the evaluation set."""
+        """Means over all tokens, documents or questions of the evaluation set.
+
+        Where the collator draws rates, the evaluation goes through all of them.
+        """
         began = time.perf_counter()
-        model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
-        model.eval()
-        totals: dict[str, float] = defaultdict(float)
-        events: Counter[str] = Counter()
-        for batch in self._as_many_everywhere(dataloader):
-            events.update(batch.events)
-            sums = model(self._prepare_inputs(batch))
-            for name, value in {**batch.counts, **sums}.items():
-                totals[name] += float(value)
-        means = _means(self._reduced(totals), self.objective)
-        terms = self.objective.terms.items()
-        means["loss"] = sum(term.weight * means.get(name, math.nan) for name, term in terms)
-        left = self._sum_over_processes([float(events[name]) for name in EVENTS])
-        means |= {name: count for name, count in zip(EVENTS, left, strict=True) if count}
+        means = self._evaluated(dataloader)
         if self._controls is not None:
             # Every process answers all of them: the weights may be spread over all.
             with self.accelerator.autocast():
@@ -323,7 +314,48 @@ class ClaraTrainer(SavingTrainer):
         self._since += time.perf_counter() - began  # positions per second are those of training
         return EvalLoopOutput(None, None, metrics, int(examples))
 
-    def _as_many_everywhere(self, dataloader: DataLoader[Any]) -> Iterator[Any]:
+    def _evaluated(self, dataloader: DataLoader[Any]) -> dict[str, float]:
+        """Means of an evaluation; where the collator draws rates, of each and of all."""
+        rates = rates_of(self._collator)
+        if not rates:
+            return self._evaluation_means(self._evaluation_totals(dataloader, self._collated))
+        means: dict[str, float] = {}
+        totals: dict[str, float] = defaultdict(float)
+        for rate in rates:
+            found = self._evaluation_totals(dataloader, partial(self._collator, rate=rate))
+            for name, value in found.items():
+                totals[name] += value
+            for name, value in self._evaluation_means(found).items():
+                # `recall@1@4` is that of `Controls`, among all documents.
+                own = name.replace("recall@", "recall_candidates@")
+                means[f"{own}@{rate}"] = value
+        return self._evaluation_means(totals) | means
+
+    def _evaluation_totals(
+        self, dataloader: DataLoader[Any], collate: Callable[[Any, Moment], Any]
+    ) -> dict[str, float]:
+        """Sums over an evaluation set of all processes, examples left out among them."""
+        model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
+        model.eval()
+        totals: dict[str, float] = defaultdict(float)
+        events: Counter[str] = Counter()
+        for batch in self._as_many_everywhere(dataloader, collate):
+            events.update(batch.events)
+            sums = model(self._prepare_inputs(batch))
+            for name, value in {**batch.counts, **sums}.items():
+                totals[name] += float(value)
+        left = self._sum_over_processes([float(events[name]) for name in EVENTS])
+        return self._reduced(totals) | dict(zip(EVENTS, left, strict=True))
+
+    def _evaluation_means(self, totals: Mapping[str, float]) -> dict[str, float]:
+        means = _means(totals, self.objective)
+        terms = self.objective.terms.items()
+        means["loss"] = sum(term.weight * means.get(name, math.nan) for name, term in terms)
+        return means | {name: totals[name] for name in EVENTS if totals[name]}
+
+    def _as_many_everywhere(
+        self, dataloader: DataLoader[Any], collate: Callable[[Any, Moment], Any]
+    ) -> Iterator[Any]:
         """Batches, and empty ones where another process has one more: weights may be spread.
 
         What depends on the step is as at the last one, and the same in every evaluation.
@@ -331,7 +363,7 @@ class ClaraTrainer(SavingTrainer):
         total = self.state.max_steps
         for number, loaded in enumerate(dataloader):
             index = number * self.args.world_size + self.args.process_index
-            yield self._collated(loaded, Moment(max(total - 1, 0), total, index))
+            yield collate(loaded, Moment(max(total - 1, 0), total, index))
         counts = [0.0] * self.args.world_size
         counts[self.args.process_index] = float(len(dataloader))
         most = max(self._sum_over_processes(counts))

@@ -109,6 +109,22 @@ def test_documents_added_after_a_search_are_found(make_index, make_documents):
 
 
 @pytest.mark.parametrize(
+    ("ranking", "shape", "reason"),
+    [
+        ("flattened", (3, 1, 8), 'model with ranking "mean", the index ranks by "flattened"; '),
+        ("mean", (3, 2, 8), 'model with ranking "flattened", the index ranks by "mean"; '),
+        ("flattened", (3, 3, 8), r"must be \[B, 2, 8\]"),
+        ("mean", (3, 3, 8), r"must be \[B, 1, 8\]"),
+    ],
+)
+def test_questions_of_another_ranking(make_index, make_documents, ranking, shape, reason):
+    index = make_index(**({} if ranking == "flattened" else {"ranking": ranking}))
+    index.add(make_documents("ab"))
+    with pytest.raises(ValueError, match=reason):
+        index.search(torch.zeros(shape), 1)
+
+
+@pytest.mark.parametrize(
     ("query", "k", "error", "reason"),
     [
         (torch.zeros(3, 8), 1, ValueError, r"\[B, 2, 8\] or \[2, 8\], got \[3, 8\]"),

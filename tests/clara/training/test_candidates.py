@@ -1,5 +1,7 @@
 """The memory of candidates, made before a run begins."""
 
+import pytest
+
 from clara.index import MemoryIndex
 from clara.training import candidates
 from clara.training.batches import candidate_id
@@ -34,3 +36,14 @@ def test_candidates_that_another_run_adds_first(make_model, tmp_path, monkeypatc
     names = [candidate_id(text) for text in [*texts, "Only theirs."]]
     assert sorted(one.index.ids()) == sorted(names)
     assert one.read(names).texts == [*texts, "Only theirs."]
+
+
+@pytest.mark.parametrize(("made", "other"), [("flattened", "mean"), ("mean", "flattened")])
+def test_an_index_of_another_ranking_is_named_with_both(make_model, tmp_path, made, other):
+    memory = CandidateMemory(make_model(ranking=made), tmp_path / "index")
+    memory.add(["The mill burned down."], show_progress_bar=False)
+    model = make_model(ranking=other)
+    with pytest.raises(ValueError, match=f"was made with ranking {made}, this run has {other}"):
+        CandidateMemory(model, tmp_path / "index")
+    with pytest.raises(ValueError, match=f'ranking "{other}", the index ranks by "{made}"'):
+        model.answer(["What burned?"], memory.index)

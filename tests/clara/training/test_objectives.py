@@ -43,7 +43,7 @@ def end_to_end(model, folder, examples=RANKED, *, phases=None, **options):
     memory.add(text for example in examples for text in example.documents)
     schedule = SelectionSchedule(model.config, phases)
     objective = EndToEndObjective(
-        model, memory, top_k=model.config.top_k, schedule=schedule, **options
+        model, {memory.rate: memory}, top_k=model.config.top_k, schedule=schedule, **options
     )
     return objective, RankingCollator(encoder(model), model.config.top_k)(examples)
 
@@ -233,8 +233,9 @@ class TestEndToEnd:
         model = make_model()
         objective, batch = end_to_end(model, tmp_path / "index", negatives=3, negatives_every=2)
         reads = []
-        read = objective._candidates.read
-        objective._candidates.read = lambda names: reads.append(list(names)) or read(names)
+        (candidates,) = objective._candidates.values()
+        read = candidates.read
+        candidates.read = lambda names: reads.append(list(names)) or read(names)
         objective.train()
         for objective.step in (0, 1, 2):
             objective(batch)
@@ -243,7 +244,7 @@ class TestEndToEnd:
         assert len(reads[0]) == len(own) + 6  # the last question has fewer than top_k
         assert reads[0] == reads[2]
         queries = model.encode_queries([RANKED[0].question])
-        near = objective._candidates.search(queries, 8)[0]
+        near = candidates.search(queries, 8)[0]
         wanted = [n for n in near if n not in batch.candidates[0]][:3]
         assert reads[0][3:6] == wanted
         objective.eval()
@@ -315,7 +316,7 @@ class TestContrastive:
         memory = CandidateMemory(model, tmp_path / "index")
         memory.add(text for example in examples for text in example.documents)
         objective = ContrastiveObjective(
-            model, memory, temperature=0.1, in_batch_negatives=in_batch
+            model, {memory.rate: memory}, temperature=0.1, in_batch_negatives=in_batch
         ).eval()
         check_training(objective, (QUERY_REASONER,))
         batch = RankingCollator(encoder(model), 2, need_positives=True)(examples)
@@ -345,7 +346,7 @@ class TestContrastive:
             memory = CandidateMemory(model, tmp_path / "index")
             memory.add(text for example in RANKED for text in example.documents)
             objective = ContrastiveObjective(
-                model, memory, temperature=0.1, in_batch_negatives=in_batch
+                model, {memory.rate: memory}, temperature=0.1, in_batch_negatives=in_batch
             ).eval()
             batch = RankingCollator(encoder(model), 2, need_positives=True)(RANKED)
             sums = objective(batch)

@@ -122,6 +122,22 @@ def test_controls_have_a_colour_each_and_rates_a_line(log, tmp_path, axes):
     assert recall[:2] == ["first, rate 4", "first, rate 16"]
 
 
+def test_rates_of_candidates_have_a_line_each(log, tmp_path, axes):
+    records = [
+        {"step": step, "eval_loss": 1.0}
+        | {f"eval_loss@{rate}": 0.1 * rate for rate in (16, 4)}
+        | {f"eval_recall_candidates@{k}@{rate}": 0.5 for k in (1, 5) for rate in (16, 4)}
+        for step in (2, 4)
+    ]
+    plot_run(log(records), tmp_path / "curves.png")
+    panels = {axis.get_title(): axis.get_lines() for axis in axes}
+    loss = {line.get_label(): line for line in panels["held-out loss by rate"]}
+    assert list(loss) == ["eval_loss, rate 4", "eval_loss, rate 16"]
+    assert list(loss["eval_loss, rate 16"].get_ydata()) == [1.6, 1.6]
+    recall = [line.get_label() for line in panels["recall among a question's candidates"]]
+    assert recall == [f"{k}, rate {rate}" for k in ("first", "first five") for rate in (4, 16)]
+
+
 def test_all_groups_have_curves(log, tmp_path, axes):
     groups = {f"{kind}_{group}": 1.0 for kind in ("grad_norm", "learning_rate") for group in GROUPS}
     records = [{"step": step, "loss": 1.0, "learning_rate": 1.0, **groups} for step in (1, 2)]

@@ -97,9 +97,9 @@ def test_candidates_of_another_rate_are_refused(model, folder, tmp_path):
     for changed, message in (
         (
             {"compression_rate": 4, "document_length": 200},
-            "with compression_rate 1, the model has 4",
+            "with compression_rate 1, this run has 4",
         ),
-        ({"compression_rate": 1, "document_length": 90}, "with document_length 200, the model has"),
+        ({"compression_rate": 1, "document_length": 90}, "with document_length 200, this run has"),
     ):
         other = random_model(folder, **settings, **changed)
         assert other.fingerprint == model.fingerprint

@@ -174,7 +174,7 @@ FIXED = {
     *("dataloader_drop_last", "train_sampling_strategy", "max_prompt_tokens", "on_unusable"),
     *("train_backbone", "alignment_weight", "alignment_reduction", "query_reasoner"),
     *("train_query_reasoner", "selection", "negatives", "negatives_every", "in_batch_negatives"),
-    *("learning_rates", "curriculum", "questions_per_document"),
+    *("learning_rates", "curriculum", "questions_per_document", "candidate_rates"),
     *("fsdp", "fsdp_config", "deepspeed", "accelerator_config", "parallelism_config"),
     # Without an effect on what is trained here, and not worth a rule of their own.
     *("average_tokens_across_devices", "label_smoothing_factor", "use_liger_kernel"),

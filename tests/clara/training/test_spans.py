@@ -195,7 +195,7 @@ def test_contrastive_loss(make_model, tmp_path):
     from clara.training.candidates import CandidateMemory
 
     memory = CandidateMemory(model, tmp_path)
-    objective = ContrastiveObjective(model, memory, temperature=0.5).eval()
+    objective = ContrastiveObjective(model, {2: memory}, temperature=0.5).eval()
     batch = RankingCollator(encoder(model), None, need_positives=True)(RANKED[:2])
     total = 0.0
     for example in RANKED[:2]:
