@@ -41,6 +41,7 @@ from clara.training.length import length_of, remarks
 from clara.training.resuming import check_backbone, check_resumed, run_record
 from clara.training.settings import RunSettings, SettingsError, Stage
 from clara.training.stages import ASSEMBLY
+from clara.training.teacher import teacher_of
 from clara.training.trainer import ClaraTrainer
 
 
@@ -93,7 +94,8 @@ def run(
     parse, assemble = ASSEMBLY[stage]
     train, evaluation = _examples(settings, arguments, parse)
     length = length_of(arguments, len(train))
-    record = run_record(stage, settings, arguments, length, train, evaluation)
+    teacher = teacher_of(arguments)
+    record = run_record(stage, settings, arguments, length, train, evaluation, teacher)
     lines = remarks(arguments, length)
     before = None
     if last is not None:
@@ -166,6 +168,8 @@ def _check_before_loading(
         if stage not in ("pretrain", "instruct"):
             raise SettingsError(f"curriculum is for pretrain and instruct: {stage} has none")
         Curriculum(config, arguments.curriculum)
+    if arguments.teacher is not None and stage != "instruct":
+        raise SettingsError(f"teacher is for instruct: {stage} learns from none")
     if arguments.evaluation_rates is not None:
         evaluated_rates(config, arguments.evaluation_rates)
     if arguments.evaluate_answers and not settings.eval_data:

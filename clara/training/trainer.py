@@ -258,7 +258,8 @@ class ClaraTrainer(SavingTrainer):
     def _reduced(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """Sums over processes of what is counted, which a process may have nothing of."""
         terms = self.objective.terms
-        names = sorted({*_COUNTED, *terms, *(term.per for term in terms.values())})
+        counts = {count for term in terms.values() for count in (term.per, term.logged_over)}
+        names = sorted({*_COUNTED, *terms, *counts})
         values = self._sum_over_processes([float(totals.get(name, 0.0)) for name in names])
         return dict(zip(names, values, strict=True))
 
@@ -304,9 +305,9 @@ class ClaraTrainer(SavingTrainer):
             sums = model(self._prepare_inputs(batch))
             for name, value in {**batch.counts, **sums}.items():
                 totals[name] += float(value)
-        means = _means(self._reduced(totals), self.objective)
-        terms = self.objective.terms.items()
-        means["loss"] = sum(term.weight * means.get(name, math.nan) for name, term in terms)
+        summed = self._reduced(totals)
+        means = _means(summed, self.objective)
+        means["loss"] = _loss(summed, self.objective)
         left = self._sum_over_processes([float(events[name]) for name in EVENTS])
         means |= {name: count for name, count in zip(EVENTS, left, strict=True) if count}
         if self._controls is not None:
@@ -336,10 +337,19 @@ class ClaraTrainer(SavingTrainer):
 
 def _means(totals: Mapping[str, float], objective: Objective) -> dict[str, float]:
     means = {
-        name: totals[name] / totals[term.per]
+        name: totals[name] / totals[term.logged_over]
         for name, term in objective.terms.items()
-        if totals[term.per]
+        if totals[term.logged_over]
     }
     if totals["ranked"]:
         means.update({f"recall@{k}": totals[f"recall@{k}"] / totals["ranked"] for k in CUTOFFS})
     return means
+
+
+def _loss(totals: Mapping[str, float], objective: Objective) -> float:
+    """The weighted sum of the terms; NaN where nothing is left to average one of them over."""
+    terms = objective.terms.items()
+    return sum(
+        term.weight * (totals[name] / totals[term.per] if totals[term.per] else math.nan)
+        for name, term in terms
+    )
