@@ -164,10 +164,12 @@ class TeacherCache:
         ends = np.flatnonzero(answers["tokens"] == 0)
         count = int(ends[0]) if len(ends) else len(answers)
         keys = answers["key"][:count].tobytes()
+        self._parts.append((answers, tokens))
         for row in range(count):
             key = keys[row * _KEY_BYTES : (row + 1) * _KEY_BYTES]
-            self._place[key] = len(self._parts), row
-        self._parts.append((answers, tokens))
+            # Two runs may have added it, or one because the other's is damaged.
+            if key not in self._place or self.get(key) is None:
+                self._place[key] = len(self._parts) - 1, row
 
     def _new_part(self, tokens: int) -> _Writer:
         """Files with room for so many tokens and more, and the writer of them."""

@@ -255,17 +255,17 @@ def run_settings(backbone, data, folder, *, model=None, config=None, **arguments
 
 @pytest.fixture(scope="module")
 def teacher_run(tiny_backbone, data, tmp_path_factory):
-    """Folder of a run of `clara train text` that has learnt its data."""
+    """Folder of a run of `clara train text`, of two steps."""
     folder = tmp_path_factory.mktemp("text") / "run"
-    made = run_settings(
-        tiny_backbone("llama"), data, folder, max_steps=40, save_steps=20, logging_steps=20
-    )
-    run("text", made)
+    run("text", run_settings(tiny_backbone("llama"), data, folder))
     return folder
 
 
 class TestRun:
-    def test_loss_and_divergence_fall(self, tiny_backbone, data, teacher_run, tmp_path):
+    @pytest.mark.slow
+    def test_loss_and_divergence_fall(self, tiny_backbone, data, tmp_path):
+        backbone = tiny_backbone("llama")
+        run("text", run_settings(backbone, data, tmp_path / "text", max_steps=40, save_steps=40))
         made = run_settings(
             tiny_backbone("llama"),
             data,
@@ -275,7 +275,7 @@ class TestRun:
             eval_strategy="steps",
             eval_steps=20,
             save_steps=20,
-            teacher=str(teacher_run),
+            teacher=str(tmp_path / "text"),
             curriculum=[{"reconstruction": 0.2}],
         )
         made = dataclasses.replace(made, eval_data=made.train_data)
@@ -309,7 +309,7 @@ class TestRun:
                 gradient_accumulation_steps=accumulated,
                 optim="sgd",
                 learning_rate=0.1,
-                max_steps=3,
+                save_steps=9,
             )
             found.append(weights(run("instruct", made).model))
             log = read_log(tmp_path / f"{size}" / "log.jsonl")
@@ -339,6 +339,7 @@ class TestRun:
             tmp_path / "one",
             teacher=str(teacher_run),
             teacher_cache=str(tmp_path / "cache"),
+            max_steps=1,
         )
         run("instruct", made)
         arguments = {**made.arguments, "output_dir": str(tmp_path / "two")}
