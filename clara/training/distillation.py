@@ -24,7 +24,7 @@ from clara.training.batches import Taught
 from clara.training.questions import QuestionPrompt
 from clara.training.settings import SettingsError
 from clara.training.teacher import Teacher, TeacherFolder, check_tokenizers, teacher_of
-from clara.training.teacher_cache import TeacherCache
+from clara.training.teacher_cache import TeacherCache, check_made_of
 
 CACHE = "teacher"
 """Folder of the teacher's probabilities in a run's folder."""
@@ -37,13 +37,10 @@ class Distillation:
 
     Args:
         student: the model that learns from it.
-        top: how many of the most likely tokens have a probability of their own.
     """
 
-    def __init__(
-        self, place: TeacherFolder, cache: TeacherCache, student: Clara, *, top: int
-    ) -> None:
-        self._place, self._cache, self._student, self._top = place, cache, student, top
+    def __init__(self, place: TeacherFolder, cache: TeacherCache, student: Clara) -> None:
+        self._place, self._cache, self._student = place, cache, student
         self._teacher: Teacher | None = None
 
     def taught(self, prompts: Sequence[Prompt], events: Counter[str]) -> Taught | None:
@@ -83,7 +80,7 @@ class Distillation:
         if not missing:
             return
         if self._teacher is None:
-            self._teacher = Teacher(self._place, self._student, self._top)
+            self._teacher = Teacher(self._place, self._student, self._cache.top)
         for answers in self._teacher.read(missing):
             for answer in answers:
                 values = answer.ids.numpy(), answer.log_probs.numpy()
@@ -99,30 +96,48 @@ def distillation_of(
         data: the training data, and the evaluation data or None.
 
     Raises:
-        SettingsError: the teacher does not fit the model, or the cache is of another teacher,
-            other data or another prompt.
+        SettingsError: the teacher does not fit the model, or see `check_cache`.
     """
-    place, top = teacher_of(arguments), arguments.distillation_top
+    place = teacher_of(arguments)
     if place is None:
         return None
     check_tokenizers(place.given, place.tokenizer, model.tokenizer)
-    known = len(place.tokenizer.tokenizer)
+    path = _cache_path(arguments)
+    cache = TeacherCache(path, _made_of(place, arguments, data[0]))
+    if arguments.process_index == 0:
+        already = f", where those of {len(cache)} answers are already" if len(cache) else ""
+        say(f"the teacher's probabilities are kept in {path}{already}")
+    return Distillation(place, cache, model)
+
+
+def check_cache(place: TeacherFolder, arguments: ClaraTrainingArguments, train: Any) -> None:
+    """Refuse, before a model is loaded, what `distillation_of` would refuse of the cache.
+
+    Raises:
+        SettingsError: the cache is of another teacher, other data or another prompt, or more
+            tokens are to be kept than there are.
+    """
+    top, known = arguments.distillation_top, len(place.tokenizer.tokenizer)
     if top >= known:
         raise SettingsError(
             f"distillation_top must be below the vocabulary's {known} tokens, got {top}"
         )
-    path = arguments.teacher_cache or os.path.join(arguments.output_dir, CACHE)
+    check_made_of(_cache_path(arguments), _made_of(place, arguments, train))
+
+
+def _cache_path(arguments: ClaraTrainingArguments) -> str:
+    return arguments.teacher_cache or os.path.join(arguments.output_dir, CACHE)
+
+
+def _made_of(place: TeacherFolder, arguments: ClaraTrainingArguments, train: Any) -> dict[str, Any]:
+    """What the probabilities depend on."""
     prompt = place.config.prompt
-    made_of = {
-        "train_data": {"examples": len(data[0]), "digest": getattr(data[0], "digest", None)},
+    return {
+        "train_data": {"examples": len(train), "digest": getattr(train, "digest", None)},
         "teacher": place.digest,
         "prompt": {"system": prompt.system, "user": prompt.user},
+        "distillation_top": arguments.distillation_top,
     }
-    cache = TeacherCache(path, made_of, top=top)
-    if arguments.process_index == 0:
-        already = f", where those of {len(cache)} answers are already" if len(cache) else ""
-        say(f"the teacher's probabilities are kept in {path}{already}")
-    return Distillation(place, cache, model, top=top)
 
 
 def _key(prompt: QuestionPrompt) -> bytes:

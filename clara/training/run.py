@@ -28,6 +28,7 @@ from clara.training.arguments import ClaraTrainingArguments, training_arguments
 from clara.training.callbacks import EarlyStopping, LineProgress, RichProgress, RunLog
 from clara.training.controls import Controls, evaluated_rates
 from clara.training.curriculum import Curriculum
+from clara.training.distillation import check_cache
 from clara.training.folder import (
     MODEL,
     check_folder,
@@ -101,6 +102,8 @@ def run(
     if last is not None:
         before = read_record(last)
         lines += check_resumed(last, record, config)
+    if teacher is not None:
+        check_cache(teacher, arguments, train)
     if arguments.process_index == 0:
         for line in lines:
             say(line)

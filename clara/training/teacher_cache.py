@@ -60,27 +60,29 @@ class TeacherCache:
 
     Args:
         path: of the folder; made if there is none. One made earlier is used and added to.
-        made_of: what the probabilities depend on, as JSON. A folder of other probabilities is
-            refused.
-        top: most likely tokens that are kept, K.
+        made_of: what the probabilities depend on, as JSON; "distillation_top" is the number of
+            most likely tokens that are kept, K. A folder of other probabilities is refused.
+
+    Attributes:
+        path: of the folder.
+        top: K.
 
     Raises:
         SettingsError: the folder holds probabilities that were made of something else, or other
             files.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], made_of: Mapping[str, Any], *, top: int
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], made_of: Mapping[str, Any]) -> None:
         self.path = Path(path).expanduser()
-        self._row = np.dtype(
-            [("token", "<i4"), ("ids", "<i4", (top,)), ("log_probs", "<f2", (top + 1,))]
-        )
+        self.top = int(made_of["distillation_top"])
+        ids, log_probs = ("ids", "<i4", (self.top,)), ("log_probs", "<f2", (self.top + 1,))
+        self._row = np.dtype([("token", "<i4"), ids, log_probs])
         self._parts: list[tuple[Array, Array]] = []
         self._place: dict[bytes, tuple[int, int]] = {}
         self._writer: _Writer | None = None
         self._name = uuid.uuid4().hex[:12]
-        self._open(json.loads(json.dumps({**made_of, "distillation_top": top})))
+        check_made_of(self.path, made_of)
+        self._make(made_of)
         for file in sorted(self.path.glob("*.answers.npy")):
             self._read_part(file)
 
@@ -120,36 +122,11 @@ class TeacherCache:
         row = self._writer.append(key, rows)
         self._place[key] = len(self._parts) - 1, row
 
-    def _open(self, made_of: dict[str, Any]) -> None:
-        """Make the folder, or compare what it was made of."""
-        header = self.path / _HEADER
-        if not header.is_file():
-            if self.path.exists() and not self.path.is_dir():
-                raise SettingsError(f"teacher_cache {self.path}: is a file, not a folder")
-            if self.path.is_dir() and any(p.name[0] != "." for p in self.path.iterdir()):
-                raise SettingsError(
-                    f"teacher_cache {self.path}: holds other files; choose an empty folder"
-                )
+    def _make(self, made_of: Mapping[str, Any]) -> None:
+        if not (self.path / _HEADER).is_file():
             self.path.mkdir(parents=True, exist_ok=True)
             written = {"format": _FORMAT, "made_of": made_of}
-            write_text(header, json.dumps(written, indent=2) + "\n")
-        try:
-            found = json.loads(header.read_text(encoding="utf-8"))
-            before, version = dict(found["made_of"]), found["format"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"{header}: cannot be read: {error}") from error
-        if version != _FORMAT:
-            raise SettingsError(f"{header}: format must be {_FORMAT}, got {version!r}")
-        differing = [name for name, value in made_of.items() if before.get(name) != value]
-        if differing:
-            told = ", ".join(
-                f"{name} is {_shown(before.get(name))} there and {_shown(made_of[name])} here"
-                for name in differing
-            )
-            raise SettingsError(
-                f"teacher_cache {self.path}: was made for something else: {told}; choose another "
-                "teacher_cache"
-            )
+            write_text(self.path / _HEADER, json.dumps(written, indent=2) + "\n")
 
     def _read_part(self, answers_file: Path) -> None:
         tokens_file = _tokens_file(answers_file)
@@ -179,6 +156,42 @@ class TeacherCache:
         _make(answers_file, _ANSWER, _ROWS_OF_ANSWERS)
         self._parts.append((np.load(answers_file, mmap_mode="r"), np.load(tokens_file, "r")))
         return _Writer(answers_file, tokens_file, *self._parts[-1])
+
+
+def check_made_of(path: str | os.PathLike[str], made_of: Mapping[str, Any]) -> None:
+    """Refuse a folder that cannot be a `TeacherCache` of these probabilities; nothing is written.
+
+    Raises:
+        SettingsError: the folder holds probabilities that were made of something else, or other
+            files; names what differs.
+    """
+    folder = Path(path).expanduser()
+    header = folder / _HEADER
+    if not header.is_file():
+        if folder.exists() and not folder.is_dir():
+            raise SettingsError(f"teacher_cache {folder}: is a file, not a folder")
+        if folder.is_dir() and any(each.name[0] != "." for each in folder.iterdir()):
+            raise SettingsError(
+                f"teacher_cache {folder}: holds other files; choose an empty folder"
+            )
+        return
+    try:
+        found = json.loads(header.read_text(encoding="utf-8"))
+        before, version = dict(found["made_of"]), found["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{header}: cannot be read: {error}") from error
+    if version != _FORMAT:
+        raise SettingsError(f"{header}: format must be {_FORMAT}, got {version!r}")
+    differing = [name for name, value in made_of.items() if before.get(name) != value]
+    if differing:
+        told = ", ".join(
+            f"{name} is {_shown(before.get(name))} there and {_shown(made_of[name])} here"
+            for name in differing
+        )
+        raise SettingsError(
+            f"teacher_cache {folder}: was made for something else: {told}; choose another "
+            "teacher_cache"
+        )
 
 
 class _Writer:

@@ -14,6 +14,7 @@ MADE_OF = {
     "train_data": {"examples": 24, "digest": "d1"},
     "teacher": "t1",
     "prompt": {"system": "Say it.", "user": "{memory} {question}"},
+    "distillation_top": TOP,
 }
 
 
@@ -30,7 +31,7 @@ def drawn(number):
 
 
 if __name__ == "__main__":
-    cache = TeacherCache(sys.argv[1], MADE_OF, top=TOP)
+    cache = TeacherCache(sys.argv[1], MADE_OF)
     for new in range(len(cache), 10**6):
         cache.add(key(new), *drawn(new))
         print(new, flush=True)

@@ -56,8 +56,8 @@ def teacher_folder(tiny_backbone, tmp_path_factory):
 
 def distilling(folder, model, cache):
     place = TeacherFolder.of(str(folder))
-    kept = TeacherCache(cache, {"teacher": place.digest}, top=TOP)
-    return Distillation(place, kept, model, top=TOP)
+    kept = TeacherCache(cache, {"teacher": place.digest, "distillation_top": TOP})
+    return Distillation(place, kept, model)
 
 
 def dense(teacher, example, question, answer):
@@ -298,7 +298,7 @@ class TestRun:
         assert loss[-1] < 0.6 * loss[0]
         assert evaluated[1]["eval_kl"] < evaluated[0]["eval_kl"]
         # Two questions of eight documents, each computed once.
-        cache = TeacherCache(tmp_path / "run" / "teacher", _made_of(made), top=32)
+        cache = TeacherCache(tmp_path / "run" / "teacher", _made_of(made))
         assert len(cache) == 16
 
     def test_accumulated_batches_weigh_every_token_the_same(
@@ -414,7 +414,7 @@ class TestRun:
             process.send_signal(signal.SIGKILL)
             process.wait()
         last = steps_of(checkpoints(tmp_path / "killed")[-1])
-        assert len(TeacherCache(tmp_path / "killed" / "teacher", _made_of(killed), top=32)) >= last
+        assert len(TeacherCache(tmp_path / "killed" / "teacher", _made_of(killed))) >= last
         run("instruct", killed, resume=True)
         one, other = (losses(tmp_path / name) for name in ("whole", "killed"))
         assert other == pytest.approx(one, rel=1e-3)  # packed otherwise, and rounded to float16
