@@ -91,6 +91,10 @@ class TeacherFolder:
         """SHA-256 over what its probabilities depend on: weights, adapter and tokenizer.
 
         The prompt, which they depend on too, is in the configuration.
+
+        Raises:
+            SettingsError: the adapter cannot be read.
+            BackboneError: nor can the backbone.
         """
         config = self.config
         settings = [
@@ -101,7 +105,13 @@ class TeacherFolder:
         ]
         digest = hashlib.sha256(json.dumps(settings).encode())
         if self.adapter is not None:
-            digest.update((self.folder / self.adapter / _WEIGHTS).read_bytes())
+            file = self.folder / self.adapter / _WEIGHTS
+            try:
+                digest.update(file.read_bytes())
+            except OSError as error:
+                raise SettingsError(
+                    f"teacher {self.given}: cannot read {file}: {error.strerror or error}"
+                ) from error
         tokenizer = self.tokenizer.tokenizer
         digest.update(tokenizer.backend_tokenizer.to_str().encode())
         digest.update(str(tokenizer.chat_template).encode())

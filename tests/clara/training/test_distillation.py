@@ -481,6 +481,11 @@ class TestRefused:
             json.dumps({**record, "arguments": {"train_backbone": True}})
         )
         assert TeacherFolder.of(str(last)).adapter is None
+        adapter = unfinished / "checkpoint-2" / "generator" / "adapter_model.safetensors"
+        adapter.unlink()
+        (last / "run.json").write_text(json.dumps(record))
+        with pytest.raises(SettingsError, match=f"cannot read {adapter}: No such file"):
+            _ = TeacherFolder.of(str(last)).digest
         with pytest.raises(SettingsError, match=r"teacher: .* is not a CLaRa model"):
             TeacherFolder.of(str(tmp_path))
 
