@@ -44,6 +44,8 @@ STAGES: tuple[Stage, ...] = ("instruct", "text", "end-to-end")
 _ADAPTER = "adapter_model.safetensors"
 _SETTINGS = "adapter_config.json"
 
+_HOURS = "hours.txt"  # beside a restored snapshot: the hours that it had taken
+
 USED_UP = "the stage's hours are used up"
 GAP = 0.1
 """What the right memory must stand above another document's, two hours into rate 4."""
@@ -94,25 +96,29 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
     folder = Path(settings.arguments["output_dir"])
     before = describe(folder)["hours"] or 0.0 if folder.is_dir() else 0.0
     whole = float(settings.arguments["max_hours"])
-    if before >= whole:
-        return USED_UP
-    settings.arguments["max_hours"] = min(before + minutes / 60, whole)
     start = folder.with_name("snapshot")
     # The text opponent begins at the bare backbone: the snapshot's generator has learnt memory.
     if stage != "text" and settings.model is None and _begins_at(start, folder):
         if not (checkpoints(folder) and start.is_dir()):
             restore(SNAPSHOT, start)
+            write_text(start / _HOURS, f"{logged_hours(stage)}\n")
         settings = at_snapshot(settings, start)
+        earlier = float((start / _HOURS).read_text("utf-8"))
+    else:
+        earlier = 0.0
+    if earlier + before >= whole:
+        return USED_UP
+    settings.arguments["max_hours"] = min(before + minutes / 60, whole - earlier)
     criterion = Criterion(gap_after=2.0 if stage == "instruct" else None)
     run(stage, settings, resume=True, callbacks=[criterion])
     found = describe(folder)
     reason = f"unit of {minutes:g} minutes"
     if found["steps"] >= found["max_steps"]:
         reason = "all steps are done"
-    elif settings.arguments["max_hours"] == whole:
+    elif settings.arguments["max_hours"] == whole - earlier:
         reason = f"budget of {whole:g} hours"
     reason = criterion.reason or reason
-    add_to_log(stage, found, reason)
+    add_to_log(stage, {**found, "hours": earlier + (found["hours"] or 0.0)}, reason)
     if stage != "text":
         snapshot(folder / MODEL, SNAPSHOT)
     return reason
@@ -133,6 +139,13 @@ def at_snapshot(settings: RunSettings, start: Path) -> RunSettings:
         phases = [each for each in arguments["curriculum"] if not each.get("averages_only")]
         arguments["curriculum"] = phases
     return replace(settings, model=str(start), arguments=arguments)
+
+
+def logged_hours(stage: str) -> float:
+    """Hours of a stage's last line in docs/training-log.md, those before it included."""
+    rows = (line.strip("|").split("|") for line in LOG.read_text("utf-8").splitlines())
+    hours = [float(row[4]) for row in rows if len(row) > 4 and row[1].strip() == stage]
+    return hours[-1] if hours else 0.0
 
 
 def add_to_log(stage: str, found: dict[str, Any], reason: str) -> None:

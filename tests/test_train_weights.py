@@ -99,9 +99,13 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
         for name, value in trained.adapters.state(adapter).items():
             rounded = value.to(torch.bfloat16).float()
             assert torch.equal(restored.adapters.state(adapter)[name].float(), rounded)
-    # A clone has the snapshot alone.
+    # A clone has the snapshot and the log alone. The hours in the log count.
     run.rename(tmp_path / "gone")
+    logged = weights.LOG.read_text()
+    hours = cells[4]
+    weights.LOG.write_text(logged.replace(f"| {hours} |", "| 21.9 |"))
     assert weights.unit("instruct", 5) == "all steps are done"
+    assert weights.logged_hours("instruct") >= 21.9
     record = json.loads((run / "run.json").read_text())
     assert record["model"]["path"] == str(run.with_name("snapshot"))
     assert not any(phase.get("averages_only") for phase in record["arguments"]["curriculum"])
