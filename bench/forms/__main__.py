@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from shutil import rmtree
 
 import torch
 
@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
             continue
         found = train(form, rate, seed, size, place)
         finished.add(names, found)
-        shutil.rmtree(folder_of(form, rate, seed, place))
+        rmtree(folder_of(form, rate, seed, place))
         last = found["losses"][-1]
         losses = ", ".join(f"{name} {last[name]:.3f}" for name in ("right", "other", "none"))
         print(f"{form}, rate {rate}, seed {seed}: {losses}; {found['minutes']} min", flush=True)

@@ -42,9 +42,9 @@ class Size:
     """
 
     steps: int = 200
-    batch: int = 6
+    batch: int = 4
     window: int = 32
-    held_out: int = 48
+    held_out: int = 32
     every: int = 50
 
 

@@ -120,7 +120,7 @@ def test_the_command_goes_on_with_what_is_missing(place, tmp_path, capsys, monke
     arguments += ["--work", str(place.work), "--steps", "2", "--batch", "2", "--window", "8"]
     arguments += ["--held-out", "3", "--every", "1"]
     removed = []
-    monkeypatch.setattr(program.shutil, "rmtree", removed.append)
+    monkeypatch.setattr(program, "rmtree", removed.append)
     assert program.main([*arguments, "--forms", "averages"]) == 0
     (first,) = read_runs(output)
     assert first.names == {"form": "averages", "rate": 4, "seed": 0}
