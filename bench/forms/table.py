@@ -16,10 +16,11 @@ NAMES = {
     "averages": "span means alone (W = 0)",
 }
 _HEAD = ("tokens a vector", "form", "seeds")
+_COLUMNS = 4  # of losses, spread over the steps
 
 
 def forms(runs: Sequence[Run]) -> Table:
-    """Losses per token with the right memory / with another text's, and without memory.
+    """Losses per token with the right memory / with another text's, and without memory at the end.
 
     Means over seeds; for the right memory at the end, the lowest and the highest in brackets.
     """
@@ -31,18 +32,25 @@ def forms(runs: Sequence[Run]) -> Table:
     keys = sorted(groups, key=lambda key: (key[0], order.index(key[1])))
     if not keys:
         return Table("", _HEAD, [])
-    steps = [record["step"] for record in groups[keys[0]][0].found["losses"]]
+    steps = [record["step"] for record in _shown(groups[keys[0]][0])]
     columns = [f"right / another's, step {step}" for step in steps]
     rows = [
         (
             str(rate),
             NAMES[form],
             str(len(groups[rate, form])),
-            *_cells([run.found["losses"] for run in groups[rate, form]]),
+            *_cells([_shown(run) for run in groups[rate, form]]),
         )
         for rate, form in keys
     ]
     return Table("", (*_HEAD, *columns, "no memory"), rows)
+
+
+def _shown(run: Run) -> list[dict[str, Any]]:
+    """Records of a training that have a column, the last among them."""
+    records: list[dict[str, Any]] = run.found["losses"]
+    ends = (len(records) * part // _COLUMNS for part in range(1, _COLUMNS + 1))
+    return [records[end - 1] for end in dict.fromkeys(ends) if end]
 
 
 def _cells(curves: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
