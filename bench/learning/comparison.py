@@ -77,7 +77,7 @@ class Size:
 
     text_steps: int = STEPS["text"]
     most: int = STEPS["instruct"]
-    every: int = 20
+    every: int = 5
     questions: int = task.HELD_OUT
     goal: float = 0.6
 
