@@ -13,8 +13,8 @@ pip := CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' $(bin)/python -m pip install --con
 sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(architectures) $(shell find csrc -type f)
 formatted := $(shell find csrc tests/sanitize tests/csrc -name '*.?pp' -o -name '*.cu*' -type f)
 
-.PHONY: demo check test test-slow lint sanitize bench bench-smoke bench-learning train-weights aot gpu-check \
-	gpu-train gpu-train-parts docs wheel clean
+.PHONY: demo check test test-slow lint sanitize bench bench-smoke bench-learning bench-forms \
+	train-weights aot gpu-check gpu-train gpu-train-parts docs wheel clean
 
 demo: .venv/.demo
 	$(bin)/clara demo
@@ -73,6 +73,12 @@ bench-smoke: .venv/.dev
 # Half an hour on two cores: a small model learns a task through all stages.
 bench-learning: .venv/.dev
 	$(bin)/python -m bench.learning
+
+# Hours on two cores, in pieces: a call that was stopped goes on with what is missing. Forms of memory
+# beside each other, on the same small model and on SmolLM2-135M.
+bench-forms: .venv/.dev data/factbook/documents.train.jsonl
+	nice -n 19 $(bin)/python -m bench.learning.comparison
+	nice -n 19 $(bin)/python -m bench.forms
 
 # A unit of the training of SmolLM2-135M's weights: at most 100 minutes, then a line in
 # docs/training-log.md and a snapshot. The next unit goes on from there.
