@@ -295,7 +295,8 @@ def train(
         restore(start, joined / "start")
         settings = at_snapshot(settings, joined / "start")
     device = "a CPU" if on_cpu else torch.cuda.get_device_name(0)
-    folder = Output(output, {"stage": "instruct", "device": device, "steps": 0, "ended": None})
+    record = {"stage": "instruct", "device": device, "steps": 0, "ended": None}
+    folder = Output(output, {**record, "start": manifest["snapshot"]})
     clock = BestByTheClock(folder, deadline - 5)
     try:
         with ended_by(deadline):

@@ -306,8 +306,11 @@ def test_units_go_on_from_what_came_back(scripts, came_back, here, backbone, tmp
     assert len(files) == 8
     run = tmp_path / "runs" / "instruct"
     run.mkdir(parents=True)
+    here.LOG.write_text("| a day | instruct | 9 | 99 | 3.25 | | | | | a unit |\n")
     arguments = ["--snapshot", str(here.SNAPSHOT), "collect", str(came_back)]
     assert scripts.train.main(arguments) == 0
+    hours = 3.25 + result["hours"]  # the budget counts what was there before
+    assert here.logged_hours("instruct") == pytest.approx(hours, abs=0.006)
     assert run.with_name("instruct.1").is_dir()
     assert not run.exists()
     cells = [cell.strip() for cell in here.LOG.read_text().splitlines()[-1].strip("|").split("|")]
@@ -380,6 +383,19 @@ def test_what_came_back_damaged(scripts, came_back, here, tmp_path, capsys, name
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
     assert not here.SNAPSHOT.exists()
+
+
+def test_a_snapshot_that_was_trained_meanwhile(scripts, came_back, here, capsys):
+    here.SNAPSHOT.mkdir(parents=True)
+    (here.SNAPSHOT / "config.json").write_text("newer")
+    log = here.LOG.read_text()
+    arguments = ["--snapshot", str(here.SNAPSHOT), "collect", str(came_back)]
+    assert scripts.train.main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is not what the run started from" in line
+    assert scripts.train.sums_of(here.SNAPSHOT).keys() == {"config.json"}
+    assert (here.SNAPSHOT / "config.json").read_text() == "newer"
+    assert here.LOG.read_text() == log
 
 
 @pytest.fixture(scope="module")
