@@ -135,7 +135,7 @@ class TeacherCache:
             tokens = np.load(tokens_file, mmap_mode="r", allow_pickle=False)
             if answers.dtype != _ANSWER or tokens.dtype != self._row:
                 raise ValueError("it has other columns")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:  # EOFError: the file is empty
             say(f"{answers_file}: is damaged, its answers are computed again: {error}")
             return
         ends = np.flatnonzero(answers["tokens"] == 0)
