@@ -118,6 +118,7 @@ def check_cache(place: TeacherFolder, arguments: ClaraTrainingArguments, train: 
             tokens are to be kept than there are.
     """
     top, known = arguments.distillation_top, len(place.tokenizer.tokenizer)
+    assert top is not None, "the arguments replace None by the default"
     if top >= known:
         raise SettingsError(
             f"distillation_top must be below the vocabulary's {known} tokens, got {top}"

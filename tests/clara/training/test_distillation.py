@@ -437,6 +437,7 @@ class TestRefused:
         ("arguments", "message"),
         [
             ({"distillation_weight": 0.5}, "distillation_weight needs a teacher"),
+            ({"distillation_top": 16}, "distillation_top needs a teacher"),
             ({"teacher_cache": "there"}, "teacher_cache needs a teacher"),
             ({"teacher": 3}, "teacher must be a path, got 3"),
             ({"teacher": "./nothing/here"}, "teacher.*nothing/here' does not exist"),
