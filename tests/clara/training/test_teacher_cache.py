@@ -105,6 +105,19 @@ def test_an_empty_file_is_damaged(tmp_path, capsys, which):
     assert_kept(TeacherCache(tmp_path, MADE_OF), range(2))
 
 
+def test_an_unreadable_answer_is_kept_among_others(tmp_path):
+    cache = TeacherCache(tmp_path, MADE_OF)
+    cache.add_unreadable(key(50))
+    fill(cache, range(3))
+    cache.add_unreadable(key(51))
+    fill(cache, range(3, 5))
+    for each in (cache, TeacherCache(tmp_path, MADE_OF)):
+        assert len(each) == 7
+        assert_kept(each, range(5))
+        for number in (50, 51):
+            assert each.get(key(number)).tokens.tolist() == []
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
