@@ -87,7 +87,7 @@ class ClaraTrainingArguments(TrainingArguments):
         teacher: model of `clara train text` that instruct learns from, or its run's folder.
         distillation_weight: w of `CE + w·KL`. Default: 1 with a teacher; 0 leaves the teacher out.
         distillation_top: how many of the teacher's most likely tokens have a probability of their
-            own; the others have one together.
+            own; the others have one together. Default: 32.
         teacher_cache: folder of the teacher's probabilities. Default: `teacher` in `output_dir`.
     """
 
@@ -115,7 +115,7 @@ class ClaraTrainingArguments(TrainingArguments):
     max_hours: float | None = None
     teacher: str | None = None
     distillation_weight: float | None = None
-    distillation_top: int = 32
+    distillation_top: int | None = None
     teacher_cache: str | None = None
 
     def __post_init__(self) -> None:
@@ -133,6 +133,8 @@ class ClaraTrainingArguments(TrainingArguments):
         check_distillation(vars(self))
         if self.distillation_weight is None:
             self.distillation_weight = 0.0 if self.teacher is None else 1.0
+        if self.distillation_top is None:
+            self.distillation_top = 32
         if self.candidate_rates is not None:  # their order says nothing
             self.candidate_rates = sorted(int(rate) for rate in self.candidate_rates)
         self.learning_rates = checked_learning_rates(self.learning_rates) or None

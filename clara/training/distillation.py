@@ -76,15 +76,19 @@ class Distillation:
 
     def _add_missing(self, prompts: Sequence[QuestionPrompt]) -> None:
         asked = {_key(prompt): prompt for prompt in prompts}
-        missing = [prompt for key, prompt in asked.items() if self._cache.get(key) is None]
+        missing = {key: each for key, each in asked.items() if self._cache.get(key) is None}
         if not missing:
             return
         if self._teacher is None:
             self._teacher = Teacher(self._place, self._student, self._cache.top)
-        for answers in self._teacher.read(missing):
+        unreadable = set(missing)
+        for answers in self._teacher.read(list(missing.values())):
             for answer in answers:
-                values = answer.ids.numpy(), answer.log_probs.numpy()
-                self._cache.add(_key(answer.prompt), answer.tokens, *values)
+                key = _key(answer.prompt)
+                self._cache.add(key, answer.tokens, answer.ids.numpy(), answer.log_probs.numpy())
+                unreadable.discard(key)
+        for key in unreadable:
+            self._cache.add_unreadable(key)
 
 
 def distillation_of(
@@ -118,6 +122,7 @@ def check_cache(place: TeacherFolder, arguments: ClaraTrainingArguments, train: 
             tokens are to be kept than there are.
     """
     top, known = arguments.distillation_top, len(place.tokenizer.tokenizer)
+    assert top is not None, "the arguments replace None by the default"
     if top >= known:
         raise SettingsError(
             f"distillation_top must be below the vocabulary's {known} tokens, got {top}"

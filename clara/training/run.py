@@ -45,6 +45,7 @@ from clara.training.settings import (
     SettingsError,
     Stage,
     check_candidate_rates,
+    check_eval_data,
     chosen_rates,
 )
 from clara.training.stages import ASSEMBLY
@@ -186,8 +187,7 @@ def _check_before_loading(
             )
         check_candidate_rates(config, arguments.candidate_rates)
     chosen_rates(config, "evaluation_rates", arguments.evaluation_rates)
-    if arguments.evaluate_answers and not settings.eval_data:
-        raise SettingsError("evaluate_answers needs eval_data")
+    check_eval_data(settings)
     if arguments.evaluate_answers and stage in ("text", "contrastive"):
         raise SettingsError(
             f"evaluate_answers is for pretrain, instruct and end-to-end: {stage} trains no answers "

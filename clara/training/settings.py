@@ -291,6 +291,17 @@ def check_evaluation(values: Mapping[str, Any]) -> None:
         )
 
 
+def check_eval_data(settings: RunSettings) -> None:
+    """Refuse settings of evaluations without data for them.
+
+    Raises:
+        SettingsError: names the setting.
+    """
+    for name in ("evaluate_examples", "evaluate_answers"):
+        if settings.arguments.get(name) and not settings.eval_data:
+            raise SettingsError(f"{name} needs eval_data")
+
+
 def check_distillation(values: Mapping[str, Any]) -> None:
     """Refuse places that are no paths, and settings of a teacher without one.
 
@@ -303,7 +314,7 @@ def check_distillation(values: Mapping[str, Any]) -> None:
             raise SettingsError(f"{name} must be a path, got {value!r}")
     if values.get("teacher") is not None:
         return
-    for name in ("distillation_weight", "teacher_cache"):
+    for name in ("distillation_weight", "distillation_top", "teacher_cache"):
         if values.get(name):
             raise SettingsError(
                 f"{name} needs a teacher: a model of clara train text, or the folder of its run"
@@ -365,8 +376,7 @@ def check_early(settings: RunSettings) -> None:
     check_rates(settings.arguments)
     check_evaluation(settings.arguments)
     check_distillation(settings.arguments)
-    if settings.arguments.get("evaluate_answers") and not settings.eval_data:
-        raise SettingsError("evaluate_answers needs eval_data")
+    check_eval_data(settings)
     check_reporters(settings.arguments.get("report_to"))
     places = {"model": settings.model, "backbone": settings.backbone}
     for name, place in {**places, "teacher": settings.arguments.get("teacher")}.items():

@@ -6,7 +6,8 @@ folder without a lock. A part has two of them, both `.npy` files with room for m
 - `*.tokens.npy`: a row for each token of an answer, with the most likely tokens in its place and
   the logarithms of their probabilities, and of the remaining probability.
 - `*.answers.npy`: a row for each answer: its key, where its tokens lie, and a checksum. It is
-  written after the tokens. What a killed process leaves behind without it is not read.
+  written after the tokens. What a killed process leaves behind without it is not read. An answer
+  that the teacher cannot read has a row too, with no tokens, so that no later run tries it again.
 
 Reading maps the files into memory. `teacher.json` says what the probabilities were made of.
 """
@@ -45,7 +46,7 @@ class Kept(NamedTuple):
     """A teacher's probabilities of an answer.
 
     Attributes:
-        tokens: int32 `[P]`, the answer's own.
+        tokens: int32 `[P]`, the answer's own; none, P = 0, where the teacher cannot read it.
         ids: int32 `[P, K]`, the most likely ones in its place.
         log_probs: float16 `[P, K + 1]`, their logarithms, and that of the remaining probability.
     """
@@ -87,7 +88,7 @@ class TeacherCache:
             self._read_part(file)
 
     def __len__(self) -> int:
-        """Answers that are kept."""
+        """Answers that are kept, those that the teacher cannot read among them."""
         return len(self._place)
 
     def get(self, key: bytes) -> Kept | None:
@@ -109,7 +110,7 @@ class TeacherCache:
 
         Args:
             key: 16 bytes.
-            tokens: of the answer, at least one.
+            tokens: of the answer.
             ids, log_probs: see `Kept`.
 
         Raises:
@@ -121,6 +122,17 @@ class TeacherCache:
             self._writer = self._new_part(len(rows))
         row = self._writer.append(key, rows)
         self._place[key] = len(self._parts) - 1, row
+
+    def add_unreadable(self, key: bytes) -> None:
+        """Keep that the teacher cannot read an answer: `get` gives one of no tokens.
+
+        Args:
+            key: 16 bytes.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+        self.add(key, (), np.empty((0, self.top)), np.empty((0, self.top + 1)))
 
     def _make(self, made_of: Mapping[str, Any]) -> None:
         if not (self.path / _HEADER).is_file():
@@ -135,10 +147,11 @@ class TeacherCache:
             tokens = np.load(tokens_file, mmap_mode="r", allow_pickle=False)
             if answers.dtype != _ANSWER or tokens.dtype != self._row:
                 raise ValueError("it has other columns")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:  # EOFError: the file is empty
             say(f"{answers_file}: is damaged, its answers are computed again: {error}")
             return
-        ends = np.flatnonzero(answers["tokens"] == 0)
+        # A row that was not written is all zeros; that of an unreadable answer has a checksum.
+        ends = np.flatnonzero((answers["tokens"] == 0) & (answers["check"] == 0))
         count = int(ends[0]) if len(ends) else len(answers)
         keys = answers["key"][:count].tobytes()
         self._parts.append((answers, tokens))

@@ -131,6 +131,13 @@ class TestTaught:
         assert batch.taught.rows.tolist() == list(
             range(batch.counts["tokens"] // 2, batch.counts["tokens"])
         )
+        # It is not tried again, nor does a later run load the teacher for it.
+        monkeypatch.setattr(distillation, "Teacher", None)
+        monkeypatch.setattr(taught, "_teacher", None)
+        for each in (taught, distilling(teacher_folder, model, tmp_path / "cache")):
+            again = CompressionCollator(encoder(model), distillation=each)([long, EXAMPLES[2]])
+            assert again.events["answer without a teacher"] == 1
+            assert torch.equal(again.taught.log_probs, batch.taught.log_probs)
         prompt = collate._question_prompt(
             [4], EXAMPLES[2].documents, "Where is it?", "in the north"
         )
@@ -437,6 +444,7 @@ class TestRefused:
         ("arguments", "message"),
         [
             ({"distillation_weight": 0.5}, "distillation_weight needs a teacher"),
+            ({"distillation_top": 16}, "distillation_top needs a teacher"),
             ({"teacher_cache": "there"}, "teacher_cache needs a teacher"),
             ({"teacher": 3}, "teacher must be a path, got 3"),
             ({"teacher": "./nothing/here"}, "teacher.*nothing/here' does not exist"),

@@ -93,6 +93,31 @@ def test_a_damaged_answer_is_computed_again(tmp_path, capsys):
     assert "answers.npy: is damaged, its answers are computed again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("which", ["answers", "tokens"])
+def test_an_empty_file_is_damaged(tmp_path, capsys, which):
+    fill(TeacherCache(tmp_path, MADE_OF), range(2))
+    (file,) = tmp_path.glob(f"*.{which}.npy")
+    file.write_bytes(b"")
+    again = TeacherCache(tmp_path, MADE_OF)
+    assert len(again) == 0
+    assert "answers.npy: is damaged, its answers are computed again" in capsys.readouterr().err
+    fill(again, range(2))
+    assert_kept(TeacherCache(tmp_path, MADE_OF), range(2))
+
+
+def test_an_unreadable_answer_is_kept_among_others(tmp_path):
+    cache = TeacherCache(tmp_path, MADE_OF)
+    cache.add_unreadable(key(50))
+    fill(cache, range(3))
+    cache.add_unreadable(key(51))
+    fill(cache, range(3, 5))
+    for each in (cache, TeacherCache(tmp_path, MADE_OF)):
+        assert len(each) == 7
+        assert_kept(each, range(5))
+        for number in (50, 51):
+            assert each.get(key(number)).tokens.tolist() == []
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
