@@ -157,23 +157,27 @@ def collect(folder: Path, start: Path) -> None:
             "and stays"
         )
     stage = result["stage"]
-    hours = train_weights.logged_hours(stage) + (result["hours"] or 0.0)
+    before = train_weights.logged(stage)
+    taken = {
+        "hours": before.hours + (result["hours"] or 0.0),
+        "steps": before.steps + result["steps"],
+    }
     source = folder / gpu_run.SNAPSHOT
     with TemporaryDirectory() as scratch:
         train_weights.restore(source, Path(scratch) / "model")
-    unfinished = start.with_name(f".{start.name}.unfinished")
+    unfinished, aside = train_weights.places_beside(start)
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished)
-    replace_folder(unfinished, start, start.with_name(f".{start.name}.replaced"))
+    replace_folder(unfinished, start, aside)
     ended = result["ended"] or f"cut off on {result['device']}"
-    train_weights.add_to_log(stage, {**result, "hours": hours}, ended)
+    train_weights.add_to_log(stage, result | taken, ended)
     settings = read_settings(train_weights.RECIPE, stage, {})
     run = Path(settings.arguments["output_dir"])
     if run.is_dir():
         places = (run.with_name(f"{run.name}.{number}") for number in itertools.count(1))
-        aside = next(place for place in places if not place.exists())
-        run.rename(aside)
-        print(f"{run} is now {aside}")
+        free = next(place for place in places if not place.exists())
+        run.rename(free)
+        print(f"{run} is now {free}")
     print(f"{start}: adapters after {result['steps']} steps ({ended})")
 
 

@@ -93,7 +93,7 @@ class Criterion(TrainerCallback):
 def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) -> str:
     """Train a stage for so many minutes; why the unit ended."""
     settings = read_settings(RECIPE, stage, {"backbone": str(smollm2_file()), **(overrides or {})})
-    unfinished, aside = _places_beside(SNAPSHOT)
+    unfinished, aside = places_beside(SNAPSHOT)
     if aside.is_dir():
         put_back(aside, SNAPSHOT, unfinished)
     folder = Path(settings.arguments["output_dir"])
@@ -218,7 +218,7 @@ def snapshot(model: Path, target: Path) -> None:
     The backbone is named as in the recipe, not by its place on this machine.
     """
     named = read_settings(RECIPE, "instruct", {}).backbone
-    beside, aside = _places_beside(target)
+    beside, aside = places_beside(target)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     same = all(
@@ -243,7 +243,7 @@ def snapshot(model: Path, target: Path) -> None:
     replace_folder(beside, target, aside)
 
 
-def _places_beside(target: Path) -> tuple[Path, Path]:
+def places_beside(target: Path) -> tuple[Path, Path]:
     """Where a new snapshot is made, and where the old one is while it is replaced."""
     return target.with_name(f".{target.name}.unfinished"), target.with_name(f".{target.name}.old")
 

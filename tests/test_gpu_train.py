@@ -306,19 +306,19 @@ def test_units_go_on_from_what_came_back(scripts, came_back, here, backbone, tmp
     assert len(files) == 8
     run = tmp_path / "runs" / "instruct"
     run.mkdir(parents=True)
-    here.LOG.write_text("| a day | instruct | 9 | 99 | 3.25 | | | | | a unit |\n")
+    here.LOG.write_text("| a day | instruct | 9 | 99 | 1.25 | | | | | a unit |\n")
     arguments = ["--snapshot", str(here.SNAPSHOT), "collect", str(came_back)]
     assert scripts.train.main(arguments) == 0
-    hours = 3.25 + result["hours"]  # the budget counts what was there before
-    assert here.logged_hours("instruct") == pytest.approx(hours, abs=0.006)
+    hours = 1.25 + result["hours"]  # the budget counts what was there before
+    assert here.logged("instruct").hours == pytest.approx(hours, abs=0.006)
     assert run.with_name("instruct.1").is_dir()
     assert not run.exists()
     cells = [cell.strip() for cell in here.LOG.read_text().splitlines()[-1].strip("|").split("|")]
-    assert (cells[1], cells[2], cells[-1]) == ("instruct", "2", "all steps are done on a CPU")
+    assert (cells[1], cells[2], cells[-1]) == ("instruct", "11", "all steps are done on a CPU")
     here.restore(here.SNAPSHOT, tmp_path / "restored")
     restored = Clara.from_pretrained(tmp_path / "restored", backbone=backbone[1])
     assert restored.config.backbone == str(backbone[1])
-    assert here.unit("instruct", 5, {"max_steps": 1}) == "all steps are done"
+    assert here.unit("instruct", 5, {"max_steps": 12}) == "all steps are done"
     assert_began_at(run.with_name("snapshot"), run)
 
 
