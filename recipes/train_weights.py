@@ -213,7 +213,7 @@ def add_to_log(stage: str, found: dict[str, Any], reason: str) -> None:
 
 
 def snapshot(model: Path, target: Path) -> None:
-    """Copy what was trained, in bfloat16; the query reasoner only where it is no copy.
+    """Copy what was trained, in bfloat16; the query reasoner only once it is trained.
 
     The backbone is named as in the recipe, not by its place on this machine.
     """
@@ -221,14 +221,9 @@ def snapshot(model: Path, target: Path) -> None:
     beside, aside = places_beside(target)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    same = all(
-        torch.equal(value, other)
-        for value, other in zip(
-            *(_weights(model, name).values() for name in (COMPRESSOR, QUERY_REASONER))
-        )
-    )
+    left_out = not _is_trained(model)
     for name in ADAPTERS:
-        if name == QUERY_REASONER and same:
+        if name == QUERY_REASONER and left_out:
             continue
         (beside / name).mkdir()
         settings = json.loads((model / name / _SETTINGS).read_text("utf-8"))
@@ -237,7 +232,7 @@ def snapshot(model: Path, target: Path) -> None:
         _save(_weights(model, name), beside / name / _ADAPTER)
     for file in (MEMORY_TOKENS, CONNECTORS):
         rows = load_file(model / file)
-        kept = {k: v for k, v in rows.items() if not (same and k.startswith(QUERY_REASONER))}
+        kept = {k: v for k, v in rows.items() if not (left_out and k.startswith(QUERY_REASONER))}
         _save(kept, beside / file)
     ClaraConfig.load(model / "config.json").replace(backbone=named).save(beside / "config.json")
     replace_folder(beside, target, aside)
@@ -266,6 +261,13 @@ def restore(source: Path, folder: Path) -> None:
         rows = load_file(folder / CONNECTORS)
         copies = {k.replace(COMPRESSOR, QUERY_REASONER, 1): v.clone() for k, v in rows.items()}
         save_file({**copies, **rows}, folder / CONNECTORS, metadata={"format": "pt"})
+
+
+def _is_trained(model: Path) -> bool:
+    """Whether the query reasoner is more than the compressor's copy, and changes anything."""
+    own, other = (_weights(model, name) for name in (QUERY_REASONER, COMPRESSOR))
+    changes = any(value.any() for name, value in own.items() if ".lora_B." in name)
+    return changes and not all(torch.equal(own[name], other[name]) for name in own)
 
 
 def _weights(model: Path, adapter: str) -> dict[str, torch.Tensor]:

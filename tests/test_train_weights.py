@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from clara import Clara
 from clara.training.folder import describe
@@ -124,6 +124,27 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
     # The text opponent does not: its generator is to read text.
     weights.unit("text", 5)
     assert json.loads((tmp_path / "runs" / "text" / "run.json").read_text())["model"] is None
+
+
+def test_a_snapshot_has_the_query_reasoner_once_it_is_trained(weights, tmp_path):
+    weights.unit("instruct", 5)
+    model, made = tmp_path / "runs" / "instruct" / "model", tmp_path / "made"
+
+    def change(adapter):
+        file = model / adapter / "adapter_model.safetensors"
+        values = load_file(file)
+        name = next(name for name in values if ".lora_B." in name)
+        save_file({**values, name: torch.randn_like(values[name])}, file)
+
+    change("compressor")
+    weights.snapshot(model, made)
+    assert not (made / "query_reasoner").exists()
+    weights.restore(made, tmp_path / "restored")
+    one, other = (weights._weights(tmp_path / "restored", n) for n in weights.ADAPTERS[:2])
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    change("query_reasoner")
+    weights.snapshot(model, made)
+    assert (made / "query_reasoner" / "adapter_model.safetensors").is_file()
 
 
 def test_an_interrupted_snapshot_is_named(weights, tmp_path, capsys):
