@@ -13,8 +13,8 @@ pip := CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' $(bin)/python -m pip install --con
 sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(architectures) $(shell find csrc -type f)
 formatted := $(shell find csrc tests/sanitize tests/csrc -name '*.?pp' -o -name '*.cu*' -type f)
 
-.PHONY: demo check test test-slow lint sanitize bench bench-smoke bench-learning train-weights aot gpu-check \
-	gpu-train gpu-train-parts docs wheel clean
+.PHONY: demo check test test-slow lint sanitize bench bench-smoke bench-learning bench-forms \
+	train-weights aot gpu-check gpu-train gpu-train-parts docs wheel clean
 
 demo: .venv/.demo
 	$(bin)/clara demo
@@ -74,10 +74,18 @@ bench-smoke: .venv/.dev
 bench-learning: .venv/.dev
 	$(bin)/python -m bench.learning
 
+# Hours on two cores, in pieces: a call that was stopped goes on with what is missing. Forms of memory
+# beside each other, on the same small model and on SmolLM2-135M.
+bench-forms: .venv/.dev data/factbook/documents.train.jsonl
+	nice -n 19 $(bin)/python -m bench.learning.comparison
+	nice -n 19 $(bin)/python -m bench.forms
+
 # A unit of the training of SmolLM2-135M's weights: at most 100 minutes, then a line in
-# docs/training-log.md and a snapshot. The next unit goes on from there.
+# docs/training-log.md and a snapshot. The next unit goes on from there. glibc keeps large blocks, in
+# huge pages where it can: steps took a quarter less time on one thread. Elsewhere it has no effect.
 train-weights: .venv/.dev data/factbook/documents.train.jsonl
-	nice -n 19 $(bin)/python recipes/train_weights.py
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296 \
+		nice -n 19 $(bin)/python recipes/train_weights.py
 
 data/factbook/documents.train.jsonl: .venv/.dev
 	$(bin)/clara data factbook --output data/factbook

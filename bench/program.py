@@ -1,4 +1,4 @@
-"""What the programs share that measure on a GPU: options, and where their results are kept."""
+"""What programs share: options of those that measure on a GPU, and where results are kept."""
 
 from __future__ import annotations
 
@@ -36,5 +36,13 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
 
 def default_path(device: torch.device, file: str) -> Path:
     """Where results of this GPU are kept."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", torch.cuda.get_device_name(device)).strip("-")
-    return COMMITTED / name / file
+    return results_path(torch.cuda.get_device_name(device), file)
+
+
+def results_path(device: str, file: str) -> Path:
+    """Where results of a GPU or a processor are kept.
+
+    Args:
+        device: its name, which becomes that of a folder.
+    """
+    return COMMITTED / re.sub(r"[^A-Za-z0-9._-]+", "-", device).strip("-") / file

@@ -15,11 +15,15 @@ import os
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from bench.forms.table import forms
+from bench.learning.table import learning
+from bench.runs import Run, common_environment, read_runs
 from clara.reports.results import (
     REFERENCE_WAY,
     USUAL,
@@ -174,6 +178,8 @@ OPERATORS = (
     "dequantize_memory",
     "cosine_topk",
 )
+RUN_TABLES: dict[str, Callable[[Sequence[Run]], Table]] = {"forms": forms, "learning": learning}
+"""Of trainings, from a file of `bench.runs`."""
 TABLES: dict[str, Callable[[Results], Table]] = {
     "answers": answers,
     "compress": compress,
@@ -253,25 +259,28 @@ def quoted(file: str, table: str, root: Path) -> str:
     Raises:
         ValueError: there is no such table, file, or nothing for the table in it.
     """
-    if table not in TABLES:
-        raise QuoteError(f"no table {table!r}; there are {', '.join(TABLES)}")
+    if table not in TABLES | RUN_TABLES:
+        raise QuoteError(f"no table {table!r}; there are {', '.join(TABLES | RUN_TABLES)}")
     path = PurePosixPath(file)
     if COMMITTED not in path.parents or ".." in path.parts:
         raise QuoteError(f"{file}: figures come from a file in {COMMITTED}")
-    results = read_results(root / path)
-    made = TABLES[table](results)
+    if table in RUN_TABLES:
+        runs = read_runs(root / path)
+        made, known = RUN_TABLES[table](runs), common_environment(runs)
+    else:
+        results = read_results(root / path)
+        made, known = TABLES[table](results), results.environment
     if not made.rows:
         raise QuoteError(f"{file}: holds nothing for the table {table!r}")
-    return f"\n{made.markdown(level=0)}\n{_source(file, results)}\n\n"
+    return f"\n{made.markdown(level=0)}\n{_source(file, known)}\n\n"
 
 
-def _source(file: str, results: Results) -> str:
+def _source(file: str, known: Mapping[str, Any]) -> str:
     """Where figures are from, in one line."""
-    known = results.environment
     for name in _NEEDED:
         if not known.get(name):
             raise QuoteError(f"{file}: its environment does not say {name!r}")
-    if str(known["commit"]).endswith("-dirty"):
+    if "-dirty" in str(known["commit"]):
         raise QuoteError(f"{file}: was measured with changes that no commit holds")
     versions = [f"{name} {known[name]}" for name in _VERSIONS if known.get(name)]
     command = one_line(str(known["command"])).replace("`", "'")

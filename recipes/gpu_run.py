@@ -39,6 +39,8 @@ DEEPEST = 2
 """Folders between the output folder and a file."""
 EVERY = 60.0
 """Seconds between two evaluations."""
+AGAIN = 1.0
+"""Seconds from one alarm to the next: the first may come where nobody hears it."""
 
 
 class OutputError(ClaraError, ValueError):
@@ -84,13 +86,14 @@ class Output:
             snapshot(whole, staged / SNAPSHOT)
             names = _files(staged)
             sums = {name: sha256(staged / name) for name in names}
-            self._record |= {**found, "files": sums}
-            write_text(staged / RESULT, json.dumps(self._record, indent=1) + "\n")
+            record = {**self._record, **found, "files": sums}
+            write_text(staged / RESULT, json.dumps(record, indent=1) + "\n")
             self._check(staged, beside=Path(scratch))
             with _undisturbed():
                 for name in [*names, RESULT]:
                     (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                     os.replace(staged / name, self.folder / name)
+                self._record = record  # `end` writes the sums of the files that are there
 
     def end(self, reason: str) -> None:
         """Say in `result.json` why the run ended."""
@@ -125,31 +128,57 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+# The clock
+
+
+@dataclass
+class _Alarm:
+    """The alarm of the process: whether it has to wait, and whether one waits."""
+
+    held: bool = False
+    waiting: bool = False
+
+
+_alarm = _Alarm()
+
+
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """The alarm of `ended_by` waits until the block is left."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    """`OutOfTime` of `ended_by` waits until the block is left.
+
+    Masking the signal would not do: another thread takes it then, and Python runs the handler in
+    the main thread all the same.
+    """
+    _alarm.held, _alarm.waiting = True, False
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# The clock
+        _alarm.held = False
+    if _alarm.waiting:
+        raise OutOfTime
 
 
 @contextmanager
 def ended_by(deadline: float) -> Iterator[None]:
-    """Raise `OutOfTime` in the block at a time of `time.monotonic`, whatever it is doing."""
+    """Raise `OutOfTime` in the block at a time of `time.monotonic`, whatever it is doing.
+
+    It comes again every second until the block is left: Python drops what is raised in `__del__`.
+    """
 
     def end(*_: Any) -> None:
-        raise OutOfTime
+        if _alarm.held:
+            _alarm.waiting = True
+        else:
+            raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 1e-3))
+    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 1e-3), AGAIN)
     try:
-        yield
-    finally:
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:  # an alarm may have come just before it was turned off
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
@@ -266,7 +295,8 @@ def train(
         restore(start, joined / "start")
         settings = at_snapshot(settings, joined / "start")
     device = "a CPU" if on_cpu else torch.cuda.get_device_name(0)
-    folder = Output(output, {"stage": "instruct", "device": device, "steps": 0, "ended": None})
+    record = {"stage": "instruct", "device": device, "steps": 0, "ended": None}
+    folder = Output(output, {**record, "start": manifest["snapshot"]})
     clock = BestByTheClock(folder, deadline - 5)
     try:
         with ended_by(deadline):

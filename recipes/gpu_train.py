@@ -134,10 +134,11 @@ def collect(folder: Path, start: Path) -> None:
     """Put the adapters that came back in the snapshot's place, and add a line to the log.
 
     The folder of a run of `make train-weights` is moved aside: it would go on from its own
-    checkpoint, not from the snapshot.
+    checkpoint, not from the snapshot. The log's hours are those of all runs of the stage.
 
     Raises:
-        ValueError: `folder` does not hold what `train` wrote, or nothing was trained.
+        ValueError: `folder` does not hold what `train` wrote, nothing was trained, or the snapshot
+            is no longer the one that the run started from.
     """
     import gpu_run
     import train_weights
@@ -150,22 +151,33 @@ def collect(folder: Path, start: Path) -> None:
         if not file.is_file() or sha256(file) != digest:
             what = "damaged" if file.is_file() else "missing"
             raise PartsError(f"{file} is {what}: {gpu_run.RESULT} has another sum")
+    if sums_of(start) != result["start"]:
+        raise PartsError(
+            f"{start} is not what the run started from: another training has replaced it since, "
+            "and stays"
+        )
+    stage = result["stage"]
+    before = train_weights.logged(stage)
+    taken = {
+        "hours": before.hours + (result["hours"] or 0.0),
+        "steps": before.steps + result["steps"],
+    }
     source = folder / gpu_run.SNAPSHOT
     with TemporaryDirectory() as scratch:
         train_weights.restore(source, Path(scratch) / "model")
-    unfinished = start.with_name(f".{start.name}.unfinished")
+    unfinished, aside = train_weights.places_beside(start)
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished)
-    replace_folder(unfinished, start, start.with_name(f".{start.name}.replaced"))
+    replace_folder(unfinished, start, aside)
     ended = result["ended"] or f"cut off on {result['device']}"
-    train_weights.add_to_log(result["stage"], result, ended)
-    settings = read_settings(train_weights.RECIPE, result["stage"], {})
+    train_weights.add_to_log(stage, result | taken, ended)
+    settings = read_settings(train_weights.RECIPE, stage, {})
     run = Path(settings.arguments["output_dir"])
     if run.is_dir():
         places = (run.with_name(f"{run.name}.{number}") for number in itertools.count(1))
-        aside = next(place for place in places if not place.exists())
-        run.rename(aside)
-        print(f"{run} is now {aside}")
+        free = next(place for place in places if not place.exists())
+        run.rename(free)
+        print(f"{run} is now {free}")
     print(f"{start}: adapters after {result['steps']} steps ({ended})")
 
 
@@ -174,7 +186,8 @@ def _read_result(file: Path) -> dict[str, Any]:
         result: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PartsError(f"{file}: cannot be read: {reason(error)}") from error
-    needed = {"stage", "device", "ended", "steps", "positions", "hours", "scores", "files"}
+    moment = {"steps", "positions", "hours", "scores", "files"}
+    needed = {"stage", "device", "start", "ended", *moment}
     if isinstance(result, dict) and result.get("steps") == 0:
         raise PartsError(f"{file}: no step made the adapters better; the snapshot stays as it is")
     if not isinstance(result, dict) or not needed <= result.keys():

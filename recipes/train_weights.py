@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,7 +28,7 @@ from clara.backbone.adapters import ADAPTERS, COMPRESSOR, QUERY_REASONER
 from clara.config import ClaraConfig
 from clara.data.factbook import smollm2_file
 from clara.errors import ClaraError
-from clara.files.writing import write_text
+from clara.files.writing import put_back, replace_folder, write_text
 from clara.model.checkpoint import CONNECTORS, MEMORY_TOKENS
 from clara.terminal.printing import quiet_libraries, say
 from clara.training.folder import MODEL, checkpoints, describe, read_record
@@ -44,7 +44,9 @@ STAGES: tuple[Stage, ...] = ("instruct", "text", "end-to-end")
 _ADAPTER = "adapter_model.safetensors"
 _SETTINGS = "adapter_config.json"
 
-USED_UP = "the stage's hours are used up"
+_TAKEN = "taken.json"  # in a restored snapshot: what it had taken
+
+USED_UP = "the stage's hours or steps are used up"
 GAP = 0.1
 """What the right memory must stand above another document's, two hours into rate 4."""
 
@@ -91,27 +93,38 @@ class Criterion(TrainerCallback):
 def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) -> str:
     """Train a stage for so many minutes; why the unit ended."""
     settings = read_settings(RECIPE, stage, {"backbone": str(smollm2_file()), **(overrides or {})})
+    unfinished, aside = places_beside(SNAPSHOT)
+    if aside.is_dir():
+        put_back(aside, SNAPSHOT, unfinished)
     folder = Path(settings.arguments["output_dir"])
-    before = describe(folder)["hours"] or 0.0 if folder.is_dir() else 0.0
-    whole = float(settings.arguments["max_hours"])
-    if before >= whole:
-        return USED_UP
-    settings.arguments["max_hours"] = min(before + minutes / 60, whole)
+    found = describe(folder) if folder.is_dir() else {}
+    hours, steps = found.get("hours") or 0.0, found.get("steps") or 0
+    earlier = Taken(0.0, 0)
     start = folder.with_name("snapshot")
     # The text opponent begins at the bare backbone: the snapshot's generator has learnt memory.
     if stage != "text" and settings.model is None and _begins_at(start, folder):
         if not (checkpoints(folder) and start.is_dir()):
             restore(SNAPSHOT, start)
-        settings = at_snapshot(settings, start)
-    criterion = Criterion(gap_after=2.0 if stage == "instruct" else None)
+            write_text(start / _TAKEN, json.dumps(logged(stage)) + "\n")
+        earlier = Taken(*json.loads((start / _TAKEN).read_text("utf-8")))
+        settings = at_snapshot(settings, start, earlier.steps)
+    whole = float(settings.arguments["max_hours"]) - earlier.hours
+    if hours >= whole or steps >= settings.arguments["max_steps"]:
+        return USED_UP
+    settings.arguments["max_hours"] = min(hours + minutes / 60, whole)
+    criterion = Criterion(gap_after=2.0 - earlier.hours if stage == "instruct" else None)
     run(stage, settings, resume=True, callbacks=[criterion])
     found = describe(folder)
     reason = f"unit of {minutes:g} minutes"
     if found["steps"] >= found["max_steps"]:
         reason = "all steps are done"
     elif settings.arguments["max_hours"] == whole:
-        reason = f"budget of {whole:g} hours"
+        reason = f"budget of {whole + earlier.hours:g} hours"
     reason = criterion.reason or reason
+    found |= {
+        "hours": earlier.hours + (found["hours"] or 0.0),
+        "steps": earlier.steps + found["steps"],
+    }
     add_to_log(stage, found, reason)
     if stage != "text":
         snapshot(folder / MODEL, SNAPSHOT)
@@ -126,13 +139,50 @@ def _begins_at(start: Path, folder: Path) -> bool:
     return model.get("path") == str(start.resolve())
 
 
-def at_snapshot(settings: RunSettings, start: Path) -> RunSettings:
-    """Settings of a run that begins at a restored snapshot, whose connector is not zero."""
+def at_snapshot(settings: RunSettings, start: Path, steps: int = 0) -> RunSettings:
+    """Settings of a run that begins at a restored snapshot, whose connector is not zero.
+
+    Args:
+        steps: of the recipe that were taken before the snapshot; the curriculum goes on there.
+    """
     arguments = dict(settings.arguments)
-    if arguments.get("curriculum"):
-        phases = [each for each in arguments["curriculum"] if not each.get("averages_only")]
+    arguments["max_steps"] -= steps
+    phases, begin = [], 0
+    for phase in arguments.get("curriculum") or ():
+        end = phase.get("until")
+        if not phase.get("averages_only") and (end is None or end > steps):
+            rest = dict(phase)
+            if end is not None:
+                rest["until"] = end - steps
+            share = phase.get("reconstruction")
+            if isinstance(share, list) and begin < steps:
+                passed = (steps - begin) / ((end or settings.arguments["max_steps"]) - begin)
+                rest["reconstruction"] = [share[0] + (share[1] - share[0]) * passed, share[1]]
+            phases.append(rest)
+        begin = end or begin
+    if phases:
         arguments["curriculum"] = phases
     return replace(settings, model=str(start), arguments=arguments)
+
+
+class Taken(NamedTuple):
+    """What a stage took before."""
+
+    hours: float
+    steps: int
+
+
+def logged(stage: str) -> Taken:
+    """What a stage has taken by its last line in docs/training-log.md."""
+    taken = Taken(0.0, 0)
+    for line in LOG.read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) > 4 and cells[1] == stage:
+            try:
+                taken = Taken(float(cells[4]), int(cells[2].replace(",", "")))
+            except ValueError:  # a line that was edited by hand
+                continue
+    return taken
 
 
 def add_to_log(stage: str, found: dict[str, Any], reason: str) -> None:
@@ -163,22 +213,17 @@ def add_to_log(stage: str, found: dict[str, Any], reason: str) -> None:
 
 
 def snapshot(model: Path, target: Path) -> None:
-    """Copy what was trained, in bfloat16; the query reasoner only where it is no copy.
+    """Copy what was trained, in bfloat16; the query reasoner only once it is trained.
 
     The backbone is named as in the recipe, not by its place on this machine.
     """
     named = read_settings(RECIPE, "instruct", {}).backbone
-    beside = target.with_name(f".{target.name}.unfinished")
+    beside, aside = places_beside(target)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    same = all(
-        torch.equal(value, other)
-        for value, other in zip(
-            *(_weights(model, name).values() for name in (COMPRESSOR, QUERY_REASONER))
-        )
-    )
+    left_out = not _is_trained(model)
     for name in ADAPTERS:
-        if name == QUERY_REASONER and same:
+        if name == QUERY_REASONER and left_out:
             continue
         (beside / name).mkdir()
         settings = json.loads((model / name / _SETTINGS).read_text("utf-8"))
@@ -187,11 +232,15 @@ def snapshot(model: Path, target: Path) -> None:
         _save(_weights(model, name), beside / name / _ADAPTER)
     for file in (MEMORY_TOKENS, CONNECTORS):
         rows = load_file(model / file)
-        kept = {k: v for k, v in rows.items() if not (same and k.startswith(QUERY_REASONER))}
+        kept = {k: v for k, v in rows.items() if not (left_out and k.startswith(QUERY_REASONER))}
         _save(kept, beside / file)
     ClaraConfig.load(model / "config.json").replace(backbone=named).save(beside / "config.json")
-    shutil.rmtree(target, ignore_errors=True)
-    beside.rename(target)
+    replace_folder(beside, target, aside)
+
+
+def places_beside(target: Path) -> tuple[Path, Path]:
+    """Where a new snapshot is made, and where the old one is while it is replaced."""
+    return target.with_name(f".{target.name}.unfinished"), target.with_name(f".{target.name}.old")
 
 
 def restore(source: Path, folder: Path) -> None:
@@ -212,6 +261,13 @@ def restore(source: Path, folder: Path) -> None:
         rows = load_file(folder / CONNECTORS)
         copies = {k.replace(COMPRESSOR, QUERY_REASONER, 1): v.clone() for k, v in rows.items()}
         save_file({**copies, **rows}, folder / CONNECTORS, metadata={"format": "pt"})
+
+
+def _is_trained(model: Path) -> bool:
+    """Whether the query reasoner is more than the compressor's copy, and changes anything."""
+    own, other = (_weights(model, name) for name in (QUERY_REASONER, COMPRESSOR))
+    changes = any(value.any() for name, value in own.items() if ".lora_B." in name)
+    return changes and not all(torch.equal(own[name], other[name]) for name in own)
 
 
 def _weights(model: Path, adapter: str) -> dict[str, torch.Tensor]:
@@ -236,8 +292,8 @@ def overfit(minutes: float) -> bool:
         "max_steps": 500,
         "max_hours": minutes / 60,
         "lr_scheduler_type": "linear",
-        "eval_steps": 250,
-        "save_steps": 250,
+        "eval_steps": 125,
+        "save_steps": 125,
         "evaluate_answers": 64,
         "evaluation_rates": [4],
         "curriculum": [
@@ -264,6 +320,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 0 < given.minutes <= 100:
         parser.error(f"--minutes must be above 0 and at most 100, got {given.minutes:g}")
     quiet_libraries()
+    try:
+        return _trained(given)
+    except ClaraError as error:
+        say(f"error: {error}")
+        return 1
+
+
+def _trained(given: argparse.Namespace) -> int:
+    """What the process returns: 1 after a stop rule."""
     if given.overfit:
         return 0 if overfit(min(given.minutes, 30)) else 1
     for stage in STAGES if given.stage is None else (given.stage,):

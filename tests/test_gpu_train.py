@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -304,16 +306,19 @@ def test_units_go_on_from_what_came_back(scripts, came_back, here, backbone, tmp
     assert len(files) == 8
     run = tmp_path / "runs" / "instruct"
     run.mkdir(parents=True)
+    here.LOG.write_text("| a day | instruct | 9 | 99 | 1.25 | | | | | a unit |\n")
     arguments = ["--snapshot", str(here.SNAPSHOT), "collect", str(came_back)]
     assert scripts.train.main(arguments) == 0
+    hours = 1.25 + result["hours"]  # the budget counts what was there before
+    assert here.logged("instruct").hours == pytest.approx(hours, abs=0.006)
     assert run.with_name("instruct.1").is_dir()
     assert not run.exists()
     cells = [cell.strip() for cell in here.LOG.read_text().splitlines()[-1].strip("|").split("|")]
-    assert (cells[1], cells[2], cells[-1]) == ("instruct", "2", "all steps are done on a CPU")
+    assert (cells[1], cells[2], cells[-1]) == ("instruct", "11", "all steps are done on a CPU")
     here.restore(here.SNAPSHOT, tmp_path / "restored")
     restored = Clara.from_pretrained(tmp_path / "restored", backbone=backbone[1])
     assert restored.config.backbone == str(backbone[1])
-    assert here.unit("instruct", 5, {"max_steps": 1}) == "all steps are done"
+    assert here.unit("instruct", 5, {"max_steps": 12}) == "all steps are done"
     assert_began_at(run.with_name("snapshot"), run)
 
 
@@ -380,6 +385,19 @@ def test_what_came_back_damaged(scripts, came_back, here, tmp_path, capsys, name
     assert not here.SNAPSHOT.exists()
 
 
+def test_a_snapshot_that_was_trained_meanwhile(scripts, came_back, here, capsys):
+    here.SNAPSHOT.mkdir(parents=True)
+    (here.SNAPSHOT / "config.json").write_text("newer")
+    log = here.LOG.read_text()
+    arguments = ["--snapshot", str(here.SNAPSHOT), "collect", str(came_back)]
+    assert scripts.train.main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is not what the run started from" in line
+    assert scripts.train.sums_of(here.SNAPSHOT).keys() == {"config.json"}
+    assert (here.SNAPSHOT / "config.json").read_text() == "newer"
+    assert here.LOG.read_text() == log
+
+
 @pytest.fixture(scope="module")
 def model(backbone):
     config = ClaraConfig(memory_form="spans", compression_rate=4, lora_rank=4, dtype="float32")
@@ -399,6 +417,54 @@ def test_an_output_over_the_limits(scripts, model, tmp_path, monkeypatch):
         output.write(model, {"steps": 2})
     assert (tmp_path / "out" / "result.json").read_text() == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "out"]
+
+
+def result_of_whole_files(scripts, folder):
+    result = json.loads((folder / "result.json").read_text())
+    sums = scripts.train.sums_of(folder)
+    assert {name: sums[name] for name in result["files"]} == result["files"]
+    return result
+
+
+def test_the_end_comes_before_files_are_replaced(scripts, model, tmp_path, monkeypatch):
+    output = scripts.run.Output(tmp_path / "out", {"stage": "instruct"})
+    output.write(model, {"steps": 1})
+    first = result_of_whole_files(scripts, tmp_path / "out")
+    check = output._check
+
+    def at_the_end(*arguments, **named):
+        check(*arguments, **named)
+        signal.raise_signal(signal.SIGALRM)
+
+    monkeypatch.setattr(output, "_check", at_the_end)
+    with pytest.raises(scripts.run.OutOfTime), scripts.run.ended_by(time.monotonic() + 300):
+        output.write(model, {"steps": 2})
+    output.end("its time")
+    assert result_of_whole_files(scripts, tmp_path / "out") == {**first, "ended": "its time"}
+
+
+def test_the_end_comes_while_files_are_replaced(scripts, model, tmp_path, monkeypatch):
+    output = scripts.run.Output(tmp_path / "out", {"stage": "instruct"})
+    replace = os.replace
+
+    def at_the_end(source, target):
+        replace(source, target)
+        if Path(target).parent.name == "out":
+            signal.raise_signal(signal.SIGALRM)
+
+    def run():
+        with scripts.run.ended_by(time.monotonic() + 300):
+            output.write(model, {"steps": 1})
+            output.write(model, {"steps": 2})  # never begins
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", at_the_end)
+        with pytest.raises(scripts.run.OutOfTime):
+            run()
+    output.end("its time")
+    result = result_of_whole_files(scripts, tmp_path / "out")
+    assert (result["steps"], result["ended"]) == (1, "its time")
+    assert len(result["files"]) == 7
 
 
 def test_the_clock(scripts):
@@ -446,7 +512,7 @@ def sleep(seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(Exception):
-            time.sleep(1)
+            time.sleep(max(min(end - time.monotonic(), 1), 0))
 
 
 def test_the_end_comes_in_the_middle_of_anything(scripts):
@@ -454,3 +520,46 @@ def test_the_end_comes_in_the_middle_of_anything(scripts):
     with pytest.raises(scripts.run.OutOfTime), scripts.run.ended_by(began + 0.05):
         sleep(60)
     assert time.monotonic() < began + 30
+
+
+def test_the_end_waits_though_another_thread_takes_the_signal(scripts):
+    done, over = [], threading.Event()
+    other = threading.Thread(target=over.wait)
+
+    def run():
+        with scripts.run.ended_by(time.monotonic() + 0.05):
+            with scripts.run._undisturbed():
+                sleep(0.2)
+                done.append("in the block")
+            done.append("after it")
+
+    other.start()
+    try:
+        with pytest.raises(scripts.run.OutOfTime):
+            run()
+    finally:
+        over.set()
+        other.join()
+    assert done == ["in the block"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_end_comes_again_where_python_drops_it(scripts, monkeypatch):
+    class Slow:
+        def __del__(self):
+            sleep(60)
+
+    monkeypatch.setattr(scripts.run, "AGAIN", 0.1)
+    began, reached = time.monotonic(), []
+
+    def run():
+        with scripts.run.ended_by(began + 0.05):
+            Slow()
+            reached.append("the line after")
+            sleep(60)
+
+    with pytest.raises(scripts.run.OutOfTime):
+        run()
+    assert reached == ["the line after"]
+    assert time.monotonic() < began + 30
+    time.sleep(0.25)  # and no more once the block is left

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from clara import Clara
 from clara.training.folder import describe
@@ -99,25 +99,89 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
         for name, value in trained.adapters.state(adapter).items():
             rounded = value.to(torch.bfloat16).float()
             assert torch.equal(restored.adapters.state(adapter)[name].float(), rounded)
-    # A clone has the snapshot alone.
+    # A clone has the snapshot and the log alone: steps and hours are those of the log.
     run.rename(tmp_path / "gone")
-    assert weights.unit("instruct", 5) == "all steps are done"
+    log = weights.LOG.read_text()
+    weights.LOG.write_text(
+        log.replace(f"| {cells[4]} |", "| 1.5 |") + "| edited by | instruct | hand | | |\n"
+    )
+    assert weights.unit("instruct", 5) == weights.USED_UP
+    assert weights.unit("instruct", 5, {"max_steps": 5}) == "all steps are done"
     record = json.loads((run / "run.json").read_text())
     assert record["model"]["path"] == str(run.with_name("snapshot"))
     assert not any(phase.get("averages_only") for phase in record["arguments"]["curriculum"])
-    assert weights.unit("instruct", 5, {"max_steps": 4}) == "all steps are done"
-    assert describe(run)["steps"] == 4
+    assert describe(run)["steps"] == 2
+    taken = weights.logged("instruct")
+    assert taken.steps == 5
+    assert taken.hours >= 1.5
+    assert weights.unit("instruct", 5, {"max_steps": 6}) == "all steps are done"
+    assert weights.logged("instruct").steps == 6
+    weights.LOG.write_text(log)
+    # A snapshot that was being replaced comes back.
+    weights.SNAPSHOT.rename(weights.SNAPSHOT.with_name(".tiny.old"))
+    assert weights.unit("instruct", 5, {"max_steps": 6}) == weights.USED_UP
+    assert weights.SNAPSHOT.is_dir()
     # The text opponent does not: its generator is to read text.
     weights.unit("text", 5)
     assert json.loads((tmp_path / "runs" / "text" / "run.json").read_text())["model"] is None
 
 
-def test_an_interrupted_snapshot_is_named(weights, tmp_path):
+def test_a_snapshot_has_the_query_reasoner_once_it_is_trained(weights, tmp_path):
+    weights.unit("instruct", 5)
+    model, made = tmp_path / "runs" / "instruct" / "model", tmp_path / "made"
+
+    def change(adapter):
+        file = model / adapter / "adapter_model.safetensors"
+        values = load_file(file)
+        name = next(name for name in values if ".lora_B." in name)
+        save_file({**values, name: torch.randn_like(values[name])}, file)
+
+    change("compressor")
+    weights.snapshot(model, made)
+    assert not (made / "query_reasoner").exists()
+    weights.restore(made, tmp_path / "restored")
+    one, other = (weights._weights(tmp_path / "restored", n) for n in weights.ADAPTERS[:2])
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    change("query_reasoner")
+    weights.snapshot(model, made)
+    assert (made / "query_reasoner" / "adapter_model.safetensors").is_file()
+
+
+def test_an_interrupted_snapshot_is_named(weights, tmp_path, capsys):
     weights.unit("instruct", 5)
     (weights.SNAPSHOT / "generator" / "adapter_model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"not a whole snapshot, adapter_model\.safetensors is"):
         weights.restore(weights.SNAPSHOT, tmp_path / "restored")
     assert not (tmp_path / "restored").exists()
+    (tmp_path / "runs" / "instruct").rename(tmp_path / "gone")
+    assert weights.main(["--stage", "instruct"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "not a whole snapshot, adapter_model.safetensors is missing" in said
+
+
+def test_the_curriculum_goes_on_where_the_snapshot_was_made(weights, tmp_path):
+    phases = [
+        {"until": 60, "averages_only": True},
+        {"until": 300, "reconstruction": [0.6, 0.2]},
+        {"until": 1200, "reconstruction": [0.3, 0.1]},
+        {"reconstruction": 0.1},
+    ]
+    settings = weights.read_settings(
+        weights.RECIPE, "instruct", {"curriculum": phases, "max_steps": 2000}
+    )
+
+    def rest(steps):
+        return weights.at_snapshot(settings, tmp_path, steps).arguments
+
+    assert rest(0)["curriculum"] == phases[1:]
+    later = rest(180)
+    assert later["max_steps"] == 1820
+    assert later["curriculum"] == [
+        {"until": 120, "reconstruction": [pytest.approx(0.4), 0.2]},
+        {"until": 1020, "reconstruction": [0.3, 0.1]},
+        {"reconstruction": 0.1},
+    ]
+    assert rest(1200)["curriculum"] == [{"reconstruction": 0.1}]
 
 
 def evaluated(criterion, right, other, hours):

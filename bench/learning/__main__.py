@@ -1,6 +1,6 @@
 """Whether training learns what it should: the task of `bench/learning`, on the CPU.
 
-    python -m bench.learning [--ablation NAME] [--output FOLDER] [--resume]
+    python -m bench.learning [--ablation NAME] [--form FORM] [--vectors N] [--resume]
 
 Prints the scores as they come and writes curve.jsonl, result.json and learning.png. Ends with 1 if
 fewer than 60 % of the held-out questions are answered from memory, or fewer at the end than before.
@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from bench.learning.stages import ABLATIONS, STEPS, train
+from bench.learning.shapes import FORMS, USUAL, VECTORS, Shape
+from bench.learning.stages import ABLATIONS, OF_LEARNED, STEPS, train
 from clara.terminal.printing import quiet_libraries
 
 REQUIRED = 0.6
@@ -69,6 +70,8 @@ def draw(curve: list[dict[str, Any]], file: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure what training learns.")
     parser.add_argument("--ablation", choices=ABLATIONS, default="none")
+    parser.add_argument("--form", choices=FORMS, default="learned", help="of memory")
+    parser.add_argument("--vectors", type=int, choices=VECTORS, default=5, help="of a sheet")
     parser.add_argument("--output", type=Path, default=Path("build/learning"))
     parser.add_argument("--resume", action="store_true", help="go on with what is there")
     parser.add_argument("--threads", type=int, default=2)
@@ -79,15 +82,20 @@ def main() -> int:
         help="of every stage, to try the machinery (default: as many as needed)",
     )
     arguments = parser.parse_args()
+    if arguments.form != "learned" and arguments.ablation in OF_LEARNED:
+        parser.error(f"--ablation {arguments.ablation} is of form learned, not {arguments.form}")
+    shape = Shape(arguments.form, arguments.vectors)
     torch.set_num_threads(arguments.threads)
     quiet_libraries()
-    folder = arguments.output / arguments.ablation
+    name = "" if shape == USUAL else f"{shape.form}-{shape.vectors}-"
+    folder = arguments.output / f"{name}{arguments.ablation}"
     if folder.exists() and not arguments.resume:
         shutil.rmtree(folder)
     print(_HEAD)
     curve = train(
         folder,
         ablation=arguments.ablation,
+        shape=shape,
         steps=dict.fromkeys(STEPS, arguments.steps) if arguments.steps else None,
         seed=arguments.seed,
         resume=arguments.resume,
@@ -98,6 +106,8 @@ def main() -> int:
     ends = {record["stage"]: record["minutes"] for record in curve}
     result = {
         "ablation": arguments.ablation,
+        "form": shape.form,
+        "vectors": shape.vectors,
         "minutes": round(sum(ends.values()), 1),
         "threads": arguments.threads,
         "seed": arguments.seed,

@@ -17,6 +17,7 @@ from clara.training.run import run
 from clara.training.settings import RunSettings
 
 from . import task
+from .shapes import USUAL, Shape
 
 BATCH = 64
 STEPS = {"text": 2000, "instruct": 3000, "end-to-end": 1500}
@@ -27,8 +28,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-mse": {"alignment_weight": 0.0},
     "frozen-query-reasoner": {"train_query_reasoner": False},
     "no-pretraining": {"stages": ("text", "end-to-end")},
+    "no-writing": {"writing": 0.0},
+    "repeating": {"phase": {"reconstruction": 0.3}},
+    "shared-row": {"config": {"distinct_memory_tokens": False}},
+    "mean-ranking": {"config": {"ranking": "mean"}},
 }
-"""Each changes one setting."""
+"""Each changes one setting. Of the last two "spans" has no other way."""
+OF_LEARNED = ("shared-row", "mean-ranking")
+_GENERATION: dict[str, Any] = {"max_new_tokens": 3, "batch_size": 256}
+_NOT_OF_THE_TRAINER = ("stages", "writing", "phase", "config")
 
 
 @dataclass(frozen=True)
@@ -58,15 +66,23 @@ def score(model: Clara, questions: list[dict[str, Any]]) -> Score:
     rows = torch.arange(len(questions))
     gold = torch.tensor([row["pos_index"][0] for row in questions])
     best = model.rank(asked, memory, top_k=1).indices[:, 0]
-    settings = {"max_new_tokens": 3, "batch_size": 256}
-    from_text = model.answer_from_text(asked, [[text] for text in right], **settings)
-    from_gold = model.generate(asked, memory[rows, gold][:, None], **settings)
-    from_best = model.generate(asked, memory[rows, best][:, None], **settings)
+    from_text = model.answer_from_text(asked, [[text] for text in right], **_GENERATION)
+    from_gold = model.generate(asked, memory[rows, gold][:, None], **_GENERATION)
+    from_best = model.generate(asked, memory[rows, best][:, None], **_GENERATION)
     return Score(
         *(_share(_exact(found, wanted)) for found in (from_text, from_gold)),
         _share([bool(same) for same in best == gold]),
         _share(_exact(from_best, wanted)),
     )
+
+
+def exact_from_memory(model: Clara, questions: list[dict[str, Any]]) -> float:
+    """Share answered exactly from the right sheet's memory, as `Score.memory`."""
+    right = model.compress([row["docs"][row["pos_index"][0]] for row in questions])
+    memory = [right[[row]] for row in range(len(questions))]
+    asked = [row["question"] for row in questions]
+    found = model.generate(asked, memory, **_GENERATION)
+    return _share(_exact(found, [row["answer"] for row in questions]))
 
 
 def _exact(found: list[str], wanted: list[str]) -> list[bool]:
@@ -106,7 +122,13 @@ class Curve(TrainerCallback):
 
 
 def settings_of(
-    stage: str, folder: Path, model: Path | None, steps: int, seed: int, changes: Mapping[str, Any]
+    stage: str,
+    folder: Path,
+    model: Path | None,
+    steps: int,
+    seed: int,
+    changes: Mapping[str, Any],
+    shape: Shape = USUAL,
 ) -> RunSettings:
     """What a run of `clara train` is told, too."""
     arguments = {
@@ -128,8 +150,14 @@ def settings_of(
         # is; a backbone that trains along forgets how that is done before memory binds.
         "train_backbone": stage == "text",
     }
-    known = {name: value for name, value in changes.items() if name != "stages"}
-    plain = {} if model else {k: v for k, v in vars(task.config()).items() if k != "backbone"}
+    known = {k: v for k, v in changes.items() if k not in _NOT_OF_THE_TRAINER}
+    plain: dict[str, Any] = {}
+    if model is None:
+        config = task.config(**shape.config(), **changes.get("config", {}))
+        plain = {name: value for name, value in vars(config).items() if name != "backbone"}
+    phase = {**shape.phase(), **changes.get("phase", {})}
+    if stage == "instruct" and phase:
+        arguments["curriculum"] = [phase]
     if stage == "end-to-end":
         arguments["selection"] = [{"temperature": 0.1, "temperature_end": 0.02}]
     return RunSettings(
@@ -148,6 +176,7 @@ def train(
     folder: Path,
     *,
     ablation: str = "none",
+    shape: Shape = USUAL,
     steps: Mapping[str, int] | None = None,
     seed: int = 0,
     every: int = 100,
@@ -169,13 +198,14 @@ def train(
     if not (folder / "data").exists():
         (folder / "data").mkdir(parents=True)
         task.write_backbone(folder / "backbone", seed=seed)
-        task.write_data(folder / "data", {s: BATCH * counts[s] for s in stages}, seed)
+        sizes = {stage: BATCH * counts[stage] for stage in stages}
+        task.write_data(folder / "data", sizes, seed, writing=changes.get("writing", task.WRITING))
     model: Path | None = None
     asked = task.held_out(questions)
     for stage in stages:
         done = folder / stage / "model"
         if not (resume and done.exists()):
-            settings = settings_of(stage, folder, model, counts[stage], seed, changes)
+            settings = settings_of(stage, folder, model, counts[stage], seed, changes, shape)
             watch = Curve(curve, stage, every, report, asked)
             run(stage, settings, resume=resume, callbacks=[watch])
         model = done

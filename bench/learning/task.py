@@ -31,10 +31,12 @@ SECOND = [f"b{i}" for i in range(16)]
 KEYS = [f"k{i}" for i in range(16)]
 VALUES = [f"v{i}" for i in range(32)]
 FACTS = 4
+WORDS = 2 + 2 * FACTS  # of a sheet, a token each
 CORPUS = 4096  # sheets that questions are trained on end to end
 CANDIDATES = 8
 HELD_OUT = 512  # questions
 WRITE = "write"
+WRITING = 0.5  # share of the records that are sheets to write; the others are questions
 
 _TEMPLATE = (
     "{% for turn in messages %}{% if turn.role == 'user' %}{{ bos_token }}{{ turn.content }}"
@@ -114,11 +116,17 @@ def write_backbone(folder: Path, *, width: int = 128, layers: int = 3, seed: int
     tokenizer.save_pretrained(folder)
 
 
-def write_data(folder: Path, counts: dict[str, int], seed: int) -> None:
-    """Training files of the stages in `counts`, in the fields that `clara train` reads."""
-    makers = {
+def write_data(
+    folder: Path, counts: dict[str, int], seed: int, *, writing: float = WRITING
+) -> None:
+    """Training files of the stages in `counts`, in the fields that `clara train` reads.
+
+    Args:
+        writing: share of instruction tuning's records that are sheets to write.
+    """
+    makers: dict[str, Callable[[random.Random], Iterator[dict[str, Any]]]] = {
         "text": _text_records,
-        "instruct": _instruction_records,
+        "instruct": partial(_instruction_records, writing=writing),
         "end-to-end": _end_to_end_records,
     }
     for place, (stage, count) in enumerate(counts.items()):
@@ -134,16 +142,18 @@ def held_out(count: int = HELD_OUT, seed: int = 12_345) -> list[dict[str, Any]]:
 
 
 def _text_records(source: random.Random) -> Iterator[dict[str, Any]]:
-    return _records(source, write_name=False)
+    return _records(source, write_name=False, writing=WRITING)
 
 
-def _instruction_records(source: random.Random) -> Iterator[dict[str, Any]]:
+def _instruction_records(source: random.Random, writing: float) -> Iterator[dict[str, Any]]:
     """With the sheet's name in what is written, so that memory carries all of a sheet."""
-    return _records(source, write_name=True)
+    return _records(source, write_name=True, writing=writing)
 
 
-def _records(source: random.Random, *, write_name: bool) -> Iterator[dict[str, Any]]:
-    """Half of them questions, and half of them facts to write, in another order.
+def _records(
+    source: random.Random, *, write_name: bool, writing: float
+) -> Iterator[dict[str, Any]]:
+    """Some of them questions, and the share `writing` of them facts to write, in another order.
 
     In another order a value can only be written by looking its key up, as a question has it.
     Written as they stand, facts go into memory by their place and their keys do not tell them
@@ -151,7 +161,7 @@ def _records(source: random.Random, *, write_name: bool) -> Iterator[dict[str, A
     """
     while True:
         sheet = Sheet.draw(source, held_out=False)
-        if source.random() < 0.5:
+        if source.random() < 1 - writing:
             question, answer = sheet.question(source.randrange(FACTS))
         else:
             listed = sheet.listed(source.sample(range(FACTS), FACTS))

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from clara.backbone.cross_entropy import CHUNK_LOGITS, head_cross_entropy
+from clara.backbone.divergence import divergence_of_logits, head_divergence
 from clara.errors import reason
 
 if TYPE_CHECKING:
@@ -60,17 +61,50 @@ def next_token_cross_entropy(backbone: PreTrainedModel, hidden: Tensor, targets:
     """
     if applies_head_alone(backbone):
         return head_cross_entropy(backbone.get_output_embeddings(), hidden, targets)
-    vocabulary = backbone.get_input_embeddings().weight.shape[0]
-    rows = max(CHUNK_LOGITS // vocabulary, 1)
     loss = hidden.new_zeros((), dtype=torch.float32)
-    for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
+    for part in _chunks(backbone, hidden):
         # Computed again in the backward pass, so that only one chunk's logits are held at a time.
-        loss = loss + checkpoint(_chunk_loss, backbone, part, wanted, use_reentrant=False)
+        loss = loss + checkpoint(
+            _chunk_loss, backbone, hidden[part], targets[part], use_reentrant=False
+        )
     return loss
+
+
+def next_token_divergence(
+    backbone: PreTrainedModel, hidden: Tensor, ids: Tensor, log_probs: Tensor
+) -> Tensor:
+    """Sum over positions of how far their next token's probabilities are from a teacher's.
+
+    Args:
+        hidden: `[P, H]`, the final states that the positions are predicted from.
+        ids, log_probs: the teacher's, see `clara.backbone.divergence.divergence_of_logits`.
+
+    Raises:
+        ValueError: the backbone computes its logits from more than these states.
+    """
+    if applies_head_alone(backbone):
+        return head_divergence(backbone.get_output_embeddings(), hidden, ids, log_probs)
+    loss = hidden.new_zeros((), dtype=torch.float32)
+    for part in _chunks(backbone, hidden):
+        given = hidden[part], ids[part], log_probs[part]
+        loss = loss + checkpoint(_chunk_divergence, backbone, *given, use_reentrant=False)
+    return loss
+
+
+def _chunks(backbone: PreTrainedModel, hidden: Tensor) -> list[slice]:
+    """Positions whose logits are held together."""
+    rows = max(CHUNK_LOGITS // backbone.get_input_embeddings().weight.shape[0], 1)
+    return [slice(start, start + rows) for start in range(0, max(len(hidden), 1), rows)]
 
 
 def _chunk_loss(backbone: PreTrainedModel, hidden: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(_own_logits(backbone, hidden).float(), targets, reduction="sum")
+
+
+def _chunk_divergence(
+    backbone: PreTrainedModel, hidden: Tensor, ids: Tensor, log_probs: Tensor
+) -> Tensor:
+    return divergence_of_logits(_own_logits(backbone, hidden), ids, log_probs)
 
 
 def applies_head_alone(backbone: PreTrainedModel) -> bool:

@@ -149,12 +149,10 @@ def check_positions(
             )
 
 
-def answer_cross_entropy(
+def answer_states(
     model: ClaraCore, prompts: PackedPrompts, memory: Tensor, adapter: str | None = GENERATOR
 ) -> Tensor:
-    """Cross-entropy summed over the answers' tokens; only their positions reach the output head.
-
-    The logits are those of the backbone's own forward, scaled or capped as it does.
+    """Final states `[P, H]` that the answers' tokens are predicted from.
 
     Args:
         memory: `[slots of all prompts, H]`.
@@ -165,8 +163,24 @@ def answer_cross_entropy(
     """
     applies_head_alone(model.backbone)  # before the forward, where there is no loss
     hidden = model.forward_packed(prompts.batch, memory, adapter)
-    predicted = prompts.batch.ids[prompts.targets]
-    return next_token_cross_entropy(model.backbone, hidden[prompts.targets - 1], predicted)
+    return hidden[prompts.targets - 1]
+
+
+def answer_cross_entropy(
+    model: ClaraCore, prompts: PackedPrompts, memory: Tensor, adapter: str | None = GENERATOR
+) -> Tensor:
+    """Cross-entropy summed over the answers' tokens; only their positions reach the output head.
+
+    The logits are those of the backbone's own forward, scaled or capped as it does.
+
+    Args:
+        memory, adapter: see `answer_states`.
+
+    Raises:
+        ValueError: the backbone's logits do not come from its final states alone.
+    """
+    states = answer_states(model, prompts, memory, adapter)
+    return next_token_cross_entropy(model.backbone, states, prompts.predicted)
 
 
 def answer_loss(

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from clara.text.packing import Branch, PackedPrompts
 from clara.text.prompts import Prompt
 from clara.text.tokenizer import Marker
+
+P = TypeVar("P", bound=Prompt)
 
 
 def common_rows(prompts: Sequence[Prompt]) -> int:
@@ -27,6 +30,12 @@ def common_rows(prompts: Sequence[Prompt]) -> int:
     columns = enumerate(zip(*(prompt.ids for prompt in prompts)))  # as long as the shortest
     alike = next((row for row, tokens in columns if len(set(tokens)) > 1), len(prompts[0].ids))
     return min(alike, *(prompt.answer_start - 1 for prompt in prompts))
+
+
+def packed_order(groups: Sequence[Sequence[P]]) -> list[P]:
+    """The prompts of all groups in the order in which `pack_branches` packs them."""
+    trunks = [group[0] for group in groups]
+    return trunks + [prompt for group in groups for prompt in group[1:]]
 
 
 def pack_branches(

@@ -178,6 +178,11 @@ class PackedPrompts:
         )
         return cls(batch, torch.cat(positions).to(device))
 
+    @property
+    def predicted(self) -> Tensor:
+        """int64 `[P]`, the answers' tokens."""
+        return self.batch.ids[self.targets]
+
     def with_counts(self, counts: Sequence[int]) -> PackedPrompts:
         """The same prompts with other numbers of memory slots.
 

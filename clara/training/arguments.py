@@ -18,6 +18,7 @@ from clara.training.settings import (
     SettingsError,
     as_number,
     check_choices,
+    check_distillation,
     check_evaluation,
     check_numbers,
     check_rates,
@@ -83,6 +84,11 @@ class ClaraTrainingArguments(TrainingArguments):
         max_hours: stop the training after so many hours of wall time, those before it was resumed
             included, and save; None never stops it.
         curriculum: phases of what pretrain and instruct read, see `clara.training.curriculum`.
+        teacher: model of `clara train text` that instruct learns from, or its run's folder.
+        distillation_weight: w of `CE + w·KL`. Default: 1 with a teacher; 0 leaves the teacher out.
+        distillation_top: how many of the teacher's most likely tokens have a probability of their
+            own; the others have one together. Default: 32.
+        teacher_cache: folder of the teacher's probabilities. Default: `teacher` in `output_dir`.
     """
 
     max_prompt_tokens: int | None = None
@@ -107,6 +113,10 @@ class ClaraTrainingArguments(TrainingArguments):
     evaluate_answers: int = 0
     evaluation_rates: list[int] | None = None
     max_hours: float | None = None
+    teacher: str | None = None
+    distillation_weight: float | None = None
+    distillation_top: int | None = None
+    teacher_cache: str | None = None
 
     def __post_init__(self) -> None:
         self.remove_unused_columns = False
@@ -120,6 +130,11 @@ class ClaraTrainingArguments(TrainingArguments):
         check_numbers(vars(self))
         check_rates(vars(self))
         check_evaluation(vars(self))
+        check_distillation(vars(self))
+        if self.distillation_weight is None:
+            self.distillation_weight = 0.0 if self.teacher is None else 1.0
+        if self.distillation_top is None:
+            self.distillation_top = 32
         if self.candidate_rates is not None:  # their order says nothing
             self.candidate_rates = sorted(int(rate) for rate in self.candidate_rates)
         self.learning_rates = checked_learning_rates(self.learning_rates) or None

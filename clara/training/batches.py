@@ -17,6 +17,7 @@ from clara.text.packing import (
 )
 
 EVENTS = (
+    "answer without a teacher",
     "candidate empty or too long",
     "candidate truncated",
     "document empty or too long",
@@ -27,7 +28,7 @@ EVENTS = (
     "question empty or too long",
     "question truncated",
 )
-"""What is counted of examples left out and texts cut."""
+"""What is counted of examples left out, texts cut and answers that are not distilled."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Batch:
     """What all stages' batches have.
 
     Attributes:
-        counts: what a term of the loss is averaged over: "tokens" (of answers), "documents",
-            "questions".
+        counts: what a term of the loss is averaged over: "tokens" (of answers), "taught" (tokens
+            with a teacher), "documents", "questions".
         events: examples left out and texts cut, by reason, of `EVENTS`.
     """
 
@@ -101,16 +102,44 @@ class EmptyBatch(Batch):
 
 
 @dataclass(frozen=True)
+class Taught:
+    """A teacher's probabilities at tokens of answers, see `clara.backbone.divergence`.
+
+    Attributes:
+        rows: int64 `[R]`, the tokens among the targets of a batch's prompts.
+        ids: int64 `[R, K]`, the tokens that the teacher finds most likely there.
+        log_probs: float32 `[R, K + 1]`, the logarithms of their probabilities, and last that of
+            all other tokens together.
+    """
+
+    rows: Tensor
+    ids: Tensor
+    log_probs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Taught:
+        moved = (
+            each.to(device, non_blocking=non_blocking)
+            for each in (self.rows, self.ids, self.log_probs)
+        )
+        return Taught(*moved)
+
+
+@dataclass(frozen=True)
 class CompressionBatch(PromptBatch):
     """Documents, and prompts that are answered from the memory of consecutive ones of them.
 
     Attributes:
         averages_only: memory is the mean embedding of each span alone, as an untrained connector
             leaves it; the compressor makes no pass. For memory form "spans".
+        taught: what a teacher says about the answers; None where it says nothing.
     """
 
     documents: PackedTexts
     averages_only: bool = False
+    taught: Taught | None = None
 
     @property
     def tokens_read(self) -> int:
@@ -119,7 +148,9 @@ class CompressionBatch(PromptBatch):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         moved = super().to(device, non_blocking)
-        return replace(moved, documents=self.documents.to(device, non_blocking))
+        taught = None if self.taught is None else self.taught.to(device, non_blocking)
+        documents = self.documents.to(device, non_blocking)
+        return replace(moved, documents=documents, taught=taught)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ _KEY = "taken"  # among the callbacks' entries in a checkpoint's trainer_state.j
 class Budget(TrainerCallback):
     """Counts what a run takes, and stops it with a checkpoint once its hours are over.
 
+    A run that is evaluated is evaluated then too.
+
     Attributes:
         positions: that went through the backbone, of all processes.
 
@@ -76,6 +78,7 @@ class Budget(TrainerCallback):
     ) -> None:
         if state.global_step < state.max_steps and self._over():
             control.should_log = control.should_save = control.should_training_stop = True
+            control.should_evaluate |= args.eval_strategy != "no"
 
     def on_train_end(
         self,

@@ -24,7 +24,7 @@ from clara.terminal.printing import is_terminal, say
 from clara.training.folder import LOG, read_log
 
 _COUNTER = "early_stopping_patience_counter"
-_SHOWN = ("loss", "ce", "mse", "contrastive", "recall@1", "tokens_per_second")
+_SHOWN = ("loss", "ce", "mse", "kl", "contrastive", "recall@1", "tokens_per_second")
 
 
 class EarlyStopping(EarlyStoppingCallback):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clara.data.examples import (
     AnswerExample,
@@ -11,7 +11,7 @@ from clara.data.examples import (
     PretrainingExample,
     RankingExample,
 )
-from clara.text.branches import pack_branches
+from clara.text.branches import pack_branches, packed_order
 from clara.text.packing import CompressorInput, PackedPrompts
 from clara.text.prompts import Prompt
 from clara.training.batches import (
@@ -24,13 +24,16 @@ from clara.training.batches import (
 from clara.training.encoder import Encoder, SkippedExampleError
 from clara.training.moments import Moment
 from clara.training.prompts import pretraining_task
-from clara.training.questions import Asking
+from clara.training.questions import Asking, QuestionPrompt
+
+if TYPE_CHECKING:
+    from clara.training.distillation import Distillation
 
 
 class _Asked(NamedTuple):
     """Prompts that are answered from the same memory, and the texts that it is the memory of."""
 
-    prompts: list[Prompt]
+    prompts: Sequence[Prompt]
     inputs: list[CompressorInput]
 
 
@@ -39,11 +42,19 @@ class CompressionCollator:
 
     Args:
         asking: how questions of a `DocumentQuestions` are taken.
+        distillation: what a teacher says about the answers to questions. Tasks in place of a
+            question have no teacher.
     """
 
-    def __init__(self, encoder: Encoder, asking: Asking | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        asking: Asking | None = None,
+        distillation: Distillation | None = None,
+    ) -> None:
         self._encoder = encoder
         self._asking = asking or Asking()
+        self._distillation = distillation
 
     def __call__(
         self,
@@ -65,10 +76,15 @@ class CompressionCollator:
         events = self._encoder.take_events()
         if not made:
             return EmptyBatch(events)
-        prompts = pack_branches([group.prompts for group in made])
+        groups = [group.prompts for group in made]
+        prompts = pack_branches(groups)
         documents = self._encoder.pack([each for group in made for each in group.inputs])
         counts = {"tokens": len(prompts.targets), "documents": len(documents)}
-        return CompressionBatch(counts, events, prompts, documents, averages_only)
+        taught = None
+        if self._distillation is not None:
+            taught = self._distillation.taught(packed_order(groups), events)
+            counts["taught"] = 0 if taught is None else len(taught)
+        return CompressionBatch(counts, events, prompts, documents, averages_only, taught)
 
     def _asked(
         self,
@@ -81,19 +97,23 @@ class CompressionCollator:
         counts = [each.n_memory for each in inputs]
         if isinstance(example, DocumentQuestions):
             prompts = self._encoder.usable(
-                lambda pair: self._encoder.memory_prompt(counts, *pair),
+                lambda pair: self._question_prompt(counts, example.documents, *pair),
                 self._asking.drawn(example, seed=seed),
             )
             return [_Asked(group, inputs) for group in self._asking.groups(prompts)]
-        task = isinstance(example, PretrainingExample)
-        if isinstance(example, PretrainingExample):
-            if not all(answer.strip() for answer in example.answers):
-                raise SkippedExampleError("no answer tokens", "an answer is empty")
-            question, answer = pretraining_task(example)
-        else:
-            question, answer = example.question, example.answer
-        prompt = self._encoder.memory_prompt(counts, question, answer, task=task)
-        return [_Asked([prompt], inputs)]
+        if isinstance(example, AnswerExample):
+            asked = example.documents, example.question, example.answer
+            return [_Asked([self._question_prompt(counts, *asked)], inputs)]
+        if not all(answer.strip() for answer in example.answers):
+            raise SkippedExampleError("no answer tokens", "an answer is empty")
+        question, answer = pretraining_task(example)
+        return [_Asked([self._encoder.memory_prompt(counts, question, answer, task=True)], inputs)]
+
+    def _question_prompt(
+        self, counts: Sequence[int], documents: tuple[str, ...], question: str, answer: str
+    ) -> QuestionPrompt:
+        prompt = self._encoder.memory_prompt(counts, question, answer)
+        return QuestionPrompt(prompt.ids, prompt.answer_start, documents, question, answer)
 
 
 class RankingCollator:

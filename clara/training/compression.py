@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from clara.backbone.adapters import COMPRESSOR, GENERATOR
+from clara.backbone.output_path import next_token_cross_entropy, next_token_divergence
 from clara.data.examples import AnswerExample
 from clara.model.clara import Clara
-from clara.model.encoding import answer_cross_entropy
+from clara.model.encoding import answer_states
 from clara.training.batches import CompressionBatch
 from clara.training.collators import CompressionCollator
 from clara.training.objectives import Objective, Term
@@ -16,15 +17,21 @@ from clara_kernels import memory_alignment_loss
 
 
 class CompressionObjective(Objective):
-    """`CE + λ·MSE` (arXiv 2511.18659).
+    """`CE + λ·MSE` (arXiv 2511.18659), and `w·KL` with a teacher.
 
     CE is the generator's loss on the target given the memory of the documents. MSE lies between
-    the mean state of a document's tokens and that of its memory; see `memory_alignment_loss`.
+    the mean state of a document's tokens and that of its memory; see `memory_alignment_loss`. KL
+    lies between the probabilities of a teacher that reads the documents' text and the generator's
+    (arXiv 1503.02531, at temperature 1), at the tokens that the batch is `taught`. CE and KL are
+    added up over tokens and divided by the number of answers' tokens, with and without a teacher:
+    a token's KL weighs w times what its CE weighs, however many tokens have a teacher. The log has
+    the mean over the tokens with one.
 
     Args:
         alignment_weight: λ; 0 leaves the term out, and its cost.
         alignment_reduction: "mean" over H as the reference implementation has it, or "sum" as
             the paper writes it.
+        distillation_weight: w; 0 leaves the term out.
     """
 
     adapters = (COMPRESSOR, GENERATOR)
@@ -36,6 +43,7 @@ class CompressionObjective(Objective):
         *,
         alignment_weight: float = 0.1,
         alignment_reduction: str = "mean",
+        distillation_weight: float = 0.0,
         train_backbone: bool = False,
     ) -> None:
         super().__init__(model, train_backbone=train_backbone)
@@ -43,6 +51,8 @@ class CompressionObjective(Objective):
         self.terms = {"ce": Term("tokens")}
         if alignment_weight:
             self.terms["mse"] = Term("documents", alignment_weight)
+        if distillation_weight:
+            self.terms["kl"] = Term("tokens", distillation_weight, logged_per="taught")
 
     def sums(self, batch: CompressionBatch) -> dict[str, Tensor]:
         if batch.averages_only:
@@ -51,7 +61,7 @@ class CompressionObjective(Objective):
         packed = batch.documents.batch
         encoded = self.model.encode_memory(packed, COMPRESSOR, memory_only=not aligned)
         memory = torch.cat(batch.documents.in_order(encoded.memory))
-        sums = {"ce": answer_cross_entropy(self.model, batch.prompts, memory)}
+        sums = self._sums_of_answers(batch, memory)
         if aligned:
             mean = memory_alignment_loss(
                 encoded.states, packed.cu_seqlens, packed.memory_counts, reduction=self._reduction
@@ -63,9 +73,22 @@ class CompressionObjective(Objective):
         """As with a connector at zero, at the cost of the generator alone."""
         means = self.model.span_means(batch.documents.batch).to(self.model.dtype)
         memory = torch.cat(batch.documents.in_order(means))
-        loss = answer_cross_entropy(self.model, batch.prompts, memory)
-        # There are no states that could be aligned.
-        return {"ce": loss, **{name: torch.zeros_like(loss) for name in self.terms if name != "ce"}}
+        sums = self._sums_of_answers(batch, memory)
+        if "mse" in self.terms:  # there are no states that could be aligned
+            sums["mse"] = torch.zeros_like(sums["ce"])
+        return sums
+
+    def _sums_of_answers(self, batch: CompressionBatch, memory: Tensor) -> dict[str, Tensor]:
+        """The terms that look at the answers, given the memory for all slots."""
+        backbone, taught = self.model.backbone, batch.taught
+        states = answer_states(self.model, batch.prompts, memory)
+        sums = {"ce": next_token_cross_entropy(backbone, states, batch.prompts.predicted)}
+        if "kl" in self.terms:
+            sums["kl"] = torch.zeros_like(sums["ce"])
+            if taught is not None:
+                chosen = states[taught.rows]
+                sums["kl"] = next_token_divergence(backbone, chosen, taught.ids, taught.log_probs)
+        return sums
 
     def stand_in(self) -> CompressionBatch:
         example = AnswerExample("Who?", ("Ada.",), "Ada")

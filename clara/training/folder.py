@@ -180,7 +180,10 @@ def _hours_left(record: Mapping[str, Any], steps: int, hours: float | None) -> f
     return round(min(left), 4) if left else None
 
 
-_SCORES = ("eval_loss", "eval_ce", "eval_mse", "eval_contrastive", "eval_recall@1", "eval_recall@5")
+_SCORES = (
+    *("eval_loss", "eval_ce", "eval_mse", "eval_kl", "eval_contrastive"),
+    *("eval_recall@1", "eval_recall@5"),
+)
 _CONTROLS = ("eval_exact_match", "eval_loss_", "eval_recall@")
 """What the names of scores of `clara.training.controls` begin with."""
 _RATES = ("eval_loss@", "eval_recall_candidates@1@", "eval_recall_candidates@5@")

@@ -24,10 +24,16 @@ class Term:
     Attributes:
         per: the entry of `Batch.counts` it is averaged over.
         weight: of the mean in the loss.
+        logged_per: the entry it is averaged over in the log; default `per`.
     """
 
     per: str
     weight: float = 1.0
+    logged_per: str | None = None
+
+    @property
+    def logged_over(self) -> str:
+        return self.logged_per or self.per
 
 
 class Objective(nn.Module, ABC):

@@ -12,7 +12,10 @@ from clara.training.settings import GROUPS
 
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss", "eval_loss")),
-    ("terms", ("ce", "mse", "contrastive", "eval_ce", "eval_mse", "eval_contrastive")),
+    (
+        "terms",
+        ("ce", "mse", "kl", "contrastive", "eval_ce", "eval_mse", "eval_kl", "eval_contrastive"),
+    ),
     ("recall", ("recall@1", "recall@3", "recall@5", "eval_recall@1")),
     (
         "gradient norm",

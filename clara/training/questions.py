@@ -6,10 +6,22 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from clara.backbone.rotary import side
 from clara.data.examples import DocumentQuestions
 from clara.text.prompts import Prompt
+
+P = TypeVar("P", bound=Prompt)
+
+
+@dataclass(frozen=True)
+class QuestionPrompt(Prompt):
+    """The prompt of a question with its answer, and the texts that it is made of."""
+
+    documents: tuple[str, ...]
+    question: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -39,13 +51,13 @@ class Asking:
         source = random.Random(f"{seed} {example.documents} {example.questions}")
         return [pairs[row] for row in sorted(source.sample(range(len(pairs)), self.most))]
 
-    def groups(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    def groups(self, prompts: Sequence[P]) -> list[list[P]]:
         """Groups of prompts that can share their beginning, mostly one.
 
         Prompts on both sides of a switching length cannot: with other rotary factors the shared
         rows have other keys.
         """
-        groups: dict[tuple[bool, ...], list[Prompt]] = defaultdict(list)
+        groups: dict[tuple[bool, ...], list[P]] = defaultdict(list)
         for prompt in prompts:
             groups[side(self.switching, len(prompt.ids))].append(prompt)
         return list(groups.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clara import __version__
 from clara.config import ClaraConfig
@@ -16,9 +16,12 @@ from clara.training.folder import RECORD, read_record, steps_of
 from clara.training.length import Length
 from clara.training.settings import RunSettings, SettingsError
 
+if TYPE_CHECKING:
+    from clara.training.teacher import TeacherFolder
+
 Treatment = Literal["ignored", "batch", "free", "once", "fixed"]
 
-# Where things are kept, and what transformers' own scripts use.
+# Where things are kept, what is compared elsewhere, and what transformers' own scripts use.
 _IGNORED = frozenset(
     {
         "output_dir",
@@ -29,6 +32,7 @@ _IGNORED = frozenset(
         "do_eval",
         "do_predict",
         "resume_from_checkpoint",
+        "teacher",  # compared by what it is, see `_compare_teachers`
     }
 )
 # These decide together how many examples a step takes.
@@ -43,6 +47,7 @@ _FREE = frozenset(
         "max_hours",
         "patience",
         "candidate_index",
+        "teacher_cache",
         "evaluate_examples",
         "evaluate_answers",
         "evaluation_rates",
@@ -119,6 +124,7 @@ def run_record(
     length: Length,
     train: Examples[Any],
     evaluation: Examples[Any] | None,
+    teacher: TeacherFolder | None = None,
 ) -> dict[str, Any]:
     """What a run is made of, as JSON; it goes into the run's folder and every checkpoint."""
     import torch
@@ -131,6 +137,7 @@ def run_record(
         "backbone": _place(settings.backbone),
         "train_data": _data(settings.train_data, settings.train_split, train),
         "eval_data": _data(settings.eval_data, settings.eval_split, evaluation),
+        "teacher": None if teacher is None else {"given": teacher.given, "digest": teacher.digest},
         "processes": max(arguments.world_size, 1),
         "max_steps": length.total,
         "steps_of_an_epoch": length.epoch,
@@ -168,12 +175,14 @@ def check_resumed(checkpoint: Path, record: Mapping[str, Any], config: ClaraConf
             "settings and the batch size were compared with it"
         )
     else:
-        missing = sorted(record.keys() - before.keys() - {"backbone_digest", "versions"})
+        optional = {"backbone_digest", "teacher", "versions"}
+        missing = sorted(record.keys() - before.keys() - optional)
         if missing:
             raise SettingsError(f"{checkpoint / RECORD}: lacks {missing[0]!r}")
         contradictions += _other_start(before, record)
         for name in ("train_data", "eval_data"):
             _compare_data(name, before.get(name), record[name], contradictions, changes)
+        _compare_teachers(before.get("teacher"), record.get("teacher"), contradictions, changes)
         _compare_batches(before, record, contradictions, changes)
         _compare_arguments(before["arguments"], record["arguments"], contradictions, changes)
         changes += _moved_backbone(before, record)
@@ -289,6 +298,24 @@ def _compare_data(
         contradictions.append(_differs(name, _shown_data(before), _shown_data(now)))
     elif before["source"] != now["source"]:
         changes.append(_changed(name, before["source"], now["source"]))
+
+
+def _compare_teachers(
+    before: Mapping[str, Any] | None,
+    now: Mapping[str, Any] | None,
+    contradictions: list[str],
+    changes: list[str],
+) -> None:
+    old, new = (each or {"given": None, "digest": None} for each in (before, now))
+    if old["digest"] != new["digest"]:
+        contradictions.append(_differs("teacher", _shown_teacher(old), _shown_teacher(new)))
+    elif old["given"] != new["given"]:
+        changes.append(_changed("teacher", old["given"], new["given"]))
+
+
+def _shown_teacher(teacher: Mapping[str, Any]) -> str | None:
+    given, digest = teacher["given"], teacher["digest"]
+    return None if given is None else f"{given} (digest {digest[:8]})"
 
 
 def _shown_data(data: Mapping[str, Any]) -> str:

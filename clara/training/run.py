@@ -28,6 +28,7 @@ from clara.training.arguments import ClaraTrainingArguments, training_arguments
 from clara.training.callbacks import EarlyStopping, LineProgress, RichProgress, RunLog
 from clara.training.controls import Controls
 from clara.training.curriculum import Curriculum
+from clara.training.distillation import check_cache
 from clara.training.folder import (
     MODEL,
     check_folder,
@@ -44,9 +45,11 @@ from clara.training.settings import (
     SettingsError,
     Stage,
     check_candidate_rates,
+    check_eval_data,
     chosen_rates,
 )
 from clara.training.stages import ASSEMBLY
+from clara.training.teacher import teacher_of
 from clara.training.trainer import ClaraTrainer
 
 
@@ -99,12 +102,15 @@ def run(
     parse, assemble = ASSEMBLY[stage]
     train, evaluation = _examples(settings, arguments, parse)
     length = length_of(arguments, len(train))
-    record = run_record(stage, settings, arguments, length, train, evaluation)
+    teacher = teacher_of(arguments)
+    record = run_record(stage, settings, arguments, length, train, evaluation, teacher)
     lines = remarks(arguments, length)
     before = None
     if last is not None:
         before = read_record(last)
         lines += check_resumed(last, record, config)
+    if teacher is not None:
+        check_cache(teacher, arguments, train)
     if arguments.process_index == 0:
         for line in lines:
             say(line)
@@ -172,6 +178,8 @@ def _check_before_loading(
         if stage not in ("pretrain", "instruct"):
             raise SettingsError(f"curriculum is for pretrain and instruct: {stage} has none")
         Curriculum(config, arguments.curriculum)
+    if arguments.teacher is not None and stage != "instruct":
+        raise SettingsError(f"teacher is for instruct: {stage} learns from none")
     if arguments.candidate_rates is not None:
         if stage not in ("end-to-end", "contrastive"):
             raise SettingsError(
@@ -179,8 +187,7 @@ def _check_before_loading(
             )
         check_candidate_rates(config, arguments.candidate_rates)
     chosen_rates(config, "evaluation_rates", arguments.evaluation_rates)
-    if arguments.evaluate_answers and not settings.eval_data:
-        raise SettingsError("evaluate_answers needs eval_data")
+    check_eval_data(settings)
     if arguments.evaluate_answers and stage in ("text", "contrastive"):
         raise SettingsError(
             f"evaluate_answers is for pretrain, instruct and end-to-end: {stage} trains no answers "

@@ -152,6 +152,8 @@ NUMBERS: dict[str, Numbers] = {
     "dataloader_prefetch_factor": _COUNT,
     "ddp_timeout": _COUNT,
     "alignment_weight": Numbers(),
+    "distillation_weight": Numbers(),
+    "distillation_top": _COUNT,
     "max_prompt_tokens": _COUNT,
     "questions_per_document": _COUNT,
     "patience": _COUNT,
@@ -289,6 +291,36 @@ def check_evaluation(values: Mapping[str, Any]) -> None:
         )
 
 
+def check_eval_data(settings: RunSettings) -> None:
+    """Refuse settings of evaluations without data for them.
+
+    Raises:
+        SettingsError: names the setting.
+    """
+    for name in ("evaluate_examples", "evaluate_answers"):
+        if settings.arguments.get(name) and not settings.eval_data:
+            raise SettingsError(f"{name} needs eval_data")
+
+
+def check_distillation(values: Mapping[str, Any]) -> None:
+    """Refuse places that are no paths, and settings of a teacher without one.
+
+    Raises:
+        SettingsError: names the setting, its value and what it may be.
+    """
+    for name in ("teacher", "teacher_cache"):
+        value = values.get(name)
+        if value is not None and not (isinstance(value, str) and value):
+            raise SettingsError(f"{name} must be a path, got {value!r}")
+    if values.get("teacher") is not None:
+        return
+    for name in ("distillation_weight", "distillation_top", "teacher_cache"):
+        if values.get(name):
+            raise SettingsError(
+                f"{name} needs a teacher: a model of clara train text, or the folder of its run"
+            )
+
+
 _REPORTERS: dict[str, tuple[str, ...]] = {
     "azure_ml": ("azureml",),
     "clearml": ("clearml",),
@@ -343,11 +375,11 @@ def check_early(settings: RunSettings) -> None:
     checked_learning_rates(settings.arguments.get("learning_rates"))
     check_rates(settings.arguments)
     check_evaluation(settings.arguments)
-    if settings.arguments.get("evaluate_answers") and not settings.eval_data:
-        raise SettingsError("evaluate_answers needs eval_data")
+    check_distillation(settings.arguments)
+    check_eval_data(settings)
     check_reporters(settings.arguments.get("report_to"))
-    for name in ("model", "backbone"):
-        place = getattr(settings, name)
+    places = {"model": settings.model, "backbone": settings.backbone}
+    for name, place in {**places, "teacher": settings.arguments.get("teacher")}.items():
         if place and _is_path(place) and not Path(place).expanduser().exists():
             raise SettingsError(f"{name} {place!r} does not exist")
     from clara.data.examples import check_source

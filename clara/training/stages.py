@@ -31,6 +31,7 @@ from clara.training.collators import (
 )
 from clara.training.compression import CompressionObjective
 from clara.training.curriculum import Curriculum
+from clara.training.distillation import distillation_of
 from clara.training.encoder import Encoder
 from clara.training.objectives import Objective
 from clara.training.questions import Asking
@@ -67,10 +68,14 @@ def _compression(model: Clara, arguments: ClaraTrainingArguments, data: Sequence
         model,
         alignment_weight=arguments.alignment_weight or 0.0,
         alignment_reduction=arguments.alignment_reduction,
+        distillation_weight=arguments.distillation_weight or 0.0,
         train_backbone=arguments.train_backbone,
     )
-    asking = asking_of(model, arguments, data)
-    collator: Callable[..., Any] = CompressionCollator(_encoder(model, arguments), asking)
+    collator: Callable[..., Any] = CompressionCollator(
+        _encoder(model, arguments),
+        asking_of(model, arguments, data),
+        distillation_of(model, arguments, data),
+    )
     curriculum = Curriculum(model.config, arguments.curriculum)
     if curriculum.varies or not isinstance(data[0][0], PretrainingExample):
         longest = model.config.document_length

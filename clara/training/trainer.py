@@ -260,7 +260,8 @@ class ClaraTrainer(SavingTrainer):
     def _reduced(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """Sums over processes of what is counted, which a process may have nothing of."""
         terms = self.objective.terms
-        names = sorted({*_COUNTED, *terms, *(term.per for term in terms.values())})
+        counts = {count for term in terms.values() for count in (term.per, term.logged_over)}
+        names = sorted({*_COUNTED, *terms, *counts})
         values = self._sum_over_processes([float(totals.get(name, 0.0)) for name in names])
         return dict(zip(names, values, strict=True))
 
@@ -349,8 +350,7 @@ class ClaraTrainer(SavingTrainer):
 
     def _evaluation_means(self, totals: Mapping[str, float]) -> dict[str, float]:
         means = _means(totals, self.objective)
-        terms = self.objective.terms.items()
-        means["loss"] = sum(term.weight * means.get(name, math.nan) for name, term in terms)
+        means["loss"] = _loss(totals, self.objective)
         return means | {name: totals[name] for name in EVENTS if totals[name]}
 
     def _as_many_everywhere(
@@ -373,10 +373,19 @@ class ClaraTrainer(SavingTrainer):
 
 def _means(totals: Mapping[str, float], objective: Objective) -> dict[str, float]:
     means = {
-        name: totals[name] / totals[term.per]
+        name: totals[name] / totals[term.logged_over]
         for name, term in objective.terms.items()
-        if totals[term.per]
+        if totals[term.logged_over]
     }
     if totals["ranked"]:
         means.update({f"recall@{k}": totals[f"recall@{k}"] / totals["ranked"] for k in CUTOFFS})
     return means
+
+
+def _loss(totals: Mapping[str, float], objective: Objective) -> float:
+    """The weighted sum of the terms; NaN where nothing is left to average one of them over."""
+    terms = objective.terms.items()
+    return sum(
+        term.weight * (totals[name] / totals[term.per] if totals[term.per] else math.nan)
+        for name, term in terms
+    )

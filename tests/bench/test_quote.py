@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench import quote
+from bench.runs import RunFile
 from clara.reports.results import Measurement, Promise, Results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +136,47 @@ def test_a_table(page, root, table):
     assert lines[end - 3 : end] == ["", SOURCE, ""]
 
 
+def runs(root):
+    """Trainings of two comparisons: the same form with two seeds, and another with one."""
+    forms = RunFile(root / RUNS["forms"], "forms", {}, ENVIRONMENT)
+    learning = RunFile(root / RUNS["learning"], "learning", {}, ENVIRONMENT)
+    for form, seed, shift in (("spans", 0, 0.0), ("spans", 1, 0.5), ("learned", 0, 1.0)):
+        losses = [
+            {"step": step, "right": right + shift, "other": 3.0 + shift, "none": 4.0 + shift}
+            for step, right in ((100, 2.0), (200, 1.0))
+        ]
+        forms.add({"form": form, "rate": 8, "seed": seed}, {"losses": losses})
+        names = {"form": form, "vectors": 3, "ablation": "none", "seed": seed}
+        steps = None if shift == 1 else int(80 + 40 * shift)
+        learning.add(names, {"steps": steps, "curve": [{"step": 20, "memory": 0.6 - shift / 10}]})
+
+
+RUNS = {name: f"bench/results/some-cpu/{name}.jsonl" for name in quote.RUN_TABLES}
+OF_RUNS = {
+    "forms": [
+        "| 8 | learnt rows, final states | 1 | 3.00 / 4.00 | 2.00 / 4.00 | 5.00 |",
+        "| 8 | W · final state + span mean | 2 | 2.25 / 3.25 | 1.25 (1.00 to 1.50) / 3.25 | 4.25 |",
+    ],
+    "learning": [
+        "| 3 | learnt rows, final states |  | not reached |  | 0.50 |",
+        "| 3 | W · final state + span mean |  | 80; 100 | 90 | 0.60; 0.55 |",
+    ],
+}
+
+
+@pytest.mark.parametrize("table", RUNS)
+def test_a_table_of_trainings(page, root, table, refused):
+    runs(root)
+    path = page(table, file=RUNS[table])
+    assert quote.main([str(path)], root) == 0
+    lines = path.read_text().splitlines()
+    begin, end = lines.index(f"<!-- figures: {RUNS[table]} {table} -->"), lines.index(quote._END)
+    assert lines[begin + 4 : end - 3] == OF_RUNS[table]
+    assert lines[end - 3 : end] == ["", SOURCE, ""]
+    (root / RUNS[table]).write_text("")
+    assert "holds nothing for the table" in refused(path)
+
+
 def test_a_round_trip(page, root, refused):
     path = page(*quote.TABLES)
     assert "differs from" in refused(path, "--check")
@@ -185,7 +227,7 @@ def test_blocks_in_code_are_left_alone(root):
         (
             FILE,
             "speed",
-            f"no table 'speed'; there are {', '.join(quote.TABLES)}",
+            f"no table 'speed'; there are {', '.join(quote.TABLES | quote.RUN_TABLES)}",
         ),
         (
             "bench/results/none.json",

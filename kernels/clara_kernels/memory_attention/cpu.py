@@ -25,7 +25,7 @@ from .reference import query_offsets
 _LEAST_PIECE = 64
 _MOST_PIECE = 512
 # Elements; larger masks, of windows over long documents, are made anew.
-_LARGEST_KEPT_MASK = 1 << 18
+_LARGEST_KEPT_MASK = 1 << 16
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -161,7 +161,7 @@ def _groups(cu_seqlens: Tensor, q_offsets: Tensor, window: int) -> list[_Group]:
     return _groups_of(tuple(cu_seqlens.tolist()), tuple(q_offsets.tolist()), window)
 
 
-@lru_cache(maxsize=16)  # all layers of a model ask for the same groups, forward and backward
+@lru_cache(maxsize=8)  # all layers of a model ask for the same groups, forward and backward
 def _groups_of(bounds: tuple[int, ...], q_bounds: tuple[int, ...], window: int) -> list[_Group]:
     members = defaultdict(list)
     for piece in _pieces(bounds, q_bounds, window):
@@ -258,7 +258,7 @@ def backward(
     """
     dtype = q.dtype
     grad, q, k, v, out = (x.to(lse.dtype) for x in (grad, q, k, v, out))
-    gradients = [torch.zeros_like(x) for x in (q, k, v)]
+    gradients = [torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v)]
     heads = q.shape[1] // k.shape[1]
     q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
     for group in _groups(cu_seqlens, q_offsets, window):

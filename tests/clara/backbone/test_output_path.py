@@ -7,9 +7,11 @@ from torch.nn.functional import cross_entropy
 
 from clara import Clara, ClaraConfig
 from clara.backbone import output_path
+from clara.backbone.divergence import divergence_of_logits, most_likely
 from clara.backbone.output_path import (
     applies_head_alone,
     next_token_cross_entropy,
+    next_token_divergence,
     states_to_logits,
 )
 from clara.data.examples import AnswerExample
@@ -121,6 +123,19 @@ def test_gradients_in_chunks_are_those_of_all_logits(model, monkeypatch):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     finally:
         weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize("family", ["Granite", "Cohere"], indirect=True)
+def test_the_divergence_from_a_teacher_is_that_of_the_logits(model, monkeypatch):
+    monkeypatch.setattr(output_path, "CHUNK_LOGITS", 3 * 600)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(8, 48, generator=generator, requires_grad=True)
+    likely = most_likely(3 * torch.randn(8, 600, generator=generator), 7)
+    ours = next_token_divergence(model.backbone, hidden, *likely)
+    theirs = divergence_of_logits(states_to_logits(model.backbone, hidden), *likely)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    both = [torch.autograd.grad(loss, hidden)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*both, rtol=1e-4, atol=1e-6)
 
 
 def test_words_behind_memory_are_what_the_backbone_would_say(model):

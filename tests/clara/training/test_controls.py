@@ -302,7 +302,12 @@ def test_settings_that_do_not_go_together(settings):
     for stage in ("text", "contrastive"):
         with pytest.raises(SettingsError, match=f"{stage} trains no answers from memory"):
             run(stage, settings(data="ranking"))
+    without = {**vars(made), "eval_data": None}
     with pytest.raises(SettingsError, match="evaluate_answers needs eval_data"):
-        check_early(RunSettings(**{**vars(made), "eval_data": None}))
+        check_early(RunSettings(**without))
+    some = {**made.arguments, "evaluate_answers": 0, "evaluate_examples": 5}
+    for check in (check_early, lambda settings: run("pretrain", settings)):
+        with pytest.raises(SettingsError, match="evaluate_examples needs eval_data"):
+            check(RunSettings(**{**without, "arguments": some}))
     with pytest.raises(SettingsError, match=r"evaluation_rates must be of those .*, 16; got 4"):
         run("pretrain", settings(evaluation_rates=[4]))

@@ -164,6 +164,7 @@ def test_a_damaged_checkpoint_is_named(tiny_backbone, training_data, tmp_path, d
 IGNORED = {
     *("output_dir", "logging_dir", "overwrite_output_dir", "local_rank", "resume_from_checkpoint"),
     *("do_train", "do_eval", "do_predict"),
+    "teacher",  # compared by its digest
 }
 BATCH = {"per_device_train_batch_size", "gradient_accumulation_steps", "total_batch_size"}
 ONCE = {"metric_for_best_model", "greater_is_better"}
@@ -175,6 +176,7 @@ FIXED = {
     *("train_backbone", "alignment_weight", "alignment_reduction", "query_reasoner"),
     *("train_query_reasoner", "selection", "negatives", "negatives_every", "in_batch_negatives"),
     *("learning_rates", "curriculum", "questions_per_document", "candidate_rates"),
+    *("distillation_weight", "distillation_top"),
     *("fsdp", "fsdp_config", "deepspeed", "accelerator_config", "parallelism_config"),
     # Without an effect on what is trained here, and not worth a rule of their own.
     *("average_tokens_across_devices", "label_smoothing_factor", "use_liger_kernel"),
@@ -186,7 +188,7 @@ FREE = {
     *("max_steps", "num_train_epochs", "patience", "logging_steps", "save_steps", "eval_steps"),
     *("save_total_limit", "report_to", "run_name", "dataloader_num_workers", "use_cpu"),
     *("eval_strategy", "per_device_eval_batch_size", "candidate_index", "ddp_timeout", "log_level"),
-    *("evaluate_examples", "evaluate_answers", "evaluation_rates", "max_hours"),
+    *("evaluate_examples", "evaluate_answers", "evaluation_rates", "max_hours", "teacher_cache"),
     *("gradient_checkpointing", "torch_compile", "load_best_model_at_end", "hub_token", "tf32"),
 }
 

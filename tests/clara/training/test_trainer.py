@@ -196,7 +196,8 @@ class TestStep:
 
         some = trainer(examples, 5)
         rows = list(some.get_eval_dataloader().dataset)
-        assert len(rows) == 5 and rows != [examples[row] for row in range(5)]
+        assert len(rows) == 5
+        assert rows != [examples[row] for row in range(5)]
         loss = some.evaluate()["eval_loss"]
         assert some.evaluate()["eval_loss"] == loss
         assert trainer(rows).evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-6)

@@ -1,3 +1,4 @@
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -111,6 +112,21 @@ def test_what_is_kept_of_a_layout_serves_every_later_call(memory_only):
         check(*case)
         check(*case, window=12)
         check(*case[:5], torch.float16, memory_only)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strides_are_those_that_compiled_code_expects(dtype):
+    """Also of the gradients of transposed heads, which models pass."""
+    bounds, counts = offsets_of([30, 40]), torch.tensor([3, 3], dtype=torch.int32)
+    shapes = (4, 70, 16), (2, 70, 16), (2, 70, 16)
+    q, k, v = (torch.randn(shape, dtype=dtype).transpose(0, 1) for shape in shapes)
+    rest = (bounds, counts, False, 0.25, 0)
+    operators = torch.ops.clara
+    out, lse = operators.memory_attention(q, k, v, *rest)
+    check_fake = partial(torch.library.opcheck, test_utils="test_faketensor")
+    check_fake(operators.memory_attention.default, (q, k, v, *rest))
+    grad = torch.randn_like(out)
+    check_fake(operators.memory_attention_backward.default, (grad, q, k, v, out, lse, *rest))
 
 
 def test_gradients_in_bfloat16_are_rounded_once():
