@@ -74,18 +74,21 @@ bench-smoke: .venv/.dev
 bench-learning: .venv/.dev
 	$(bin)/python -m bench.learning
 
+# For training on CPUs. glibc keeps large blocks, in huge pages where it can: steps took a quarter less
+# time on one thread. Elsewhere it has no effect.
+kept := glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296
+training := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:$(kept) nice -n 19 $(bin)/python
+
 # Hours on two cores, in pieces: a call that was stopped goes on with what is missing. Forms of memory
 # beside each other, on the same small model and on SmolLM2-135M.
 bench-forms: .venv/.dev data/factbook/documents.train.jsonl
-	nice -n 19 $(bin)/python -m bench.learning.comparison
-	nice -n 19 $(bin)/python -m bench.forms
+	$(training) -m bench.learning.comparison
+	$(training) -m bench.forms
 
 # A unit of the training of SmolLM2-135M's weights: at most 100 minutes, then a line in
-# docs/training-log.md and a snapshot. The next unit goes on from there. glibc keeps large blocks, in
-# huge pages where it can: steps took a quarter less time on one thread. Elsewhere it has no effect.
+# docs/training-log.md and a snapshot. The next unit goes on from there.
 train-weights: .venv/.dev data/factbook/documents.train.jsonl
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296 \
-		nice -n 19 $(bin)/python recipes/train_weights.py
+	$(training) recipes/train_weights.py
 
 data/factbook/documents.train.jsonl: .venv/.dev
 	$(bin)/clara data factbook --output data/factbook

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clara.errors import ClaraError
+from clara.files.digest import sha256_of
 from clara.files.writing import replace_folder, write_text
 
 if TYPE_CHECKING:  # a damaged part is found before torch is imported, which takes seconds
@@ -174,17 +175,8 @@ def _check(file: Path, part: Mapping[str, Any], count: int) -> None:
     found = file.stat().st_size
     if found != part["bytes"]:
         raise PartsError(f"{file} is damaged: it has {found} bytes instead of {part['bytes']}")
-    if sha256(file) != part["sha256"]:
+    if sha256_of(file) != part["sha256"]:
         raise PartsError(f"{file} is damaged: its SHA-256 is not the manifest's")
-
-
-def sha256(file: Path) -> str:
-    """64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # Weights

@@ -19,12 +19,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from gpu_parts import MIB, PACKED, WEIGHTS, PartsError, sha256, unpack_weights
+from gpu_parts import MIB, PACKED, WEIGHTS, PartsError, unpack_weights
 from train_weights import at_snapshot, restore, snapshot
 from transformers import TrainerCallback
 
 from clara.backbone.digest import backbone_digest
 from clara.errors import ClaraError
+from clara.files.digest import sha256_of
 from clara.files.writing import write_text
 from clara.model.clara import Clara
 from clara.terminal.printing import say
@@ -85,7 +86,7 @@ class Output:
             model.save_pretrained(whole)
             snapshot(whole, staged / SNAPSHOT)
             names = _files(staged)
-            sums = {name: sha256(staged / name) for name in names}
+            sums = {name: sha256_of(staged / name) for name in names}
             record = {**self._record, **found, "files": sums}
             write_text(staged / RESULT, json.dumps(record, indent=1) + "\n")
             self._check(staged, beside=Path(scratch))

@@ -35,11 +35,11 @@ from gpu_parts import (
     PartsError,
     join_parts,
     pack_weights,
-    sha256,
     write_parts,
 )
 
 from clara.errors import ClaraError, reason
+from clara.files.digest import sha256_of
 from clara.files.writing import replace_folder
 
 BEGAN = time.monotonic()
@@ -111,7 +111,7 @@ def sums_of(folder: Path) -> dict[str, str] | None:
     if not folder.is_dir():
         return None
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): sha256(file) for file in files}
+    return {str(file.relative_to(folder)): sha256_of(file) for file in files}
 
 
 def train(parts: Path, output: Path, recipe: Path, start: Path, seconds: float) -> None:
@@ -148,7 +148,7 @@ def collect(folder: Path, start: Path) -> None:
     result = _read_result(folder / gpu_run.RESULT)
     for name, digest in result["files"].items():
         file = folder / name
-        if not file.is_file() or sha256(file) != digest:
+        if not file.is_file() or sha256_of(file) != digest:
             what = "damaged" if file.is_file() else "missing"
             raise PartsError(f"{file} is {what}: {gpu_run.RESULT} has another sum")
     if sums_of(start) != result["start"]:

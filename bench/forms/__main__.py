@@ -22,6 +22,7 @@ from shutil import rmtree
 import torch
 
 from bench.environment import environment
+from bench.memory_forms import FORMS
 from bench.program import results_path
 from bench.runs import RunFile, read_runs
 from clara.data.factbook import smollm2_file
@@ -29,7 +30,7 @@ from clara.errors import ClaraError
 from clara.terminal.printing import one_line, quiet_libraries
 
 from .table import COMPARISON, forms
-from .training import FORMS, SEEDS, Place, Size, folder_of, train
+from .training import SEEDS, Place, Size, folder_of, train
 
 FILE = "forms.jsonl"
 _RATES = (4, 8, 2, 16)

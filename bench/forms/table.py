@@ -6,15 +6,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from bench.memory_forms import FORMS
 from bench.runs import Run
 from clara.reports.tables import Table
 
 COMPARISON = "forms"
-NAMES = {
-    "learned": "learnt rows, final states",
-    "spans": "W · final state + span mean",
-    "averages": "span means alone (W = 0)",
-}
 _HEAD = ("tokens a vector", "form", "seeds")
 _COLUMNS = 4  # of losses, spread over the steps
 
@@ -28,7 +24,7 @@ def forms(runs: Sequence[Run]) -> Table:
     for run in runs:
         if run.comparison == COMPARISON:
             groups.setdefault((run.names["rate"], run.names["form"]), []).append(run)
-    order = list(NAMES)
+    order = list(FORMS)
     keys = sorted(groups, key=lambda key: (key[0], order.index(key[1])))
     if not keys:
         return Table("", _HEAD, [])
@@ -37,7 +33,7 @@ def forms(runs: Sequence[Run]) -> Table:
     rows = [
         (
             str(rate),
-            NAMES[form],
+            FORMS[form],
             str(len(groups[rate, form])),
             *_cells([_shown(run) for run in groups[rate, form]]),
         )

@@ -21,7 +21,6 @@ from clara.training.settings import RunSettings
 
 from .windows import passages, read_windows, write_windows
 
-FORMS = ("learned", "spans", "averages")
 SEEDS = {2: 1, 4: 3, 8: 3, 16: 1}
 """Rates, and how many seeds each is trained with."""
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from bench.learning.shapes import FORMS, USUAL, VECTORS, Shape
+from bench.learning.shapes import USUAL, VECTORS, Shape
 from bench.learning.stages import ABLATIONS, OF_LEARNED, STEPS, train
+from bench.memory_forms import FORMS
 from clara.terminal.printing import quiet_libraries
 
 REQUIRED = 0.6

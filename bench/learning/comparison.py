@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from bench.environment import environment
+from bench.memory_forms import FORMS
 from bench.program import results_path
 from bench.runs import RunFile, read_runs
 from bench.watching import Watch
@@ -34,7 +35,7 @@ from clara.training.folder import MODEL
 from clara.training.run import run
 
 from . import task
-from .shapes import FORMS, USUAL, VECTORS, Shape
+from .shapes import USUAL, VECTORS, Shape
 from .stages import ABLATIONS, BATCH, STEPS, exact_from_memory, settings_of
 from .table import COMPARISON, learning
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from . import task
 
-FORMS = ("learned", "spans", "averages")
 VECTORS = (5, 3)
 _RATE = 8  # of form "learned"; its document length follows from the number of vectors
 
@@ -20,7 +19,7 @@ class Shape:
     four words, so that the mean of their embeddings does not tell which value goes with which key.
 
     Attributes:
-        form: "learned" or "spans"; or "averages", which is "spans" with a connector held at zero.
+        form: one of `bench.memory_forms.FORMS`.
         vectors: of a sheet, one of `VECTORS`.
     """
 

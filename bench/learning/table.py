@@ -5,15 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from bench.memory_forms import FORMS
 from bench.runs import Run
 from clara.reports.tables import Table
 
 COMPARISON = "learning"
-FORMS = {
-    "learned": "learnt rows, final states",
-    "spans": "W · final state + span mean",
-    "averages": "span means alone (W = 0)",
-}
 
 
 def learning(runs: Sequence[Run]) -> Table:

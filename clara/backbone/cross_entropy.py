@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-CHUNK_LOGITS = 1 << 24
-"""Most logits held at once, 64 MiB in float32."""
+from clara.backbone.chunked_head import chunked_loss, plain_weight
 
 
 def head_cross_entropy(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     """Sum over positions of the cross-entropy of their next token (a 0-d float32 tensor).
 
-    On CUDA through Liger's or cut-cross-entropy's fused kernel if one is installed. Otherwise the
-    output head is applied to chunks of `CHUNK_LOGITS`, whose gradient is taken at once, so that
-    neither the forward nor the backward pass holds `[P, V]`.
+    On CUDA through Liger's or cut-cross-entropy's fused kernel if one is installed, otherwise in
+    chunks, see `chunked_loss`.
 
     Args:
         head: the output head, an `nn.Linear` without bias, or any module.
         hidden: `[P, H]`, the states the positions are predicted from.
         targets: int64 `[P]`.
     """
-    weight = getattr(head, "weight", None)
-    plain = type(head) is nn.Linear and head.bias is None and isinstance(weight, Tensor)
-    if not plain or weight is None:
+    weight = plain_weight(head)
+    if weight is None:
         return cross_entropy(head(hidden).float(), targets, reduction="sum")
     if hidden.is_cuda and hidden.shape[0]:
         fused = _fused(hidden, weight, targets)
         if fused is not None:
             return fused
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets)
-    return loss
+    return chunked_loss(_cross_entropy, hidden, weight, targets)
 
 
 def _fused(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor | None:
@@ -52,36 +48,13 @@ def _fused(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor | None:
     return None
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        need_hidden, need_weight = ctx.needs_input_grad[:2]
-        loss = hidden.new_zeros((), dtype=torch.float32)
-        grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
-        rows = max(CHUNK_LOGITS // weight.shape[0], 1)
-        for start in range(0, hidden.shape[0], rows):
-            part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
-            logits = nn.functional.linear(part, weight).float()
-            normaliser = logits.logsumexp(1, keepdim=True)
-            loss += (normaliser - logits.gather(1, wanted)).sum()
-            if not (need_hidden or need_weight):
-                continue
-            gradient = logits.sub_(normaliser).exp_()  # [rows, V], the softmax
-            gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
-            gradient = gradient.to(part.dtype)
-            if grad_hidden is not None:
-                grad_hidden[start : start + rows] = gradient @ weight
-            if grad_weight is not None:
-                grad_weight += (gradient.T @ part).to(weight.dtype)
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        return loss
+def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+    """See `chunked_head.LossOfLogits`."""
+    logits, wanted = logits.float(), targets[:, None]
+    normaliser = logits.logsumexp(1, keepdim=True)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return (
-            None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype),
-            None if grad_weight is None else grad_weight * grad.to(grad_weight.dtype),
-            None,
-        )
+    def gradient() -> Tensor:
+        softmax = logits.sub_(normaliser).exp_()
+        return softmax.scatter_add_(1, wanted, softmax.new_full(wanted.shape, -1.0))
+
+    return (normaliser - logits.gather(1, wanted)).sum(), gradient

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from clara.backbone import digest_cache, hub
 from clara.backbone.digest_cache import cache_folder
 from clara.errors import ClaraError, reason
+from clara.files.digest import sha256_of
 from clara.files.writing import new_folder
 from clara.terminal.loading_bars import bars_on_a_terminal_only
 
@@ -108,7 +108,7 @@ def convert_gguf(file: Path) -> Path:
     Raises:
         BackboneError: the package `gguf` is missing, or the file cannot be read.
     """
-    digest = digest_cache.cached(file, [file], lambda: _content_digest(file))
+    digest = digest_cache.cached(file, [file], lambda: sha256_of(file))
     target = cache_folder() / "gguf" / f"{file.stem}-{digest[:16]}"
     if target.is_dir():
         return target
@@ -137,11 +137,3 @@ def convert_gguf(file: Path) -> Path:
         if not target.is_dir():  # another process may have finished first
             raise
     return target
-
-
-def _content_digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

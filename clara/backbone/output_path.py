@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from clara.backbone.cross_entropy import CHUNK_LOGITS, head_cross_entropy
+from clara.backbone.chunked_head import CHUNK_LOGITS
+from clara.backbone.cross_entropy import head_cross_entropy
 from clara.backbone.divergence import divergence_of_logits, head_divergence
 from clara.errors import reason
 

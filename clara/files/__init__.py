@@ -1,1 +1,1 @@
-"""Files and folders, written so that nobody sees half of one."""
+"""Files and folders, written so that nobody sees half of one, and their digests."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clara.backbone import trained
 from clara.backbone.adapters import GENERATOR
-from clara.backbone.cross_entropy import CHUNK_LOGITS
+from clara.backbone.chunked_head import CHUNK_LOGITS
 from clara.backbone.divergence import most_likely
 from clara.backbone.loading import backbone_digest, resolve_backbone
 from clara.backbone.output_path import states_to_logits

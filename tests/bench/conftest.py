@@ -21,6 +21,15 @@ class BenchmarkStandIn:
             function()
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """PyTorch computes on one thread: what is small is faster so, whatever runs beside it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def stand_in():
     return BenchmarkStandIn()

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from bench.forms import __main__ as program
-from bench.forms.training import FORMS, Place, Size, losses, prepare, settings_of, train
+from bench.forms.training import Place, Size, losses, prepare, settings_of, train
 from bench.forms.windows import passages, windows
+from bench.memory_forms import FORMS
 from bench.runs import RunFile, read_runs
 from clara import Clara, ClaraConfig
 from clara.data.values import DataError
@@ -18,12 +19,7 @@ from clara.training.prompts import RECONSTRUCTION_TASK
 SIZE = Size(steps=2, batch=2, window=8, held_out=3, every=1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -1,23 +1,18 @@
 """The comparison of forms of memory on the small task."""
 
 import pytest
-import torch
 
 from bench.learning import comparison, task
 from bench.learning.comparison import CASES, Case, Size, main
-from bench.learning.shapes import FORMS, USUAL, VECTORS, Shape
+from bench.learning.shapes import USUAL, VECTORS, Shape
+from bench.memory_forms import FORMS
 from bench.runs import read_runs
 from clara import Clara
 
 SIZE = Size(text_steps=1, most=2, every=1, questions=4)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_sheet_has_as_many_vectors_in_every_form(tmp_path):

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
 from bench.learning import task
 from bench.learning.__main__ import draw, main
@@ -17,12 +16,7 @@ from clara.data.examples import ExampleFile, answer_example, ranking_example
 SMALL = dict.fromkeys(STEPS, 2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class TestTask:

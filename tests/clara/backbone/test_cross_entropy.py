@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from clara.backbone import cross_entropy as module
+from clara.backbone import chunked_head
 from clara.backbone.cross_entropy import head_cross_entropy
 
 
@@ -21,7 +21,7 @@ def made(rows, width, vocabulary, dtype=torch.float64, seed=0):
 @pytest.mark.parametrize("chunk", [1, 40, 1 << 24])
 @pytest.mark.parametrize("train_head", [False, True])
 def test_loss_and_gradients_of_chunks(monkeypatch, rows, chunk, train_head):
-    monkeypatch.setattr(module, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(chunked_head, "CHUNK_LOGITS", chunk)
     head, hidden, targets = made(rows, 5, 11)
     head.weight.requires_grad_(train_head)
     loss = head_cross_entropy(head, hidden, targets)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import kl_div
 
-from clara.backbone import cross_entropy
+from clara.backbone import chunked_head
 from clara.backbone.divergence import (
     LEAST,
     divergence_of_logits,
@@ -42,7 +42,7 @@ def dense(logits, teacher, top):
 @pytest.mark.parametrize("chunk", [1, 40, 1 << 24])
 @pytest.mark.parametrize("train_head", [False, True])
 def test_loss_and_gradients_of_chunks(monkeypatch, rows, top, chunk, train_head):
-    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(chunked_head, "CHUNK_LOGITS", chunk)
     head, hidden, teacher = made(rows, 5, 11)
     head.weight.requires_grad_(train_head)
     likely = most_likely(teacher, top)

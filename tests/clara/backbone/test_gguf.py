@@ -35,7 +35,7 @@ def test_a_file_is_hashed_once(tmp_path, monkeypatch):
     converted.mkdir(parents=True)
     assert convert_gguf(file) == converted
     with monkeypatch.context() as patch:
-        patch.setattr("clara.backbone.files._content_digest", None)
+        patch.setattr("clara.backbone.files.sha256_of", None)
         assert convert_gguf(file) == converted
     file.write_bytes(b"another")
     (converted.parent / f"small-{hashlib.sha256(b'another').hexdigest()[:16]}").mkdir()

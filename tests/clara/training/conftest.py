@@ -93,6 +93,14 @@ def make_model(tiny_backbone):
     return make
 
 
+@pytest.fixture(scope="module")
+def teacher_folder(tiny_backbone, tmp_path_factory):
+    """A model with adapters drawn at random, as a teacher."""
+    folder = tmp_path_factory.mktemp("teacher") / "drawn"
+    draw_adapters(random_model(tiny_backbone("llama")), seed=7, std=0.2).save_pretrained(folder)
+    return folder
+
+
 SMALL_RUN = {
     "max_steps": 4,
     "per_device_train_batch_size": 4,

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from clara import Clara
 from clara.training.folder import describe
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BACKBONE = ROOT / "tests" / "data" / "reference" / "base"
 
 
 @pytest.fixture
-def weights(tmp_path, monkeypatch):
+def weights(write_facts, tmp_path, monkeypatch):
     """The script, on a tiny backbone and few facts."""
     spec = importlib.util.spec_from_file_location(
         "train_weights", ROOT / "recipes" / "train_weights.py"
@@ -28,21 +28,12 @@ def weights(tmp_path, monkeypatch):
     script = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "train_weights", script)  # where dataclasses look
     spec.loader.exec_module(script)
-    records = [
-        {
-            "docs": [f"Country {n}: Geography\nCoastline: {n * 7} km\nRivers: {n}"],
-            "questions": ["Coastline?", f"Rivers of country {n}?"],
-            "answers": [f"{n * 7} km", str(n)],
-        }
-        for n in range(1, 13)
-    ]
-    data = tmp_path / "facts.jsonl"
-    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = write_facts(tmp_path / "facts.jsonl", 12)
     recipe = yaml.safe_load((ROOT / "recipes" / "smollm2-135m" / "spans.yaml").read_text())
     # The published settings, but for their size.
     recipe["instruct"] |= {
-        "train_data": str(data),
-        "eval_data": str(data),
+        "train_data": data,
+        "eval_data": data,
         "output_dir": str(tmp_path / "runs" / "instruct"),
         "max_steps": 3,
         "eval_steps": 1,
@@ -51,8 +42,8 @@ def weights(tmp_path, monkeypatch):
         "bf16": False,
     }
     recipe["text"] |= {
-        "train_data": str(data),
-        "eval_data": str(data),
+        "train_data": data,
+        "eval_data": data,
         "output_dir": str(tmp_path / "runs" / "text"),
         "max_steps": 1,
         "bf16": False,
