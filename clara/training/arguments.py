@@ -83,6 +83,8 @@ class ClaraTrainingArguments(TrainingArguments):
             model's own.
         max_hours: stop the training after so many hours of wall time, those before it was resumed
             included, and save; None never stops it.
+        save_minutes: also save a checkpoint after so many minutes of wall time without one; None
+            saves by steps alone.
         curriculum: phases of what pretrain and instruct read, see `clara.training.curriculum`.
         teacher: model of `clara train text` that instruct learns from, or its run's folder.
         distillation_weight: w of `CE + w·KL`. Default: 1 with a teacher; 0 leaves the teacher out.
@@ -113,6 +115,7 @@ class ClaraTrainingArguments(TrainingArguments):
     evaluate_answers: int = 0
     evaluation_rates: list[int] | None = None
     max_hours: float | None = None
+    save_minutes: float | None = None
     teacher: str | None = None
     distillation_weight: float | None = None
     distillation_top: int | None = None

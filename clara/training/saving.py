@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import Trainer
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ExportableState
 
 from clara.files.writing import replace_folder
@@ -18,6 +25,77 @@ from clara.training import state
 from clara.training.budget import Budget
 from clara.training.folder import REPLACED, UNFINISHED, checkpoints, write_record
 from clara.training.objectives import Objective
+
+
+class SaveByTime(TrainerCallback):
+    """Saves a checkpoint after so many minutes without one.
+
+    Args:
+        minutes: of wall time since training began or was resumed, or since the last checkpoint.
+        anywhere: whether something holds in any process; all have to save together.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        minutes: float,
+        anywhere: Callable[[bool], bool] = bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seconds = 60 * minutes
+        self._anywhere = anywhere
+        self._clock = clock
+        self._last = clock()
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._last = self._clock()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        control.should_save |= self._anywhere(self._clock() - self._last >= self._seconds)
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._last = self._clock()
+
+
+class OwedEvaluation(TrainerCallback):
+    """Makes the evaluation that a run was killed in, when the run is resumed.
+
+    Args:
+        evaluate: evaluates, and writes the checkpoint again with the scores.
+    """
+
+    def __init__(self, evaluate: Callable[[], None]) -> None:
+        self._evaluate = evaluate
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        callbacks: Any = state.stateful_callbacks
+        saved = callbacks.get(TrainerControl.__name__, {}).get("args", {})
+        if saved.get("should_evaluate") and args.eval_strategy != "no":
+            self._evaluate()
 
 
 class SavingTrainer(Trainer):
@@ -50,8 +128,26 @@ class SavingTrainer(Trainer):
         if self.is_fsdp_enabled:
             self.objective.model.adapters.collect(self.objective.model.backbone)
 
+    def _evaluate(self, *arguments: Any, **settings: Any) -> dict[str, float]:
+        # An evaluation can take minutes: a kill during one must not cost the steps before it. The
+        # checkpoint says that an evaluation is owed, and is written again with the scores.
+        if self.control.should_save:
+            self._save_checkpoint(self.model, None)
+        metrics: dict[str, float] = super()._evaluate(*arguments, **settings)
+        return metrics
+
+    def evaluate_resumed(self) -> None:
+        """Evaluate the checkpoint that the run is resumed from, and write it with the scores."""
+        self._load_rng_state(str(self._last_step()))
+        metrics = self._evaluate(None, None)
+        self._determine_best_metric(metrics=metrics, trial=None)
+        self._save_checkpoint(self.model, None)
+
+    def _last_step(self) -> Path:
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        final = self._last_step()
         best = final.with_name(f"checkpoint-{self.state.best_global_step}")
         if best == final or best.is_dir():
             self.state.best_model_checkpoint = str(best)

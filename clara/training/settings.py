@@ -162,6 +162,7 @@ NUMBERS: dict[str, Numbers] = {
     "evaluate_examples": _COUNT,
     "evaluate_answers": _FROM_ZERO,
     "max_hours": Numbers(above=True),
+    "save_minutes": Numbers(above=True),
 }
 """Settings of the trainer that are numbers, and which; None stands for the default."""
 

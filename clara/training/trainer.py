@@ -26,7 +26,7 @@ from clara.training.controls import Controls
 from clara.training.learning_rates import check_groups, current_rates, split_parameter_groups
 from clara.training.moments import Moment, asks_for_moment, rates_of
 from clara.training.objectives import Objective
-from clara.training.saving import SavingTrainer
+from clara.training.saving import OwedEvaluation, SaveByTime, SavingTrainer
 from clara.training.statistics import CUTOFFS
 
 _COUNTED = (
@@ -83,6 +83,9 @@ class ClaraTrainer(SavingTrainer):
         self.add_callback(BeforeStep(self.before_step))
         self.budget = Budget(arguments.max_hours, self._anywhere)
         self.add_callback(self.budget)
+        if arguments.save_minutes is not None:
+            self.add_callback(SaveByTime(arguments.save_minutes, self._anywhere))
+        self.add_callback(OwedEvaluation(self.evaluate_resumed))  # when the others know the run
         self.objective = objective
         self._collator = collator
         self._controls = controls
