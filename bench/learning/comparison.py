@@ -59,8 +59,10 @@ CASES = [
     Case(USUAL, "shared-row"),
     Case(USUAL, "no-writing"),
     Case(USUAL, "repeating"),
+    Case(USUAL, "distillation"),
     Case(Shape("spans", 3), "no-writing"),
     Case(Shape("spans", 3), "repeating"),
+    Case(Shape("spans", 3), "distillation"),
 ]
 
 
@@ -101,7 +103,7 @@ def teach(case: Case, seed: int, size: Size, work: Path) -> dict[str, Any]:
         lambda record: record["memory"] >= size.goal,
     )
     if not (folder / "instruct" / MODEL).exists():
-        settings = settings_of("instruct", folder, None, size.most, seed, changes, case.shape)
+        settings = settings_of("instruct", folder, None, size.most, seed, changes, case.shape, work)
         settings = replace(settings, backbone=str(backbone), train_data=str(data))
         run("instruct", settings, resume=True, callbacks=[watch])
     curve = watch.records

@@ -30,13 +30,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-pretraining": {"stages": ("text", "end-to-end")},
     "no-writing": {"writing": 0.0},
     "repeating": {"phase": {"reconstruction": 0.3}},
+    "distillation": {"teacher": "text"},
     "shared-row": {"config": {"distinct_memory_tokens": False}},
     "mean-ranking": {"config": {"ranking": "mean"}},
 }
-"""Each changes one setting. Of the last two "spans" has no other way."""
+"""Each changes one setting. A `teacher` is the stage whose run instruction tuning learns from. The
+last two are settings of form "learned"."""
 OF_LEARNED = ("shared-row", "mean-ranking")
 _GENERATION: dict[str, Any] = {"max_new_tokens": 3, "batch_size": 256}
-_NOT_OF_THE_TRAINER = ("stages", "writing", "phase", "config")
+_NOT_OF_THE_TRAINER = ("stages", "writing", "phase", "config", "teacher")
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,13 @@ def settings_of(
     seed: int,
     changes: Mapping[str, Any],
     shape: Shape = USUAL,
+    stages: Path | None = None,
 ) -> RunSettings:
-    """What a run of `clara train` is told, too."""
+    """What a run of `clara train` is told, too.
+
+    Args:
+        stages: folder of the runs of earlier stages. Default: `folder`.
+    """
     arguments = {
         "output_dir": str(folder / stage),
         "per_device_train_batch_size": BATCH,
@@ -158,6 +165,8 @@ def settings_of(
     phase = {**shape.phase(), **changes.get("phase", {})}
     if stage == "instruct" and phase:
         arguments["curriculum"] = [phase]
+    if stage == "instruct" and "teacher" in changes:
+        arguments["teacher"] = str((stages or folder) / changes["teacher"])
     if stage == "end-to-end":
         arguments["selection"] = [{"temperature": 0.1, "temperature_end": 0.02}]
     return RunSettings(

@@ -8,6 +8,7 @@ from bench.learning.shapes import USUAL, VECTORS, Shape
 from bench.memory_forms import FORMS
 from bench.runs import read_runs
 from clara import Clara
+from clara.training.run import run
 
 SIZE = Size(text_steps=1, most=2, every=1, questions=4)
 
@@ -31,6 +32,16 @@ def test_what_is_compared():
     cases = [(case.shape.form, case.shape.vectors) for case in CASES if case.ablation == "none"]
     assert sorted(cases) == sorted((form, vectors) for form in FORMS for vectors in VECTORS)
     assert len({case.folder for case in CASES}) == len(CASES)
+
+
+def test_the_teacher_of_an_ablation_is_the_text_stage(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(comparison, "run", lambda *a, **k: asked.append(a) or run(*a, **k))
+    found = comparison.teach(Case(Shape("spans", 3), "distillation"), 0, SIZE, tmp_path)
+    assert [record["step"] for record in found["curve"]] == [1, 2]
+    text, instruct = (settings for _, settings in asked)
+    assert text.arguments["output_dir"] == instruct.arguments["teacher"] == str(tmp_path / "text")
+    assert any((tmp_path / "spans-3-distillation" / "instruct" / "teacher").iterdir())
 
 
 def test_the_command_goes_on_with_what_is_missing(tmp_path, capsys, monkeypatch):
