@@ -178,6 +178,9 @@ class Adapters:
 
     def save(self, folder: Path) -> None:
         """Write each adapter as a PEFT folder that `peft.PeftModel.from_pretrained` also reads."""
+        settings = copy.copy(self._settings)
+        if isinstance(settings.target_modules, set):  # whose order differs between processes
+            settings.target_modules = sorted(settings.target_modules)
         for name in ADAPTERS:
             target = folder / name
             target.mkdir(parents=True, exist_ok=True)
@@ -186,7 +189,7 @@ class Adapters:
                 for key, value in self.state(name).items()
             }
             save_file(state, target / _WEIGHTS, metadata={"format": "pt"})
-            self._settings.save_pretrained(str(target))
+            settings.save_pretrained(str(target))
 
     def load(self, folder: Path) -> None:
         """Read all three adapters from `save`'s folders.

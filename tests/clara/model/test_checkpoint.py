@@ -122,6 +122,7 @@ model = Clara.from_pretrained(folder)
 texts, questions = eval(rest[1]), eval(rest[2])
 compressed = model.compress(texts)
 save_file({"memory": compressed.memory, "queries": model.encode_queries(questions)}, target)
+model.save_pretrained(target + "-again")
 answers = model.answer(questions, compressed, max_new_tokens=12)
 print(repr((model.fingerprint, [(a.text, [d.id for d in a.documents]) for a in answers])))
 """
@@ -135,6 +136,9 @@ print(repr((model.fingerprint, [(a.text, [d.id for d in a.documents]) for a in a
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    for file in saved.rglob("*.*"):
+        again = tmp_path / "computed.safetensors-again" / file.relative_to(saved)
+        assert again.read_bytes() == file.read_bytes(), file
     computed = load_file(target)
     compressed = model.compress(TEXTS)
     assert torch.equal(computed["memory"], compressed.memory)
