@@ -39,7 +39,9 @@ have changed. Copies begin without it."""
 
 
 class ModelModules(nn.Module):
-    """The modules of a CLaRa model and its differentiable parts.
+    """The modules of a CLaRa model, whose memory they write, and how they are copied and used.
+
+    `clara.model.forward.ClaraCore` computes with them.
 
     Attributes:
         config: `ClaraConfig`.
