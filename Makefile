@@ -115,11 +115,16 @@ gpu-train-parts: .venv/.dev data/factbook/documents.train.jsonl
 docs: .venv/.docs
 	$(bin)/mkdocs build --strict
 
-# The source distribution and a wheel for this Python in dist/, built apart as pip builds them.
+# The source distribution and a wheel for this Python, and nothing older, in dist/: built apart as pip
+# builds them. Then whether the compiled module loads, which needs neither PyTorch nor a GPU.
 wheel:
+	rm -rf build/wheel dist
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/python -m pip install --constraint constraints.txt build
 	CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' build/wheel/bin/python -m build --outdir dist
+	build/wheel/bin/python -m pip install --no-deps dist/*.whl
+	build/wheel/bin/python -c 'import ctypes, glob; \
+		ctypes.CDLL(*glob.glob("build/wheel/lib/python3*/site-packages/clara_kernels/_C.*"))'
 
 clean:
 	rm -rf build dist site .coverage* .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -52,6 +52,8 @@ def tree(tmp_path_factory) -> Path:
     for name in ("clara", "kernels", "csrc"):
         ignored = shutil.ignore_patterns("__pycache__", "_C.*")
         shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+    (tree / "tests").mkdir()  # which no distribution takes
+    (tree / "tests" / "test_nothing.py").touch()
     return tree
 
 
@@ -278,6 +280,7 @@ def test_source_distribution_holds_what_a_build_needs(tree, tmp_path):
         if path.is_file()
     }
     assert needed | set(SOURCES) <= members
+    assert not any(name.startswith("tests/") for name in members)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from clara.backbone.sharding import fill, whole
 from clara.config import ClaraConfig
 
 if TYPE_CHECKING:
-    from clara.model.modules import ClaraCore
+    from clara.model.forward import ClaraCore
 
 CONFIG = "config.json"
 MEMORY_TOKENS = "memory_tokens.safetensors"

@@ -23,7 +23,7 @@ from clara.text.packing import (
 from clara.text.passages import Passage, compressor_inputs
 
 if TYPE_CHECKING:
-    from clara.model.modules import ClaraCore, Encoded
+    from clara.model.forward import ClaraCore, Encoded
 
 BATCH_TOKENS_CPU = 1024
 BATCH_TOKENS_GPU = 16_384

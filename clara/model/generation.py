@@ -33,7 +33,7 @@ from clara.model.prompt_prefix import can_continue, prefix_ids
 from clara.text.prompts import Prompt
 
 if TYPE_CHECKING:
-    from clara.model.modules import ClaraCore
+    from clara.model.forward import ClaraCore
 
 
 @dataclass(frozen=True)

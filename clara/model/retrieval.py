@@ -22,7 +22,7 @@ from clara.model.encoding import (
     encode_states,
     inputs_of,
 )
-from clara.model.modules import ClaraCore
+from clara.model.forward import ClaraCore
 from clara.model.ranking import Candidates, Documents, check_top_k
 from clara.terminal.progress import document_progress
 from clara.text.passages import (

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clara.errors import ClaraError
 from clara.errors.checks import is_integer, is_number
+from clara.training.reporters import missing_package
 
 if TYPE_CHECKING:
     from clara.config import ClaraConfig
@@ -322,24 +322,6 @@ def check_distillation(values: Mapping[str, Any]) -> None:
             )
 
 
-_REPORTERS: dict[str, tuple[str, ...]] = {
-    "azure_ml": ("azureml",),
-    "clearml": ("clearml",),
-    "codecarbon": ("codecarbon",),
-    "comet_ml": ("comet_ml",),
-    "dagshub": ("dagshub", "mlflow"),
-    "dvclive": ("dvclive",),
-    "flyte": ("flytekit",),
-    "mlflow": ("mlflow",),
-    "neptune": ("neptune",),
-    "swanlab": ("swanlab",),
-    "tensorboard": ("tensorboard", "tensorboardX"),
-    "trackio": ("trackio",),
-    "wandb": ("wandb",),
-}
-_PACKAGES = {"azureml": "azureml-mlflow", "comet_ml": "comet-ml"}
-
-
 def check_reporters(report_to: Any) -> None:
     """Refuse a reporter whose package is not installed, before anything is loaded.
 
@@ -349,15 +331,9 @@ def check_reporters(report_to: Any) -> None:
     Raises:
         SettingsError: names the reporter and the package to install.
     """
-    names = [report_to] if isinstance(report_to, str) else (report_to or [])
-    for name in names:
-        if not isinstance(name, str) or name not in _REPORTERS:
-            continue  # "none", "all", and what other versions of transformers know
-        modules = _REPORTERS[name]
-        found = [find_spec(module) is not None for module in modules]
-        if not (any(found) if name == "tensorboard" else all(found)):
-            missing = modules[found.index(False)]
-            package = _PACKAGES.get(missing, missing)
+    for name in [report_to] if isinstance(report_to, str) else (report_to or []):
+        package = missing_package(name) if isinstance(name, str) else None
+        if package is not None:
             raise SettingsError(
                 f"report_to: {name} needs the package {package}, which is not installed: "
                 f"pip install {package}"

@@ -19,7 +19,7 @@ from clara.index.build import write_empty
 from clara.index.header import Header
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
-from clara.model.modules import ClaraCore
+from clara.model.forward import ClaraCore
 
 LONG = "One sentence of a long document. " * 20
 

@@ -155,7 +155,7 @@ def test_settings_are_checked_before_torch_is_imported(
     (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7\n")
     (tmp_path / "empty.jsonl").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "clara.training.run", None)
-    monkeypatch.setattr("clara.training.settings.find_spec", without("wandb"))
+    monkeypatch.setattr("clara.training.reporters.find_spec", without("wandb"))
     code = 2 if "--learning-rat" in extra else 1
     line = refused("train", "pretrain", "--config", settings(**changes), *extra, code=code)
     assert message in line

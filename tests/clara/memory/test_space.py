@@ -8,7 +8,7 @@ import torch
 from clara.index import MemoryIndex, MemoryIndexError
 from clara.memory.documents import CompressedDocuments
 from clara.memory.space import MemorySpace, check_shape
-from clara.model.modules import ClaraCore
+from clara.model.forward import ClaraCore
 from clara.training.candidates import CandidateMemory
 
 TEXTS = ["The harbour lies in the north.", "Salt is traded for grain.", "The mill burned down."]

@@ -13,7 +13,6 @@ from clara.training.settings import (
     STAGES,
     SettingsError,
     check_numbers,
-    check_reporters,
 )
 from clara.training.stages import ASSEMBLY
 
@@ -84,31 +83,3 @@ def test_numbers_that_no_run_can_have(name, value, allowed, tmp_path):
 )
 def test_numbers_that_a_run_can_have(name, value):
     check_numbers({name: value})
-
-
-@pytest.mark.parametrize(
-    ("report_to", "package"),
-    [
-        ("wandb", "wandb"),
-        (["none", "trackio"], "trackio"),
-        ("tensorboard", "tensorboard"),
-        ("comet_ml", "comet-ml"),
-        ("dagshub", "dagshub"),
-    ],
-)
-def test_a_reporter_that_is_not_installed(monkeypatch, report_to, package):
-    monkeypatch.setattr("clara.training.settings.find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match=f"needs the package {package}, .*pip install"):
-        check_reporters(report_to)
-
-
-def test_reporters_that_there_are(monkeypatch, tmp_path):
-    monkeypatch.setattr("clara.training.settings.find_spec", lambda name: name == "tensorboardX")
-    monkeypatch.setattr(
-        "clara.training.settings.find_spec",
-        lambda name: object() if name == "tensorboardX" else None,
-    )
-    for report_to in (None, "none", "all", [], "tensorboard", ["tensorboard"]):
-        check_reporters(report_to)
-    with pytest.raises(SettingsError, match=r"report_to must be one of none, all, .*'paper'"):
-        ClaraTrainingArguments(output_dir=str(tmp_path), report_to="paper")
