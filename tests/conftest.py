@@ -17,6 +17,7 @@ LONG = (
     "test_inspect.py",
     "test_packaging.py",
     "test_resuming.py",
+    "test_two_processes.py",
     "test_sanitize.py",
     "test_examples_factbook.py",
     "test_cli_compress.py",

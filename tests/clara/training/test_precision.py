@@ -14,7 +14,7 @@ from clara.training.encoder import Encoder
 from clara.training.run import run
 from clara.training.settings import RunSettings
 
-from .test_resuming import launched, losses, settings, weights
+from .runs import launched, losses, settings, weights
 
 
 @pytest.fixture
