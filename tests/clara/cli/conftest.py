@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import testing
 from typer.testing import CliRunner
 
 from clara import Clara, ClaraConfig
@@ -17,6 +19,9 @@ from clara.cli.app import app
 
 REFERENCE = Path(__file__).resolve().parents[3] / "tests" / "data" / "reference"
 COMMAND = [sys.executable, "-c", "from clara.cli import main; main()"]
+
+# The tree of all commands, which else is made for each call, and takes as long as many of them.
+testing._get_command = functools.cache(testing._get_command)
 
 
 @pytest.fixture(scope="session")
