@@ -49,7 +49,7 @@ NOT_HERE = {
 
 
 def agree(case):
-    # What is compiled is traced in Python, which takes twice as long under the tracer of coverage.
+    # The tracer of coverage would follow all that the compiler does, of which nothing is measured.
     checked = untraced(check)(case, TINY)
     assert checked.apart <= case.tolerance
     assert set(checked.withheld.values()) <= NOT_HERE
