@@ -1,8 +1,9 @@
-"""How tests run side by side: threads, order, and Triton's interpreter where there is no GPU.
+"""How tests run: threads, order, garbage, and Triton's interpreter where there is no GPU.
 
 The latter has to be said before Triton is imported.
 """
 
+import gc
 import os
 
 from tests.plugins import untraced
@@ -16,6 +17,7 @@ LONG = (
     "test_inspect.py",
     "test_packaging.py",
     "test_resuming.py",
+    "test_two_processes.py",
     "test_sanitize.py",
     "test_examples_factbook.py",
     "test_cli_compress.py",
@@ -24,6 +26,16 @@ LONG = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_collection_finish():
+    """Leave what has been imported out of every later search for garbage.
+
+    That is a million objects, which take most of a second each time, and every run of a trainer
+    searches for garbage when it ends.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 # Also for the processes that tests start: with the cores taken, a second thread of OpenMP spins.

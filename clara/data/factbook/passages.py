@@ -12,7 +12,7 @@ from clara.data.records import Document
 PASSAGE_TOKENS = 96
 
 # Tokenizers take digits and most marks one by one, and cut rare words.
-_PIECE = re.compile(r"\d|[^\W\d_]{1,6}|[^\w\s]|_|\n")
+_PIECE = re.compile(r"[^\W\d_]{1,6}|[\S\n]")
 
 
 def estimated_tokens(text: str) -> int:

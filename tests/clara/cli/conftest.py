@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import testing
 from typer.testing import CliRunner
 
 from clara import Clara, ClaraConfig
@@ -17,6 +19,10 @@ from clara.cli.app import app
 
 REFERENCE = Path(__file__).resolve().parents[3] / "tests" / "data" / "reference"
 COMMAND = [sys.executable, "-c", "from clara.cli import main; main()"]
+
+# typer makes the tree of all commands for each call, which takes as long as many of the calls.
+if hasattr(testing, "_get_command"):
+    testing._get_command = functools.cache(testing._get_command)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`clara data factbook`, run on sixty countries of the installed package."""
+"""`clara data factbook`, run on thirteen countries of the installed package."""
 
 import json
 import os
@@ -8,12 +8,13 @@ import pytest
 
 from clara.data.examples import ExampleFile, answer_example, document_questions, ranking_example
 
-SIXTY = str(Path(__file__).parents[2] / "sixty_countries")
+THIRTEEN = str(Path(__file__).parents[2] / "thirteen_countries")
 
 
 @pytest.fixture(scope="module")
 def few_countries():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([SIXTY, os.environ.get("PYTHONPATH", "")])}
+    paths = os.pathsep.join([THIRTEEN, os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": paths}
 
 
 def test_what_is_written_can_be_read(process, few_countries, tmp_path):
@@ -40,7 +41,7 @@ def test_what_is_written_can_be_read(process, few_countries, tmp_path):
     assert (folder / "documents.train.jsonl").read_bytes() != before
 
 
-def test_mistakes(refused, tmp_path):
+def test_mistakes(refused, tmp_path, thirteen_countries):
     line = refused("data", "factbook", "--output", str(tmp_path / "new"), "--max-tokens", "5")
     assert "max_tokens = 5 leaves no room for text beside the heading" in line
     assert not (tmp_path / "new").exists()

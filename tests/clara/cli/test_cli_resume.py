@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -22,6 +23,15 @@ from clara.index.snapshot import Snapshot
 from clara.model.forward import ClaraCore
 
 LONG = "One sentence of a long document. " * 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """A model is loaded for the first command that needs it: that takes longer than the command."""
+    load = functools.cache(Clara.from_pretrained)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Clara, "from_pretrained", staticmethod(load))
+        yield
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from clara.data.factbook.build import (
 )
 from clara.data.factbook.questions import TEMPLATES
 
+from ...plugins.untraced import untraced
+
 
 def count_tokens(text):
     """Short pieces of words, and marks: about what a small model's tokenizer makes."""
@@ -32,18 +34,13 @@ def count_tokens(text):
 
 
 @pytest.fixture(scope="module")
-def countries():
-    return load_factbook()
-
-
-@pytest.fixture(scope="module")
 def documents(countries):
-    return build_documents(countries, count_tokens)
+    return untraced(build_documents)(countries, count_tokens)
 
 
 @pytest.fixture(scope="module")
 def questions(countries, documents):
-    return build_questions(countries, documents)
+    return untraced(build_questions)(countries, documents)
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +313,10 @@ def test_splits_are_by_country_and_fixed(countries):
     assert {code: split_of(code) for code in fixed} == fixed
 
 
-def test_written_files_agree(tmp_path, documents, questions, by_code):
+def test_written_files_agree(tmp_path, documents, questions, by_code, thirteen_countries):
+    slugs = {by_code[code].slug for code in thirteen_countries}
+    documents = [each for each in documents if each.id.split("/")[0] in slugs]
+    questions = [each for each in questions if each.id.split("/")[0] in slugs]
     folder = tmp_path / "new" / "folder"
     counts = write_factbook(folder, count_tokens)
     assert sorted(counts) == sorted(path.name for path in folder.iterdir())

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from clara import Clara, ClaraConfig
+from clara.training.run import run
 from clara.training.settings import RunSettings
 
 from ..random_adapters import draw_adapters
@@ -112,11 +113,11 @@ SMALL_RUN = {
 }
 
 
-@pytest.fixture
-def settings(tiny_backbone, training_data, tmp_path):
-    """A function that makes settings of a run in `tmp_path / name`."""
+@pytest.fixture(scope="session")
+def settings_in(tiny_backbone, training_data):
+    """A function that makes settings of a run in a folder."""
 
-    def make(name="run", data="pretrain", model=None, config=None, evaluation=False, **arguments):
+    def make(folder, data="pretrain", model=None, config=None, evaluation=False, **arguments):
         small = {"compression_rate": 16, "document_length": 64, "lora_rank": 4, "top_k": 2}
         file = str(training_data / f"{data}.jsonl")
         return RunSettings(
@@ -127,7 +128,23 @@ def settings(tiny_backbone, training_data, tmp_path):
             eval_data=file if evaluation else None,
             train_split="train",
             eval_split="validation",
-            arguments={**SMALL_RUN, "output_dir": str(tmp_path / name), **arguments},
+            arguments={**SMALL_RUN, "output_dir": str(folder), **arguments},
         )
 
     return make
+
+
+@pytest.fixture
+def settings(settings_in, tmp_path):
+    """A function that makes settings of a run in `tmp_path / name`."""
+
+    def make(name="run", **options):
+        return settings_in(tmp_path / name, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pretrained(settings_in, tmp_path_factory):
+    """What a small run of pretraining came to; shared, so leave its folder as it is."""
+    return run("pretrain", settings_in(tmp_path_factory.mktemp("pretrained") / "run"))

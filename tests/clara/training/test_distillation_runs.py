@@ -18,8 +18,7 @@ from clara.training.teacher_cache import TeacherCache
 
 from ..random_adapters import draw_adapters
 from .conftest import SMALL_RUN, random_model
-from .test_resuming import command
-from .test_trainer import assert_same, losses, weights
+from .runs import assert_same, command, losses, weights
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from clara.training.encoder import Encoder
 from clara.training.run import run
 from clara.training.settings import RunSettings
 
-from .test_resuming import launched, losses, settings, weights
+from .runs import losses, settings, weights
 
 
 @pytest.fixture
@@ -107,25 +107,3 @@ def test_a_4_bit_backbone(tiny_backbone, training_data, tmp_path, stage):
     assert loaded.config.quantization == "nf4"
     assert loaded.compress(["The mill was built by Ada."]).memory.isfinite().all()
     assert json.loads((outcome.model / "config.json").read_text())["quantization"] == "nf4"
-
-
-def test_a_4_bit_backbone_in_two_processes(tiny_backbone, training_data, tmp_path):
-    pytest.importorskip("bitsandbytes")
-    data = training_data / "pretrain.jsonl"
-    common = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 2}
-    config = {"quantization": "nf4", "lora_dropout": 0.0}
-    alone = settings(
-        tiny_backbone("llama"),
-        data,
-        tmp_path / "one",
-        config=config,
-        **{**common, "per_device_train_batch_size": 4},
-    )
-    run("pretrain", RunSettings(**alone))
-    common["use_cpu"] = True
-    together = settings(tiny_backbone("llama"), data, tmp_path / "two", config=config, **common)
-    launched(tmp_path, [("pretrain", together)])
-    before, after = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")
-    for name, value in before.items():
-        scale = float(value.norm()) or 1.0
-        assert float((after[name] - value).norm()) <= 1e-4 * scale, name

@@ -15,7 +15,7 @@ from clara.training.compression import CompressionObjective
 from clara.training.encoder import Encoder
 
 from .conftest import random_model
-from .test_trainer import weights
+from .runs import weights
 
 PROGRAM = """
 import sys

