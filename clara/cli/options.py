@@ -71,6 +71,15 @@ Question = Annotated[
     typer.Argument(callback=read_question, help="Question; - reads it from standard input."),
 ]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Number of documents to retrieve.")]
+Rerank = Annotated[
+    int | None,
+    typer.Option(
+        "--rerank",
+        min=1,
+        help="Find so many documents and keep the --top-k best by comparing all vectors.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Device = Annotated[
     str | None,

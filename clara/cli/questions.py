@@ -9,6 +9,7 @@ import typer
 from clara.cli import options
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.cli.loading import load_both
+from clara.errors.checks import as_integer
 from clara.terminal.printing import (
     EMPTY_ANSWER,
     UNTRAINED,
@@ -30,6 +31,7 @@ def search(
     index: options.Index,
     question: options.Question,
     top_k: options.TopK = 5,
+    rerank: options.Rerank = None,
     backbone: options.Backbone = None,
     device: options.Device = None,
     quantization: options.Quantized = None,
@@ -37,7 +39,7 @@ def search(
 ) -> None:
     """Find the documents nearest to a question."""
     opened, loaded = load_both(index, model, backbone, device, quantization)
-    found, timings = find(loaded, opened, question, top_k)
+    found, timings = find(loaded, opened, question, top_k, rerank)
     if as_json:
         print_json(
             {
@@ -58,6 +60,7 @@ def ask(
     index: options.Index,
     question: options.Question,
     top_k: options.TopK = 5,
+    rerank: options.Rerank = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="Token limit of the answer.")
     ] = 128,
@@ -74,10 +77,12 @@ def ask(
         raise CommandError("--stream and --json exclude each other", BAD_USAGE)
     opened, loaded = load_both(index, model, backbone, device, quantization)
     if stream:
-        ask_streaming(loaded, opened, question, top_k, max_new_tokens)
+        ask_streaming(loaded, opened, question, top_k, rerank, max_new_tokens)
         return
     with user_errors():
-        (answer,) = loaded.answer([question], opened, top_k=top_k, max_new_tokens=max_new_tokens)
+        (answer,) = loaded.answer(
+            [question], opened, top_k=top_k, rerank=rerank, max_new_tokens=max_new_tokens
+        )
     if as_json:
         print_json(
             {
@@ -99,12 +104,17 @@ def ask(
 
 
 def ask_streaming(
-    model: Clara, index: MemoryIndex, question: str, top_k: int, max_new_tokens: int
+    model: Clara,
+    index: MemoryIndex,
+    question: str,
+    top_k: int,
+    rerank: int | None,
+    max_new_tokens: int,
 ) -> None:
     """Print the answer piece by piece, then where it comes from."""
     from clara.model.answers import Clock
 
-    found, timings = find(model, index, question, top_k)
+    found, timings = find(model, index, question, top_k, rerank)
     clock = Clock(model.device)
     begun = False
     with user_errors():
@@ -124,18 +134,21 @@ def ask_streaming(
 
 
 def find(
-    model: Clara, index: MemoryIndex, question: str, top_k: int
+    model: Clara, index: MemoryIndex, question: str, top_k: int, rerank: int | None = None
 ) -> tuple[Found, dict[str, float]]:
-    """The nearest documents, and the milliseconds of "query" and "rank"."""
+    """The nearest documents, reranked or not, and the milliseconds of "query" and "rank"."""
     from clara.model.answers import Clock
 
     clock = Clock(model.device)
     with user_errors():
+        most = top_k if rerank is None else as_integer(rerank, "rerank", least=top_k)
         query = model.encode_queries([question])
         clock.lap("query")
-        (found,) = model.find(query, index, top_k)
+        found = model.find(query, index, most)
+        if rerank is not None:
+            found = model.rerank([question], found, top_k)
         clock.lap("rank")
-    return found, clock.laps
+    return found[0], clock.laps
 
 
 def as_fields(document: RankedDocument) -> dict[str, Any]:

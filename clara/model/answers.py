@@ -32,7 +32,10 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True)
 class RankedDocument:
-    """A document an answer was made from; `id` names the chunk if the document was split."""
+    """A document an answer was made from; `id` names the chunk if the document was split.
+
+    Its score is the cosine that it was ranked by, or the similarity that it was reranked by.
+    """
 
     id: str
     document_id: str

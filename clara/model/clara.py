@@ -27,6 +27,7 @@ from clara.model.ranking import (
     counts_of,
     memory_of_each_question,
 )
+from clara.model.reranking import reranked
 from clara.model.retrieval import Retriever
 from clara.text.prompts import build_text_prompt
 
@@ -210,6 +211,7 @@ class Clara(Retriever):
         documents: Documents | SearchableIndex,
         *,
         top_k: int | None = None,
+        rerank: int | None = None,
         generation_config: GenerationConfig | None = None,
         max_new_tokens: int | None = None,
         max_prompt_tokens: int | None = None,
@@ -219,13 +221,23 @@ class Clara(Retriever):
 
         Args:
             documents: as in `rank`, or an index with a method `search(queries, k)`.
+            rerank: find so many documents, at least `top_k`, and keep the best `top_k` of them as
+                the method `rerank` orders them. None: answer from those that `find` ranks first.
+
+        Raises:
+            TypeError, ValueError: `rerank` is no integer, or below `top_k`. Also the errors of
+                `encode_queries`, `find` and `generate`.
         """
         from clara.model import generation
 
         clock = Clock(self.device)
-        queries = self.encode_queries(questions)
+        k = self._top_k(top_k)
+        most = k if rerank is None else as_integer(rerank, "rerank", least=k)
+        asked = self._question_memory(questions)
         clock.lap("query")
-        found = self.find(queries, documents, top_k)
+        found = self.find(asked.queries(self.config.ranking_rule), documents, most)
+        if rerank is not None:
+            found = reranked(asked, found, k)
         clock.lap("rank")
         memory = [each.memory for each in found]
         task = self._task(questions, memory, generation_config, max_new_tokens, max_prompt_tokens)

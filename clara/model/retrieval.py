@@ -23,7 +23,8 @@ from clara.model.encoding import (
     inputs_of,
 )
 from clara.model.forward import ClaraCore
-from clara.model.ranking import Candidates, Documents, check_top_k
+from clara.model.ranking import Candidates, Documents, check_questions, check_top_k
+from clara.model.reranking import reranked
 from clara.terminal.progress import document_progress
 from clara.text.passages import (
     DocumentLike,
@@ -246,6 +247,29 @@ class Retriever(ClaraCore):
             documents, "the index was written", "compress its documents again with this model"
         )
         return found_in_index(documents, queries, k, self.read_memory)
+
+    def rerank(
+        self, questions: Sequence[str], found: Sequence[Found], top_k: int | None = None
+    ) -> list[Found]:
+        """Order the documents found for each question again, by `max_similarity` of their memory.
+
+        This compares every vector of a question with every vector of a document. So it sees a
+        name or number that the mean of a document's vectors hides, but it reads all of their
+        memory. Find more documents than you need, and keep the best of them.
+
+        Args:
+            found: what `find` returned for these questions.
+            top_k: number of documents to keep; default from the configuration.
+
+        Returns:
+            Documents best first, with the similarity, in [-1, 1], as their score.
+
+        Raises:
+            TypeError, ValueError: `questions` is a single string, or empty, or documents are given
+                for another number of questions.
+        """
+        check_questions(questions, len(found))
+        return reranked(self._question_memory(questions), found, self._top_k(top_k))
 
     def _candidates(self, documents: Documents, questions: int) -> Candidates:
         return Candidates.gather(

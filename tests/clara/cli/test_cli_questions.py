@@ -55,6 +55,21 @@ def test_search_for_readers(clara, on, expected):
     assert lines[-1] == UNTRAINED
 
 
+def test_documents_are_reranked(clara, refused, on, model, index):
+    options = ("--top-k", "2", "--rerank", "4", "--json", QUESTION)
+    printed = json.loads(clara(*on("search", *options)).stdout)["documents"]
+    loaded, opened = Clara.from_pretrained(model), MemoryIndex.open(index)
+    found = loaded.find(loaded.encode_queries([QUESTION]), opened, 4)
+    (best,) = loaded.rerank([QUESTION], found, 2)
+    assert [(each["id"], each["score"]) for each in printed] == [
+        (each.id, each.score) for each in best.documents
+    ]
+    asked = json.loads(clara(*on("ask", "--max-new-tokens", "1", *options)).stdout)
+    assert asked["documents"] == printed
+    line = refused(*on("search", "--rerank", "2", QUESTION))
+    assert line.endswith("rerank must be at least 5, got 2")
+
+
 def test_more_documents_asked_for_than_there_are(clara, on):
     found = json.loads(clara(*on("search", "--top-k", "50", "--json", QUESTION)).stdout)
     scores = [each["score"] for each in found["documents"]]
