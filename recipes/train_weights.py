@@ -31,7 +31,7 @@ from clara.errors import ClaraError
 from clara.files.writing import put_back, replace_folder, write_text
 from clara.model.checkpoint import CONNECTORS, MEMORY_TOKENS
 from clara.terminal.printing import quiet_libraries, say
-from clara.training.folder import MODEL, checkpoints, describe, read_record
+from clara.training.folder import MODEL, checkpoints, describe, model_is_current, read_record
 from clara.training.reading import read_settings
 from clara.training.run import run
 from clara.training.settings import RunSettings, Stage
@@ -109,7 +109,9 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
         earlier = Taken(*json.loads((start / _TAKEN).read_text("utf-8")))
         settings = at_snapshot(settings, start, earlier.steps)
     whole = float(settings.arguments["max_hours"]) - earlier.hours
-    if hours >= whole or steps >= settings.arguments["max_steps"]:
+    used_up = hours >= whole or steps >= settings.arguments["max_steps"]
+    # A unit that was killed in its last evaluation has that and the model still to write.
+    if used_up and (not checkpoints(folder) or model_is_current(folder)):
         return USED_UP
     settings.arguments["max_hours"] = min(hours + minutes / 60, whole)
     criterion = Criterion(gap_after=2.0 - earlier.hours if stage == "instruct" else None)

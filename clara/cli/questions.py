@@ -9,7 +9,6 @@ import typer
 from clara.cli import options
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.cli.loading import load_both
-from clara.errors.checks import as_integer
 from clara.terminal.printing import (
     EMPTY_ANSWER,
     UNTRAINED,
@@ -38,6 +37,7 @@ def search(
     as_json: options.Json = False,
 ) -> None:
     """Find the documents nearest to a question."""
+    check_rerank(rerank, top_k)
     opened, loaded = load_both(index, model, backbone, device, quantization)
     found, timings = find(loaded, opened, question, top_k, rerank)
     if as_json:
@@ -75,6 +75,7 @@ def ask(
     """Answer a question from the nearest documents of an index."""
     if stream and as_json:
         raise CommandError("--stream and --json exclude each other", BAD_USAGE)
+    check_rerank(rerank, top_k)
     opened, loaded = load_both(index, model, backbone, device, quantization)
     if stream:
         ask_streaming(loaded, opened, question, top_k, rerank, max_new_tokens)
@@ -141,14 +142,14 @@ def find(
 
     clock = Clock(model.device)
     with user_errors():
-        most = top_k if rerank is None else as_integer(rerank, "rerank", least=top_k)
-        query = model.encode_queries([question])
-        clock.lap("query")
-        found = model.find(query, index, most)
-        if rerank is not None:
-            found = model.rerank([question], found, top_k)
-        clock.lap("rank")
-    return found[0], clock.laps
+        (found,) = model.retrieve([question], index, top_k=top_k, rerank=rerank, lap=clock.lap)
+    return found, clock.laps
+
+
+def check_rerank(rerank: int | None, top_k: int) -> None:
+    """Before anything is loaded."""
+    if rerank is not None and rerank < top_k:
+        raise CommandError(f"--rerank must be at least --top-k ({top_k}), got {rerank}", BAD_USAGE)
 
 
 def as_fields(document: RankedDocument) -> dict[str, Any]:

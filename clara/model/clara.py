@@ -27,7 +27,6 @@ from clara.model.ranking import (
     counts_of,
     memory_of_each_question,
 )
-from clara.model.reranking import reranked
 from clara.model.retrieval import Retriever
 from clara.text.prompts import build_text_prompt
 
@@ -220,25 +219,15 @@ class Clara(Retriever):
         """Rank documents for each question and answer from the best.
 
         Args:
-            documents: as in `rank`, or an index with a method `search(queries, k)`.
-            rerank: find so many documents, at least `top_k`, and keep the best `top_k` of them as
-                the method `rerank` orders them. None: answer from those that `find` ranks first.
+            documents, top_k, rerank: as in `retrieve`.
 
         Raises:
-            TypeError, ValueError: `rerank` is no integer, or below `top_k`. Also the errors of
-                `encode_queries`, `find` and `generate`.
+            TypeError, ValueError: those of `retrieve` and `generate`.
         """
         from clara.model import generation
 
         clock = Clock(self.device)
-        k = self._top_k(top_k)
-        most = k if rerank is None else as_integer(rerank, "rerank", least=k)
-        asked = self._question_memory(questions)
-        clock.lap("query")
-        found = self.find(asked.queries(self.config.ranking_rule), documents, most)
-        if rerank is not None:
-            found = reranked(asked, found, k)
-        clock.lap("rank")
+        found = self.retrieve(questions, documents, top_k=top_k, rerank=rerank, lap=clock.lap)
         memory = [each.memory for each in found]
         task = self._task(questions, memory, generation_config, max_new_tokens, max_prompt_tokens)
         texts = generation.generate(self, task, batch_size=batch_size)

@@ -9,8 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from clara.errors.checks import as_integer
 from clara.memory.padded import PaddedMemory
 from clara.model.answers import Found
+
+
+def check_rerank(rerank: object, top_k: int) -> int:
+    """How many documents to find, of which `top_k` are kept.
+
+    Raises:
+        TypeError, ValueError: it is no integer, or below `top_k`; names both.
+    """
+    wanted = as_integer(rerank, "rerank")
+    if wanted < top_k:
+        raise ValueError(f"rerank must be at least top_k ({top_k}), got {wanted}")
+    return wanted
 
 
 def max_similarity(question: Tensor, document: Tensor) -> Tensor:
@@ -30,7 +43,7 @@ def max_similarity(question: Tensor, document: Tensor) -> Tensor:
     asked, read = (
         normalize(each.to(question.device, dtype), dim=-1) for each in (question, document)
     )
-    return (asked @ read.T).amax(dim=1).mean()
+    return (asked @ read.T).amax(dim=1).mean().clamp(-1, 1)  # rounding may pass the end
 
 
 def reranked(questions: PaddedMemory, found: Sequence[Found], k: int) -> list[Found]:
@@ -43,6 +56,8 @@ def reranked(questions: PaddedMemory, found: Sequence[Found], k: int) -> list[Fo
 
 
 def _best(question: Tensor, found: Found, k: int) -> Found:
+    if not found.memory:
+        return found
     scores = torch.stack([max_similarity(question, memory) for memory in found.memory])
     values, order = scores.sort(descending=True, stable=True)
     best = order[:k].tolist()

@@ -24,7 +24,7 @@ from clara.model.encoding import (
 )
 from clara.model.forward import ClaraCore
 from clara.model.ranking import Candidates, Documents, check_questions, check_top_k
-from clara.model.reranking import reranked
+from clara.model.reranking import check_rerank, reranked
 from clara.terminal.progress import document_progress
 from clara.text.passages import (
     DocumentLike,
@@ -248,6 +248,38 @@ class Retriever(ClaraCore):
         )
         return found_in_index(documents, queries, k, self.read_memory)
 
+    def retrieve(
+        self,
+        questions: Sequence[str],
+        documents: Documents | SearchableIndex,
+        *,
+        top_k: int | None = None,
+        rerank: int | None = None,
+        lap: Callable[[str], None] = lambda step: None,
+    ) -> list[Found]:
+        """Encode questions and find the best documents for each, which `answer` then reads.
+
+        Args:
+            documents: as in `rank`, or an index with a method `search(queries, k)`.
+            top_k: default from the configuration.
+            rerank: find so many documents, at least `top_k`, and keep the best `top_k` of them as
+                the method `rerank` orders them. None: keep those that `find` ranks first.
+            lap: called with "query" and "rank" once these steps are done.
+
+        Raises:
+            TypeError, ValueError: `rerank` is no integer, or below `top_k`. Also the errors of
+                `encode_queries` and `find`.
+        """
+        k = self._top_k(top_k)
+        most = k if rerank is None else check_rerank(rerank, k)
+        asked = self._question_memory(questions)
+        lap("query")
+        found = self.find(asked.queries(self.config.ranking_rule), documents, most)
+        if rerank is not None:
+            found = reranked(asked, found, k)
+        lap("rank")
+        return found
+
     def rerank(
         self, questions: Sequence[str], found: Sequence[Found], top_k: int | None = None
     ) -> list[Found]:
@@ -262,11 +294,12 @@ class Retriever(ClaraCore):
             top_k: number of documents to keep; default from the configuration.
 
         Returns:
-            Documents best first, with the similarity, in [-1, 1], as their score.
+            Documents best first, with the similarity, in [-1, 1], as their score. A question
+            without documents stays without.
 
         Raises:
-            TypeError, ValueError: `questions` is a single string, or empty, or documents are given
-                for another number of questions.
+            TypeError, ValueError: `questions` is a single string, or documents are given for
+                another number of questions.
         """
         check_questions(questions, len(found))
         return reranked(self._question_memory(questions), found, self._top_k(top_k))

@@ -165,6 +165,15 @@ class ClaraTrainingArguments(TrainingArguments):
                 f"load_best_model_at_end needs save_steps ({self.save_steps}) to be eval_steps "
                 f"({self.eval_steps}): the best may be a model that was not saved"
             )
+        if (
+            self.load_best_model_at_end
+            and self.save_total_limit == 1
+            and self.max_hours is not None
+        ):
+            raise SettingsError(
+                "save_total_limit must be at least 2 with max_hours and load_best_model_at_end: a "
+                "run goes on from its last checkpoint, which may not be the best"
+            )
         if self.total_batch_size is not None:
             self._accumulate(self.total_batch_size)
 

@@ -132,7 +132,9 @@ def describe(folder: Path) -> dict[str, Any]:
     saved = checkpoints(folder)
     steps = max([0, *(each["step"] for each in logged), *map(steps_of, saved)])
     model = (folder / MODEL).is_dir()
-    finished = model and not _stopped_by_hours(record, steps, _last(logged, "hours"))
+    finished = model_is_current(folder) and not _stopped_by_hours(
+        record, steps, _last(logged, "hours")
+    )
     evaluated = [each for each in logged if any(name.startswith("eval_") for name in each)]
     scores = {
         name: value
@@ -154,6 +156,15 @@ def describe(folder: Path) -> dict[str, Any]:
         "model": str(folder / MODEL) if model else None,
         "last_checkpoint": str(saved[-1]) if saved else None,
     }
+
+
+def model_is_current(folder: Path) -> bool:
+    """Whether a run's model was written after its last checkpoint; else the run was killed."""
+    model = folder / MODEL
+    if not model.is_dir():
+        return False
+    written = model.stat().st_mtime_ns
+    return all(checkpoint.stat().st_mtime_ns <= written for checkpoint in checkpoints(folder))
 
 
 def _stopped_by_hours(record: Mapping[str, Any], steps: int, hours: float | None) -> bool:

@@ -94,7 +94,8 @@ class OwedEvaluation(TrainerCallback):
     ) -> None:
         callbacks: Any = state.stateful_callbacks
         saved = callbacks.get(TrainerControl.__name__, {}).get("args", {})
-        if saved.get("should_evaluate") and args.eval_strategy != "no":
+        owed = saved.get("should_evaluate") and args.eval_strategy != "no"
+        if owed and state.global_step:
             self._evaluate()
 
 
@@ -113,6 +114,7 @@ class SavingTrainer(Trainer):
     objective: Objective
     budget: Budget
     record: Mapping[str, Any] | None
+    _saved_before = False
 
     @property
     def _shards(self) -> bool:
@@ -129,12 +131,32 @@ class SavingTrainer(Trainer):
             self.objective.model.adapters.collect(self.objective.model.backbone)
 
     def _evaluate(self, *arguments: Any, **settings: Any) -> dict[str, float]:
+        known = self._scores()
+        if known:  # as where the end of the hours and that of an epoch both ask for an evaluation
+            self.control.should_evaluate = self._saved_before = False
+            return known
         # An evaluation can take minutes: a kill during one must not cost the steps before it. The
         # checkpoint says that an evaluation is owed, and is written again with the scores.
-        if self.control.should_save:
+        self._saved_before = self.control.should_save
+        if self._saved_before:
             self._save_checkpoint(self.model, None)
         metrics: dict[str, float] = super()._evaluate(*arguments, **settings)
         return metrics
+
+    def _scores(self) -> dict[str, float]:
+        """Of the evaluation that the run has made at this step; empty without one."""
+        metric = "eval_" + (self.args.metric_for_best_model or "loss").removeprefix("eval_")
+        for record in reversed(self.state.log_history):
+            if record.get("step") != self.state.global_step:
+                break
+            if metric in record:
+                return {k: v for k, v in record.items() if k.startswith("eval_")}
+        return {}
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # The base saves where this is true and save_strategy is "best"; so must be what was saved
+        # before the evaluation.
+        return bool(super()._determine_best_metric(metrics, trial)) or self._saved_before
 
     def evaluate_resumed(self) -> None:
         """Evaluate the checkpoint that the run is resumed from, and write it with the scores."""

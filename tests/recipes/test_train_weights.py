@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from clara import Clara
 from clara.training.folder import describe
+from clara.training.trainer import ClaraTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -208,3 +209,28 @@ def test_a_used_up_budget_is_said(weights, tmp_path):
     log = tmp_path / "runs" / "instruct" / "log.jsonl"
     log.write_text(log.read_text() + json.dumps({"step": 1, "hours": 1.0}) + "\n")
     assert weights.unit("instruct", 5, {"max_hours": 0.5}) == weights.USED_UP
+
+
+def test_a_stage_killed_in_its_last_evaluation_is_finished_by_the_next_unit(
+    weights, tmp_path, monkeypatch
+):
+    evaluate, calls = ClaraTrainer.evaluation_loop, []
+
+    def killed(self, *arguments, **settings):
+        calls.append(self.state.global_step)
+        if calls == [1, 2, 3]:
+            raise KeyboardInterrupt
+        return evaluate(self, *arguments, **settings)
+
+    monkeypatch.setattr(ClaraTrainer, "evaluation_loop", killed)
+    with pytest.raises(KeyboardInterrupt):
+        weights.unit("instruct", 5)
+    folder = tmp_path / "runs" / "instruct"
+    assert describe(folder)["steps"] == 3
+    assert not describe(folder)["finished"]
+    assert weights.unit("instruct", 5) == "all steps are done"
+    assert calls == [1, 2, 3, 3]
+    assert describe(folder)["finished"]
+    assert weights.SNAPSHOT.is_dir()
+    assert weights.logged("instruct").steps == 3
+    assert weights.unit("instruct", 5) == weights.USED_UP

@@ -20,9 +20,14 @@ from clara.cli.app import app
 REFERENCE = Path(__file__).resolve().parents[3] / "tests" / "data" / "reference"
 COMMAND = [sys.executable, "-c", "from clara.cli import main; main()"]
 
-# typer makes the tree of all commands for each call, which takes as long as many of the calls.
-if hasattr(testing, "_get_command"):
-    testing._get_command = functools.cache(testing._get_command)
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tree_of_commands():
+    """typer makes the tree for each call, which takes as long as many of the calls."""
+    with pytest.MonkeyPatch.context() as patched:
+        cached = functools.cache(testing._get_command)
+        patched.setattr(testing, "_get_command", cached)
+        yield
 
 
 @pytest.fixture(scope="session")

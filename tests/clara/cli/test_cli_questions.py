@@ -66,8 +66,8 @@ def test_documents_are_reranked(clara, refused, on, model, index):
     ]
     asked = json.loads(clara(*on("ask", "--max-new-tokens", "1", *options)).stdout)
     assert asked["documents"] == printed
-    line = refused(*on("search", "--rerank", "2", QUESTION))
-    assert line.endswith("rerank must be at least 5, got 2")
+    line = refused(*on("search", "--rerank", "2", QUESTION), code=2)
+    assert line.endswith("--rerank must be at least --top-k (5), got 2")
 
 
 def test_more_documents_asked_for_than_there_are(clara, on):

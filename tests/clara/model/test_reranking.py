@@ -95,6 +95,29 @@ def test_documents_are_ordered_again(model):
         assert all(torch.equal(a, b) for a, b in zip(one.memory, other.memory, strict=True))
 
 
+def test_the_published_form_is_reranked_too(tiny_backbone):
+    """Its documents have the same number of vectors each; more are asked for than there are."""
+    config = ClaraConfig(compression_rate=16, document_length=64, lora_rank=4, dtype="float32")
+    model = draw_adapters(Clara.from_backbone(tiny_backbone("llama"), config), seed=0)
+    compressed = model.compress(TEXTS)
+    asked = model._question_memory(QUESTIONS).documents()
+    laps = []
+    found = model.retrieve(QUESTIONS, compressed, top_k=2, rerank=50, lap=laps.append)
+    assert laps == ["query", "rank"]
+    for question, each in zip(asked, found, strict=True):
+        scores = [by_loops(question, memory) for memory in compressed.memory]
+        best = sorted(range(len(TEXTS)), key=scores.__getitem__, reverse=True)[:2]
+        assert [document.id for document in each.documents] == [str(row) for row in best]
+
+
+def test_a_question_without_documents_stays_without(model):
+    (found,) = model.find(model.encode_queries(QUESTIONS[:1]), model.compress(TEXTS), 2)
+    first, second = model.rerank(QUESTIONS, [Found([], []), found])
+    assert (first.memory, first.documents) == ([], [])
+    assert len(second.documents) == 2
+    assert model.rerank([], []) == []
+
+
 def test_equals_stay_in_the_order_they_were_found(model):
     twins = [Document(id=name, text=TEXTS[1]) for name in "badc"]
     (found,) = model.find(model.encode_queries(QUESTIONS[:1]), model.compress(twins), 4)
@@ -127,7 +150,7 @@ def test_answers_come_from_reranked_documents(model, tmp_path):
 
 def test_bad_arguments(model):
     compressed = model.compress(TEXTS)
-    with pytest.raises(ValueError, match="rerank must be at least 3, got 2"):
+    with pytest.raises(ValueError, match=r"rerank must be at least top_k \(3\), got 2"):
         model.answer(QUESTIONS, compressed, top_k=3, rerank=2)
     with pytest.raises(TypeError, match=r"rerank must be an integer, got 4\.0"):
         model.answer(QUESTIONS, compressed, rerank=4.0)

@@ -138,6 +138,17 @@ class TestArguments:
             ({"negatives": 2}, "set both negatives and negatives_every, or neither"),
             ({"negatives_every": 2}, "set both negatives and negatives_every, or neither"),
             ({"patience": 2}, "patience needs load_best_model_at_end"),
+            (
+                {
+                    "load_best_model_at_end": True,
+                    "eval_strategy": "steps",
+                    "eval_steps": 2,
+                    "save_steps": 2,
+                    "save_total_limit": 1,
+                    "max_hours": 2,
+                },
+                "save_total_limit must be at least 2 with max_hours",
+            ),
             ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
             ({"neftune_noise_alpha": 5}, "neftune_noise_alpha is not supported"),
             ({"train_sampling_strategy": "group_by_length"}, "must be one of random, sequential"),

@@ -103,6 +103,45 @@ def test_an_evaluation_at_the_end_of_the_hours_is_made_up_for(settings, tmp_path
     assert run("pretrain", without, resume=True).steps == 4
 
 
+def evaluations(folder):
+    return [r["step"] for r in read_log(folder / "log.jsonl") if "eval_loss" in r]
+
+
+def owes(checkpoint):
+    state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+    return state["stateful_callbacks"]["TrainerControl"]["args"]["should_evaluate"]
+
+
+def test_what_is_saved_by_time_keeps_its_scores_where_only_the_best_is_saved(settings, tmp_path):
+    worse = {"metric_for_best_model": "loss", "greater_is_better": True, "learning_rate": 0.05}
+    chosen = {"evaluation": True, "eval_strategy": "steps", "eval_steps": 1, **worse}
+    made = settings(save_strategy="best", save_minutes=1e-9, max_steps=3, **chosen)
+    run("pretrain", made)
+    folder = tmp_path / "run"
+    assert not any(owes(checkpoint) for checkpoint in checkpoints(folder))
+    run("pretrain", made, resume=True)
+    assert evaluations(folder) == [1, 2, 3]
+
+
+def test_no_step_is_evaluated_twice(settings, tmp_path, killed):
+    """Patience would take the second time for one without an improvement."""
+    chosen = {"evaluation": True, "load_best_model_at_end": True, "patience": 1, "max_steps": 4}
+    epochs = {**chosen, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    folder = tmp_path / "hours"  # over in the middle of an epoch
+    for _ in range(2):
+        run("pretrain", settings("hours", max_hours=1e-9, **epochs), resume=True)
+        assert evaluations(folder) == [1]
+    assert run("pretrain", settings("hours", max_hours=9, **epochs), resume=True).steps == 4
+    assert evaluations(folder) == [1, 4]
+    folder = tmp_path / "start"
+    steps = {**chosen, "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True}
+    killed(2)
+    with pytest.raises(KeyboardInterrupt):
+        run("pretrain", settings("start", **steps))
+    assert run("pretrain", settings("start", **steps), resume=True).steps == 4
+    assert evaluations(folder) == [0, 2, 4]
+
+
 def test_checkpoints_by_time():
     now = [50.0]
     saving = SaveByTime(2, clock=lambda: now[0])
