@@ -23,6 +23,7 @@ from typing import Any
 
 from bench.forms.table import forms
 from bench.learning.table import learning
+from bench.reranking import reranking
 from bench.runs import Run, common_environment, read_runs
 from clara.reports.results import (
     REFERENCE_WAY,
@@ -178,8 +179,12 @@ OPERATORS = (
     "dequantize_memory",
     "cosine_topk",
 )
-RUN_TABLES: dict[str, Callable[[Sequence[Run]], Table]] = {"forms": forms, "learning": learning}
-"""Of trainings, from a file of `bench.runs`."""
+RUN_TABLES: dict[str, Callable[[Sequence[Run]], Table]] = {
+    "forms": forms,
+    "learning": learning,
+    "reranking": reranking,
+}
+"""From a file of `bench.runs`."""
 TABLES: dict[str, Callable[[Results], Table]] = {
     "answers": answers,
     "compress": compress,

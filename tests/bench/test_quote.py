@@ -149,6 +149,10 @@ def runs(root):
         names = {"form": form, "vectors": 3, "ablation": "none", "seed": seed}
         steps = None if shift == 1 else int(80 + 40 * shift)
         learning.add(names, {"steps": steps, "curve": [{"step": 20, "memory": 0.6 - shift / 10}]})
+    shares = {"mean": [0.25, 0.5], "reranked": [0.375, 0.625]}
+    ranked = RunFile(root / RUNS["reranking"], "reranking", {"questions": 8}, ENVIRONMENT)
+    for rate in (4, 8):
+        ranked.add({"memory": "span means", "rate": rate}, shares)
 
 
 RUNS = {name: f"bench/results/some-cpu/{name}.jsonl" for name in quote.RUN_TABLES}
@@ -160,6 +164,10 @@ OF_RUNS = {
     "learning": [
         "| 3 | learnt rows, final states |  | not reached |  | 0.50 |",
         "| 3 | W · final state + span mean |  | 80; 100 | 90 | 0.60; 0.55 |",
+    ],
+    "reranking": [
+        "| span means | 4 | 8 | 0.250, 0.500 | 0.375, 0.625 |",
+        "| span means | 8 | 8 | 0.250, 0.500 | 0.375, 0.625 |",
     ],
 }
 

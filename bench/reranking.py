@@ -1,0 +1,146 @@
+"""How often the right passage comes first, with and without reranking: `python -m bench.reranking`.
+
+Questions of the World Factbook are asked of their twenty candidates. The ranking by the mean is
+measured, and that of `Clara.rerank` after it. Without `--model`, memory is span means of
+SmolLM2-135M's embeddings and nothing is trained.
+
+Each finished rate becomes a line of the results. `--table` only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.environment import environment
+from bench.program import results_path
+from bench.runs import Run, RunFile, read_runs
+from clara import Clara, ClaraConfig
+from clara.data.examples import ExampleFile, RankingExample, ranking_example
+from clara.data.factbook import smollm2_file
+from clara.errors import ClaraError
+from clara.model.answers import Found
+from clara.reports.tables import Table
+from clara.terminal.printing import one_line, quiet_libraries
+
+FILE = "reranking.jsonl"
+COMPARISON = "reranking"
+CUTOFFS = (1, 5)
+_TOGETHER = 16  # questions
+
+
+def recalls(model: Clara, examples: Sequence[RankingExample], rate: int) -> dict[str, list[float]]:
+    """Shares of questions with a right document among the first ones, see `CUTOFFS`.
+
+    Returns:
+        "mean": as `find` ranks the candidates; "reranked": as `rerank` orders them again.
+    """
+    hits = {"mean": [0] * len(CUTOFFS), "reranked": [0] * len(CUTOFFS)}
+    for start in range(0, len(examples), _TOGETHER):
+        part = examples[start : start + _TOGETHER]
+        texts = list(dict.fromkeys(text for example in part for text in example.documents))
+        memory = model.compress(texts, compression_rate=rate)
+        row_of = {text: row for row, text in enumerate(texts)}
+        candidates = [memory[[row_of[text] for text in example.documents]] for example in part]
+        questions = [example.question for example in part]
+        most = max(len(example.documents) for example in part)
+        found = model.find(model.encode_queries(questions), candidates, most)
+        for name, ranked in (("mean", found), ("reranked", model.rerank(questions, found, most))):
+            for example, each in zip(part, ranked, strict=True):
+                place = _first_right(example, each)
+                for column, cutoff in enumerate(CUTOFFS):
+                    hits[name][column] += place < cutoff
+    return {name: [count / len(examples) for count in counts] for name, counts in hits.items()}
+
+
+def _first_right(example: RankingExample, found: Found) -> int:
+    right = {example.documents[position] for position in example.positives}
+    return next(place for place, each in enumerate(found.documents) if each.text in right)
+
+
+def reranking(runs: Sequence[Run]) -> Table:
+    """Recall by the mean and by every vector, for each memory and rate."""
+    rows = [
+        (
+            run.names["memory"],
+            str(run.names["rate"]),
+            str(run.settings["questions"]),
+            *(", ".join(f"{share:.3f}" for share in run.found[n]) for n in ("mean", "reranked")),
+        )
+        for run in runs
+        if run.comparison == COMPARISON
+    ]
+    head = ("memory", "tokens a vector", "questions", "by the mean", "by every vector")
+    return Table("", head, rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    torch.set_num_threads(options.threads)
+    quiet_libraries()
+    command = shlex.join(["python", "-m", "bench.reranking", *(arguments or sys.argv[1:])])
+    try:
+        _run(options, command)
+    except (ClaraError, ValueError) as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace, command: str) -> None:
+    known = environment(torch.device("cpu"))
+    output = options.output or results_path(str(known["device"]), FILE)
+    if options.table:
+        print(reranking(read_runs(output)).markdown(level=0), end="")
+        return
+    settings = {"questions": options.questions, "data": options.data.name}
+    finished = RunFile(output, COMPARISON, settings, {**known, "command": command})
+    examples = list(ExampleFile(options.data, ranking_example))
+    random.Random(0).shuffle(examples)
+    model = _model(options.model)
+    for rate in options.rates:
+        names: dict[str, Any] = {"memory": options.name, "rate": rate}
+        if not finished.holds(names):
+            run = finished.add(names, recalls(model, examples[: options.questions], rate))
+            print(f"{options.name}, rate {rate}: {run.found}", flush=True)
+    print(f"\n{reranking(finished.runs).markdown(level=0)}", end="")
+
+
+def _model(folder: Path | None) -> Clara:
+    if folder is not None:
+        return Clara.from_pretrained(folder)
+    config = ClaraConfig(memory_form="spans", compression_rate=4, document_length=160)
+    return Clara.from_backbone(str(smollm2_file()), config)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.reranking", description="Recall with and without reranking."
+    )
+    parser.add_argument("--model", type=Path, help="folder; default: span means of SmolLM2-135M")
+    parser.add_argument("--name", help="what the table calls the model's memory")
+    parser.add_argument("--data", type=Path, default=Path("data/factbook/ranking.validation.jsonl"))
+    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--rates", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--output", type=Path, help="default: a file in bench/results/PROCESSOR/")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print what is there")
+    options = parser.parse_args(arguments)
+    if (options.model is None) != (options.name is None):
+        parser.error("--model and --name go together")
+    options.name = options.name or "span means of SmolLM2-135M, untrained"
+    for name in ("questions", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
