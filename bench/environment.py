@@ -36,7 +36,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         **{name: _version(name) for name in PACKAGES},
         "clara": clara_kernels.__version__,
-        "commit": _output(["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]),
+        "commit": _commit(),
         "sources": _sources(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
@@ -67,6 +67,14 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _commit() -> str | None:
+    """The commit, "-dirty" if files of it are changed, but for results, which a run adds to."""
+    commit = _output(["git", "describe", "--always", "--exclude=*", "--abbrev=12"])
+    code = ["--untracked-files=no", "--", ".", ":!bench/results"]
+    changed = _output(["git", "status", "--porcelain", *code])
+    return f"{commit}-dirty" if commit and changed else commit
 
 
 def _output(command: list[str]) -> str | None:

@@ -1,0 +1,33 @@
+"""Which code results are of."""
+
+import subprocess
+
+from bench import environment
+
+
+def git(folder, *arguments):
+    named = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    done = subprocess.run(
+        ["git", *named, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_results_that_a_run_adds_do_not_make_its_code_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert environment._commit() is None
+    results = tmp_path / "bench" / "results" / "some-cpu" / "learning.jsonl"
+    code = tmp_path / "clara.py"
+    results.parent.mkdir(parents=True)
+    for file in (results, code):
+        file.write_text("1\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "first")
+    commit = git(tmp_path, "rev-parse", "--short=12", "HEAD")
+    assert environment._commit() == commit
+    results.write_text("1\n2\n")
+    (tmp_path / "notes").write_text("mine\n")
+    assert environment._commit() == commit
+    code.write_text("2\n")
+    assert environment._commit() == f"{commit}-dirty"
