@@ -47,13 +47,7 @@ class SaveByTime(TrainerCallback):
         self._clock = clock
         self._last = clock()
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_begin(self, *arguments: Any, **kwargs: Any) -> None:
         self._last = self._clock()
 
     def on_step_end(
@@ -65,13 +59,7 @@ class SaveByTime(TrainerCallback):
     ) -> None:
         control.should_save |= self._anywhere(self._clock() - self._last >= self._seconds)
 
-    def on_save(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
+    def on_save(self, *arguments: Any, **kwargs: Any) -> None:
         self._last = self._clock()
 
 

@@ -16,8 +16,6 @@ from clara.synthesis.server import OpenAIGenerator
 from .conftest import by_kind
 from .server import completion
 
-pytest.importorskip("openai")
-
 
 class TestFailures:
     def test_errors_that_pass(self, run, server, documents):

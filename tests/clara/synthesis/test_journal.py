@@ -12,8 +12,6 @@ import pytest
 
 from clara.data import DataError, write_jsonl
 
-pytest.importorskip("openai")
-
 
 class TestResuming:
     def command(self, server, corpus, output):

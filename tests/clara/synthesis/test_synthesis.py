@@ -11,8 +11,6 @@ from clara.synthesis.prompts import PARAPHRASE_TASKS
 
 from .conftest import by_kind
 
-pytest.importorskip("openai")
-
 
 class TestOutput:
     def test_records_of_a_document(self, run, tmp_path):
