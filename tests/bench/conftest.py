@@ -35,6 +35,29 @@ def stand_in():
     return BenchmarkStandIn()
 
 
+class Clock:
+    """Time that passes only where a test says so: the machine's load changes nothing."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    monotonic = perf_counter
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of `bench.turns`, set forward by its `sleep`."""
+    clock = Clock()
+    monkeypatch.setattr("bench.turns.time", clock)
+    return clock
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     """The reference's tiny backbone in float32, with its tokenizer."""

@@ -2,9 +2,8 @@
 
 import gc
 import itertools
-import statistics
-import time
 
+import pytest
 import torch
 
 from bench.turns import Turns, median_ratio
@@ -39,18 +38,19 @@ def test_turns_by_the_fixture(stand_in):
     assert turns.fastest(["d"]) is None
 
 
-def test_rounds_follow_the_time():
-    calls = {"a": lambda: None, "b": lambda: None}
-    assert len(Turns(calls).run_for(0.0, 2, 4).seconds["a"]) == 2
+def test_rounds_follow_the_time(clock):
+    calls = {"a": lambda: clock.sleep(1), "b": lambda: clock.sleep(2)}
+    assert len(Turns(calls).run_for(0.0, 2, 9).seconds["a"]) == 2
+    assert len(Turns(calls).run_for(15.5, 2, 9).seconds["b"]) == 5
     assert len(Turns(calls).run_for(60.0, 2, 4).seconds["b"]) == 4
 
 
-def test_short_calls_are_repeated_and_long_ones_not():
-    calls = {"short": lambda: None, "long": lambda: time.sleep(0.02)}
-    turns = Turns(calls, shortest=2e-3).warm().run(2)
-    assert turns.counts["long"] == 1
-    assert turns.counts["short"] > 20
-    assert statistics.median(turns.seconds["short"]) < statistics.median(turns.seconds["long"]) / 20
+def test_short_calls_are_repeated_and_long_ones_not(clock):
+    calls = {"short": lambda: clock.sleep(1e-5), "long": lambda: clock.sleep(0.02)}
+    turns = Turns(calls, shortest=1.995e-3).warm().run(2)
+    assert turns.counts == {"short": 200, "long": 1}
+    assert turns.seconds["short"] == pytest.approx([1e-5, 1e-5])
+    assert turns.seconds["long"] == pytest.approx([0.02, 0.02])
     assert Turns(calls).warm().counts == {"short": 1, "long": 1}
 
 

@@ -96,9 +96,9 @@ def test_time_grows_linearly():
     def seconds(tokens: int) -> float:
         text = "word " * tokens
         encoded = EncodedText(list(range(tokens)), list(range(0, 5 * tokens, 5)))
-        begin = time.perf_counter()
+        begin = time.process_time()
         chunk_spans(text, encoded, 256)
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
     small = min(seconds(20_000) for _ in range(3))
     assert seconds(200_000) < 40 * small
