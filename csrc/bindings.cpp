@@ -1,5 +1,7 @@
-// The Python face of the library, and the only file that knows Python. Memory comes in as addresses
-// and sizes, so that nothing here depends on the tensor library of the caller.
+// The Python face of the library; only this file and decoder_bindings.cpp know Python. Memory comes
+// in as addresses and sizes, so that nothing here depends on the tensor library of the caller.
+
+#include "bindings.hpp"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -22,9 +24,7 @@ namespace py = pybind11;
 
 namespace {
 
-void require(bool condition, const std::string& message) {
-    if (!condition) throw std::invalid_argument(message);
-}
+using clara::require;
 
 clara::DataType parse_type(const std::string& name) {
     if (name == "float32") return clara::DataType::float32;
@@ -189,6 +189,7 @@ PYBIND11_MODULE(_C, module) {
     module.def("cosine_rerank", &cosine_rerank, py::arg("queries"), py::arg("corpus"),
                py::arg("inverse_norms"), py::arg("listed"), py::arg("offsets"), py::arg("k"),
                py::arg("threads"), py::arg("scores"), py::arg("indices"));
+    clara::define_decoder(module);
     module.def("build_info", &build_info);
 #ifdef CLARA_CUDA
     module.def("cuda_inverse_norms", &cuda_inverse_norms, py::arg("rows"), py::arg("out"),

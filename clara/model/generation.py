@@ -29,6 +29,7 @@ from clara.backbone.packed_forward import positions_of
 from clara.backbone.rotary import batching_key, recomputed_at_switch, switching_lengths
 from clara.backbone.stopping import AnswerReader, StopTexts, StopWhen, TokenQueue
 from clara.errors.checks import as_integer
+from clara.model.decoding import decode, decoder_for
 from clara.model.prompt_prefix import can_continue, prefix_ids
 from clara.text.prompts import Prompt
 
@@ -212,7 +213,10 @@ def _generate_rows(model: ClaraCore, task: Task, rows: Sequence[int], **options:
 def _generated(
     backbone: PreTrainedModel, inputs: dict[str, Any], settings: GenerationConfig, **options: Any
 ) -> Tensor:
-    """Token ids that `generate` makes; the prompt, which is embeddings, is not among them."""
+    """Token ids that follow the prompts: by our own loop where that can, else by `generate`."""
+    decoder = decoder_for(backbone, settings)
+    if decoder is not None:
+        return decode(backbone, decoder, settings, **inputs, **options)
     try:
         made: Any = backbone.generate(**inputs, generation_config=settings, **options)
     except IndexError as error:

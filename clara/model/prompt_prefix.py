@@ -72,7 +72,7 @@ class PromptPrefixes:
         if prefix is None or (prefix.ids, prefix.adapter, prefix.version) != key:
             prefix = PromptPrefix(ids, adapter, version, _states(backbone, ids))
             self._kept[backbone] = prefix
-        cache = _empty_cache(backbone)
+        cache = empty_cache(backbone)
         for layer, (keys, values) in enumerate(prefix.states):
             rows = batch_size, -1, -1, -1
             cache.update(keys.expand(rows), values.expand(rows), layer)
@@ -113,7 +113,7 @@ def can_continue(backbone: PreTrainedModel, settings: GenerationConfig) -> bool:
         and all(s.get_generation_mode() in plain for s in (settings, backbone.generation_config))
         and not _rotations(backbone) & {"dynamic", "longrope"}
         and _attends_to_all(backbone)
-        and all(type(layer) is DynamicLayer for layer in _empty_cache(backbone).layers)
+        and all(type(layer) is DynamicLayer for layer in empty_cache(backbone).layers)
     )
 
 
@@ -158,7 +158,7 @@ def _attends_to_all(backbone: PreTrainedModel) -> bool:
 
 
 def _states(backbone: PreTrainedModel, ids: list[int]) -> list[tuple[Tensor, Tensor]]:
-    cache = _empty_cache(backbone)
+    cache = empty_cache(backbone)
     device = backbone.get_input_embeddings().weight.device
     body_of(backbone)(
         input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True
@@ -166,7 +166,8 @@ def _states(backbone: PreTrainedModel, ids: list[int]) -> list[tuple[Tensor, Ten
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def _empty_cache(backbone: PreTrainedModel) -> DynamicCache:
+def empty_cache(backbone: PreTrainedModel) -> DynamicCache:
+    """transformers' plain cache for the backbone's layers."""
     from transformers import DynamicCache
 
     return DynamicCache(config=_text_config(backbone))

@@ -1,5 +1,6 @@
-// Searches of csrc/core, of every kind and size, for sanitizers to watch. Each result is compared
-// with float64 or, bit for bit, with one that was. CLARA_SIMD names the instruction set as ever.
+// Searches of csrc/core, of every kind and size, and its decoder, for sanitizers to watch. Each
+// result is compared with float64 or, bit for bit, with one that was. CLARA_SIMD names the
+// instruction set as ever.
 //
 //   search            runs every check; exits with 1 at the first thing that is wrong
 //   search ks ties    runs these
@@ -27,6 +28,7 @@
 #include "core/inverse_norms.hpp"
 #include "core/parallel.hpp"
 #include "core/simd/kernels.hpp"
+#include "decoder.hpp"
 #include "matrix.hpp"
 #include "truth.hpp"
 
@@ -400,6 +402,8 @@ int run(const std::vector<std::string>& wanted) {
         {"failing_part", failing_part},
         {"fork_during_calls", fork_during_calls},
         {"unknown_kernels", unknown_kernels},
+        {"products", products},
+        {"decoder_steps", decoder_steps},
     };
     const std::string simd = clara::kernels().name;
     for (const auto& [name, check] : kChecks) {

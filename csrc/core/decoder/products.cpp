@@ -1,0 +1,146 @@
+#include "core/decoder/products.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+namespace clara {
+namespace {
+
+constexpr int64_t kLine = kCacheLine / sizeof(float);  // values
+constexpr float kInt16Steps = 32639;                   // 127 · 256 + 127: its bytes are within ±127
+
+// Columns that are multiplied at a time. Where several tiles of inputs share rows, both had better
+// stay in the first-level cache.
+constexpr int64_t kMostChunk = 1024, kSmallChunk = 256;
+constexpr int64_t kWideStride = kMostChunk + kLine;
+
+int64_t whole_lines(int64_t values) { return (values + kLine - 1) / kLine * kLine; }
+
+TileKernel first_kernel(DataType type, const Kernels& kernels) {
+    switch (type) {
+        case DataType::float16:
+            return kernels.widen_float16;
+        case DataType::bfloat16:
+            return kernels.widen_bfloat16;
+        case DataType::int8:
+            return kernels.int8;
+        case DataType::float32:
+            break;
+    }
+    return kernels.float32;
+}
+
+}  // namespace
+
+Inputs::Inputs(int64_t count, int64_t columns, bool int8, const Kernels& kernels)
+    : count_(count),
+      columns_(columns),
+      stride_(whole_lines(columns) + kLine),  // never a power of two: those would share cache sets
+      is_int8_(int8),
+      kernels_(kernels),
+      memory_(count * stride_ + kLine),
+      int8_chunks_(columns, DataType::int8),
+      int8_stride_(whole_lines(kernels.int8_query_bytes(int8_chunks_.size)) + kCacheLine) {
+    void* address = memory_.data();
+    size_t space = memory_.size() * sizeof(float);
+    values_ = static_cast<float*>(std::align(kCacheLine, sizeof(float), address, space));
+    if (!int8) return;
+    int8_.resize(int8_chunks_.count * count_ * int8_stride_);
+    steps_.resize(int8_chunks_.size);
+    scales_.resize(count_);
+}
+
+void Inputs::written() {
+    if (!is_int8_) return;
+    std::fill(int8_.begin(), int8_.end(), 0);
+    for (int64_t i = 0; i < count_; ++i) pack_int8(i);
+}
+
+void Inputs::pack_int8(int64_t i) {
+    const float* values = row(i);
+    float largest = 0;
+    for (int64_t j = 0; j < columns_; ++j) largest = std::max(largest, std::abs(values[j]));
+    scales_[i] = largest / kInt16Steps;
+    const float factor = largest > 0 ? kInt16Steps / largest : 0;
+    for (int64_t c = 0; c < int8_chunks_.count; ++c) {
+        const float* part = values + int8_chunks_.begin(c);
+        const int64_t length = int8_chunks_.length(c);
+        for (int64_t j = 0; j < length; ++j) {
+            steps_[j] = static_cast<int16_t>(std::lrintf(part[j] * factor));
+        }
+        kernels_.pack_int8_query(steps_.data(), length,
+                                 int8_.data() + (c * count_ + i) * int8_stride_);
+    }
+}
+
+const char* Inputs::from(DataType rows, int64_t column, int64_t first) const {
+    if (rows != DataType::int8) return reinterpret_cast<const char*>(row(first) + column);
+    return int8_.data() + (column / int8_chunks_.size * count_ + first) * int8_stride_;
+}
+
+int64_t Inputs::stride(DataType rows) const {
+    return rows == DataType::int8 ? int8_stride_ : stride_ * static_cast<int64_t>(sizeof(float));
+}
+
+Multiplier::Multiplier(int64_t inputs, int64_t rank, const Kernels& kernels)
+    : kernels_(kernels),
+      sums_(inputs * kBlock),
+      thin_sums_(inputs * kBlock),
+      wide_(kTileRows * kWideStride),
+      thin_(inputs, rank, false, kernels) {}
+
+void Multiplier::multiply(const Rows& rows, const float* row_scales, int64_t first, int64_t end,
+                          const Inputs& inputs, float* sums) {
+    const int64_t count = inputs.count(), item = item_size(rows.type);
+    const bool is_int8 = rows.type == DataType::int8;
+    const int64_t most = is_int8 ? kernels_.tile_queries_int8 : kernels_.tile_queries;
+    const int64_t tiles = (count + most - 1) / most;
+    const TileKernel kernel = first_kernel(rows.type, kernels_);
+    const bool widens = kernel != kernels_.float32 && !is_int8;
+    const int64_t chunk = is_int8 ? inputs.int8_chunk() : tiles > 1 ? kSmallChunk : kMostChunk;
+    const int64_t last = std::min(first + kBlock, end);
+    std::fill_n(sums, count * kBlock, 0.0f);
+    Tile tile{};
+    tile.query_stride = inputs.stride(rows.type);
+    tile.sums_stride = kBlock;
+    for (int j = 0; j < kTileRows; ++j) tile.wide[j] = wide_.data() + j * kWideStride;
+    for (int64_t column = 0; column < rows.columns; column += chunk) {
+        tile.columns = std::min(chunk, rows.columns - column);
+        for (int64_t row = first; row < last; row += kTileRows) {
+            for (int64_t t = 0; t < tiles; ++t) {
+                const int64_t begin = count * t / tiles;
+                tile.query_count = static_cast<int>(count * (t + 1) / tiles - begin);
+                tile.queries = inputs.from(rows.type, column, begin);
+                tile.sums = sums + begin * kBlock + row - first;
+                // Each tile brings its share of the rows that come next.
+                const int64_t share = kTileRows * t / tiles;
+                const int64_t share_end = kTileRows * (t + 1) / tiles;
+                for (int j = 0; j < kTileRows; ++j) {
+                    const int64_t ahead = std::min(row + kTileRows + share + j, end - 1);
+                    tile.rows[j] = widens && t > 0
+                                       ? reinterpret_cast<const char*>(tile.wide[j])
+                                       : rows.row(std::min(row + j, end - 1)) + column * item;
+                    tile.ahead[j] = share + j < share_end ? rows.row(ahead) + column * item
+                                                          : tile.queries;  // is in the cache
+                }
+                (widens && t > 0 ? kernels_.float32 : kernel)(tile);
+            }
+        }
+    }
+    if (!is_int8) return;
+    for (int64_t i = 0; i < count; ++i) {
+        for (int64_t row = first; row < last; ++row) {
+            sums[i * kBlock + row - first] *= inputs.int8_scale(i) * row_scales[row];
+        }
+    }
+}
+
+void Multiplier::down(const Rows& rows, const Inputs& inputs) {
+    each(rows, inputs, [&](int64_t i, int64_t j, float value) { thin_.row(i)[j] = value; });
+    for (int64_t i = 0; i < inputs.count(); ++i) {  // of an adapter of higher rank
+        std::fill(thin_.row(i) + rows.count, thin_.row(i) + whole_lines(rows.count), 0.0f);
+    }
+}
+
+}  // namespace clara

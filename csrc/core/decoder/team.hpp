@@ -1,0 +1,32 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+
+namespace clara {
+
+/// Where the members of a team wait for each other. They spin, for phases take microseconds, and
+/// give the processor away when others need it.
+class Barrier {
+public:
+    explicit Barrier(int members) : members_(members) {}
+
+    void wait();
+
+private:
+    const int members_;
+    std::atomic<int> arrived_{0};
+    std::atomic<unsigned> phase_{0};
+};
+
+/// What a member of a team knows.
+struct Member {
+    int number, members;
+    Barrier& barrier;
+};
+
+/// Runs `body` on up to `members` threads at once, the caller's among them. Where a thread cannot
+/// be started, the team is smaller. The body may not throw: others would wait for it.
+void run_team(int members, const std::function<void(const Member&)>& body);
+
+}  // namespace clara

@@ -1,0 +1,178 @@
+"""A step of the compiled decoder against PyTorch's in float64, and what it refuses."""
+
+import dataclasses
+
+import pytest
+import torch
+from decoder_cases import HEAD_DIM, HIDDEN, decoder_weights, filled_cache, tokens
+
+from clara_kernels import build_info
+from clara_kernels.build import native
+from clara_kernels.decoding import Decoder, DecoderCache, LinearWeights, decoder
+
+SIMD = build_info()["simd_available"]
+KINDS = {
+    "float32": ({}, 2e-6),
+    "bfloat16": ({"dtype": torch.bfloat16}, 2e-6),
+    "float16, adapters, biases": ({"dtype": torch.float16, "rank": 5, "bias": True}, 2e-6),
+    "int8, adapters": ({"dtype": torch.int8, "rank": 8}, 1e-3),  # inputs have 16 bits
+    "norms of heads": ({"head_norms": True, "rank": 3}, 2e-6),
+}
+LENGTHS = {1: [0], 3: [7, 0, 19], 8: [0, 1, 2, 3, 16, 17, 31, 32]}
+
+pytestmark = pytest.mark.skipif(native is None, reason="nothing was compiled")
+
+
+@pytest.fixture(params=SIMD)
+def simd(request, monkeypatch):
+    monkeypatch.setenv("CLARA_SIMD", request.param)
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def worst_error(weights, lengths, steps=5):
+    found = filled_cache(weights, lengths, 40)
+    expected = filled_cache(weights, lengths, 40, torch.float64)
+    compiled, errors = Decoder(weights), []
+    for step in range(steps):
+        given = tokens(len(lengths), seed=step)
+        logits = compiled.step(found, *given)
+        wanted = compiled.step(expected, *given)  # in float64 PyTorch computes it
+        errors.append(((logits - wanted).abs().max() / wanted.abs().max()).item())
+    assert torch.equal(found.lengths, expected.lengths)
+    assert found.lengths.tolist() == [length + steps for length in lengths]
+    return max(errors)
+
+
+@pytest.mark.parametrize("sequences", LENGTHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_those_of_float64(simd, kind, sequences):
+    options, tolerance = KINDS[kind]
+    assert worst_error(decoder_weights(**options), LENGTHS[sequences]) < tolerance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_threads_compute_the_same(three_threads, kind):
+    """Bit for bit: threads share rows, and a row's sum is that of one thread."""
+    weights = decoder_weights(**KINDS[kind][0])
+    given = tokens(3, seed=0)
+    several = Decoder(weights).step(filled_cache(weights, LENGTHS[3], 40), *given)
+    torch.set_num_threads(1)
+    assert torch.equal(
+        Decoder(weights).step(filled_cache(weights, LENGTHS[3], 40), *given), several
+    )
+
+
+def test_sequences_do_not_see_each_other():
+    weights, lengths = decoder_weights(), LENGTHS[8]
+    given = tokens(len(lengths), seed=0)
+    together = Decoder(weights).step(filled_cache(weights, lengths, 40), *given)
+    cache = filled_cache(weights, lengths, 40)
+    for row, length in enumerate(lengths):
+        alone = DecoderCache(
+            cache.keys[:, row : row + 1].clone(), cache.values[:, row : row + 1].clone()
+        )
+        alone.lengths[0] = length
+        logits = Decoder(weights).step(alone, *(each[row : row + 1] for each in given))
+        torch.testing.assert_close(logits[0], together[row], rtol=1e-5, atol=1e-5)
+
+
+def test_a_wide_layer_is_read_in_parts():
+    """Over 2,048 columns, where int8 sums are made in parts, and over 1,024, where others are."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16, torch.int8):
+        weights = decoder_weights(dtype)
+        wide = 4_500
+
+        def linear(outputs, inputs, dtype=dtype):
+            values = torch.randn(outputs, inputs, generator=generator) / inputs**0.5
+            if dtype != torch.int8:
+                return LinearWeights(values.to(dtype))
+            scales = values.abs().amax(1) / 127
+            return LinearWeights((values / scales[:, None]).round().to(dtype), row_scales=scales)
+
+        network = {
+            "gate": linear(wide, HIDDEN),
+            "up": linear(wide, HIDDEN),
+            "down": linear(HIDDEN, wide),
+        }
+        layers = [dataclasses.replace(layer, **network) for layer in weights.layers]
+        weights = dataclasses.replace(weights, layers=layers)
+        for lengths in LENGTHS.values():
+            assert worst_error(weights, lengths, steps=1) < (1e-3 if dtype == torch.int8 else 2e-6)
+
+
+def test_weights_are_read_where_they_are():
+    weights = decoder_weights()
+    compiled, given = Decoder(weights), tokens(1, seed=0)
+    before = compiled.step(filled_cache(weights, [3], 9), *given)
+    weights.layers[1].gate.weight.mul_(2)
+    after = compiled.step(filled_cache(weights, [3], 9), *given)
+    assert not torch.equal(before, after)
+    assert torch.equal(Decoder(weights).step(filled_cache(weights, [3], 9), *given), after)
+
+
+def test_rows_may_be_apart():
+    weights = decoder_weights()
+    wider = torch.randn(len(weights.head.weight), HIDDEN + 7)
+    apart = dataclasses.replace(weights, head=LinearWeights(wider[:, 3:-4]))
+    together = dataclasses.replace(weights, head=LinearWeights(wider[:, 3:-4].contiguous()))
+    found, expected = (
+        Decoder(each).step(filled_cache(weights, [3], 9), *tokens(1, seed=0))
+        for each in (apart, together)
+    )
+    assert torch.equal(found, expected)
+
+
+def test_without_the_compiled_module_pytorch_computes_it(monkeypatch):
+    weights, given = decoder_weights(rank=4), tokens(2, seed=0)
+    expected = Decoder(weights).step(filled_cache(weights, [3, 5], 9), *given)
+    monkeypatch.setattr(decoder, "native", None)
+    found = Decoder(weights).step(filled_cache(weights, [3, 5], 9), *given)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_full_cache_is_refused():
+    weights = decoder_weights()
+    cache = filled_cache(weights, [3, 9], 9)
+    before = cache.keys.clone()
+    with pytest.raises(ValueError, match="the cache holds 9 tokens, and sequence 1 has as many"):
+        Decoder(weights).step(cache, *tokens(2, seed=0))
+    assert torch.equal(cache.keys.nan_to_num(), before.nan_to_num())
+    assert cache.lengths.tolist() == [3, 9]
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_another_shape_is_refused(place):
+    weights = decoder_weights()
+    given = tokens(2, seed=0)
+    given[place] = given[place][:, 1:]
+    width = (HIDDEN, HEAD_DIM, HEAD_DIM)[place]
+    with pytest.raises(
+        ValueError, match=rf"expected a tensor \[2, {width}\], got \[2, {width - 1}\]"
+    ):
+        Decoder(weights).step(filled_cache(weights, [3, 1], 9), *given)
+
+
+def test_weights_that_do_not_belong_together_are_refused():
+    weights = decoder_weights()
+    layer = dataclasses.replace(weights.layers[0], key=weights.layers[0].gate)
+    with pytest.raises(ValueError, match=r"key must be \[20, 50\], got \[77, 50\]"):
+        Decoder(dataclasses.replace(weights, layers=[layer]))
+    with pytest.raises(ValueError, match="heads must be a multiple of key_heads"):
+        Decoder(dataclasses.replace(weights, key_heads=4))
+    with pytest.raises(ValueError, match="layers must not be empty"):
+        Decoder(dataclasses.replace(weights, layers=[]))
+    with pytest.raises(ValueError, match="row_scales belong to an int8 weight"):
+        LinearWeights(torch.ones(2, 2, dtype=torch.int8))
+    with pytest.raises(ValueError, match="down and up belong together"):
+        LinearWeights(torch.ones(2, 2), up=torch.ones(2, 1))
+    head = LinearWeights(torch.ones(9, HIDDEN), None, None, torch.ones(2, 7), torch.ones(9, 2))
+    with pytest.raises(ValueError, match="down must have the weight's columns"):
+        Decoder(dataclasses.replace(weights, head=head))
