@@ -15,6 +15,7 @@ from bench.baselines.reference_way import ReferenceWay
 from bench.lengths import LONGEST, document_lengths
 from clara import Clara, ClaraConfig
 from clara.backbone.adapters import ADAPTERS
+from clara.config import DtypeName
 from clara.data.factbook import FactbookError, load_factbook
 
 _WORDS = (
@@ -28,9 +29,10 @@ def load_model(
     rate: int,
     device: str | torch.device = "cpu",
     document_length: int = LONGEST,
+    dtype: DtypeName | None = None,
 ) -> Clara:
     """A model whose adapters change what the backbone computes, as trained ones do."""
-    config = ClaraConfig(compression_rate=rate, document_length=document_length)
+    config = ClaraConfig(compression_rate=rate, document_length=document_length, dtype=dtype)
     model = Clara.from_backbone(backbone, config, device=device)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

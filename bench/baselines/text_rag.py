@@ -1,21 +1,23 @@
-"""Retrieval-augmented generation with the documents' text in the prompt, by transformers alone."""
+"""Retrieval-augmented generation with the documents' text in the prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
 from bench.backbones import left_padded, plain_from_files
 from clara import Clara
+from clara.model.generation import generated
 from clara.text.prompts import build_prompt, text_background
 
 
 class TextRag:
     """The bare backbone of a `Clara` with transformers' own attention, and its prompts.
 
-    Retrieval costs nothing here: the documents are given.
+    Retrieval costs nothing here: the documents are given. Further tokens are decoded as ours are,
+    for it is the same backbone.
 
     Args:
         backbone: without adapters, on the model's device; None loads it from its files.
@@ -42,12 +44,14 @@ class TextRag:
         prompts = [self.prompt(*pair) for pair in zip(questions, texts, strict=True)]
         width, device = max(map(len, prompts)), self.backbone.device
         ids, mask = left_padded(prompts, width, self.tokenizer.eos_id, device)
-        output = self.backbone.generate(
-            input_ids=ids,
-            attention_mask=mask,
+        settings = GenerationConfig(
             do_sample=False,
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
             pad_token_id=self.tokenizer.eos_id,
+            eos_token_id=self.tokenizer.eos_id,
         )
-        return [self.tokenizer.decode(row) for row in output[:, width:].tolist()]
+        embedded = self.backbone.get_input_embeddings()(ids)
+        inputs = {"inputs_embeds": embedded, "attention_mask": mask}
+        output = generated(self.backbone, inputs, settings, StoppingCriteriaList())
+        return [self.tokenizer.decode(row) for row in output.tolist()]

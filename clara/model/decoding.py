@@ -63,7 +63,7 @@ def decode(
     attention_mask: Tensor,
     past_key_values: DynamicCache | None = None,
     *,
-    stopping_criteria: Callable[[Tensor, Any], Tensor],
+    criteria: Callable[[Tensor, Any], Tensor],
     streamer: BaseStreamer | None = None,
 ) -> Tensor:
     """Token ids `[B, new tokens]` of greedy answers, as `backbone.generate` gives them.
@@ -73,7 +73,7 @@ def decode(
         settings: with `max_new_tokens`, `min_new_tokens`, `eos_token_id` and `pad_token_id`.
         inputs_embeds, attention_mask, past_key_values: of prompts, as `generate` takes them. The
             first two cover what is in the cache too.
-        stopping_criteria: is given the ids so far, and says of each row whether it ends there.
+        criteria: is given the ids so far, and says of each row whether it ends there.
         streamer: gets the tokens of each step.
     """
     read = empty_cache(backbone) if past_key_values is None else past_key_values
@@ -100,7 +100,7 @@ def decode(
         if streamer is not None:
             streamer.put(tokens)
         made = ids[:, : place + 1]
-        done |= torch.isin(tokens, ends) | stopping_criteria(made, None)
+        done |= torch.isin(tokens, ends) | criteria(made, None)
         if done.all() or place + 1 == most:
             break
         embeddings = backbone.get_input_embeddings()(tokens)

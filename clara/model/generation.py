@@ -16,6 +16,7 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from clara.backbone.generation_settings import (
     answer_reader,
@@ -175,7 +176,7 @@ def generate(model: ClaraCore, task: Task, *, batch_size: int) -> list[str]:
     reader = answer_reader(model.backbone, model.tokenizer, task.settings)
     answers = [""] * len(task.prompts)
     for rows in _batches(model.backbone, task.prompts, task.settings, batch_size):
-        output = _generate_rows(model, task, rows, stopping_criteria=_criteria(reader))
+        output = _generate_rows(model, task, rows, _criteria(reader))
         for row, ids in zip(rows, output.tolist(), strict=True):
             answers[row] = reader.text(ids)
     return answers
@@ -200,25 +201,42 @@ def _batches(
             yield rows[first : first + batch_size]
 
 
-def _generate_rows(model: ClaraCore, task: Task, rows: Sequence[int], **options: Any) -> Tensor:
+def _generate_rows(
+    model: ClaraCore,
+    task: Task,
+    rows: Sequence[int],
+    criteria: StoppingCriteriaList,
+    streamer: BaseStreamer | None = None,
+) -> Tensor:
     """Token ids `[len(rows), new tokens]` of the answers to some of the prompts, in one batch."""
     prompts = [task.prompts[row] for row in rows]
     memory = [task.memory[row] for row in rows]
     with model.generating(task.adapter) as backbone, recomputed_at_switch(backbone):
         inputs = generation_inputs(model, backbone, prompts, memory, task.settings, task.adapter)
         settings = settings_for(task.settings, len(prompts[0].ids))
-        return _generated(backbone, inputs, settings, **options)
+        return generated(backbone, inputs, settings, criteria, streamer)
 
 
-def _generated(
-    backbone: PreTrainedModel, inputs: dict[str, Any], settings: GenerationConfig, **options: Any
+def generated(
+    backbone: PreTrainedModel,
+    inputs: dict[str, Any],
+    settings: GenerationConfig,
+    criteria: StoppingCriteriaList,
+    streamer: BaseStreamer | None = None,
 ) -> Tensor:
-    """Token ids that follow the prompts: by our own loop where that can, else by `generate`."""
+    """Token ids that follow prompts: by our own loop where `decoder_for` says so, else by
+    transformers' `generate`.
+
+    Args:
+        inputs: see `generation_inputs`.
+    """
     decoder = decoder_for(backbone, settings)
     if decoder is not None:
-        return decode(backbone, decoder, settings, **inputs, **options)
+        return decode(backbone, decoder, settings, **inputs, criteria=criteria, streamer=streamer)
     try:
-        made: Any = backbone.generate(**inputs, generation_config=settings, **options)
+        made: Any = backbone.generate(
+            **inputs, generation_config=settings, stopping_criteria=criteria, streamer=streamer
+        )
     except IndexError as error:
         # transformers 5.0 looks at the last token id of the prompt; there is none.
         if takes_one_question(backbone, settings):
@@ -252,7 +270,7 @@ def stream(model: ClaraCore, task: Task) -> Iterator[str]:
         try:
             criteria = _criteria(reader, StopWhen(closed.is_set))
             with torch.no_grad():
-                _generate_rows(model, task, [0], streamer=tokens, stopping_criteria=criteria)
+                _generate_rows(model, task, [0], criteria, tokens)
         except BaseException as error:
             errors.append(error)
             tokens.end()

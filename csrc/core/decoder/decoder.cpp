@@ -75,7 +75,7 @@ public:
           attention_(decoder.heads / decoder.key_heads, 0, kernels) {}
 
     void run(const Member& member) {
-        for (size_t layer = 0; layer < decoder_.layers.size(); ++layer) {
+        for (int64_t layer = 0; layer < static_cast<int64_t>(decoder_.layers.size()); ++layer) {
             const DecoderLayer& weights = decoder_.layers[layer];
             project(weights, member);
             member.barrier.wait();
@@ -235,6 +235,7 @@ void decode(const Decoder& decoder, const DecoderCache& cache, const DecoderStep
     const bool int8 = has_int8(decoder);
     const int64_t rank = highest_rank(decoder);
     std::vector<std::unique_ptr<Worker>> workers;
+    workers.reserve(threads);
     for (int i = 0; i < threads; ++i) {
         workers.push_back(std::make_unique<Worker>(decoder, cache, step, shared, used, int8, rank));
     }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 
 namespace clara {
 namespace {
@@ -16,6 +15,12 @@ constexpr int64_t kMostChunk = 1024, kSmallChunk = 256;
 constexpr int64_t kWideStride = kMostChunk + kLine;
 
 int64_t whole_lines(int64_t values) { return (values + kLine - 1) / kLine * kLine; }
+
+/// Values from an address to the next cache line.
+int64_t behind_line(const float* address) {
+    const auto place = static_cast<int64_t>(reinterpret_cast<uintptr_t>(address) / sizeof(float));
+    return whole_lines(place) - place;
+}
 
 TileKernel first_kernel(DataType type, const Kernels& kernels) {
     switch (type) {
@@ -40,11 +45,9 @@ Inputs::Inputs(int64_t count, int64_t columns, bool int8, const Kernels& kernels
       is_int8_(int8),
       kernels_(kernels),
       memory_(count * stride_ + kLine),
+      first_(behind_line(memory_.data())),
       int8_chunks_(columns, DataType::int8),
       int8_stride_(whole_lines(kernels.int8_query_bytes(int8_chunks_.size)) + kCacheLine) {
-    void* address = memory_.data();
-    size_t space = memory_.size() * sizeof(float);
-    values_ = static_cast<float*>(std::align(kCacheLine, sizeof(float), address, space));
     if (!int8) return;
     int8_.resize(int8_chunks_.count * count_ * int8_stride_);
     steps_.resize(int8_chunks_.size);

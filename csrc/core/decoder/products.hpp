@@ -25,13 +25,11 @@ class Inputs {
 public:
     /// `int8`: whether int8 rows are to be multiplied with them.
     Inputs(int64_t count, int64_t columns, bool int8, const Kernels& kernels);
-    Inputs(const Inputs&) = delete;
-    Inputs(Inputs&&) = default;
 
     int64_t count() const { return count_; }
     int64_t columns() const { return columns_; }
-    float* row(int64_t i) { return values_ + i * stride_; }
-    const float* row(int64_t i) const { return values_ + i * stride_; }
+    float* row(int64_t i) { return memory_.data() + first_ + i * stride_; }
+    const float* row(int64_t i) const { return memory_.data() + first_ + i * stride_; }
 
     /// Packs the values, once they are written, if int8 rows are to be multiplied with them: as
     /// multiples of each vector's largest magnitude / 32639.
@@ -52,8 +50,8 @@ private:
     int64_t count_, columns_, stride_;  // in values
     bool is_int8_;
     const Kernels& kernels_;
-    std::vector<float> memory_;
-    float* values_;  // in `memory_`, aligned to 64 bytes; zero behind each vector
+    std::vector<float> memory_;  // zero behind each vector
+    int64_t first_;              // place in `memory_`, aligned to 64 bytes
     Chunks int8_chunks_;
     int64_t int8_stride_;  // in bytes, of a vector in a chunk
     std::vector<char> int8_;

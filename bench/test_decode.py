@@ -1,0 +1,108 @@
+"""How fast further tokens are, by our decoder and by transformers' `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from bench.questions import full_documents
+from bench.turns import Turns
+from bench.ways import exactly, merged
+from bench.workload import load_model
+from clara import Clara
+from clara.model import generation
+from clara.reports.results import Promise
+
+RATE, LENGTH, NEW_TOKENS, ROUNDS = 16, 256, 32, 5
+OURS, LOW = "decoder, float32", "decoder, bfloat16"
+GENERATE, GENERATE_MERGED = "generate, float32", "generate, float32, generator merged"
+READ = "its weights read once, bfloat16"
+
+# What is promised on CPUs: times as fast as `generate`, by the number of questions.
+FASTER = {1: 3.0, 16: 2.0}
+READS = 2.0  # times as long as reading the weights, for one question
+
+
+@pytest.fixture(scope="module")
+def low(backbone: Path, device: torch.device) -> Clara:
+    """The model in bfloat16, as `dtype="auto"` loads it where the processor has it fast."""
+    return load_model(backbone, RATE, device, dtype="bfloat16")
+
+
+def by_generate(model: Clara, *arguments: object, **options: object) -> list[str]:
+    with patch.object(generation, "decoder_for", lambda *_: None):
+        return model.generate(*arguments, **options)
+
+
+def read_all(model: Clara) -> None:
+    for name, weight in model.backbone.named_parameters():
+        if "lora_" not in name:
+            weight.detach().view(-1).view(torch.int64).sum()
+
+
+@pytest.mark.parametrize("questions", FASTER)
+def test_further_tokens(
+    benchmark, models, low, size, device, environment, recorder, summary, judge, questions
+):
+    """What a longer answer takes more, per token: the time of the first token is not in it."""
+    small = size.name == "smoke"
+    model, count = models(RATE), 2 if small else NEW_TOKENS
+    texts = full_documents(1, model.tokenizer.tokenizer, 48 if small else LENGTH)
+    memory = {each: each.compress(texts, overflow="truncate").memory for each in (model, low)}
+    asked = [f"Where does river number {row} flow?" for row in range(questions)]
+
+    def answer(generate: Callable[..., list[str]], of: Clara, new_tokens: int) -> list[str]:
+        given = [memory[of]] * questions
+        settings = {"generation_config": exactly(new_tokens), "batch_size": questions}
+        return generate(asked, given, **settings)
+
+    twin = merged(model)
+    memory[twin] = memory[model]
+    ways = {
+        OURS: partial(answer, model.generate, model),
+        LOW: partial(answer, low.generate, low),
+        GENERATE: partial(answer, partial(by_generate, model), model),
+        GENERATE_MERGED: partial(answer, partial(by_generate, twin), twin),
+    }
+    answers = {name: way(count + 1) for name, way in ways.items() if name != LOW}
+    assert len({tuple(each) for each in answers.values()}) == 1
+    calls = {f"{name} {n}": partial(ways[name], n) for name in ways for n in (1, count + 1)}
+    calls[READ] = partial(read_all, low)
+    turns = Turns(calls, device).warm()
+    turns.benchmark(benchmark, f"{OURS} {count + 1}", 1 if small else ROUNDS)
+    seconds = {
+        name: [
+            max((b - a) / count, 1e-9)
+            for a, b in zip(turns.seconds[f"{name} 1"], turns.seconds[f"{name} {count + 1}"])
+        ]
+        for name in ways
+    }
+    parameters = {"questions": questions, "rate": RATE}
+    benchmark.extra_info.update(environment, seconds=seconds, **parameters)
+    recorder.seconds(
+        "decode", "further tokens", seconds, parameters, {"tokens": questions, "documents": 1}
+    )
+    compared = Turns(dict.fromkeys([*seconds, READ], list))
+    compared.seconds = {**seconds, READ: turns.seconds[READ]}
+    for name in seconds:
+        summary.append(
+            f"{questions:3} at once, {name}: {1e3 * compared.median(name):.1f} ms a step, "
+            f"{compared.ratio(GENERATE, name):.2f} times as fast as {GENERATE}"
+        )
+    what = f"further tokens, {questions} at once, {LOW}"
+    promises = [
+        Promise.judged(
+            f"{what}: times as fast as {GENERATE}",
+            compared.ratio(GENERATE, LOW),
+            at_least=FASTER[questions],
+        )
+    ]
+    if questions == 1:
+        longer = compared.ratio(LOW, READ)
+        promises.append(Promise.judged(f"{what}: times as long as {READ}", longer, at_most=READS))
+    judge(*promises)
