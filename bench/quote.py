@@ -134,6 +134,31 @@ def memory(results: Results) -> Table:
     return Table("", head, rows, figures=4)
 
 
+def decode(results: Results) -> Table:
+    """Seconds of a step, which makes one token of each answer, by each way."""
+    rows = []
+    measured = results.of("decode")
+    usual_way = {m.case_key: m for m in measured if m.implementation == "generate, float32"}
+    for own in measured:
+        other = usual_way.get(own.case_key)
+        faster = "" if other is None or other is own else _times(ratios(own, other))
+        rows.append((str(own.parameters["questions"]), own.implementation, _seconds(own), faster))
+    head = ("questions at once", "way", "a step", "times as fast as generate in float32")
+    return Table("", head, rows)
+
+
+def breakdown(results: Results) -> Table:
+    """Seconds of some work as a whole, and of its parts."""
+    measured = results.of("breakdown")
+    parts = dict.fromkeys(name for each in measured for name in each.quantities)
+    rows = []
+    for each in measured:
+        found = (each.quantities.get(name) for name in parts)
+        cells = (amount(seconds, "s") if seconds else "" for seconds in found)
+        rows.append((each.case, each.implementation, amount(each.median, "s"), *cells))
+    return Table("", ("work", "dtype", "all", *parts), rows)
+
+
 def promises(results: Results) -> Table:
     return promise_table(results.promises)
 
@@ -191,6 +216,8 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "memory": memory,
     "training": training,
     "promises": promises,
+    "breakdown": breakdown,
+    "decode": decode,
     "scoring": scoring,
     **{name: partial(operator, name) for name in OPERATORS},
 }

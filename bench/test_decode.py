@@ -84,9 +84,7 @@ def test_further_tokens(
     }
     parameters = {"questions": questions, "rate": RATE}
     benchmark.extra_info.update(environment, seconds=seconds, **parameters)
-    recorder.seconds(
-        "decode", "further tokens", seconds, parameters, {"tokens": questions, "documents": 1}
-    )
+    recorder.seconds("decode", "further tokens", seconds, parameters, {"tokens": questions})
     compared = Turns(dict.fromkeys([*seconds, READ], list))
     compared.seconds = {**seconds, READ: turns.seconds[READ]}
     for name in seconds:

@@ -50,6 +50,10 @@ def rows():
     at = {"documents": 1000, "queries": 1, "dtype": "int8"}
     yield measurement("scoring", "search", "ours", [1e-3], **at)
     yield measurement("scoring", "search", "torch", [3e-3], **at)
+    for name, time in (("decoder, float32", 0.02), ("generate, float32", 0.1)):
+        yield measurement("decode", "further tokens", name, [time], rate=16, questions=1)
+    parts = {"matrix products": 0.25, "attention": 0.0}
+    yield measurement("breakdown", "compress", "float32", [0.5], amounts=parts, rate=16)
 
 
 @pytest.fixture
@@ -115,6 +119,11 @@ EXPECTED = {
         "| 3.00 (3.00 to 3.00) |"
     ],
     "promises": ["| first token | at least 4 | 5 | kept |"],
+    "decode": [
+        "| 1 | decoder, float32 | 20.0 ms | 5.00 |",
+        "| 1 | generate, float32 | 100 ms |  |",
+    ],
+    "breakdown": ["| compress | float32 | 500 ms | 250 ms |  |"],
     "scoring": ["| search | 1,000 documents, 1 query, int8 | 1.00 ms | 3.00 ms (3.00) |"],
 }
 EXPECTED |= {

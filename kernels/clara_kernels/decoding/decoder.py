@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from ..build import native
 from . import reference
@@ -90,17 +91,18 @@ class Decoder:
                 raise ValueError(f"expected a tensor {list(shape)}, got {list(tensor.shape)}")
             given.append(tensor.to(torch.float32).contiguous())
         logits = torch.empty(sequences, self.weights.head.outputs)
-        native.decode_step(
-            self._compiled,
-            cache.keys.data_ptr(),
-            cache.values.data_ptr(),
-            sequences,
-            cache.capacity,
-            *(tensor.data_ptr() for tensor in given),
-            cache.lengths.data_ptr(),
-            logits.data_ptr(),
-            torch.get_num_threads(),
-        )
+        with record_function("clara::decode_step"):  # PyTorch's profiler sees no C++ of ours
+            native.decode_step(
+                self._compiled,
+                cache.keys.data_ptr(),
+                cache.values.data_ptr(),
+                sequences,
+                cache.capacity,
+                *(tensor.data_ptr() for tensor in given),
+                cache.lengths.data_ptr(),
+                logits.data_ptr(),
+                torch.get_num_threads(),
+            )
         return logits
 
     def _compile(self) -> Any:
