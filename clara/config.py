@@ -19,7 +19,8 @@ QUESTION_FIELD = "{question}"
 Overflow = Literal["chunk", "truncate", "error"]
 Quantization = Literal["nf4", "int8"]
 Attention = Literal["sdpa", "flash_attention_2"]
-DtypeName = Literal["float32", "bfloat16", "float16"]
+CpuDtypeName = Literal["float32", "bfloat16"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 MemoryForm = Literal["learned", "spans"]
 RankingRule = Literal["flattened", "mean"]
@@ -115,8 +116,10 @@ class ClaraConfig:
         temperature, relaxation, mask, noise: settings of the differentiable selection, see
             `clara_kernels.select_topk`.
         quantization: None, "nf4" or "int8" for the backbone's weights.
-        dtype: dtype of activations, by name or as a torch.dtype. None: float32 on CPU, bfloat16 on
-            CUDA.
+        dtype: dtype of activations and memory, by name or as a torch.dtype. None: float32 on a
+            CPU, bfloat16 on CUDA. "auto": bfloat16 also on a CPU that has instructions for it
+            (AVX512-BF16, AMX, Arm BF16). A checkpoint keeps the word, so each machine decides
+            anew; memory of all dtypes lies in one space.
         attention: attention implementation of the generator.
     """
 

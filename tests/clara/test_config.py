@@ -179,7 +179,7 @@ def test_a_dtype_of_torch_is_kept_by_name(name, tmp_path):
 
 
 def test_other_dtypes_are_refused():
-    message = "dtype must be one of null, float32, bfloat16, float16; got 'int8'"
+    message = "dtype must be one of null, auto, float32, bfloat16, float16; got 'int8'"
     with pytest.raises(ValueError, match=message):
         ClaraConfig(dtype=torch.int8)
 
