@@ -29,8 +29,11 @@ def load_model(
     device: str | torch.device = "cpu",
     document_length: int = LONGEST,
 ) -> Clara:
-    """A model whose adapters change what the backbone computes, as trained ones do."""
-    config = ClaraConfig(compression_rate=rate, document_length=document_length)
+    """A model whose adapters change what the backbone computes, as trained ones do.
+
+    In float32 on a CPU, whatever the processor has, so that figures of machines compare.
+    """
+    config = ClaraConfig(compression_rate=rate, document_length=document_length, dtype=None)
     model = Clara.from_backbone(backbone, config, device=device)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -16,7 +16,9 @@ from clara.text.passages import as_documents, prepare_passages
 
 
 def new_model(folder) -> Clara:
-    return Clara.from_backbone(folder, ClaraConfig(document_length=64), device="cpu")
+    return Clara.from_backbone(
+        folder, ClaraConfig(document_length=64, dtype="float32"), device="cpu"
+    )
 
 
 @pytest.fixture
