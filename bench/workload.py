@@ -31,7 +31,11 @@ def load_model(
     document_length: int = LONGEST,
     dtype: DtypeName | None = None,
 ) -> Clara:
-    """A model whose adapters change what the backbone computes, as trained ones do."""
+    """A model whose adapters change what the backbone computes, as trained ones do.
+
+    Without a dtype in float32 on a CPU, whatever the processor has, so that figures of machines
+    compare.
+    """
     config = ClaraConfig(compression_rate=rate, document_length=document_length, dtype=dtype)
     model = Clara.from_backbone(backbone, config, device=device)
     generator = torch.Generator().manual_seed(0)

@@ -19,7 +19,8 @@ QUESTION_FIELD = "{question}"
 Overflow = Literal["chunk", "truncate", "error"]
 Quantization = Literal["nf4", "int8"]
 Attention = Literal["sdpa", "flash_attention_2"]
-DtypeName = Literal["float32", "bfloat16", "float16"]
+CpuDtypeName = Literal["float32", "bfloat16"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 MemoryForm = Literal["learned", "spans"]
 RankingRule = Literal["flattened", "mean"]
@@ -115,8 +116,10 @@ class ClaraConfig:
         temperature, relaxation, mask, noise: settings of the differentiable selection, see
             `clara_kernels.select_topk`.
         quantization: None, "nf4" or "int8" for the backbone's weights.
-        dtype: dtype of activations, by name or as a torch.dtype. None: float32 on CPU, bfloat16 on
-            CUDA.
+        dtype: dtype of activations and memory, by name or as a torch.dtype. "auto": bfloat16 on
+            CUDA and on a CPU that has instructions for it (AVX512-BF16, AMX, Arm BF16), float32 on
+            other CPUs. A checkpoint keeps the word, so each machine decides anew; memory of all
+            dtypes lies in one space. None: float32 on every CPU, bfloat16 on CUDA.
         attention: attention implementation of the generator.
     """
 
@@ -142,7 +145,7 @@ class ClaraConfig:
     mask: Mask = "exact"
     noise: Noise | None = None
     quantization: Quantization | None = None
-    dtype: DtypeName | None = None
+    dtype: DtypeName | None = "auto"
     attention: Attention = "sdpa"
 
     def __post_init__(self) -> None:
@@ -281,7 +284,8 @@ class ClaraConfig:
             raise ValueError("not a CLaRa configuration: 'clara_format' is missing")
         if version != FORMAT_VERSION:
             raise ValueError(f"clara_format {version!r} is not supported; this version reads 1")
-        return cls().replace(**values)
+        # A file without the word is of a time when None was the default.
+        return cls(dtype=None).replace(**values)
 
     def save(self, path: str | Path) -> None:
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"

@@ -42,6 +42,9 @@ def pytest_collection_finish():
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
+# Tests compare with float32, whatever this processor has; those about bfloat16 ask for it.
+os.environ.setdefault("CLARA_CPU_DTYPE", "float32")
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     pytest_plugins = ["tests.plugins.fast_interpreter"]

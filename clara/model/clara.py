@@ -14,6 +14,7 @@ from clara.backbone import trained
 from clara.backbone.adapters import GENERATOR
 from clara.backbone.loading import backbone_digest, load_backbone
 from clara.backbone.output_path import states_to_logits
+from clara.backbone.processor import torch_dtype
 from clara.config import ClaraConfig
 from clara.errors.checks import as_integer
 from clara.memory.searching import SearchableIndex
@@ -119,11 +120,10 @@ class Clara(Retriever):
 
     @classmethod
     def _around_backbone(cls, config: ClaraConfig, device: torch.device, seed: int = 0) -> Clara:
-        default = "float32" if device.type == "cpu" else "bfloat16"
         backbone, tokenizer = load_backbone(
             str(config.backbone),
             device=device,
-            dtype=getattr(torch, config.dtype or default),
+            dtype=torch_dtype(config.dtype, device),
             quantization=config.quantization,
             attention=config.attention,
         )

@@ -30,11 +30,15 @@ REFERENCE = "PyTorch reference"
 SERVED = {"cpu": "vectorised PyTorch", "reference": REFERENCE, "triton": "Triton kernels"}
 
 
-def diagnose(release: str) -> dict[str, Any]:
+def diagnose(release: str, cpu_dtype: dict[str, str | None]) -> dict[str, Any]:
     """Collect the report that `clara doctor --json` prints, without its verdicts.
 
+    What this module cannot import is given to it.
+
     Args:
-        release: of clara, which this module cannot import.
+        release: of clara.
+        cpu_dtype: "auto", the dtype that the setting `dtype: auto` takes on the CPU, or None where
+            an environment variable is wrong; and "reason".
     """
     import torch
 
@@ -48,6 +52,7 @@ def diagnose(release: str) -> dict[str, Any]:
         "missing_extras": missing_extras(),
         "torch_cuda": torch.version.cuda,
         "torch_threads": torch.get_num_threads(),
+        "cpu_dtype": cpu_dtype,
         "processors": processors(),
         "gpu": has_gpu(),
         "kernels": build,

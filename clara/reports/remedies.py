@@ -102,7 +102,10 @@ def _torch(report: dict[str, Any]) -> list[Check]:
         shown.append(Check("slow", text, f"export OMP_NUM_THREADS={processors}"))
     else:
         shown.append(Check("fine", text))
-    return shown
+    dtype, reason = report["cpu_dtype"]["auto"], report["cpu_dtype"]["reason"]
+    if dtype is None:
+        return [*shown, Check("missing", f"CPU dtype: {reason}", "unset CLARA_CPU_DTYPE")]
+    return [*shown, Check("fine", f"CPU dtype: auto is {dtype}, because {reason}")]
 
 
 def _kernels(report: dict[str, Any]) -> list[Check]:

@@ -204,7 +204,7 @@ class Teacher:
         # Loading must not change the random numbers that the student's dropout gets.
         with torch.random.fork_rng(devices=[]):
             self._model = Clara.from_pretrained(
-                place.folder, device=student.device, dtype=student.config.dtype, attention=attention
+                place.folder, device=student.device, dtype=student.dtype, attention=attention
             )
         share_frozen_weights(student.backbone, self._model.backbone)
         backbone = self._model.backbone

@@ -178,8 +178,16 @@ def test_a_dtype_of_torch_is_kept_by_name(name, tmp_path):
     assert ClaraConfig().replace(dtype=getattr(torch, name)) == config
 
 
+def test_new_models_leave_the_dtype_to_the_machine_and_saved_ones_stay_as_they_were():
+    values = ClaraConfig().to_dict()
+    assert values["dtype"] == "auto"
+    assert ClaraConfig.from_dict({**values, "dtype": None}).dtype is None
+    del values["dtype"]
+    assert ClaraConfig.from_dict(values).dtype is None
+
+
 def test_other_dtypes_are_refused():
-    message = "dtype must be one of null, float32, bfloat16, float16; got 'int8'"
+    message = "dtype must be one of null, auto, float32, bfloat16, float16; got 'int8'"
     with pytest.raises(ValueError, match=message):
         ClaraConfig(dtype=torch.int8)
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 import clara_kernels
+from clara.cli.doctor import _cpu_dtype
 from clara.reports import diagnosis
 from clara.reports.remedies import BUILD, USES, Check, checks, conclusion
 
 
 @pytest.fixture
 def report():
-    return diagnosis.diagnose(clara_kernels.__version__)
+    return diagnosis.diagnose(clara_kernels.__version__, _cpu_dtype())
 
 
 def test_json(clara):
@@ -29,6 +30,7 @@ def test_json(clara):
         "missing_extras": dict,
         "torch_cuda": str if torch.version.cuda else type(None),
         "torch_threads": int,
+        "cpu_dtype": dict,
         "processors": int,
         "gpu": bool,
         "kernels": dict,
@@ -150,6 +152,21 @@ def test_too_few_threads_are_slow(report, threads, processors, mend):
     report.update(torch_threads=threads, processors=processors)
     text = f"CPU threads: {threads}, on {processors} processors"
     assert Check("slow" if mend else "fine", text, mend) in checks(report)
+
+
+def test_what_dtype_auto_takes_and_why(report, clara, monkeypatch):
+    report["cpu_dtype"] = {"auto": "bfloat16", "reason": "the processor has Arm BF16"}
+    text = "CPU dtype: auto is bfloat16, because the processor has Arm BF16"
+    assert Check("fine", text) in checks(report)
+    monkeypatch.setenv("CLARA_CPU_DTYPE", "float32")
+    text = "CPU dtype: auto is float32, because CLARA_CPU_DTYPE says so"
+    assert str(Check("fine", text)) in clara("doctor").stdout.splitlines()
+    monkeypatch.setenv("CLARA_CPU_DTYPE", "float8")
+    text = "CPU dtype: CLARA_CPU_DTYPE must be float32 or bfloat16, got 'float8'"
+    shown = clara("doctor").stdout.splitlines()
+    assert str(Check("missing", text, "unset CLARA_CPU_DTYPE")) in shown
+    found = json.loads(clara("doctor", "--json").stdout)
+    assert found["cpu_dtype"]["auto"] is None
 
 
 def test_extras_say_what_they_are_for_and_how_to_get_them(report):

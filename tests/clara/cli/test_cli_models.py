@@ -14,7 +14,7 @@ def test_init_makes_an_untrained_model(clara, backbone, tmp_path):
     assert "64 tokens of a document become 8 memory tokens" in printed
     model = Clara.from_pretrained(target)
     assert (model.config.memory_tokens, model.config.document_length) == (8, 64)
-    assert model.config.dtype is None
+    assert model.config.dtype == "auto"
     memory = model.compress(["a text"]).memory
     assert memory.shape == (1, 8, 48)
     assert memory.isfinite().all()

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from clara import Clara
+from clara.backbone import processor
 from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.data.examples import ExampleFile, pretraining_example
+from clara.training.arguments import training_arguments
 from clara.training.collators import CompressionCollator
 from clara.training.compression import CompressionObjective
 from clara.training.encoder import Encoder
-from clara.training.run import run
+from clara.training.run import _model, run
 from clara.training.settings import RunSettings
 
 from .runs import losses, settings, weights
@@ -85,6 +87,25 @@ def test_adapters_are_kept_in_float32_over_a_bfloat16_backbone(
     down = [v for n, v in state.items() if n.startswith(COMPRESSOR) and "lora_A" in n]
     assert any(not torch.equal(value, value.bfloat16().float()) for value in down)
     assert Clara.from_pretrained(outcome.model).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("bf16", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_auto_is_bfloat16_on_a_cpu_only_with_autocast(
+    tiny_backbone, training_data, tmp_path, monkeypatch, bf16, dtype
+):
+    monkeypatch.delenv(processor.VARIABLE, raising=False)
+    monkeypatch.setattr(processor, "bfloat16_instructions", lambda: ["AMX"])
+    data = training_data / "pretrain.jsonl"
+    config = {"dtype": "auto"}
+    values = settings(
+        tiny_backbone("llama"), data, tmp_path / "run", config=config, bf16=bf16, use_cpu=True
+    )
+    made = RunSettings(**values)
+    model = _model(made, training_arguments(made))
+    assert model.dtype == dtype
+    assert model.config.dtype == "auto"
+    parameters = model.adapters.parameters(COMPRESSOR).values()
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "end-to-end"])

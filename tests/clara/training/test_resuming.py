@@ -142,7 +142,7 @@ def resumed(tiny_backbone, training_data, tmp_path_factory):
         ({"bf16": True, "use_cpu": True}, r"bf16 is true, the run has false"),
         ({"config": {"lora_rank": 8}}, r"lora_rank is 8, the run has 4"),
         ({"config": {"lora_dropout": 0.0}}, r"lora_dropout is 0\.0, the run has 0\.1"),
-        ({"config": {"dtype": "bfloat16"}}, r"dtype is bfloat16, the run has null"),
+        ({"config": {"dtype": "bfloat16"}}, r"dtype is bfloat16, the run has auto"),
         (
             {"per_device_train_batch_size": 2},
             r"per_device_train_batch_size is 2, the run has 4[.;]",
