@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -28,6 +27,7 @@ from bench.recording import Recorder
 from bench.training_steps import CompressionSteps, model_to_train, pretraining_examples
 from bench.ways import exactly
 from bench.workload import load_model
+from clara.backbone.decoder_layout import Undecodable
 from clara.data.factbook import smollm2_file
 from clara.model import generation
 
@@ -97,7 +97,11 @@ def works(backbone: Path, dtype: str, *, length: int) -> dict[str, tuple[Work, W
     memory = model.compress(texts, overflow="truncate").memory[None]
 
     def answer(tokens: int, *, ours: bool) -> list[str]:
-        block = nullcontext() if ours else patch.object(generation, "decoder_for", lambda *_: None)
+        block = (
+            nullcontext()
+            if ours
+            else patch.object(generation, "weights_for", side_effect=Undecodable("asked for"))
+        )
         with block:
             return model.generate([QUESTION], memory, generation_config=exactly(tokens))
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
 
 from bench.questions import full_documents
 from bench.turns import Turns
-from bench.ways import exactly, merged
+from bench.ways import by_generate, exactly, merged
 from bench.workload import load_model
 from clara import Clara
-from clara.model import generation
 from clara.reports.results import Promise
 
 RATE, LENGTH, NEW_TOKENS, ROUNDS = 16, 256, 32, 5
 OURS, LOW = "decoder, float32", "decoder, bfloat16"
 GENERATE, GENERATE_MERGED = "generate, float32", "generate, float32, generator merged"
-READ = "its weights read once, bfloat16"
+READ = "its weights read once by torch.sum"
 
 # What is promised on CPUs: times as fast as `generate`, by the number of questions.
 FASTER = {1: 3.0, 16: 2.0}
@@ -32,11 +30,6 @@ READS = 2.0  # times as long as reading the weights, for one question
 def low(backbone: Path, device: torch.device) -> Clara:
     """The model in bfloat16, as `dtype="auto"` loads it where the processor has it fast."""
     return load_model(backbone, RATE, device, dtype="bfloat16")
-
-
-def by_generate(model: Clara, *arguments: object, **options: object) -> list[str]:
-    with patch.object(generation, "decoder_for", lambda *_: None):
-        return model.generate(*arguments, **options)
 
 
 def read_all(model: Clara) -> None:
@@ -56,18 +49,19 @@ def test_further_tokens(
     memory = {each: each.compress(texts, overflow="truncate").memory for each in (model, low)}
     asked = [f"Where does river number {row} flow?" for row in range(questions)]
 
-    def answer(generate: Callable[..., list[str]], of: Clara, new_tokens: int) -> list[str]:
+    def answer(of: Clara, new_tokens: int, *, ours: bool = True) -> list[str]:
         given = [memory[of]] * questions
         settings = {"generation_config": exactly(new_tokens), "batch_size": questions}
-        return generate(asked, given, **settings)
+        with nullcontext() if ours else by_generate():
+            return of.generate(asked, given, **settings)
 
     twin = merged(model)
     memory[twin] = memory[model]
     ways = {
-        OURS: partial(answer, model.generate, model),
-        LOW: partial(answer, low.generate, low),
-        GENERATE: partial(answer, partial(by_generate, model), model),
-        GENERATE_MERGED: partial(answer, partial(by_generate, twin), twin),
+        OURS: partial(answer, model),
+        LOW: partial(answer, low),
+        GENERATE: partial(answer, model, ours=False),
+        GENERATE_MERGED: partial(answer, twin, ours=False),
     }
     answers = {name: way(count + 1) for name, way in ways.items() if name != LOW}
     assert len({tuple(each) for each in answers.values()}) == 1

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import fmean
+from unittest.mock import patch
 
 from transformers import GenerationConfig, PreTrainedModel
 
 from bench.baselines.reference_answering import ReferenceAnswering
 from bench.baselines.text_rag import TextRag
 from clara import Clara
+from clara.backbone.decoder_layout import Undecodable
+from clara.model import generation
 
 MEMORY, MERGED, ONLINE = "memory", "memory, generator merged", "compressed online"
 TEXT, REFERENCE, LINGUA = "text", "reference way, online", "text by LLMLingua-2"
@@ -50,6 +54,13 @@ class ComparedModels:
 def exactly(new_tokens: int) -> GenerationConfig:
     """Greedy generation that does not stop early."""
     return GenerationConfig(do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
+
+
+@contextmanager
+def by_generate() -> Iterator[None]:
+    """Within the block, transformers' `generate` makes further tokens, and not our decoder."""
+    with patch.object(generation, "weights_for", side_effect=Undecodable("for comparison")):
+        yield
 
 
 def merged(model: Clara) -> Clara:

@@ -2,66 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from clara.backbone.output_path import applies_head_alone, body_of
 from clara_kernels import build_info
-from clara_kernels.decoding import Decoder, DecoderWeights, LayerWeights, LinearWeights
+from clara_kernels.decoding import DecoderWeights, LayerWeights, LinearWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_LAYERS = {
-    "transformers.models.llama.modeling_llama.LlamaDecoderLayer",
-    "transformers.models.mistral.modeling_mistral.MistralDecoderLayer",
-    "transformers.models.qwen2.modeling_qwen2.Qwen2DecoderLayer",
-    "transformers.models.qwen3.modeling_qwen3.Qwen3DecoderLayer",
+_FAMILIES = {
+    "Llama": "transformers.models.llama.modeling_llama",
+    "Mistral": "transformers.models.mistral.modeling_mistral",
+    "Qwen2": "transformers.models.qwen2.modeling_qwen2",
+    "Qwen3": "transformers.models.qwen3.modeling_qwen3",
 }
-"""Layers that compute what `clara_kernels.decoding` does. Other families differ in norms, scales,
-activations or windows, and a subclass may differ in anything."""
+"""Families that compute what `clara_kernels.decoding` does. Others differ in norms, scales,
+activations or windows, and a subclass of theirs may differ in anything."""
 
+_SILU = {"transformers.activations.SiLUActivation", "torch.nn.modules.activation.SiLU"}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_PLAIN = (Tensor, nn.Parameter)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
-class _OtherLayout(Exception):
-    """The backbone is not of the layout that the decoder computes."""
+class Undecodable(Exception):
+    """The decoder would not compute what the backbone does; the message says why."""
 
 
-def decoder_of(backbone: PreTrainedModel) -> Decoder | None:
-    """A decoder over the backbone's weights as they are, with the adapter that is active now.
+def decoder_weights(backbone: PreTrainedModel) -> DecoderWeights:
+    """The backbone's weights as they are, with the adapter that is active now.
 
-    Returns:
-        None where a step of the decoder would not compute what the backbone does: another layout,
-        device or dtype, quantized weights, hooks, autocast.
-        None too where the compiled module is missing, without which it is not fast.
+    Raises:
+        Undecodable: it is of another layout, device or dtype, is quantized, has been patched, or
+            computes under autocast; or the compiled module is missing, without which decoding is
+            not fast.
     """
-    if torch.is_autocast_enabled("cpu") or not build_info()["compiled"]:
-        return None
-    with suppress(_OtherLayout, AttributeError):
-        return Decoder(_weights(backbone))
-    return None
-
-
-def _weights(backbone: PreTrainedModel) -> DecoderWeights:
+    _require(build_info()["compiled"], "clara_kernels was not compiled")
+    _require(not torch.is_autocast_enabled("cpu"), "autocast is on")
+    for name in _HOOKS:
+        _require(not getattr(torch_module, f"_global{name}"), "PyTorch has global hooks")
     body: Any = body_of(backbone)
+    family = next((n for n, m in _FAMILIES.items() if _name(body) == f"{m}.{n}Model"), None)
+    _require(family is not None, f"{type(body).__name__} is of another layout")
+    return _weights(backbone, body, str(family))
+
+
+def _weights(backbone: PreTrainedModel, body: Any, family: str) -> DecoderWeights:
     layers = list(body.layers)
-    attention = [layer.self_attn for layer in layers]
-    norms = [body.norm, *(norm for layer in layers for norm in _norms(layer))]
-    epsilons = {norm.variance_epsilon for norm in norms}
-    scalings = {each.scaling for each in attention}
-    head_dims = {each.head_dim for each in attention}
-    _require(applies_head_alone(backbone))
-    _require(backbone.config.hidden_act == "silu")
-    _require(len(epsilons) == len(scalings) == len(head_dims) == 1)
-    _require(not any(hooks for module in _modules(backbone) for hooks in _hooks(module)))
+    _require(len(layers) == backbone.config.num_hidden_layers, "not all layers are used")
+    _require_unpatched(backbone, type(backbone))
+    _require_unpatched(body, type(body))
+    _require_of(body.rotary_emb, family, "RotaryEmbedding")
+    _require_unpatched(backbone.get_input_embeddings(), nn.Embedding)
+    _require(applies_head_alone(backbone), "its logits are not those of its output head")
+    found = [_layer(layer, family) for layer in layers]
+    norms = [_norm(body.norm, family), *(norm for _, *own in found for norm in own)]
+    epsilons = {epsilon for _, epsilon in norms}
+    scalings = {layer.self_attn.scaling for layer in layers}
+    head_dims = {layer.self_attn.head_dim for layer in layers}
+    _require(len(epsilons) == len(scalings) == len(head_dims) == 1, "its layers differ")
     (head_dim,) = head_dims
-    weights = [_layer(layer) for layer in layers]
+    weights = [layer for layer, *_ in found]
     return DecoderWeights(
         layers=weights,
         final_norm=body.norm.weight,
@@ -74,72 +80,92 @@ def _weights(backbone: PreTrainedModel) -> DecoderWeights:
     )
 
 
-def _require(condition: bool) -> None:
-    if not condition:
-        raise _OtherLayout
-
-
-def _norms(layer: Any) -> Iterator[Any]:
-    yield from (layer.input_layernorm, layer.post_attention_layernorm)
-    yield from (getattr(layer.self_attn, name) for name in _head_norms(layer))
-
-
-def _head_norms(layer: Any) -> list[str]:
-    return [name for name in ("q_norm", "k_norm") if hasattr(layer.self_attn, name)]
-
-
-def _modules(backbone: PreTrainedModel) -> Iterator[nn.Module]:
-    """All modules that a forward pass calls. By hand: `modules()` takes milliseconds."""
-    found: list[nn.Module] = [backbone]
-    for module in found:  # which grows
-        yield module
-        found.extend(child for child in module._modules.values() if child is not None)
-
-
-def _hooks(module: nn.Module) -> Iterator[Any]:
-    yield from (vars(module)[name] for name in _HOOKS)
-
-
-def _layer(layer: Any) -> LayerWeights:
-    kind = type(layer)
-    _require(f"{kind.__module__}.{kind.__qualname__}" in _LAYERS)
+def _layer(layer: Any, family: str) -> tuple[Any, ...]:
+    """The weights of a layer, and each of its norms with its epsilon."""
     attention, network = layer.self_attn, layer.mlp
-    norms = {name: getattr(attention, name).weight for name in _head_norms(layer)}
-    return LayerWeights(
-        attention_norm=layer.input_layernorm.weight,
+    _require_of(layer, family, "DecoderLayer")
+    _require_of(attention, family, "Attention")
+    _require_of(network, family, "MLP")
+    _require(_name(network.act_fn) in _SILU, "its activation is not SiLU")
+    _require_unpatched(network.act_fn, type(network.act_fn))
+    heads = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+    before, between, *of_heads = norms = [
+        _norm(each, family)
+        for each in (layer.input_layernorm, layer.post_attention_layernorm, *heads)
+    ]
+    query_norm, key_norm = (weight for weight, _ in of_heads) if of_heads else (None, None)
+    found = LayerWeights(
+        attention_norm=before[0],
         query=_linear(attention.q_proj),
         key=_linear(attention.k_proj),
         value=_linear(attention.v_proj),
         output=_linear(attention.o_proj),
-        network_norm=layer.post_attention_layernorm.weight,
+        network_norm=between[0],
         gate=_linear(network.gate_proj),
         up=_linear(network.up_proj),
         down=_linear(network.down_proj),
-        query_norm=norms.get("q_norm"),
-        key_norm=norms.get("k_norm"),
+        query_norm=query_norm,
+        key_norm=key_norm,
     )
+    return found, *norms
+
+
+def _norm(module: Any, family: str) -> tuple[Tensor, float]:
+    _require_of(module, family, "RMSNorm")
+    return _tensor(module.weight), module.variance_epsilon
 
 
 def _linear(module: Any) -> LinearWeights:
     from clara.backbone.lora import MergingLinear
 
-    if type(module) is nn.Linear:
-        return LinearWeights(_matrix(module.weight), module.bias)
-    _require(type(module) is MergingLinear)
+    if type(module) is not MergingLinear:
+        _require_unpatched(module, nn.Linear)
+        return LinearWeights(_tensor(module.weight), _bias(module))
+    _require_unpatched(module, MergingLinear)
     base = module.get_base_layer()
-    _require(type(base) is nn.Linear)
+    _require_unpatched(base, nn.Linear)
     if module.disable_adapters or module.merged:
-        return LinearWeights(_matrix(base.weight), base.bias)
+        return LinearWeights(_tensor(base.weight), _bias(base))
+    _require(len(module.active_adapters) == 1, "several adapters are active")
     (name,) = module.active_adapters
     return LinearWeights(
-        _matrix(base.weight),
-        base.bias,
-        down=_matrix(module.lora_A[name].weight),
-        up=_matrix(module.lora_B[name].weight),
+        _tensor(base.weight),
+        _bias(base),
+        down=_tensor(module.lora_A[name].weight),
+        up=_tensor(module.lora_B[name].weight),
         scaling=float(module.scaling[name]),
     )
 
 
-def _matrix(weight: Tensor) -> Tensor:
-    _require(weight.device.type == "cpu" and weight.dtype in _DTYPES)
-    return weight
+def _bias(module: nn.Linear) -> Tensor | None:
+    return None if module.bias is None else _tensor(module.bias)
+
+
+def _tensor(tensor: Tensor) -> Tensor:
+    _require(type(tensor) in _PLAIN, f"a weight is a {type(tensor).__name__}")
+    _require(tensor.device.type == "cpu", "it is not on a CPU")
+    _require(tensor.dtype in _DTYPES, f"a weight is in {tensor.dtype}")
+    return tensor
+
+
+def _require_of(module: nn.Module, family: str, kind: str) -> None:
+    wanted = f"{_FAMILIES[family]}.{family}{kind}"
+    _require(_name(module) == wanted, f"{type(module).__name__} is of another layout")
+    _require_unpatched(module, type(module))
+
+
+def _require_unpatched(module: Any, kind: type) -> None:
+    """Refuse another class, hooks, and a `forward` that was put on the object."""
+    _require(type(module) is kind, f"{type(module).__name__} is of another layout")
+    state = vars(module)
+    _require("forward" not in state, f"forward of a {kind.__name__} was replaced")
+    _require(not any(state[name] for name in _HOOKS), f"a {kind.__name__} has hooks")
+
+
+def _name(module: Any) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise Undecodable(otherwise)

@@ -107,9 +107,10 @@ def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
 class _AdaptedProduct(torch.autograd.Function):
     """`x W' + s (x A') B' + b` with a frozen W, and its gradients in x, A and B.
 
-    Autograd would make a node, a copy and a cast for each of the small products. Here the thin
-    products are added to the large ones as they are made: three products forward, five backward.
-    They run in the dtype of `x`; A and B stay in theirs, and so do their gradients.
+    Autograd would make a node, a copy and a cast for each of the small products. Here the large
+    products are added to the thin ones as they are made: three products forward, five backward.
+    They run in the dtype of `x`; A and B stay in theirs, and so do their gradients. For the order
+    see `_adapted_product`.
     """
 
     @staticmethod
@@ -122,14 +123,16 @@ class _AdaptedProduct(torch.autograd.Function):
         up: Tensor,
         scaling: float,
     ) -> Tensor:
-        thin_down, thin_up = down.to(x.dtype), up.to(x.dtype)
-        out = linear(x, weight, None if bias is None else bias.to(x.dtype))
         rows = x.reshape(-1, x.shape[-1])
-        hidden = rows @ thin_down.T
-        out.view(-1, len(up)).addmm_(hidden, thin_up.T, alpha=scaling)
+        hidden = linear(rows, down.to(x.dtype))
+        out = hidden.new_empty(len(rows), len(up))
+        out.addmm_(hidden, up.to(x.dtype).T, beta=0, alpha=scaling)
+        out.addmm_(rows, weight.T)
+        if bias is not None:
+            out.add_(bias)
         ctx.save_for_backward(x, weight, down, up, hidden)
         ctx.scaling = scaling
-        return out
+        return out.view(*x.shape[:-1], len(up))
 
     @staticmethod
     @once_differentiable
@@ -142,8 +145,8 @@ class _AdaptedProduct(torch.autograd.Function):
         thin = (grad_rows @ up.to(grad.dtype)).mul_(ctx.scaling)
         grad_x = grad_down = grad_up = None
         if wants_x:
-            grad_x = grad_rows @ weight
-            grad_x.addmm_(thin, down.to(grad.dtype))
+            grad_x = thin @ down.to(grad.dtype)
+            grad_x.addmm_(grad_rows, weight)
             grad_x = grad_x.view(x.shape)
         if wants_down:
             grad_down = (thin.T @ x.reshape(-1, x.shape[-1])).to(down.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -18,6 +19,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from clara.backbone.decoder_layout import Undecodable
 from clara.backbone.generation_settings import (
     answer_reader,
     counts_the_prompt,
@@ -30,12 +32,15 @@ from clara.backbone.packed_forward import positions_of
 from clara.backbone.rotary import batching_key, recomputed_at_switch, switching_lengths
 from clara.backbone.stopping import AnswerReader, StopTexts, StopWhen, TokenQueue
 from clara.errors.checks import as_integer
-from clara.model.decoding import decode, decoder_for
+from clara.model.decoding import decode, merged_settings, weights_for
 from clara.model.prompt_prefix import can_continue, prefix_ids
 from clara.text.prompts import Prompt
 
 if TYPE_CHECKING:
     from clara.model.forward import ClaraCore
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -224,15 +229,19 @@ def generated(
     criteria: StoppingCriteriaList,
     streamer: BaseStreamer | None = None,
 ) -> Tensor:
-    """Token ids that follow prompts: by our own loop where `decoder_for` says so, else by
+    """Token ids that follow prompts: by our own loop where `weights_for` finds that it can, else by
     transformers' `generate`.
 
     Args:
         inputs: see `generation_inputs`.
     """
-    decoder = decoder_for(backbone, settings)
-    if decoder is not None:
-        return decode(backbone, decoder, settings, **inputs, criteria=criteria, streamer=streamer)
+    merged = merged_settings(backbone, settings)
+    try:
+        weights = weights_for(backbone, merged)
+    except Undecodable as reason:
+        _log.debug("transformers' generate answers, not our decoder: %s", reason)
+    else:
+        return decode(backbone, weights, merged, **inputs, criteria=criteria, streamer=streamer)
     try:
         made: Any = backbone.generate(
             **inputs, generation_config=settings, stopping_criteria=criteria, streamer=streamer

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "core/decoder/team.hpp"
+#include "core/parallel.hpp"
 
 namespace clara {
 namespace {
@@ -38,6 +39,13 @@ int64_t highest_rank(const Decoder& decoder) {
         }
     }
     return rank;
+}
+
+/// Multiplications of a layer's phases, of which there are four that read weights.
+double phase_products(const Decoder& decoder) {
+    const double state = static_cast<double>(decoder.hidden());
+    const double attention = 2.0 * static_cast<double>(decoder.attended() + decoder.key_width());
+    return state * (attention + 3.0 * static_cast<double>(decoder.intermediate())) / 4;
 }
 
 /// What all members read and write. Between two barriers a place is written by one of them.
@@ -202,15 +210,20 @@ private:
         }
     }
 
-    /// In place; what a tile kernel reads behind the last weight is set to zero.
+    /// In place; what a tile kernel reads behind the last weight is set to zero. So are weights
+    /// that change nothing: numbers below the normal ones would make the products many times as
+    /// slow.
     static void softmax(float* scores, int64_t count) {
+        constexpr float kNothing = -80;
         const float largest = *std::max_element(scores, scores + count);
         float total = 0;
         for (int64_t j = 0; j < count; ++j) {
-            scores[j] = std::exp(scores[j] - largest);
+            const float difference = scores[j] - largest;
+            scores[j] = difference < kNothing ? 0 : std::exp(difference);
             total += scores[j];
         }
-        for (int64_t j = 0; j < count; ++j) scores[j] /= total;
+        const float share = 1 / total;
+        for (int64_t j = 0; j < count; ++j) scores[j] *= share;
         std::fill_n(scores + count, kCacheLine / sizeof(float), 0.0f);
     }
 
@@ -234,6 +247,7 @@ void decode(const Decoder& decoder, const DecoderCache& cache, const DecoderStep
     Shared shared(decoder, step, cache.sequences);
     const bool int8 = has_int8(decoder);
     const int64_t rank = highest_rank(decoder);
+    threads = useful_threads(phase_products(decoder), decoder.hidden() / kTileRows, threads);
     std::vector<std::unique_ptr<Worker>> workers;
     workers.reserve(threads);
     for (int i = 0; i < threads; ++i) {

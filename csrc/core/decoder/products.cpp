@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace clara {
 namespace {
@@ -63,14 +64,19 @@ void Inputs::written() {
 void Inputs::pack_int8(int64_t i) {
     const float* values = row(i);
     float largest = 0;
-    for (int64_t j = 0; j < columns_; ++j) largest = std::max(largest, std::abs(values[j]));
-    scales_[i] = largest / kInt16Steps;
-    const float factor = largest > 0 ? kInt16Steps / largest : 0;
+    bool finite = true;
+    for (int64_t j = 0; j < columns_; ++j) {
+        largest = std::max(largest, std::abs(values[j]));
+        finite = finite && std::isfinite(values[j]);
+    }
+    scales_[i] = finite ? largest / kInt16Steps : std::numeric_limits<float>::quiet_NaN();
+    const double factor = finite && largest > 0 ? kInt16Steps / static_cast<double>(largest) : 0;
+    if (factor == 0) return;  // packed as zeros
     for (int64_t c = 0; c < int8_chunks_.count; ++c) {
         const float* part = values + int8_chunks_.begin(c);
         const int64_t length = int8_chunks_.length(c);
         for (int64_t j = 0; j < length; ++j) {
-            steps_[j] = static_cast<int16_t>(std::lrintf(part[j] * factor));
+            steps_[j] = static_cast<int16_t>(std::lrint(part[j] * factor));
         }
         kernels_.pack_int8_query(steps_.data(), length,
                                  int8_.data() + (c * count_ + i) * int8_stride_);

@@ -1,20 +1,34 @@
 #include "core/decoder/team.hpp"
 
-#include <memory>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace clara {
 namespace {
 
 constexpr int kSpins = 2000;
 
+/// Leaves the core to its other hardware thread for a moment.
+void pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 template <class Ready>
 void spin_until(Ready ready) {
-    for (int spins = 0; !ready(); ++spins) {
-        if (spins >= kSpins) std::this_thread::yield();
+    for (int spins = 0; spins < kSpins; ++spins) {
+        if (ready()) return;
+        pause();
     }
+    while (!ready()) std::this_thread::yield();
 }
 
 }  // namespace
@@ -40,7 +54,7 @@ void run_team(int members, const std::function<void(const Member&)>& body) {
                 spin_until([&] { return ready.load(std::memory_order_acquire) != nullptr; });
                 body({number, size.load(std::memory_order_relaxed), *ready.load()});
             });
-        } catch (const std::system_error&) {
+        } catch (const std::exception&) {
             break;
         }
         size.store(number + 1, std::memory_order_relaxed);

@@ -10,7 +10,7 @@ from torch.profiler import record_function
 
 from ..build import native
 from . import reference
-from .weights import DecoderCache, DecoderWeights, LayerWeights, LinearWeights
+from .weights import DecoderCache, DecoderWeights, LayerWeights, LinearWeights, require_shape
 
 _TYPE_NAMES = {
     torch.float32: "float32",
@@ -28,7 +28,8 @@ class Decoder:
     merged, and nothing is rounded. Elsewhere, and in float64, PyTorch computes the same.
 
     Args:
-        weights: used in place. Writing to them changes what is computed; replacing them does not.
+        weights: matrices with adjacent columns are used in place: what is written to them changes
+            what is computed. Others, norms and biases are copied, these two to float32.
 
     Examples:
         >>> import torch
@@ -65,15 +66,11 @@ class Decoder:
             Logits of the next token, `[sequences, vocabulary]`, in the cache's dtype.
 
         Raises:
-            ValueError: the cache is full.
+            ValueError: the cache is full, or a tensor has another shape than it should.
         """
-        full = cache.lengths >= cache.capacity
-        if full.any():
-            raise ValueError(
-                f"the cache holds {cache.capacity} tokens, and sequence "
-                f"{int(full.nonzero()[0])} has as many already"
-            )
-        if self._compiled is None or cache.keys.dtype != torch.float32:
+        cache.require(self.weights)
+        on_cpu = cache.keys.device.type == "cpu"
+        if self._compiled is None or cache.keys.dtype != torch.float32 or not on_cpu:
             logits = reference.step(self.weights, cache, embeddings, cosines, sines)
         else:
             logits = self._compiled_step(cache, embeddings, cosines, sines)
@@ -83,14 +80,16 @@ class Decoder:
     def _compiled_step(
         self, cache: DecoderCache, embeddings: Tensor, cosines: Tensor, sines: Tensor
     ) -> Tensor:
-        sequences = cache.keys.shape[1]
-        wanted = (sequences, self.weights.hidden), *[(sequences, self.weights.head_dim)] * 2
-        given = []
-        for tensor, shape in zip((embeddings, cosines, sines), wanted, strict=True):
-            if tensor.shape != shape:
-                raise ValueError(f"expected a tensor {list(shape)}, got {list(tensor.shape)}")
-            given.append(tensor.to(torch.float32).contiguous())
-        logits = torch.empty(sequences, self.weights.head.outputs)
+        sequences, head_dim = cache.keys.shape[1], self.weights.head_dim
+        require_shape("embeddings", embeddings, sequences, self.weights.hidden)
+        require_shape("cosines", cosines, sequences, head_dim)
+        require_shape("sines", sines, sequences, head_dim)
+        given = [
+            each.to(device="cpu", dtype=torch.float32).contiguous()
+            for each in (embeddings, cosines, sines)
+        ]
+        shape = sequences, self.weights.head.outputs
+        logits = torch.empty(shape, dtype=torch.float32, device="cpu")
         with record_function("clara::decode_step"):  # PyTorch's profiler sees no C++ of ours
             native.decode_step(
                 self._compiled,
@@ -139,7 +138,8 @@ class Decoder:
         """The address of values in float32; 0 of none."""
         if values is None:
             return 0
-        self._kept.append(values.detach().to(torch.float32).contiguous())
+        kept = values.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        self._kept.append(kept)
         return self._kept[-1].data_ptr()
 
     def _rows(self, matrix: Tensor | None) -> Any:

@@ -86,6 +86,23 @@ def test_bfloat16_keeps_the_adapters_change(layer, linears, norm, bias, shape):
     assert kept == pytest.approx(1, abs=0.15)
 
 
+def test_steps_in_bfloat16_see_the_adapters_change(layer):
+    """In both directions: the outputs, and the gradient of the inputs."""
+    change = low_precision(layer, 1e-3)
+    x = torch.randn(600, layer.in_features, dtype=torch.bfloat16, requires_grad=True)
+    given = torch.randn(600, layer.out_features, dtype=torch.bfloat16)
+    out = layer(x)
+    assert "AdaptedProduct" in str(out.grad_fn)
+    out.backward(given)
+    weight = layer.base_layer.weight.double()
+    for found, base, added in (
+        (out.detach(), x.detach().double() @ weight.T, x.detach().double() @ change.T),
+        (x.grad, given.double() @ weight, given.double() @ change),
+    ):
+        kept = ((found.double() - base) * added).sum() / added.square().sum()
+        assert kept == pytest.approx(1, abs=0.15)
+
+
 @pytest.mark.parametrize(
     "case", ["dropout", "trained base", "mixed dtypes", "float64", "disabled", "autocast"]
 )

@@ -5,13 +5,15 @@ import contextlib
 import pytest
 import torch
 from transformers import GenerationConfig, GPT2Config, MistralConfig
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from clara import Clara, ClaraConfig
 from clara.backbone import decoder_layout
-from clara.backbone.decoder_layout import decoder_of
+from clara.backbone.decoder_layout import Undecodable, decoder_weights
 from clara.model import generation
-from clara.model.decoding import decoder_for
+from clara.model.decoding import merged_settings, weights_for
 from clara_kernels.build import native
+from clara_kernels.decoding import Decoder
 
 from ..backbone.test_merging import new_model
 from ..random_adapters import draw_adapters
@@ -36,10 +38,14 @@ def memory_of(model, count):
     return [memory[row % 5 : row % 5 + row % 4] for row in range(count)]
 
 
+def refuse(*_):
+    raise Undecodable("the test says so")
+
+
 @contextlib.contextmanager
 def by_transformers(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "decoder_for", lambda *_: None)
+        patch.setattr(generation, "weights_for", refuse)
         yield
 
 
@@ -128,10 +134,8 @@ def test_a_stream_is_decoded_too(model, decoded):
 def test_a_closed_stream_ends_decoding(model, monkeypatch):
     (memory,) = memory_of(model, 2)[1:]
     steps = []
-    step = decoder_layout.Decoder.step
-    monkeypatch.setattr(
-        decoder_layout.Decoder, "step", lambda *given: steps.append(1) or step(*given)
-    )
+    step = Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda *given: steps.append(1) or step(*given))
     settings = GenerationConfig(max_new_tokens=1500, min_new_tokens=1500, do_sample=False)
     pieces = model.stream("Where?", memory, generation_config=settings)
     next(pieces)
@@ -139,7 +143,7 @@ def test_a_closed_stream_ends_decoding(model, monkeypatch):
     assert len(steps) < 1499
 
 
-def test_gradients_and_later_training_see_other_weights(model, decoded):
+def test_later_weights_are_seen(model, decoded):
     """Each batch reads the weights as they are then."""
     asked, memory = questions(3), memory_of(model, 3)
     before = model.generate(asked, memory, max_new_tokens=12)
@@ -157,7 +161,7 @@ def test_weights_are_read_in_the_dtype_of_the_model(tiny_backbone, decoded, dtyp
     model = Clara.from_backbone(tiny_backbone("llama"), config, device="cpu")
     draw_adapters(model, seed=4)
     with model.generating("generator") as backbone:
-        query = decoder_of(backbone).weights.layers[0].query
+        query = decoder_weights(backbone).layers[0].query
     assert query.weight.dtype == getattr(torch, dtype)
     assert query.down.abs().max() > 0
     assert len(set(model.generate(questions(8), memory_of(model, 8), max_new_tokens=8))) > 5
@@ -165,56 +169,184 @@ def test_weights_are_read_in_the_dtype_of_the_model(tiny_backbone, decoded, dtyp
 
 
 SETTINGS = {
-    "sampled": {"do_sample": True},
-    "beams": {"num_beams": 2},
-    "assisted": {"prompt_lookup_num_tokens": 2},
-    "repetition": {"repetition_penalty": 1.2},
-    "n-grams": {"no_repeat_ngram_size": 2},
-    "bad words": {"bad_words_ids": [[5]]},
-    "suppressed": {"suppress_tokens": [5]},
-    "biased": {"sequence_bias": [[[5], 2.0]]},
-    "forced end": {"forced_eos_token_id": 2},
-    "decay": {"exponential_decay_length_penalty": (2, 1.5)},
-    "clock": {"max_time": 60.0},
-    "cache": {"cache_implementation": "static"},
+    "sampled": ({"do_sample": True}, "not greedy"),
+    "beams": ({"num_beams": 2}, "not greedy"),
+    "assisted": ({"prompt_lookup_num_tokens": 2}, "not greedy"),
+    "repetition": ({"repetition_penalty": 1.2}, "repetition_penalty is set"),
+    "n-grams": ({"no_repeat_ngram_size": 2}, "no_repeat_ngram_size is set"),
+    "bad words": ({"bad_words_ids": [[5]]}, "bad_words_ids is set"),
+    "suppressed": ({"suppress_tokens": [5]}, "suppress_tokens is set"),
+    "begun": ({"begin_suppress_tokens": [5]}, "begin_suppress_tokens is set"),
+    "biased": ({"sequence_bias": [[[5], 2.0]]}, "sequence_bias is set"),
+    "forced end": ({"forced_eos_token_id": 2}, "forced_eos_token_id is set"),
+    "decay": (
+        {"exponential_decay_length_penalty": (2, 1.5)},
+        "exponential_decay_length_penalty is set",
+    ),
+    "clock": ({"max_time": 60.0}, "max_time is set"),
+    "cache": ({"cache_implementation": "static"}, "its cache"),
 }
+
+
+def reason(backbone, settings=GREEDY):
+    """Why `generate` answers; None if our loop does."""
+    try:
+        weights_for(backbone, merged_settings(backbone, settings))
+    except Undecodable as found:
+        return str(found)
+    return None
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_other_settings_are_left_to_generate(model, name):
-    assert decoder_for(model.backbone, GREEDY) is not None
-    asked = GenerationConfig(max_new_tokens=4, **SETTINGS[name])
-    assert decoder_for(model.backbone, asked) is None
-    if name != "cache":  # a backbone that asks for a cache by itself is refused elsewhere
-        model.backbone.generation_config.update(**SETTINGS[name])
-        assert decoder_for(model.backbone, GREEDY) is None
+    settings, why = SETTINGS[name]
+    assert reason(model.backbone) is None
+    assert why in reason(model.backbone, GenerationConfig(max_new_tokens=4, **settings))
+    model.backbone.generation_config.update(**settings)
+    assert (name == "sampled") == (reason(model.backbone) is None)  # GREEDY says do_sample=False
 
 
 def test_neutral_values_are_not(model):
     neutral = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "remove_invalid_values": False}
-    assert decoder_for(model.backbone, GenerationConfig(max_new_tokens=4, **neutral)) is not None
+    model.backbone.generation_config.update(repetition_penalty=1.3, do_sample=True)
+    assert reason(model.backbone, GenerationConfig(do_sample=False, **neutral)) is None
+
+
+def test_settings_of_the_backbone_count(model, monkeypatch, decoded):
+    asked, memory = questions(6), memory_of(model, 6)
+    before = model.generate(asked, memory, max_new_tokens=12)
+    ids = {i for text in before for i in model.tokenizer.tokenizer.encode(text)}
+    model.backbone.generation_config.update(eos_token_id=sorted(ids), min_new_tokens=9)
+    found = model.generate(asked, memory, max_new_tokens=12)
+    assert len(decoded) == 2
+    with by_transformers(monkeypatch):
+        assert model.generate(asked, memory, max_new_tokens=12) == found
+
+
+@pytest.mark.parametrize("ends", [[-1], [10_000], [-1, 10_000, 7]])
+def test_ends_outside_the_vocabulary_end_nothing(model, monkeypatch, ends):
+    asked, memory = questions(6), memory_of(model, 6)
+    settings = GenerationConfig(max_new_tokens=9, min_new_tokens=4, eos_token_id=ends)
+    found = model.generate(asked, memory, generation_config=settings)
+    assert all(found)
+    with by_transformers(monkeypatch):
+        assert model.generate(asked, memory, generation_config=settings) == found
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_of_the_program_changes_nothing(model, dtype):
+    asked, memory = questions(6), memory_of(model, 6)
+    expected = model.generate(asked, memory, max_new_tokens=8)
+    torch.set_default_dtype(dtype)
+    try:
+        assert model.generate(asked, memory, max_new_tokens=8) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_cache_grows_with_the_answer(model, monkeypatch):
+    """Past the room that it begins with, for sequences of unequal length."""
+    asked, memory = questions(3), memory_of(model, 3)
+    settings = GenerationConfig(max_new_tokens=230, min_new_tokens=230, do_sample=False)
+    capacities, step = set(), Decoder.step
+
+    def watched(own, cache, *given):
+        capacities.add(cache.capacity)
+        return step(own, cache, *given)
+
+    monkeypatch.setattr(Decoder, "step", watched)
+    found = model.generate(asked, memory, generation_config=settings)
+    assert len(capacities) == 2
+    with by_transformers(monkeypatch):
+        assert model.generate(asked, memory, generation_config=settings) == found
 
 
 def test_other_backbones_are_left_to_generate(tiny_backbone, random_backbone, model):
-    assert decoder_of(new_model(tiny_backbone("phi3")).backbone) is None
-    windowed = new_model(tiny_backbone("mistral")).backbone
-    assert decoder_for(windowed, GREEDY) is None
-    assert decoder_of(new_model(tiny_backbone("llama")).backbone.double()) is None
     gelu = random_backbone(type(model.backbone.config), hidden_act="gelu")
-    assert decoder_of(new_model(gelu).backbone) is None
-    gpt2 = {"n_embd": 48, "n_layer": 2, "n_head": 4}
-    assert decoder_of(new_model(random_backbone(GPT2Config, **gpt2)).backbone) is None
+    gpt2 = random_backbone(GPT2Config, n_embd=48, n_layer=2, n_head=4)
+    for why, backbone in {
+        "Phi3Model is of another layout": new_model(tiny_backbone("phi3")).backbone,
+        "GPT2Model is of another layout": new_model(gpt2).backbone,
+        "torch.float64": new_model(tiny_backbone("llama")).backbone.double(),
+        "not SiLU": new_model(gelu).backbone,
+        "its cache": new_model(tiny_backbone("mistral")).backbone,
+    }.items():
+        assert why in reason(backbone)
 
 
-def test_hooks_and_autocast_are_left_to_generate(model):
+class OtherNorm(LlamaRMSNorm):
+    pass
+
+
+class Wrapped(torch.Tensor):
+    pass
+
+
+PATCHES = {
+    "hook": (
+        lambda b: b.model.layers[1].mlp.register_forward_hook(print),
+        "a LlamaMLP has hooks",
+    ),
+    "hook of a linear layer": (
+        lambda b: b.model.layers[1].mlp.up_proj.register_forward_pre_hook(print),
+        "a MergingLinear has hooks",
+    ),
+    "forward": (
+        lambda b: setattr(b.model.layers[2].self_attn, "forward", print),
+        "forward of a LlamaAttention was replaced",
+    ),
+    "forward of a linear layer": (
+        lambda b: setattr(b.model.layers[2].self_attn.q_proj, "forward", print),
+        "forward of a MergingLinear was replaced",
+    ),
+    "norm": (
+        lambda b: setattr(b.model.layers[0], "input_layernorm", OtherNorm(48)),
+        "OtherNorm is of another layout",
+    ),
+    "final norm": (
+        lambda b: setattr(b.model, "norm", OtherNorm(48)),
+        "OtherNorm is of another layout",
+    ),
+    "activation": (
+        lambda b: setattr(b.model.layers[0].mlp, "act_fn", torch.nn.GELU()),
+        "not SiLU",
+    ),
+    "fewer layers": (
+        lambda b: setattr(b.config, "num_hidden_layers", 2),
+        "not all layers are used",
+    ),
+    "weights": (
+        lambda b: setattr(
+            b.model.layers[0].mlp.up_proj.base_layer,
+            "weight",
+            torch.nn.Parameter(torch.randn(96, 48).as_subclass(Wrapped), requires_grad=False),
+        ),
+        "a weight is a Wrapped",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_a_patched_backbone_is_left_to_generate(model, name):
+    patch, why = PATCHES[name]
+    patch(model.backbone)
+    assert why in reason(model.backbone)
+
+
+def test_what_holds_everywhere_is_left_to_generate(model):
     with torch.autocast("cpu", torch.bfloat16):
-        assert decoder_of(model.backbone) is None
-    handle = model.backbone.model.layers[1].mlp.register_forward_hook(lambda *_: None)
-    assert decoder_of(model.backbone) is None
-    handle.remove()
-    assert decoder_of(model.backbone) is not None
+        assert reason(model.backbone) == "autocast is on"
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert reason(model.backbone) == "PyTorch has global hooks"
+    finally:
+        handle.remove()
+    assert reason(model.backbone) is None
 
 
-def test_nothing_compiled_is_left_to_generate(model, monkeypatch):
+def test_nothing_compiled_is_left_to_generate(model, monkeypatch, caplog, decoded):
     monkeypatch.setattr(decoder_layout, "build_info", lambda: {"compiled": False})
-    assert decoder_of(model.backbone) is None
+    caplog.set_level("DEBUG", "clara")
+    model.generate(questions(1), memory_of(model, 1), max_new_tokens=2)
+    assert not decoded
+    assert "transformers' generate answers, not our decoder: clara_kernels was not" in caplog.text

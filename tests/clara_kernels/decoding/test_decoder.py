@@ -140,12 +140,62 @@ def test_without_the_compiled_module_pytorch_computes_it(monkeypatch):
 
 def test_a_full_cache_is_refused():
     weights = decoder_weights()
-    cache = filled_cache(weights, [3, 9], 9)
+    cache = filled_cache(weights, [3, 16], 9)
+    assert cache.capacity == 16
     before = cache.keys.clone()
-    with pytest.raises(ValueError, match="the cache holds 9 tokens, and sequence 1 has as many"):
+    with pytest.raises(ValueError, match="the cache holds 16 tokens, and sequence 1 has as many"):
         Decoder(weights).step(cache, *tokens(2, seed=0))
     assert torch.equal(cache.keys.nan_to_num(), before.nan_to_num())
-    assert cache.lengths.tolist() == [3, 9]
+    assert cache.lengths.tolist() == [3, 16]
+    Decoder(weights).step(cache.grown(weights, 17), *tokens(2, seed=0))
+
+
+def test_a_grown_cache_holds_the_same():
+    weights, given = decoder_weights(), tokens(3, seed=0)
+    cache = filled_cache(weights, LENGTHS[3], 20)
+    grown = cache.grown(weights, 100)
+    assert grown.capacity >= 100
+    assert torch.equal(Decoder(weights).step(cache, *given), Decoder(weights).step(grown, *given))
+
+
+def test_what_changes_nothing_in_attention_is_left_out():
+    """Scores a hundred apart: exp of the difference is no normal number."""
+    weights = decoder_weights()
+    found, expected = (
+        filled_cache(weights, [30], 40, dtype) for dtype in (torch.float32, torch.float64)
+    )
+    for cache in (found, expected):
+        cache.keys[:, :, :, :30] *= 300
+    logits, wanted = (Decoder(weights).step(c, *tokens(1, seed=0)) for c in (found, expected))
+    torch.testing.assert_close(logits.double(), wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_not_a_number_is_passed_on(dtype):
+    weights, given = decoder_weights(dtype), tokens(3, seed=0)
+    given[0][1, 7] = torch.nan
+    logits = Decoder(weights).step(filled_cache(weights, LENGTHS[3], 40), *given)
+    assert logits[1].isnan().all()
+    assert logits[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: setattr(c, "keys", c.keys[:1]), r"keys must be \[3, 2, 2, 16, 10\]"),
+        (lambda c: setattr(c, "values", c.values.mT), "values must be"),
+        (lambda c: setattr(c, "values", c.values.mT.contiguous().mT), "must be contiguous"),
+        (lambda c: setattr(c, "values", c.values.double()), "one dtype"),
+        (lambda c: setattr(c, "lengths", c.lengths.int()), "lengths must be int64 on the CPU"),
+        (lambda c: setattr(c, "lengths", c.lengths[:1]), r"lengths must be \[2\]"),
+    ],
+)
+def test_another_cache_is_refused(change, message):
+    weights = decoder_weights()
+    cache = filled_cache(weights, [3, 1], 9)
+    change(cache)
+    with pytest.raises(ValueError, match=message):
+        Decoder(weights).step(cache, *tokens(2, seed=0))
 
 
 @pytest.mark.parametrize("place", range(3))
@@ -153,10 +203,8 @@ def test_another_shape_is_refused(place):
     weights = decoder_weights()
     given = tokens(2, seed=0)
     given[place] = given[place][:, 1:]
-    width = (HIDDEN, HEAD_DIM, HEAD_DIM)[place]
-    with pytest.raises(
-        ValueError, match=rf"expected a tensor \[2, {width}\], got \[2, {width - 1}\]"
-    ):
+    name, width = (("embeddings", HIDDEN), ("cosines", HEAD_DIM), ("sines", HEAD_DIM))[place]
+    with pytest.raises(ValueError, match=rf"{name} must be \[2, {width}\], got"):
         Decoder(weights).step(filled_cache(weights, [3, 1], 9), *given)
 
 
@@ -171,6 +219,10 @@ def test_weights_that_do_not_belong_together_are_refused():
         Decoder(dataclasses.replace(weights, layers=[]))
     with pytest.raises(ValueError, match="row_scales belong to an int8 weight"):
         LinearWeights(torch.ones(2, 2, dtype=torch.int8))
+    with pytest.raises(ValueError, match=r"bias must be \[9\], got \[8\]"):
+        LinearWeights(torch.ones(9, 2), torch.ones(8))
+    with pytest.raises(ValueError, match=r"final_norm must be \[50\], got \[4\]"):
+        dataclasses.replace(weights, final_norm=torch.ones(4))
     with pytest.raises(ValueError, match="down and up belong together"):
         LinearWeights(torch.ones(2, 2), up=torch.ones(2, 1))
     head = LinearWeights(torch.ones(9, HIDDEN), None, None, torch.ones(2, 7), torch.ones(9, 2))
