@@ -43,7 +43,7 @@ int64_t highest_rank(const Decoder& decoder) {
 
 /// Multiplications of a layer's phases, of which there are four that read weights.
 double phase_products(const Decoder& decoder) {
-    const double state = static_cast<double>(decoder.hidden());
+    const auto state = static_cast<double>(decoder.hidden());
     const double attention = 2.0 * static_cast<double>(decoder.attended() + decoder.key_width());
     return state * (attention + 3.0 * static_cast<double>(decoder.intermediate())) / 4;
 }
