@@ -25,11 +25,9 @@ from bench.questions import QUESTION, full_documents
 from bench.quote import breakdown
 from bench.recording import Recorder
 from bench.training_steps import CompressionSteps, model_to_train, pretraining_examples
-from bench.ways import exactly
+from bench.ways import by_generate, exactly
 from bench.workload import load_model
-from clara.backbone.decoder_layout import Undecodable
 from clara.data.factbook import smollm2_file
-from clara.model import generation
 
 RATE, LENGTH = 16, 256
 PARTS = {

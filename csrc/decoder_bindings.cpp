@@ -94,7 +94,7 @@ void decode_step(const Decoder& decoder, uintptr_t keys, uintptr_t values, int64
     const DecoderStep step{floats(embeddings), floats(cosines), floats(sines), counts,
                            reinterpret_cast<float*>(logits)};
     const py::gil_scoped_release release;
-    decode(decoder, cache, step, threads);
+    decode(decoder, cache, step, useful_threads(decoder, threads));
 }
 
 }  // namespace

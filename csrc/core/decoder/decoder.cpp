@@ -241,13 +241,16 @@ private:
 
 }  // namespace
 
+int useful_threads(const Decoder& decoder, int threads) {
+    return useful_threads(phase_products(decoder), decoder.hidden() / kTileRows, threads);
+}
+
 void decode(const Decoder& decoder, const DecoderCache& cache, const DecoderStep& step,
             int threads) {
     const Kernels& used = kernels();
     Shared shared(decoder, step, cache.sequences);
     const bool int8 = has_int8(decoder);
     const int64_t rank = highest_rank(decoder);
-    threads = useful_threads(phase_products(decoder), decoder.hidden() / kTileRows, threads);
     std::vector<std::unique_ptr<Worker>> workers;
     workers.reserve(threads);
     for (int i = 0; i < threads; ++i) {

@@ -49,6 +49,9 @@ struct DecoderStep {
     float* logits;            // [sequences, vocabulary]
 };
 
+/// As many of `threads` as have enough to do in a step.
+int useful_threads(const Decoder& decoder, int threads);
+
 /// Computes the logits after one more token of each sequence, and puts its keys and values into the
 /// cache. States are float32 throughout.
 void decode(const Decoder& decoder, const DecoderCache& cache, const DecoderStep& step,

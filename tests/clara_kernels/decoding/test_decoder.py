@@ -50,6 +50,27 @@ def worst_error(weights, lengths, steps=5):
     return max(errors)
 
 
+def with_wide_network(weights, wide):
+    """The same with networks of another width in all layers."""
+    generator = torch.Generator().manual_seed(0)
+    dtype = weights.head.weight.dtype
+
+    def linear(outputs, inputs):
+        values = torch.randn(outputs, inputs, generator=generator) / inputs**0.5
+        if dtype != torch.int8:
+            return LinearWeights(values.to(dtype))
+        scales = values.abs().amax(1) / 127
+        return LinearWeights((values / scales[:, None]).round().to(dtype), row_scales=scales)
+
+    network = {
+        "gate": linear(wide, HIDDEN),
+        "up": linear(wide, HIDDEN),
+        "down": linear(HIDDEN, wide),
+    }
+    layers = [dataclasses.replace(layer, **network) for layer in weights.layers]
+    return dataclasses.replace(weights, layers=layers)
+
+
 @pytest.mark.parametrize("sequences", LENGTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_float64(simd, kind, sequences):
@@ -60,13 +81,12 @@ def test_logits_are_those_of_float64(simd, kind, sequences):
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_threads_compute_the_same(three_threads, kind):
     """Bit for bit: threads share rows, and a row's sum is that of one thread."""
-    weights = decoder_weights(**KINDS[kind][0])
+    weights = with_wide_network(decoder_weights(**KINDS[kind][0]), 12_000)  # enough for three
     given = tokens(3, seed=0)
     several = Decoder(weights).step(filled_cache(weights, LENGTHS[3], 40), *given)
     torch.set_num_threads(1)
-    assert torch.equal(
-        Decoder(weights).step(filled_cache(weights, LENGTHS[3], 40), *given), several
-    )
+    alone = Decoder(weights).step(filled_cache(weights, LENGTHS[3], 40), *given)
+    assert torch.equal(alone, several)
 
 
 def test_sequences_do_not_see_each_other():
@@ -83,29 +103,12 @@ def test_sequences_do_not_see_each_other():
         torch.testing.assert_close(logits[0], together[row], rtol=1e-5, atol=1e-5)
 
 
-def test_a_wide_layer_is_read_in_parts():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_a_wide_layer_is_read_in_parts(dtype):
     """Over 2,048 columns, where int8 sums are made in parts, and over 1,024, where others are."""
-    generator = torch.Generator().manual_seed(0)
-    for dtype in (torch.float32, torch.bfloat16, torch.int8):
-        weights = decoder_weights(dtype)
-        wide = 4_500
-
-        def linear(outputs, inputs, dtype=dtype):
-            values = torch.randn(outputs, inputs, generator=generator) / inputs**0.5
-            if dtype != torch.int8:
-                return LinearWeights(values.to(dtype))
-            scales = values.abs().amax(1) / 127
-            return LinearWeights((values / scales[:, None]).round().to(dtype), row_scales=scales)
-
-        network = {
-            "gate": linear(wide, HIDDEN),
-            "up": linear(wide, HIDDEN),
-            "down": linear(HIDDEN, wide),
-        }
-        layers = [dataclasses.replace(layer, **network) for layer in weights.layers]
-        weights = dataclasses.replace(weights, layers=layers)
-        for lengths in LENGTHS.values():
-            assert worst_error(weights, lengths, steps=1) < (1e-3 if dtype == torch.int8 else 2e-6)
+    weights = with_wide_network(decoder_weights(dtype), 4_500)
+    for lengths in LENGTHS.values():
+        assert worst_error(weights, lengths, steps=1) < (1e-3 if dtype == torch.int8 else 2e-6)
 
 
 def test_weights_are_read_where_they_are():
