@@ -10,6 +10,7 @@ without it; "Python and the rest" is what is left.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -136,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens of a document")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler reports each start and end
     command = "python -m bench.breakdown" + (" --results FILE" if options.results else "")
     known = {**environment(torch.device("cpu")), "command": command}
     recorder = Recorder(options.results, known)
