@@ -10,6 +10,7 @@ import clara
 from clara.errors import ClaraError, reason
 
 OF_CONTROL_FLOW = {
+    "clara.backbone.decoder_layout.Undecodable",
     "clara.backbone.hub._Unavailable",
     "clara.synthesis.document.CallFailedError",
     "clara.synthesis.document.LeftOutError",
