@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,16 +26,14 @@ from torch import Tensor
 
 from bench.baselines.reference_way import ReferenceWay
 from bench.environment import environment
-from bench.program import results_path
+from bench.program import results_path, run_on_cpu
 from bench.runs import Run, RunFile, read_runs
 from clara import Clara, ClaraConfig
 from clara.backbone.adapters import ADAPTERS
 from clara.data.examples import ExampleFile, ranking_example
 from clara.data.factbook import smollm2_file
-from clara.errors import ClaraError
 from clara.memory.documents import CompressedDocuments
 from clara.reports.tables import Table
-from clara.terminal.printing import one_line, quiet_libraries
 from clara_kernels import cosine_topk
 
 FILE = "bfloat16-quality.jsonl"
@@ -153,15 +150,9 @@ def table(runs: Sequence[Run]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
-    quiet_libraries()
-    command = shlex.join(["python", "-m", "bench.bfloat16_quality", *(arguments or sys.argv[1:])])
-    try:
-        _run(options, command)
-    except (ClaraError, ValueError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    return run_on_cpu(
+        "bench.bfloat16_quality", arguments, options.threads, lambda c: _run(options, c)
+    )
 
 
 def _run(options: argparse.Namespace, command: str) -> None:

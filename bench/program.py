@@ -1,13 +1,18 @@
-"""What programs share: options of those that measure on a GPU, and where results are kept."""
+"""What programs share: options, how they run and end, and where results are kept."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+
+from clara.errors import ClaraError
+from clara.terminal.printing import one_line, quiet_libraries
 
 COMMITTED = Path(__file__).resolve().parent / "results"
 
@@ -32,6 +37,27 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
             parser.error(f"a dry run is no result: {COMMITTED} is for GPUs")
         torch.set_num_threads(1)
     return options
+
+
+def run_on_cpu(
+    module: str, arguments: Sequence[str] | None, threads: int, run: Callable[[str], None]
+) -> int:
+    """The exit status of a program that measures on the CPU; an error is one line.
+
+    Args:
+        module: the program is `python -m module`.
+        arguments: None are those of the command line.
+        run: is given the command, as results name it.
+    """
+    torch.set_num_threads(threads)
+    quiet_libraries()
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        run(shlex.join(["python", "-m", module, *given]))
+    except (ClaraError, ValueError) as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def default_path(device: torch.device, file: str) -> Path:

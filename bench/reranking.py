@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import argparse
 import random
-import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.environment import environment
-from bench.program import results_path
+from bench.program import results_path, run_on_cpu
 from bench.runs import Run, RunFile, read_runs
 from clara import Clara, ClaraConfig
 from clara.data.examples import ExampleFile, RankingExample, ranking_example
 from clara.data.factbook import smollm2_file
-from clara.errors import ClaraError
 from clara.model.answers import Found
 from clara.reports.tables import Table
-from clara.terminal.printing import one_line, quiet_libraries
 
 FILE = "reranking.jsonl"
 COMPARISON = "reranking"
@@ -83,15 +81,7 @@ def reranking(runs: Sequence[Run]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
-    quiet_libraries()
-    command = shlex.join(["python", "-m", "bench.reranking", *(arguments or sys.argv[1:])])
-    try:
-        _run(options, command)
-    except (ClaraError, ValueError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    return run_on_cpu("bench.reranking", arguments, options.threads, partial(_run, options))
 
 
 def _run(options: argparse.Namespace, command: str) -> None:

@@ -127,16 +127,8 @@ void Scorer::multiply_chunk(int64_t chunk, int64_t first, int64_t last, int rows
 /// What reads rows the first time. Several tiles of queries had better read float32 in whole cache
 /// lines that do not crowd each other out: other rows are widened, or just copied, on the way.
 TileKernel Scorer::first_kernel(bool several_tiles) const {
-    switch (searched_.rows.type) {
-        case DataType::float16:
-            return kernels_.widen_float16;
-        case DataType::bfloat16:
-            return kernels_.widen_bfloat16;
-        case DataType::int8:
-            return kernels_.int8;
-        case DataType::float32:
-            break;
-    }
+    const DataType type = searched_.rows.type;
+    if (type != DataType::float32) return kernels_.reading(type);
     const int64_t bytes = searched_.rows.stride * static_cast<int64_t>(sizeof(float));
     const bool aligned = reinterpret_cast<uintptr_t>(searched_.rows.data) % kCacheLine == 0 &&
                          bytes % kCacheLine == 0;

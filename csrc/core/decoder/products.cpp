@@ -23,20 +23,6 @@ int64_t behind_line(const float* address) {
     return whole_lines(place) - place;
 }
 
-TileKernel first_kernel(DataType type, const Kernels& kernels) {
-    switch (type) {
-        case DataType::float16:
-            return kernels.widen_float16;
-        case DataType::bfloat16:
-            return kernels.widen_bfloat16;
-        case DataType::int8:
-            return kernels.int8;
-        case DataType::float32:
-            break;
-    }
-    return kernels.float32;
-}
-
 }  // namespace
 
 Inputs::Inputs(int64_t count, int64_t columns, bool int8, const Kernels& kernels)
@@ -105,7 +91,7 @@ void Multiplier::multiply(const Rows& rows, const float* row_scales, int64_t fir
     const bool is_int8 = rows.type == DataType::int8;
     const int64_t most = is_int8 ? kernels_.tile_queries_int8 : kernels_.tile_queries;
     const int64_t tiles = (count + most - 1) / most;
-    const TileKernel kernel = first_kernel(rows.type, kernels_);
+    const TileKernel kernel = kernels_.reading(rows.type);
     const bool widens = kernel != kernels_.float32 && !is_int8;
     const int64_t chunk = is_int8 ? inputs.int8_chunk() : tiles > 1 ? kSmallChunk : kMostChunk;
     const int64_t last = std::min(first + kBlock, end);

@@ -55,6 +55,20 @@ const std::vector<const Kernels*>& available_kernels() {
 }
 #endif
 
+TileKernel Kernels::reading(DataType type) const {
+    switch (type) {
+        case DataType::float16:
+            return widen_float16;
+        case DataType::bfloat16:
+            return widen_bfloat16;
+        case DataType::int8:
+            return int8;
+        case DataType::float32:
+            break;
+    }
+    return float32;
+}
+
 const Kernels& kernels() {
     const char* wanted = std::getenv("CLARA_SIMD");
     if (wanted == nullptr || *wanted == '\0') return *available_kernels().back();

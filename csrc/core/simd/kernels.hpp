@@ -54,6 +54,10 @@ struct Kernels {
     /// Writes to `found` the numbers j of scores at least `threshold`; returns how many.
     int (*filter)(const float* sums, float scale, const float* inverse_norms, int count,
                   float threshold, float* scores, uint8_t* found);
+
+    /// The tile kernel that reads rows of a type; all but those of float32 and int8 write
+    /// Tile::wide.
+    TileKernel reading(DataType type) const;
 };
 
 /// One for each instruction set of this build that this processor has, the plainest first.

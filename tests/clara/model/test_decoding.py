@@ -12,7 +12,6 @@ from clara.backbone import decoder_layout
 from clara.backbone.decoder_layout import Undecodable, decoder_weights
 from clara.model import generation
 from clara.model.decoding import merged_settings, weights_for
-from clara_kernels.build import native
 from clara_kernels.decoding import Decoder
 
 from ..backbone.test_merging import new_model
@@ -21,8 +20,6 @@ from ..random_adapters import draw_adapters
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 WORDS = ("river", "town", "salt", "grain", "north", "spring", "people", "trade", "long", "lies")
 GREEDY = GenerationConfig(max_new_tokens=4, do_sample=False)
-
-pytestmark = pytest.mark.skipif(native is None, reason="nothing was compiled")
 
 
 def questions(count):

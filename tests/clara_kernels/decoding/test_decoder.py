@@ -7,7 +7,6 @@ import torch
 from decoder_cases import HEAD_DIM, HIDDEN, decoder_weights, filled_cache, tokens
 
 from clara_kernels import build_info
-from clara_kernels.build import native
 from clara_kernels.decoding import Decoder, DecoderCache, LinearWeights, decoder
 
 SIMD = build_info()["simd_available"]
@@ -19,8 +18,6 @@ KINDS = {
     "norms of heads": ({"head_norms": True, "rank": 3}, 2e-6),
 }
 LENGTHS = {1: [0], 3: [7, 0, 19], 8: [0, 1, 2, 3, 16, 17, 31, 32]}
-
-pytestmark = pytest.mark.skipif(native is None, reason="nothing was compiled")
 
 
 @pytest.fixture(params=SIMD)
