@@ -25,7 +25,7 @@ check: .venv/.dev
 
 # Without the GPU, if there is one: kernels run in the interpreter. gpu-check runs them on it.
 # Bytecode is kept, whatever the environment says: many processes import the same files.
-pytest := CUDA_VISIBLE_DEVICES= PYTHONDONTWRITEBYTECODE= $(bin)/pytest --numprocesses 2
+pytest := CUDA_VISIBLE_DEVICES= PYTHONDONTWRITEBYTECODE= $(bin)/pytest --numprocesses 2 --durations 30
 
 # 10 to 14 minutes on two cores that have nothing else to do, test-slow almost as long again.
 test: .venv/.dev

@@ -132,8 +132,11 @@ def describe(folder: Path) -> dict[str, Any]:
     saved = checkpoints(folder)
     steps = max([0, *(each["step"] for each in logged), *map(steps_of, saved)])
     model = (folder / MODEL).is_dir()
-    finished = model_is_current(folder) and not _stopped_by_hours(
-        record, steps, _last(logged, "hours")
+    hours = _last(logged, "hours")
+    finished = (
+        model_is_current(folder)
+        and not _stopped_by_hours(record, steps, hours)
+        and not _goes_on(folder, record, steps)
     )
     evaluated = [each for each in logged if any(name.startswith("eval_") for name in each)]
     scores = {
@@ -141,7 +144,6 @@ def describe(folder: Path) -> dict[str, Any]:
         for name, value in (evaluated[-1] if evaluated else {}).items()
         if name in _SCORES or name.startswith(_CONTROLS + _RATES)
     }
-    hours = _last(logged, "hours")
     return {
         "stage": record.get("stage"),
         "finished": finished,
@@ -173,6 +175,14 @@ def _stopped_by_hours(record: Mapping[str, Any], steps: int, hours: float | None
     if budget is None or total is None or hours is None:
         return False
     return bool(hours >= budget - 1e-4 and steps < total)  # the log rounds hours
+
+
+def _goes_on(folder: Path, record: Mapping[str, Any], steps: int) -> bool:
+    """Whether a run with steps left has logged something since its model was written."""
+    log, total = folder / LOG, record.get("max_steps")
+    if total is None or steps >= total or not log.is_file():
+        return False
+    return log.stat().st_mtime_ns > (folder / MODEL).stat().st_mtime_ns
 
 
 def _last(logged: Sequence[Mapping[str, Any]], name: str) -> Any:

@@ -65,7 +65,7 @@ def compare(cuda, queries, corpus, k, mask=None):
 
 @pytest.mark.parametrize("corpus_type", CORPUS_TYPES)
 @pytest.mark.parametrize("query_type", QUERY_TYPES)
-@pytest.mark.parametrize("count", [1, 3, 8, 9])
+@pytest.mark.parametrize("count", [1, 9])
 def test_all_types(cuda, query_type, corpus_type, count):
     compare(cuda, random_rows(1, count, 100, query_type), random_rows(2, 203, 100, corpus_type), 10)
 
@@ -110,8 +110,10 @@ def test_codes_do_not_overflow(cuda):
 
 
 @pytest.mark.parametrize("corpus_type", ["float16", "bfloat16"])
-@pytest.mark.parametrize("query_type", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("columns", [4096, 8192, 32_768])
+@pytest.mark.parametrize(
+    ("query_type", "columns"),
+    [("float32", 4096), ("float16", 4096), ("bfloat16", 8192), ("float32", 32_768)],
+)
 def test_long_rows_that_are_nearly_the_query(cuda, query_type, corpus_type, columns):
     """Tensor cores cut off what does not fit beside a sum: nothing evens that out where all
     products are positive."""

@@ -1,6 +1,7 @@
 """What the folder of a run tells without torch."""
 
 import json
+import os
 
 import pytest
 
@@ -85,7 +86,20 @@ def test_what_a_run_has_taken_and_still_needs(timed, tmp_path):
     assert timed(max_hours=0.5)["hours_left"] == 0
     assert timed(max_hours=100)["hours_left"] == pytest.approx(0.9)
     (tmp_path / "model").mkdir()
-    assert timed()["hours_left"] is None
+    found = describe(tmp_path)
+    assert (found["finished"], found["hours_left"]) == (True, None)
+
+
+def test_a_run_that_goes_on_with_more_hours_is_not_finished(timed, tmp_path):
+    """Its model and its checkpoints are those of before, until it writes others."""
+    timed()
+    model = tmp_path / "model"
+    model.mkdir()
+    before = (tmp_path / "log.jsonl").stat().st_mtime_ns - 10**9
+    os.utime(model, ns=(before, before))
+    found = describe(tmp_path)
+    assert not found["finished"]
+    assert found["hours_left"] == pytest.approx(0.9)
 
 
 def test_scores_with_their_controls(timed):
