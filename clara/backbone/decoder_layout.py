@@ -41,8 +41,8 @@ def decoder_weights(backbone: PreTrainedModel) -> DecoderWeights:
 
     Raises:
         Undecodable: it is of another layout, device or dtype, is quantized by bitsandbytes, has
-            been patched, or computes under autocast; or the compiled module is missing, without which decoding is
-            not fast.
+            been patched, or computes under autocast; or the compiled module is missing, without
+            which decoding is not fast.
     """
     _require(build_info()["compiled"], "clara_kernels was not compiled")
     _require(not torch.is_autocast_enabled("cpu"), "autocast is on")

@@ -55,7 +55,7 @@ class Int8Linear(nn.Linear):
     scales: Tensor
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool, dtype: torch.dtype) -> None:
-        # The weight has a floating-point dtype until it is loaded: that is what is read from a file.
+        # Until it is loaded, the weight has the dtype in which it is read from a file.
         super().__init__(inputs, outputs, bias, device="meta", dtype=dtype)
         self.weight.requires_grad_(False)
         self.register_buffer("scales", torch.empty(outputs, dtype=torch.float32, device="meta"))
@@ -109,21 +109,21 @@ def _adapted_product(
     The results are multiplied by the scales. That is cheaper than to multiply each weight, whose
     number does not shrink with the rows.
     """
+    dtype = _exact_for_codes(rows.dtype)
     hidden = None
     if down is not None:
-        hidden = (rows @ down.to(rows.dtype).T).mul_(scaling)
+        hidden = (rows.to(dtype) @ down.to(dtype).T).mul_(scaling)
     if _as_integers(rows):
         out = _integer_product(rows, codes, scales)
         if hidden is not None and up is not None:
             out.addmm_(hidden.float(), up.float().T)
         out = out.to(rows.dtype)
     else:
-        dtype = _exact_for_codes(rows.dtype)
         weight = codes.to(dtype)
         if hidden is None or up is None:
             out = rows.to(dtype) @ weight.T
         else:
-            out = hidden.to(dtype) @ (up / scales[:, None]).to(dtype).T
+            out = hidden @ (up / scales[:, None]).to(dtype).T
             out.addmm_(rows.to(dtype), weight.T)
         out = out.mul_(scales.to(dtype)).to(rows.dtype)
     return (out if bias is None else out.add_(bias)), hidden
@@ -181,9 +181,8 @@ class _AdaptedProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, codes, scales, down, up, hidden = ctx.saved_tensors
-        grad_rows = grad_down = grad_up = thin = None
-        if down is not None:
-            thin = (grad @ up.to(grad.dtype)).mul_(ctx.scaling)
+        grad_rows = grad_down = grad_up = None
+        thin: Any = None if down is None else (grad @ up.to(grad.dtype)).mul_(ctx.scaling)
         if ctx.needs_input_grad[0]:
             dtype = _exact_for_codes(grad.dtype)
             scaled = grad.to(dtype) * scales.to(dtype)
@@ -196,5 +195,5 @@ class _AdaptedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[4]:
             grad_down = (thin.T @ rows).to(down.dtype)
         if ctx.needs_input_grad[5]:
-            grad_up = (grad.T @ hidden).to(up.dtype)
+            grad_up = (grad.T @ hidden.to(grad.dtype)).to(up.dtype)
         return grad_rows, None, None, None, grad_down, grad_up, None

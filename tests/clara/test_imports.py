@@ -128,7 +128,7 @@ def test_quantized_and_plain_models_in_one_process(loaded):
     (_, _, _, *quantized), _ = loaded
     assert quantized == [
         "Linear4bit True",
-        "Linear8bitLt True",
+        "AdaptedInt8Linear True",
         "MergingLinear",
         "False",
     ]
