@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from clara.backbone.processor import int8_instructions
 
-FEW_ROWS = 48
+FEW_ROWS = 32
 """At most so many rows are multiplied as integers, on processors with instructions for it."""
 
 _CODES = 127  # the largest, of both signs

@@ -14,7 +14,7 @@ State = Literal["fine", "missing", "slow"]
 
 # What an extra is for. The others are for people who work on the project.
 USES = {
-    "quant": "backbones in 4 or 8 bits",
+    "quant": "backbones in 4 bits, and in 8 bits on a GPU",
     "flash": "the attention of flash-attn while generating",
     "faiss": "FAISS as the first of two stages of a search",
     "gguf": "backbones in GGUF files",
