@@ -29,7 +29,8 @@ class Int8Quantizer(HfQuantizer):
     """Holds all linear layers but the output head in 8 bits, as they are read from files.
 
     The output head stays, as it does with bitsandbytes. Where it is the matrix of the embeddings,
-    a copy in 8 bits would take memory; where it is not, a step of the decoder would be 5 % shorter.
+    a copy in 8 bits would take memory. Where it is not, a step of the decoder would be a tenth
+    shorter at most.
 
     Raises:
         ValueError: the backbone has none, or has such of other kinds.
