@@ -1,8 +1,9 @@
-"""What bfloat16 changes of memory, ranking and answers: `python -m bench.bfloat16_quality`.
+"""What bfloat16 and int8 change of memory, ranking and answers: `python -m bench.bfloat16_quality`.
 
-A model in float32 is compared with the same model in bfloat16, on passages and questions of the
-World Factbook. Untrained adapters change nothing, so adapters are drawn: `s B A` has a norm of a
-thousandth and of a hundredth of the weight's. `--model` measures a trained model as it is.
+A model in float32 is compared with the same model in bfloat16, and with the one whose weights are
+besides in int8, on passages and questions of the World Factbook. Untrained adapters change nothing,
+so adapters are drawn: `s B A` has a norm of a thousandth and of a hundredth of the weight's.
+`--model` measures a trained model as it is.
 
 Memory is compared after the mean memory is subtracted: a few dimensions are large in all memory,
 and hide everything else. Beside it stands the error of the same adapters in bfloat16 as
@@ -30,6 +31,7 @@ from bench.program import results_path, run_on_cpu
 from bench.runs import Run, RunFile, read_runs
 from clara import Clara, ClaraConfig
 from clara.backbone.adapters import ADAPTERS
+from clara.config import Quantization
 from clara.data.examples import ExampleFile, ranking_example
 from clara.data.factbook import smollm2_file
 from clara.memory.documents import CompressedDocuments
@@ -40,6 +42,9 @@ FILE = "bfloat16-quality.jsonl"
 COMPARISON = "bfloat16 quality"
 GAP = 0.002
 """Of the two best cosines in float32; where it is smaller, either document may come first."""
+
+INT8 = "int8 "
+"""Before the names of the figures of the model whose weights are in int8."""
 
 _TRAINED = "as trained"
 _ANSWER_TOKENS = 32  # at most
@@ -86,22 +91,43 @@ def same_first(
 
 
 def quality(
-    exact: Clara, low: Clara, texts: Sequence[str], questions: Sequence[str], answers: int
+    exact: Clara,
+    low: Clara,
+    int8: Clara,
+    texts: Sequence[str],
+    questions: Sequence[str],
+    answers: int,
 ) -> dict[str, Any]:
-    """The figures of a model in float32 and in bfloat16; see `table` for what they are."""
-    memory, rounded = (model.compress(texts, overflow="error") for model in (exact, low))
-    found: dict[str, Any] = {"error": memory_error(_rows(rounded), _rows(memory)), "peft": None}
+    """The figures of a model in float32, in bfloat16 and in int8; see `table` for what they are."""
+    memory = exact.compress(texts, overflow="error")
+    exact_vectors = _vectors(exact, questions, memory)
+    peft = None
     if exact.config.memory_form == "learned":
-        found["peft"] = memory_error(ReferenceWay(low).compress(texts), memory.memory)
-    vectors = (_vectors(exact, questions, memory), _vectors(low, questions, rounded))
-    first, found["decided"], found["same first"] = same_first(*vectors)
-    asked, chosen = questions[:answers], [[row] for row in first[:answers]]
-    written = [
-        model.generate(asked, [compressed[rows] for rows in chosen], max_new_tokens=_ANSWER_TOKENS)
-        for model, compressed in ((exact, memory), (low, rounded))
-    ]
-    found["same answers"] = sum(one == two for one, two in zip(*written, strict=True))
+        peft = memory_error(ReferenceWay(low).compress(texts), memory.memory)
+    found: dict[str, Any] = {"peft": peft}
+    expected = None
+    for name, model in (("", low), (INT8, int8)):
+        rounded = model.compress(texts, overflow="error")
+        found[f"{name}error"] = memory_error(_rows(rounded), _rows(memory))
+        vectors = _vectors(model, questions, rounded)
+        first, found["decided"], found[f"{name}same first"] = same_first(exact_vectors, vectors)
+        asked, chosen = questions[:answers], [[row] for row in first[:answers]]
+        if expected is None:
+            expected = _answers(exact, asked, memory, chosen)
+        pairs = zip(expected, _answers(model, asked, rounded, chosen), strict=True)
+        found[f"{name}same answers"] = sum(one == two for one, two in pairs)
     return found
+
+
+def _answers(
+    model: Clara,
+    questions: Sequence[str],
+    compressed: CompressedDocuments,
+    chosen: Sequence[Sequence[int]],
+) -> list[str]:
+    """Greedy answers, each from the documents in these places."""
+    memory = [compressed[rows] for rows in chosen]
+    return model.generate(questions, memory, max_new_tokens=_ANSWER_TOKENS)
 
 
 def _rows(compressed: CompressedDocuments) -> Tensor:
@@ -120,11 +146,16 @@ def _vectors(
 
 
 def table(runs: Sequence[Run]) -> Table:
-    """Errors and agreement, a row for each model and norm."""
+    """Errors and agreement, a row for each model and norm; in bfloat16, and in int8 beside."""
     rows = []
     for run in (run for run in runs if run.comparison == COMPARISON):
         found, settings = run.found, run.settings
         peft, decided = found["peft"], found["decided"]
+        agreement = [
+            f"{found[f'{name}{what}']} of {count}"
+            for what, count in (("same first", decided), ("same answers", settings["answers"]))
+            for name in ("", INT8)
+        ]
         rows.append(
             (
                 run.names["memory"],
@@ -132,8 +163,8 @@ def table(runs: Sequence[Run]) -> Table:
                 f"{found['error']:.4f}",
                 "" if peft is None else f"{peft:.4f}",
                 "" if peft is None else f"{found['error'] / peft:.2f}",
-                f"{found['same first']} of {decided}",
-                f"{found['same answers']} of {settings['answers']}",
+                f"{found[f'{INT8}error']:.4f}",
+                *agreement,
             )
         )
     head = (
@@ -142,8 +173,11 @@ def table(runs: Sequence[Run]) -> Table:
         "error of memory",
         "of transformers and peft",
         "ratio",
+        "in int8",
         "same first document, where it is decided",
+        "in int8",
         "same answers",
+        "in int8",
     )
     return Table("", head, rows)
 
@@ -170,6 +204,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
     }
     finished = RunFile(output, COMPARISON, settings, {**known, "command": command})
     exact, low = _model(options, "float32"), _model(options, "bfloat16")
+    int8 = _model(options, "bfloat16", "int8")
     for norm in [_TRAINED] if options.model else options.norms:
         names = {"memory": options.name, "norm": norm}
         if finished.holds(names):
@@ -177,8 +212,10 @@ def _run(options: argparse.Namespace, command: str) -> None:
         if norm != _TRAINED:
             draw_adapters(exact, norm)
             for name in ADAPTERS:
-                low.adapters.load_state(name, exact.adapters.state(name))
-        run = finished.add(names, quality(exact, low, texts, questions, settings["answers"]))
+                for model in (low, int8):
+                    model.adapters.load_state(name, exact.adapters.state(name))
+        figures = quality(exact, low, int8, texts, questions, settings["answers"])
+        run = finished.add(names, figures)
         print(f"{options.name}, norm {norm}: {run.found}", flush=True)
     print(f"\n{table(finished.runs).markdown(level=0)}", end="")
 
@@ -196,16 +233,20 @@ def _data(options: argparse.Namespace) -> tuple[list[str], list[str]]:
     return texts[: options.documents], questions[: options.questions]
 
 
-def _model(options: argparse.Namespace, dtype: Any) -> Clara:
+def _model(
+    options: argparse.Namespace, dtype: Any, quantization: Quantization | None = None
+) -> Clara:
+    settings: dict[str, Any] = {"dtype": dtype, "quantization": quantization}
     if options.model is not None:
-        return Clara.from_pretrained(options.model, device="cpu", dtype=dtype)
+        return Clara.from_pretrained(options.model, device="cpu", **settings)
     backbone = options.backbone or smollm2_file()
-    return Clara.from_backbone(backbone, ClaraConfig(dtype=dtype), device="cpu")
+    return Clara.from_backbone(backbone, ClaraConfig(**settings), device="cpu")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.bfloat16_quality", description="What bfloat16 changes on a CPU."
+        prog="python -m bench.bfloat16_quality",
+        description="What bfloat16 and int8 change on a CPU.",
     )
     parser.add_argument("--model", type=Path, help="folder of a trained model")
     parser.add_argument("--backbone", type=Path, help="default: SmolLM2-135M")

@@ -17,19 +17,26 @@ from clara import Clara
 from clara.reports.results import Promise
 
 RATE, LENGTH, NEW_TOKENS, ROUNDS = 16, 256, 32, 5
-OURS, LOW = "decoder, float32", "decoder, bfloat16"
+OURS, LOW, INT8 = "decoder, float32", "decoder, bfloat16", "decoder, int8"
 GENERATE, GENERATE_MERGED = "generate, float32", "generate, float32, generator merged"
 READ = "reading its weights once at the speed of a large copy"
 
 # What is promised on CPUs: times as fast as `generate`, by the number of questions.
 FASTER = {1: 3.0, 16: 2.0}
 READS = 2.0  # times as long as reading the weights, for one question
+FASTER_IN_8_BITS = 1.2  # times as fast as in bfloat16, for one question
 
 
 @pytest.fixture(scope="module")
 def low(backbone: Path, device: torch.device) -> Clara:
     """The model in bfloat16, as `dtype="auto"` loads it where the processor has it fast."""
     return load_model(backbone, RATE, device, dtype="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def int8(backbone: Path, device: torch.device) -> Clara:
+    """The model in bfloat16 with the weights of its linear layers in 8 bits."""
+    return load_model(backbone, RATE, device, dtype="bfloat16", quantization="int8")
 
 
 def weight_bytes(model: Clara) -> int:
@@ -40,13 +47,14 @@ def weight_bytes(model: Clara) -> int:
 
 @pytest.mark.parametrize("questions", FASTER)
 def test_further_tokens(
-    benchmark, models, low, size, device, environment, recorder, summary, judge, questions
+    benchmark, models, low, int8, size, device, environment, recorder, summary, judge, questions
 ):
     """What a longer answer takes more, per token: the time of the first token is not in it."""
     small = size.name == "smoke"
     model, count = models(RATE), 2 if small else NEW_TOKENS
     texts = full_documents(1, model.tokenizer.tokenizer, 48 if small else LENGTH)
-    memory = {each: each.compress(texts, overflow="truncate").memory for each in (model, low)}
+    loaded = (model, low, int8)
+    memory = {each: each.compress(texts, overflow="truncate").memory for each in loaded}
     asked = [f"Where does river number {row} flow?" for row in range(questions)]
 
     def answer(of: Clara, new_tokens: int, *, ours: bool = True) -> list[str]:
@@ -60,10 +68,11 @@ def test_further_tokens(
     ways = {
         OURS: partial(answer, model),
         LOW: partial(answer, low),
+        INT8: partial(answer, int8),
         GENERATE: partial(answer, model, ours=False),
         GENERATE_MERGED: partial(answer, twin, ours=False),
     }
-    answers = {name: way(count + 1) for name, way in ways.items() if name != LOW}
+    answers = {name: way(count + 1) for name, way in ways.items() if name not in (LOW, INT8)}
     assert len({tuple(each) for each in answers.values()}) == 1
     calls = {f"{name} {n}": partial(ways[name], n) for name in ways for n in (1, count + 1)}
     turns = Turns(calls, device).warm()
@@ -97,4 +106,7 @@ def test_further_tokens(
         reading = weight_bytes(low) / recorder.results.ceilings["bandwidth"]
         longer = compared.median(LOW) / reading
         promises.append(Promise.judged(f"{what}: times as long as {READ}", longer, at_most=READS))
+        what = f"further tokens, {questions} at once, {INT8}: times as fast as {LOW}"
+        faster = compared.ratio(LOW, INT8)
+        promises.append(Promise.judged(what, faster, at_least=FASTER_IN_8_BITS))
     judge(*promises)

@@ -15,7 +15,7 @@ from bench.baselines.reference_way import ReferenceWay
 from bench.lengths import LONGEST, document_lengths
 from clara import Clara, ClaraConfig
 from clara.backbone.adapters import ADAPTERS
-from clara.config import DtypeName
+from clara.config import DtypeName, Quantization
 from clara.data.factbook import FactbookError, load_factbook
 
 _WORDS = (
@@ -30,13 +30,19 @@ def load_model(
     device: str | torch.device = "cpu",
     document_length: int = LONGEST,
     dtype: DtypeName | None = None,
+    quantization: Quantization | None = None,
 ) -> Clara:
     """A model whose adapters change what the backbone computes, as trained ones do.
 
     Without a dtype in float32 on a CPU, whatever the processor has, so that figures of machines
     compare.
     """
-    config = ClaraConfig(compression_rate=rate, document_length=document_length, dtype=dtype)
+    config = ClaraConfig(
+        compression_rate=rate,
+        document_length=document_length,
+        dtype=dtype,
+        quantization=quantization,
+    )
     model = Clara.from_backbone(backbone, config, device=device)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -115,7 +115,9 @@ class ClaraConfig:
         top_k: number of documents the generator reads.
         temperature, relaxation, mask, noise: settings of the differentiable selection, see
             `clara_kernels.select_topk`.
-        quantization: None, "nf4" or "int8" for the backbone's weights.
+        quantization: None, "nf4" or "int8" for the weights of the backbone's linear layers, except
+            its output head. "int8" on a CPU is faster than none and needs no other package; the
+            others need bitsandbytes. Memory of all lies in one space.
         dtype: dtype of activations and memory, by name or as a torch.dtype. "auto": bfloat16 on
             CUDA and on a CPU that has instructions for it (AVX512-BF16, AMX, Arm BF16), float32 on
             other CPUs. A checkpoint keeps the word, so each machine decides anew; memory of all

@@ -39,7 +39,8 @@ class Adapters:
 
     def __init__(self, backbone: PreTrainedModel, config: ClaraConfig) -> None:
         # Here, as peft takes seconds to import.
-        from clara.backbone.lora import MergingLinear
+        from clara.backbone.int8 import Int8Linear
+        from clara.backbone.lora import AdaptedInt8Linear, MergingLinear
         from clara.backbone.lora_library import (
             BaseTunerLayer,
             LoraConfig,
@@ -55,10 +56,13 @@ class Adapters:
             task_type="CAUSAL_LM",
             base_model_name_or_path=config.backbone,
         )
-        quantized = getattr(backbone, "is_quantized", False)
-        if not quantized:
-            self._settings._register_custom_module({nn.Linear: MergingLinear})
-        with warnings.catch_warnings(), nullcontext() if quantized else layers_are_plain():
+        ours = any(isinstance(module, Int8Linear) for module in backbone.modules())
+        foreign = getattr(backbone, "is_quantized", False) and not ours
+        if not foreign:
+            # The first that fits is taken, and an Int8Linear is an nn.Linear.
+            kinds = {Int8Linear: AdaptedInt8Linear, nn.Linear: MergingLinear}
+            self._settings._register_custom_module(kinds)
+        with warnings.catch_warnings(), nullcontext() if foreign else layers_are_plain():
             # peft warns of several adapters in one model, which is the point here.
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             # GPT-2's layers keep their weights transposed, which peft finds out by itself.

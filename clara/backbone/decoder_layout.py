@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from clara.backbone.int8 import Int8Linear
 from clara.backbone.output_path import applies_head_alone, body_of
 from clara_kernels import build_info
 from clara_kernels.decoding import DecoderWeights, LayerWeights, LinearWeights
@@ -38,9 +40,9 @@ def decoder_weights(backbone: PreTrainedModel) -> DecoderWeights:
     """The backbone's weights as they are, with the adapter that is active now.
 
     Raises:
-        Undecodable: it is of another layout, device or dtype, is quantized, has been patched, or
-            computes under autocast; or the compiled module is missing, without which decoding is
-            not fast.
+        Undecodable: it is of another layout, device or dtype, is quantized by bitsandbytes, has
+            been patched, or computes under autocast; or the compiled module is missing, without
+            which decoding is not fast.
     """
     _require(build_info()["compiled"], "clara_kernels was not compiled")
     _require(not torch.is_autocast_enabled("cpu"), "autocast is on")
@@ -116,35 +118,42 @@ def _norm(module: Any, family: str) -> tuple[Tensor, float]:
 
 
 def _linear(module: Any) -> LinearWeights:
-    from clara.backbone.lora import MergingLinear
+    from clara.backbone.lora import AdaptedInt8Linear, MergingLinear
 
-    if type(module) is not MergingLinear:
-        _require_unpatched(module, nn.Linear)
-        return LinearWeights(_tensor(module.weight), _bias(module))
-    _require_unpatched(module, MergingLinear)
-    base = module.get_base_layer()
-    _require_unpatched(base, nn.Linear)
+    if type(module) not in (MergingLinear, AdaptedInt8Linear):
+        return _held(module)
+    _require_unpatched(module, type(module))
+    held = _held(module.get_base_layer())
     if module.disable_adapters or module.merged:
-        return LinearWeights(_tensor(base.weight), _bias(base))
+        return held
     _require(len(module.active_adapters) == 1, "several adapters are active")
     (name,) = module.active_adapters
-    return LinearWeights(
-        _tensor(base.weight),
-        _bias(base),
+    return replace(
+        held,
         down=_tensor(module.lora_A[name].weight),
         up=_tensor(module.lora_B[name].weight),
         scaling=float(module.scaling[name]),
     )
 
 
+def _held(module: Any) -> LinearWeights:
+    """A linear layer in a floating-point dtype or in 8 bits, without an adapter."""
+    if type(module) is not Int8Linear:
+        _require_unpatched(module, nn.Linear)
+        return LinearWeights(_tensor(module.weight), _bias(module))
+    _require_unpatched(module, Int8Linear)
+    codes = _tensor(module.weight, (torch.int8,))
+    return LinearWeights(codes, _bias(module), row_scales=_tensor(module.scales))
+
+
 def _bias(module: nn.Linear) -> Tensor | None:
     return None if module.bias is None else _tensor(module.bias)
 
 
-def _tensor(tensor: Tensor) -> Tensor:
+def _tensor(tensor: Tensor, dtypes: tuple[torch.dtype, ...] = _DTYPES) -> Tensor:
     _require(type(tensor) in _PLAIN, f"a weight is a {type(tensor).__name__}")
     _require(tensor.device.type == "cpu", "it is not on a CPU")
-    _require(tensor.dtype in _DTYPES, f"a weight is in {tensor.dtype}")
+    _require(tensor.dtype in dtypes, f"a weight is in {tensor.dtype}")
     return tensor
 
 

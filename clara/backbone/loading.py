@@ -47,7 +47,8 @@ def load_backbone(
     Args:
         name_or_path: hub id, folder, or GGUF file (converted once, kept in the cache folder).
         dtype: dtype of activations and of weights that are not quantized.
-        quantization: "nf4" or "int8" with bitsandbytes.
+        quantization: "nf4" with bitsandbytes; "int8" with `clara.backbone.int8` on a CPU, with
+            bitsandbytes on a GPU.
         attention: attention of ordinary forwards and generation; packed forwards follow it.
 
     Raises:
@@ -70,7 +71,7 @@ def load_backbone(
                 attn_implementation=_IMPLEMENTATION[attention],
                 use_safetensors=True,  # never a pickle
                 trust_remote_code=False,
-                **_quantization_arguments(quantization, dtype),
+                **_quantization_arguments(source, quantization, dtype, device),
             )
     except Exception as error:  # damaged files raise errors of every kind
         raise BackboneError(
@@ -122,10 +123,17 @@ def _unsuitable(model: transformers.PreTrainedModel) -> str | None:
 
 
 def _quantization_arguments(
-    quantization: Quantization | None, dtype: torch.dtype
+    source: str, quantization: Quantization | None, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
     if quantization is None:
         return {}
+    if quantization == "int8" and device.type == "cpu":
+        from clara.backbone.int8_loading import Int8Config
+
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if getattr(config, "quantization_config", None) is not None:
+            raise BackboneError("it is stored quantized, and quantization='int8' asks for another")
+        return {"quantization_config": Int8Config()}
     if find_spec("bitsandbytes") is None:
         raise BackboneError(f"quantization={quantization!r} needs the package bitsandbytes")
     if quantization == "int8":

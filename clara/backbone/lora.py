@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from clara.backbone.int8 import Int8Linear
 from clara.backbone.lora_library import Linear
 
 MERGE_ROWS = 256
@@ -75,6 +76,27 @@ class MergingLinear(Linear):
         """A `[r, in]`, B `[out, r]` and s of the active adapter."""
         (name,) = self.active_adapters
         return self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+
+
+class AdaptedInt8Linear(Linear):
+    """peft's LoRA linear over an `Int8Linear`: the adapter is neither merged nor rounded to 8 bits.
+
+    With gradients it is so without dropout; with dropout the two products are made apart.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        base: Int8Linear = self.get_base_layer()
+        if self.disable_adapters:
+            return base(x)
+        (name,) = self.active_adapters
+        dropout = self.lora_dropout[name]
+        if dropout.training and getattr(dropout, "p", 0) > 0:
+            return super().forward(x, *args, **kwargs)
+        down, up = self.lora_A[name].weight, self.lora_B[name].weight
+        return base.adapted(x, down, up, self.scaling[name])
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError("an adapter cannot be merged into weights of 8 bits")
 
 
 def _adapted_product(

@@ -8,8 +8,9 @@ before and after: slower than float32 alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -23,6 +24,11 @@ VARIABLE = "CLARA_CPU_DTYPE"
 
 # The instructions as torch and Linux spell them, and what people call them.
 _NAMES = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16"}
+_INT8_NAMES = {
+    "amx_int8": "AMX",
+    "avx512_vnni": "AVX512-VNNI",
+    "avx_vnni": "AVX-VNNI",
+}
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -108,18 +114,35 @@ def bfloat16_instructions() -> list[str]:
         return []
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return []
+    return names_of(_flags())
+
+
+@cache
+def int8_instructions() -> tuple[str, ...]:
+    """Names of this processor's instructions for products of 8-bit integers that PyTorch uses.
+
+    As those for bfloat16, it reaches them through oneDNN alone. Those of Arm are left out: there
+    PyTorch has other products of integers, which were not measured.
+    """
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return ()
+    return tuple(names_of(_flags(), _INT8_NAMES))
+
+
+def _flags() -> list[str]:
+    """What the processor can do, as torch and Linux spell it."""
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
-        return names_of(name for name, value in capabilities.items() if value is True)
+        return [name for name, value in capabilities.items() if value is True]
     if not _CPUINFO.exists():  # an earlier release of torch, not on Linux
         return []
-    return names_of(linux_flags(_CPUINFO.read_text(errors="replace")))
+    return linux_flags(_CPUINFO.read_text(errors="replace"))
 
 
-def names_of(flags: Iterable[str]) -> list[str]:
-    """Names of the instructions for bfloat16 among a processor's flags."""
-    known = set(flags)
-    return [name for flag, name in _NAMES.items() if flag in known]
+def names_of(flags: Iterable[str], known: Mapping[str, str] = _NAMES) -> list[str]:
+    """Names of instructions among a processor's flags; those for bfloat16 if nothing is said."""
+    found = set(flags)
+    return [name for flag, name in known.items() if flag in found]
 
 
 def linux_flags(cpuinfo: str) -> list[str]:

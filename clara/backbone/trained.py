@@ -29,7 +29,16 @@ def save(
     tokenizer: transformers.PreTrainedTokenizerBase,
     folder: Path,
 ) -> None:
-    """Write the backbone and its tokenizer as any causal language model is written."""
+    """Write the backbone and its tokenizer as any causal language model is written.
+
+    Raises:
+        ValueError: the backbone is quantized: its weights as they were trained are not there.
+    """
+    if getattr(backbone, "is_quantized", False):
+        raise ValueError(
+            "a model whose backbone was trained cannot be saved while that is quantized; load it "
+            "without quantization"
+        )
     with torch.device("meta"):
         plain = transformers.AutoModelForCausalLM.from_config(backbone.config)
     state = {name: whole(value) for name, value in plain_state(backbone).items()}

@@ -14,7 +14,7 @@ from clara.terminal.printing import print_json
 
 def doctor(as_json: options.Json = False) -> None:
     """Check this machine: what works, what is missing or slow, and how to fix it."""
-    report = diagnose(__version__, _cpu_dtype())
+    report = diagnose(__version__, _cpu_dtype(), _cpu_int8())
     found = checks(report)
     if as_json:
         print_json({**report, "checks": [asdict(each) for each in found]})
@@ -22,6 +22,13 @@ def doctor(as_json: options.Json = False) -> None:
     for each in found:
         print(each)
     print(f"\n{conclusion(found)}")
+
+
+def _cpu_int8() -> list[str]:
+    """The processor's instructions for products of 8-bit integers."""
+    from clara.backbone.processor import int8_instructions
+
+    return list(int8_instructions())
 
 
 def _cpu_dtype() -> dict[str, str | None]:

@@ -86,6 +86,7 @@ def _model(folder: Path) -> dict[str, Any]:
         "ranking": config.ranking_rule,
         "top_k": config.top_k,
         "lora_rank": config.lora_rank,
+        "quantization": config.quantization,
         "bytes": _bytes(folder),
     }
 

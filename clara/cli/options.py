@@ -102,7 +102,7 @@ Quantized = Annotated[
     Quantization | None,
     typer.Option(
         "--quantization",
-        help="Load the backbone in 4 or 8 bits (needs bitsandbytes).",
+        help="Load the backbone in 4 or 8 bits. All but int8 on a CPU needs bitsandbytes.",
         show_default=False,
     ),
 ]

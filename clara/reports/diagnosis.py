@@ -30,7 +30,7 @@ REFERENCE = "PyTorch reference"
 SERVED = {"cpu": "vectorised PyTorch", "reference": REFERENCE, "triton": "Triton kernels"}
 
 
-def diagnose(release: str, cpu_dtype: dict[str, str | None]) -> dict[str, Any]:
+def diagnose(release: str, cpu_dtype: dict[str, str | None], cpu_int8: list[str]) -> dict[str, Any]:
     """Collect the report that `clara doctor --json` prints, without its verdicts.
 
     What this module cannot import is given to it.
@@ -39,6 +39,7 @@ def diagnose(release: str, cpu_dtype: dict[str, str | None]) -> dict[str, Any]:
         release: of clara.
         cpu_dtype: "auto", the dtype that the setting `dtype: auto` takes on the CPU, or None where
             an environment variable is wrong; and "reason".
+        cpu_int8: the processor's instructions for products of 8-bit integers.
     """
     import torch
 
@@ -53,6 +54,7 @@ def diagnose(release: str, cpu_dtype: dict[str, str | None]) -> dict[str, Any]:
         "torch_cuda": torch.version.cuda,
         "torch_threads": torch.get_num_threads(),
         "cpu_dtype": cpu_dtype,
+        "cpu_int8": cpu_int8,
         "processors": processors(),
         "gpu": has_gpu(),
         "kernels": build,

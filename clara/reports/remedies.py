@@ -14,7 +14,7 @@ State = Literal["fine", "missing", "slow"]
 
 # What an extra is for. The others are for people who work on the project.
 USES = {
-    "quant": "backbones in 4 or 8 bits",
+    "quant": "backbones in 4 bits, and in 8 bits on a GPU",
     "flash": "the attention of flash-attn while generating",
     "faiss": "FAISS as the first of two stages of a search",
     "gguf": "backbones in GGUF files",
@@ -102,6 +102,8 @@ def _torch(report: dict[str, Any]) -> list[Check]:
         shown.append(Check("slow", text, f"export OMP_NUM_THREADS={processors}"))
     else:
         shown.append(Check("fine", text))
+    int8 = " and ".join(report["cpu_int8"]) or "none that PyTorch uses"
+    shown.append(Check("fine", f"CPU instructions for quantization int8: {int8}"))
     dtype, reason = report["cpu_dtype"]["auto"], report["cpu_dtype"]["reason"]
     if dtype is None:
         return [*shown, Check("missing", f"CPU dtype: {reason}", "unset CLARA_CPU_DTYPE")]

@@ -1,4 +1,4 @@
-"""What bfloat16 changes: errors, agreement and the command."""
+"""What bfloat16 and int8 change: errors, agreement and the command."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from bench import bfloat16_quality
-from bench.bfloat16_quality import draw_adapters, main, memory_error, same_first
+from bench.bfloat16_quality import INT8, draw_adapters, main, memory_error, same_first
 from bench.runs import read_runs
 from clara import Clara, ClaraConfig
 
@@ -73,8 +73,10 @@ def test_the_command_keeps_what_is_finished(data, tmp_path, capsys):
     for run in runs:
         assert 0 < run.found["error"] < 0.1
         assert 0 < run.found["peft"] < 0.1
-        assert 0 <= run.found["same first"] <= run.found["decided"] <= 6
-        assert 0 <= run.found["same answers"] <= 2
+        assert run.found["error"] != run.found["int8 error"] < 0.1
+        for name in ("", INT8):
+            assert 0 <= run.found[f"{name}same first"] <= run.found["decided"] <= 6
+            assert 0 <= run.found[f"{name}same answers"] <= 2
     capsys.readouterr()
     assert main(["--table", "--output", str(output)]) == 0
     assert f"| tiny | 0.01 | {runs[0].found['error']:.4f} | " in capsys.readouterr().out
@@ -97,6 +99,7 @@ def test_a_trained_model_is_measured_as_it_is(data, tmp_path, monkeypatch):
     assert run.names == {"memory": "spans", "norm": "as trained"}
     assert run.found["peft"] is None
     assert 0 < run.found["error"] < 0.1
+    assert 0 < run.found["int8 error"] < 0.1
 
 
 def test_bad_options(capsys):

@@ -11,8 +11,11 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 from transformers.utils import logging
 
+from clara import Clara, ClaraConfig
 from clara.backbone import lora_library
 from clara.terminal.loading_bars import bars_on_a_terminal_only
+
+from .random_adapters import draw_adapters
 
 BASE = Path(__file__).parents[1] / "data" / "reference" / "base"
 HEAVY = (
@@ -39,11 +42,17 @@ MODELS = f"""
 from importlib.util import find_spec
 from clara import Clara, ClaraConfig
 config = ClaraConfig(compression_rate=16, document_length=64, lora_rank=4, dtype="float32")
+def answers(model, documents):
+    return [each.text for each in model.answer(["Where?"], documents, max_new_tokens=8)]
 def memory_of(model):
     return model.compress(["The river runs north."]).memory
 memory = memory_of(Clara.from_backbone(sys.argv[1], config))
 tell()
 memory_of(Clara.from_backbone(sys.argv[2], config))
+tell()
+saved = Clara.from_pretrained(sys.argv[3], device="cpu")
+documents = saved.compress(["The river runs north."])
+print(json.dumps([documents.memory.tolist(), answers(saved, documents)]))
 tell()
 print({MARK!r}, file=sys.stderr, flush=True)
 if find_spec("bitsandbytes") is None:
@@ -99,19 +108,25 @@ def test_an_import_loads_nothing_heavy_and_takes_little_longer_than_that_of_torc
 
 @pytest.fixture(scope="module")
 def loaded(tiny_backbone, tmp_path_factory):
-    """The lines that MODELS prints, and what it prints as errors."""
+    """The lines that MODELS prints, what it prints as errors, and what the saved model computes."""
     other = tmp_path_factory.mktemp("conv1d")
     size = {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 600}
     config = GPT2Config(**size, bos_token_id=1, eos_token_id=2)
     AutoModelForCausalLM.from_config(config).save_pretrained(other)
     AutoTokenizer.from_pretrained(BASE).save_pretrained(other)
-    output, errors = script(TELL + MODELS, tiny_backbone("llama"), other)
-    return output.splitlines(), errors
+    config = ClaraConfig(document_length=64, lora_rank=4, quantization="int8")
+    model = draw_adapters(Clara.from_backbone(tiny_backbone("llama"), config, device="cpu"), seed=1)
+    saved = tmp_path_factory.mktemp("saved") / "model"
+    model.save_pretrained(saved)
+    documents = model.compress(["The river runs north."])
+    (answer,) = model.answer(["Where?"], documents, max_new_tokens=8)
+    output, errors = script(TELL + MODELS, tiny_backbone("llama"), other, saved)
+    return output.splitlines(), errors, [documents.memory.tolist(), [answer.text]]
 
 
 def test_a_backbone_that_is_not_quantized_needs_no_bitsandbytes(loaded):
     """And nothing is printed: no loading bar, no message of a library."""
-    (_, first, *_), errors = loaded
+    (_, first, *_), errors, _ = loaded
     assert "bitsandbytes" not in json.loads(first)
     assert "peft" in json.loads(first)
     assert errors.startswith(f"{MARK}\n")
@@ -119,16 +134,23 @@ def test_a_backbone_that_is_not_quantized_needs_no_bitsandbytes(loaded):
 
 def test_layers_of_other_kinds_need_no_bitsandbytes(loaded):
     """GPT-2 has Conv1D layers, which go another way through peft."""
-    (_, _, second, *_), _ = loaded
+    (_, _, second, *_), *_ = loaded
     assert "bitsandbytes" not in json.loads(second)
+
+
+def test_weights_in_8_bits_are_the_same_in_another_process(loaded):
+    """And need no bitsandbytes on a CPU."""
+    (_, _, _, computed, after, *_), _, expected = loaded
+    assert json.loads(computed) == expected
+    assert "bitsandbytes" not in json.loads(after)
 
 
 def test_quantized_and_plain_models_in_one_process(loaded):
     pytest.importorskip("bitsandbytes")
-    (_, _, _, *quantized), _ = loaded
+    (_, _, _, _, _, *quantized), *_ = loaded
     assert quantized == [
         "Linear4bit True",
-        "Linear8bitLt True",
+        "AdaptedInt8Linear True",
         "MergingLinear",
         "False",
     ]

@@ -214,11 +214,15 @@ def test_flash_attention_without_its_package(monkeypatch):
         Clara.from_backbone(BASE, CONFIG.replace(attention="flash_attention_2"))
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_quantization_without_its_package(monkeypatch, quantization):
+def test_quantization_without_its_package(monkeypatch):
+    """Only 8 bits on a CPU need no package."""
     monkeypatch.setattr("clara.backbone.loading.find_spec", lambda name: None)
-    with pytest.raises(BackboneError, match=f"'{quantization}' needs the package bitsandbytes"):
-        Clara.from_backbone(BASE, CONFIG.replace(quantization=quantization))
+    for quantization, device in (("nf4", "cpu"), ("nf4", "cuda"), ("int8", "cuda")):
+        settings = {"device": torch.device(device), "dtype": torch.float32}
+        with pytest.raises(BackboneError, match=f"'{quantization}' needs the package bitsandbytes"):
+            load_backbone(str(BASE), quantization=quantization, **settings)
+    model = Clara.from_backbone(BASE, CONFIG.replace(quantization="int8"), device="cpu")
+    assert model.compress(["a"]).memory.isfinite().all()
 
 
 def test_fewer_positions_than_a_document_has(write):

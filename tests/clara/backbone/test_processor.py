@@ -62,6 +62,18 @@ def test_earlier_releases_of_torch_leave_it_to_linux(processor_with, tmp_path, t
     assert processor.bfloat16_instructions() == []
 
 
+@pytest.mark.parametrize(
+    ("text", "found"), [(EPYC, ("AVX512-VNNI",)), (GRAVITON, ()), ("flags: amx_int8", ("AMX",))]
+)
+def test_instructions_for_8_bits(processor_with, tmp_path, text, found):
+    (tmp_path / "cpuinfo").write_text(text)
+    asked = processor.int8_instructions.__wrapped__  # without the cache
+    processor_with(cpuinfo=tmp_path / "cpuinfo")
+    assert asked() == found
+    processor_with(cpuinfo=tmp_path / "cpuinfo", one_dnn=False)
+    assert asked() == ()
+
+
 def test_the_variable_wins():
     assert choose("float32", ["AMX"]) == CpuDtype("float32", "CLARA_CPU_DTYPE says so")
     assert choose("bfloat16", ["AMX"]) == CpuDtype("bfloat16", "CLARA_CPU_DTYPE says so")

@@ -1,4 +1,4 @@
-"""NF4 and int8 through bitsandbytes, on the CPU."""
+"""NF4 through bitsandbytes, and our own int8, on the CPU."""
 
 import copy
 import shutil
@@ -76,13 +76,11 @@ def dequantized(layer):
     weight = layer.weight
     if weight.dtype == torch.uint8:
         return dequantize_4bit(weight, weight.quant_state)
-    # bitsandbytes moves both from the weight to the layer's state in the first forward.
-    held = weight if weight.CB is not None else layer.state
-    return held.CB.float() * held.SCB[:, None] / 127
+    return weight.float() * layer.scales[:, None]
 
 
 def test_memory_is_that_of_the_rounded_weights(quantized, folder, tmp_path):
-    """Quantization rounds the backbone's weights (and int8 its activations), nothing else."""
+    """Quantization rounds the backbone's weights, nothing else."""
     backbone = AutoModelForCausalLM.from_pretrained(quantized.config.backbone, dtype=torch.float32)
     largest = 0.0
     for name, layer in quantized.backbone.named_modules():
@@ -97,10 +95,9 @@ def test_memory_is_that_of_the_rounded_weights(quantized, folder, tmp_path):
     rounded = Clara.from_pretrained(folder, backbone=tmp_path / "rounded")
     expected = rounded.compress(TEXTS).memory
     memory = quantized.compress(TEXTS).memory
-    if quantized.config.quantization == "nf4":
-        torch.testing.assert_close(memory, expected, rtol=1e-4, atol=1e-4)
-    else:
-        assert cosine(memory, expected).min() > 0.999
+    # Of few rows, int8 keeps 16 bits.
+    tolerance = {"nf4": 1e-4, "int8": 5e-4}[quantized.config.quantization]
+    torch.testing.assert_close(memory, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_memory_is_close_to_the_unquantized(quantized, plain):
@@ -116,9 +113,7 @@ def test_memory_is_close_to_the_unquantized(quantized, plain):
 def test_packing_does_not_change_quantized_memory(quantized):
     together = quantized.compress(TEXTS).memory
     alone = torch.cat([quantized.compress([text]).memory for text in TEXTS])
-    # int8 computes in float16 and rounds activations.
-    tolerance = {"nf4": 1e-4, "int8": 2e-2}[quantized.config.quantization]
-    assert (together - alone).abs().max() < tolerance * together.abs().max()
+    assert (together - alone).abs().max() < 1e-4 * together.abs().max()
 
 
 def test_answers(quantized):
@@ -131,9 +126,7 @@ def test_answers(quantized):
     )
     texts = quantized.generate(QUESTIONS, stacked, max_new_tokens=8)
     assert [text.strip() for text in texts] == [a.text for a in answers]
-    # Alone: padding changes which columns int8 computes in float16.
-    (alone,) = quantized.generate(QUESTIONS[:1], stacked[:1], max_new_tokens=8)
-    assert "".join(quantized.stream(QUESTIONS[0], stacked[0], max_new_tokens=8)) == alone
+    assert "".join(quantized.stream(QUESTIONS[0], stacked[0], max_new_tokens=8)) == texts[0]
 
 
 def test_adapters_are_saved_and_loaded(quantized, folder, plain, tmp_path):

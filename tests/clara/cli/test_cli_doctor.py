@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import clara_kernels
-from clara.cli.doctor import _cpu_dtype
+from clara.cli.doctor import _cpu_dtype, _cpu_int8
 from clara.reports import diagnosis
 from clara.reports.remedies import BUILD, USES, Check, checks, conclusion
 
 
 @pytest.fixture
 def report():
-    return diagnosis.diagnose(clara_kernels.__version__, _cpu_dtype())
+    return diagnosis.diagnose(clara_kernels.__version__, _cpu_dtype(), _cpu_int8())
 
 
 def test_json(clara):
@@ -31,6 +31,7 @@ def test_json(clara):
         "torch_cuda": str if torch.version.cuda else type(None),
         "torch_threads": int,
         "cpu_dtype": dict,
+        "cpu_int8": list,
         "processors": int,
         "gpu": bool,
         "kernels": dict,
@@ -155,6 +156,12 @@ def test_too_few_threads_are_slow(report, threads, processors, mend):
 
 
 def test_what_dtype_auto_takes_and_why(report, clara, monkeypatch):
+    report["cpu_int8"] = ["AMX", "AVX-VNNI"]
+    text = "CPU instructions for quantization int8: AMX and AVX-VNNI"
+    assert Check("fine", text) in checks(report)
+    report["cpu_int8"] = []
+    text = "CPU instructions for quantization int8: none that PyTorch uses"
+    assert Check("fine", text) in checks(report)
     report["cpu_dtype"] = {"auto": "bfloat16", "reason": "the processor has Arm BF16"}
     text = "CPU dtype: auto is bfloat16, because the processor has Arm BF16"
     assert Check("fine", text) in checks(report)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from clara.backbone.int8 import Int8Linear
 from clara.cli.errors import CommandError
 from clara.cli.loading import load_model
 from clara.cli.options import Quantization
@@ -28,3 +29,6 @@ def test_quantized_backbone(model):
     loaded = load_model(model, quantization=Quantization.nf4)
     assert loaded.config.quantization == "nf4"
     assert loaded.backbone.is_quantized
+    loaded = load_model(model, quantization=Quantization.int8)
+    assert loaded.config.quantization == "int8"
+    assert any(isinstance(module, Int8Linear) for module in loaded.backbone.modules())

@@ -85,6 +85,7 @@ def test_info_of_a_model(clara, model, backbone):
         "ranking": "flattened",
         "top_k": 5,
         "lora_rank": 16,
+        "quantization": None,
     }
     assert "kind: model\n" in clara("info", model).stdout
     assert "trained: no\n" in clara("info", model).stdout

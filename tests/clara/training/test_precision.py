@@ -108,15 +108,18 @@ def test_auto_is_bfloat16_on_a_cpu_only_with_autocast(
     assert {parameter.dtype for parameter in parameters} == {torch.float32}
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "end-to-end"])
-def test_a_4_bit_backbone(tiny_backbone, training_data, tmp_path, stage):
-    pytest.importorskip("bitsandbytes")
+@pytest.mark.parametrize(
+    ("stage", "quantization"), [("pretrain", "nf4"), ("end-to-end", "nf4"), ("pretrain", "int8")]
+)
+def test_a_quantized_backbone(tiny_backbone, training_data, tmp_path, stage, quantization):
+    if quantization == "nf4":
+        pytest.importorskip("bitsandbytes")
     data = training_data / ("pretrain.jsonl" if stage == "pretrain" else "ranking.jsonl")
     values = settings(
         tiny_backbone("llama"),
         data,
         tmp_path / "run",
-        config={"quantization": "nf4", "lora_dropout": 0.0},
+        config={"quantization": quantization, "lora_dropout": 0.0},
         max_steps=6,
         learning_rate=2e-2,
         gradient_checkpointing=True,
@@ -125,6 +128,6 @@ def test_a_4_bit_backbone(tiny_backbone, training_data, tmp_path, stage):
     curve = list(losses(tmp_path / "run").values())
     assert curve[-1] < curve[0]
     loaded = Clara.from_pretrained(outcome.model)
-    assert loaded.config.quantization == "nf4"
+    assert loaded.config.quantization == quantization
     assert loaded.compress(["The mill was built by Ada."]).memory.isfinite().all()
-    assert json.loads((outcome.model / "config.json").read_text())["quantization"] == "nf4"
+    assert json.loads((outcome.model / "config.json").read_text())["quantization"] == quantization
