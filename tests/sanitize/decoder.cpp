@@ -87,7 +87,7 @@ void check_products(DataType type, int64_t count, int64_t outputs, int64_t input
 
 struct Model {
     static constexpr int64_t kHidden = 36, kHeads = 6, kKeyHeads = 2, kWidth = 10, kBetween = 45;
-    static constexpr int64_t kWords = 83, kLayers = 2, kSequences = 3, kCapacity = 21;
+    static constexpr int64_t kWords = 83, kLayers = 2, kSequences = 5, kCapacity = 21;
 
     explicit Model(DataType type)
         : norms(DataType::float32, 1, kHidden, 1), head(type, kWords, kHidden, 3, 100) {
