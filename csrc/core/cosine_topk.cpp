@@ -19,10 +19,11 @@ constexpr double kElementsPerCandidate = 16;  // read in the time that one of a 
 /// Makes the four rows of each tile come from four places, each of which is then read in order, as
 /// processors expect; four short rows next to each other would be read in leaps.
 void interleave(RowBlock* block) {
-    const RowBlock ordered = *block;
+    int64_t ordered[RowBlock::kMost];
+    std::copy_n(block->rows, block->count, ordered);
     const int apart = block->count / kTileRows;
     for (int j = 0; j < block->count; ++j) {
-        block->rows[j] = ordered.rows[j % kTileRows * apart + j / kTileRows];
+        block->rows[j] = ordered[j % kTileRows * apart + j / kTileRows];
     }
 }
 
