@@ -46,7 +46,7 @@ struct Rerank {
         next_block(task.end, scorer.block_rows(), &position, &blocks[0]);
         for (int current = 0; blocks[current].count > 0; current = 1 - current) {
             next_block(task.end, scorer.block_rows(), &position, &blocks[1 - current]);
-            scorer.score(blocks[current], blocks[1 - current], 0, 1, &list);
+            scorer.score(blocks[current], blocks[1 - current], &list);
         }
     }
 };

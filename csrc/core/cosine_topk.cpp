@@ -12,37 +12,41 @@ namespace {
 constexpr int64_t kGroupBytes = 64 << 20;  // most for packed queries
 constexpr int64_t kGroupQueries = 256;
 constexpr int64_t kSpanBytes = 1 << 20;  // of rows that a thread takes at a time
+constexpr int64_t kLeastRows = 128;      // that a thread takes at a time
 constexpr double kQueriesPerRead = 16;   // that a value is multiplied with while the next is read
 constexpr double kElementsPerCandidate = 16;  // read in the time that one of a list takes to sort
 
 /// Makes the four rows of each tile come from four places, each of which is then read in order, as
 /// processors expect; four short rows next to each other would be read in leaps.
 void interleave(RowBlock* block) {
-    const RowBlock ordered = *block;
+    int64_t ordered[RowBlock::kMost];
+    std::copy_n(block->rows, block->count, ordered);
     const int apart = block->count / kTileRows;
     for (int j = 0; j < block->count; ++j) {
-        block->rows[j] = ordered.rows[j % kTileRows * apart + j / kTileRows];
+        block->rows[j] = ordered[j % kTileRows * apart + j / kTileRows];
     }
 }
 
-/// The next rows of [*position, end) that may be found, at most `most`.
-void next_block(const uint8_t* mask, int64_t end, int most, int64_t* position, RowBlock* block) {
+/// The next rows of [*position, end) that may be found, as many as the scorer likes best.
+void next_block(const Scorer& scorer, const uint8_t* mask, int64_t end, int64_t* position,
+                RowBlock* block) {
+    const int most = scorer.block_rows();
     block->count = 0;
     for (; *position < end && block->count < most; ++*position) {
         if (mask == nullptr || mask[*position] != 0) block->rows[block->count++] = *position;
     }
-    if (block->count == most) interleave(block);
+    if (block->count == most && !scorer.in_order()) interleave(block);
 }
 
 /// Scores rows [begin, end) for all queries of the scorer's group.
-void scan(Scorer& scorer, const uint8_t* mask, int64_t begin, int64_t end, int64_t queries,
+void scan(Scorer& scorer, const uint8_t* mask, int64_t begin, int64_t end,
           std::vector<TopList>& lists) {
     RowBlock blocks[2];
     int64_t position = begin;
-    next_block(mask, end, scorer.block_rows(), &position, &blocks[0]);
+    next_block(scorer, mask, end, &position, &blocks[0]);
     for (int current = 0; blocks[current].count > 0; current = 1 - current) {
-        next_block(mask, end, scorer.block_rows(), &position, &blocks[1 - current]);
-        scorer.score(blocks[current], blocks[1 - current], 0, queries, lists.data());
+        next_block(scorer, mask, end, &position, &blocks[1 - current]);
+        scorer.score(blocks[current], blocks[1 - current], lists.data());
     }
 }
 
@@ -62,15 +66,16 @@ struct Search {
         const int64_t row_bytes = searched.rows.columns * item_size(searched.rows.type);
         const int64_t most = (rows + threads - 1) / threads;
         const int64_t some = std::max<int64_t>(kSpanBytes / std::max<int64_t>(row_bytes, 1), 1);
-        const int64_t span =
-            std::min(most, (some + RowBlock::kMost - 1) / RowBlock::kMost * RowBlock::kMost);
+        const int64_t unit = std::max<int64_t>(
+            kLeastRows, Scorer::block_rows(packed, used.panels_of(searched.rows.type)));
+        const int64_t span = std::min(most, (some + unit - 1) / unit * unit);
         std::vector<std::vector<TopList>> lists(threads);
         std::atomic<int64_t> next{0};
         for_each_part(threads, threads, [&](int part, int64_t, int64_t) {
             lists[part].assign(count, TopList(width));
             Scorer scorer(packed, searched, used);
             for (int64_t row = next.fetch_add(span); row < rows; row = next.fetch_add(span)) {
-                scan(scorer, mask, row, std::min(rows, row + span), count, lists[part]);
+                scan(scorer, mask, row, std::min(rows, row + span), lists[part]);
             }
         });
         const double found = static_cast<double>(count) * threads * static_cast<double>(width);
@@ -90,8 +95,8 @@ struct Search {
     }
 };
 
-int64_t group_size(const Rows& queries) {
-    const int64_t bytes = std::max<int64_t>(queries.columns, 1) * 4;
+int64_t group_size(const Rows& queries, int64_t value_bytes) {
+    const int64_t bytes = std::max<int64_t>(queries.columns, 1) * value_bytes;
     return std::min(kGroupQueries, std::max<int64_t>(kGroupBytes / bytes, 1));
 }
 
@@ -106,8 +111,9 @@ void cosine_topk(const Rows& queries, const Searched& searched, const uint8_t* m
     const double elements = times * static_cast<double>(searched.rows.count) *
                             static_cast<double>(searched.rows.columns);
     const int parts = useful_threads(elements, std::max(count, searched.rows.count), threads);
-    int64_t group = group_size(queries);
-    if (searched.rows.count < int64_t{parts} * RowBlock::kMost) {
+    int64_t group =
+        group_size(queries, PackedQueries::value_bytes(searched.rows.type, search.used));
+    if (searched.rows.count < int64_t{parts} * kLeastRows) {
         // Too few rows to share: threads take queries instead.
         group = std::min(group, (count + parts - 1) / parts);
         const int64_t groups = (count + group - 1) / group;

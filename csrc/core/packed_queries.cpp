@@ -37,9 +37,10 @@ PackedQueries::PackedQueries(const Rows& queries, int64_t begin, int64_t end, Da
       row_type_(row_type),
       chunks_(queries.columns, row_type),
       scales_(end - begin) {
-    const int64_t bytes = row_type == DataType::int8
-                              ? kernels.int8_query_bytes(chunks_.size)
-                              : chunks_.size * static_cast<int64_t>(sizeof(float));
+    const PanelKernels* panels = kernels.panels_of(row_type);
+    const int64_t bytes = row_type == DataType::int8 ? kernels.int8_query_bytes(chunks_.size)
+                          : panels != nullptr ? panels->query_bytes(chunks_.size)
+                                              : chunks_.size * static_cast<int64_t>(sizeof(float));
     stride_ = aligned(bytes) + kAlignment;  // never a power of two: those would share cache sets
     const int64_t total = chunks_.count * count() * stride_ + kAlignment;
     memory_ = std::make_unique<char[]>(total);
@@ -47,20 +48,61 @@ PackedQueries::PackedQueries(const Rows& queries, int64_t begin, int64_t end, Da
     size_t space = total;
     data_ = static_cast<char*>(std::align(kAlignment, 1, address, space));
     const double elements = static_cast<double>(count()) * queries.columns;
-    for_each_part(count(), useful_threads(elements, count(), threads),
+    const int64_t together = panels != nullptr ? kPanelQueries : 1;
+    const int64_t pieces = (count() + together - 1) / together;
+    for_each_part(pieces, useful_threads(elements, pieces, threads),
                   [&](int, int64_t first, int64_t last) {
-                      for (int64_t i = first; i < last; ++i) pack(i, kernels);
+                      for (int64_t i = first; i < last; ++i) {
+                          panels != nullptr ? pack_group(i * together, kernels) : pack(i, kernels);
+                      }
                   });
 }
 
+int64_t PackedQueries::value_bytes(DataType row_type, const Kernels& kernels) {
+    constexpr int64_t kColumns = 64;
+    const PanelKernels* panels = kernels.panels_of(row_type);
+    return panels != nullptr ? panels->query_bytes(kColumns) / kColumns : sizeof(float);
+}
+
+double PackedQueries::inverse_norm_of(int64_t i, const Kernels& kernels) const {
+    const float inverse = inverse_norm(queries_, begin_ + i, kernels);
+    return inverse == kExtreme ? 1 / std::sqrt(squares_in_float64(queries_, begin_ + i)) : inverse;
+}
+
+void PackedQueries::pack_group(int64_t first, const Kernels& kernels) {
+    const auto queries = static_cast<int>(std::min<int64_t>(kPanelQueries, count() - first));
+    std::vector<float> values(queries * chunks_.size);
+    const float* addresses[kPanelQueries];
+    double factors[kPanelQueries];
+    for (int i = 0; i < queries; ++i) {
+        addresses[i] = values.data() + i * chunks_.size;
+        const double inverse = inverse_norm_of(first + i, kernels);
+        const bool usable = inverse > 0;
+        factors[i] = usable ? std::exp2(std::ilogb(inverse)) : 0;
+        scales_[first + i] = static_cast<float>(usable ? inverse / factors[i] : inverse);
+    }
+    for (int64_t c = 0; c < chunks_.count; ++c) {
+        const int64_t length = chunks_.length(c);
+        for (int i = 0; i < queries; ++i) {
+            float* part = values.data() + i * chunks_.size;
+            if (factors[i] == 0) {  // zeros, or what is not finite and scores NaN
+                std::fill_n(part, length, 0.0f);
+                continue;
+            }
+            load_row(queries_, begin_ + first + i, chunks_.begin(c), length, part);
+            for (int64_t j = 0; j < length; ++j) part[j] = static_cast<float>(part[j] * factors[i]);
+        }
+        kernels.panels->pack(addresses, queries, length, data_ + (c * count() + first) * stride_);
+    }
+}
+
 void PackedQueries::pack(int64_t i, const Kernels& kernels) {
-    double inverse = inverse_norm(queries_, begin_ + i, kernels);
+    const double inverse = inverse_norm_of(i, kernels);
     if (std::isnan(inverse)) {
         scales_[i] = std::numeric_limits<float>::quiet_NaN();
         return;
     }
     if (inverse == 0) return;  // packed as zeros
-    if (inverse == kExtreme) inverse = 1 / std::sqrt(squares_in_float64(queries_, begin_ + i));
     std::vector<float> values(chunks_.columns);
     load_row(queries_, begin_ + i, 0, chunks_.columns, values.data());
     if (row_type_ == DataType::int8) {

@@ -22,15 +22,19 @@ struct Chunks {
     int64_t length(int64_t chunk) const;
 };
 
-/// Some consecutive queries in the layout that tile kernels read: for each chunk, its part of one
-/// query after another.
+/// Some consecutive queries in the layout that kernels read: for each chunk, its part of one query
+/// after another, or of one group of kPanelQueries after another for panels.
 ///
-/// For floating-point rows queries are scaled to norm 1 in float64 and rounded to float32. For int8
-/// rows they are rounded to multiples of the largest magnitude / 32639.
+/// For floating-point rows queries are scaled to norm 1 in float64 and rounded to float32; for
+/// panels they are scaled by a power of two, which rounds nothing. For int8 rows they are rounded
+/// to multiples of the largest magnitude / 32639.
 class PackedQueries {
 public:
     PackedQueries(const Rows& queries, int64_t begin, int64_t end, DataType row_type,
                   const Kernels& kernels, int threads);
+
+    /// Most bytes of a packed value.
+    static int64_t value_bytes(DataType row_type, const Kernels& kernels);
 
     int64_t count() const { return end_ - begin_; }
     const Chunks& chunks() const { return chunks_; }
@@ -44,8 +48,11 @@ public:
     float cosine(int64_t i, const Rows& rows, int64_t row) const;
 
 private:
+    /// 1/|query|; 0 for zeros, NaN for what is not finite.
+    double inverse_norm_of(int64_t i, const Kernels& kernels) const;
     void pack(int64_t i, const Kernels& kernels);
     float pack_int16(int64_t i, const std::vector<float>& values, const Kernels& kernels);
+    void pack_group(int64_t first, const Kernels& kernels);
 
     Rows queries_;
     int64_t begin_, end_;

@@ -62,13 +62,14 @@ void check_products(DataType type, int64_t count, int64_t outputs, int64_t input
     const clara::Kernels& kernels = clara::kernels();
     const Layer made(type, outputs, inputs, rank, 7);
     const bool is_int8 = type == DataType::int8;
-    clara::Inputs given(count, inputs, is_int8, kernels);
+    const clara::RowTypes types{is_int8, type == DataType::bfloat16};
+    clara::Inputs given(count, inputs, types, kernels);
     Random random(3);
     for (int64_t i = 0; i < count; ++i) {
         for (int64_t j = 0; j < inputs; ++j) given.row(i)[j] = random.value();
     }
     given.written();
-    clara::Multiplier multiplier(count, rank, kernels);
+    clara::Multiplier multiplier(count, rank, types, kernels);
     const double bound = (is_int8 ? 0.5 : 1e-5) * std::sqrt(static_cast<double>(inputs));
     const int64_t begin = outputs / 3;
     int64_t seen = 0;
@@ -86,7 +87,7 @@ void check_products(DataType type, int64_t count, int64_t outputs, int64_t input
 
 struct Model {
     static constexpr int64_t kHidden = 36, kHeads = 6, kKeyHeads = 2, kWidth = 10, kBetween = 45;
-    static constexpr int64_t kWords = 83, kLayers = 2, kSequences = 3, kCapacity = 21;
+    static constexpr int64_t kWords = 83, kLayers = 2, kSequences = 5, kCapacity = 21;
 
     explicit Model(DataType type)
         : norms(DataType::float32, 1, kHidden, 1), head(type, kWords, kHidden, 3, 100) {
@@ -156,7 +157,36 @@ void products() {
             check_products(type, count, 5, 1, 1);
         }
         check_products(type, 3, 70, 4500, 0);
+        if (type == DataType::bfloat16) check_products(type, 18, 110, 1100, 5);
     }
+}
+
+void infinite_weights() {
+    constexpr int64_t kCount = 9, kOutputs = 83, kInputs = 70;
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    const clara::Kernels& kernels = clara::kernels();
+    Matrix weight(DataType::bfloat16, kOutputs, kInputs, 1);
+    weight.put(41, 3, kInfinity);
+    weight.put(42, 69, std::numeric_limits<float>::quiet_NaN());
+    clara::Inputs given(kCount, kInputs, {false, true}, kernels);
+    for (int64_t i = 0; i < kCount; ++i) {
+        for (int64_t j = 0; j < kInputs; ++j) given.row(i)[j] = i % 2 == 0 ? 0.3f : -0.3f;
+    }
+    given.row(2)[7] = -kInfinity;
+    given.written();
+    clara::Multiplier multiplier(kCount, 0, {false, true}, kernels);
+    multiplier.each(weight.rows(), given, [&](int64_t i, int64_t j, float value) {
+        double expected = 0;
+        for (int64_t c = 0; c < kInputs; ++c) expected += weight.at(j, c) * given.row(i)[c];
+        const bool same = std::isnan(expected)   ? std::isnan(value)
+                          : std::isinf(expected) ? value == expected
+                                                 : std::abs(value - expected) < 1e-4;
+        if (!same) {
+            throw std::runtime_error("output " + std::to_string(j) + " of input " +
+                                     std::to_string(i) + " is " + std::to_string(value) + ", not " +
+                                     std::to_string(expected));
+        }
+    });
 }
 
 void decoder_steps() {

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <mutex>
@@ -30,6 +31,7 @@
 #include "core/simd/kernels.hpp"
 #include "decoder.hpp"
 #include "matrix.hpp"
+#include "page_end.hpp"
 #include "truth.hpp"
 
 namespace clara_test {
@@ -165,6 +167,29 @@ void lengths() {
                 check(apart, corpus, {4});
                 const Found found = topk(apart.rows(), {corpus.rows(), nullptr}, nullptr, 37, 1);
                 expect_same(found, expected, name_of(apart, corpus) + " in another layout");
+            }
+        }
+    }
+}
+
+/// Rows whose last byte is the last of a page: some instructions are not watched by sanitizers.
+void page_ends() {
+    for (const DataType type : kTypes) {
+        for (const int64_t columns : {1, 31, 33, 70, 1100}) {
+            for (const int64_t rows : {1, 16, 70}) {
+                const Matrix queries(DataType::float32, 18, columns, 1),
+                    corpus(type, rows, columns, 2);
+                const int64_t bytes = rows * columns * clara::item_size(type);
+                const PageEnd end(bytes);
+                std::memcpy(end.address(), corpus.rows().data, bytes);
+                const clara::Rows last{end.address(), type, rows, columns, columns};
+                for (const int64_t count : {1, 18}) {
+                    clara::Rows some = queries.rows();
+                    some.count = count;
+                    expect_same(topk(some, {last, nullptr}, nullptr, 5, 1),
+                                topk(some, {corpus.rows(), nullptr}, nullptr, 5, 1),
+                                name_of(queries, corpus) + " at the end of a page");
+                }
             }
         }
     }
@@ -393,6 +418,7 @@ int run(const std::vector<std::string>& wanted) {
     constexpr Check kChecks[] = {
         {"empty", empty},
         {"lengths", lengths},
+        {"page_ends", page_ends},
         {"counts", counts},
         {"large", large},
         {"ks", ks},
@@ -403,6 +429,7 @@ int run(const std::vector<std::string>& wanted) {
         {"fork_during_calls", fork_during_calls},
         {"unknown_kernels", unknown_kernels},
         {"products", products},
+        {"infinite_weights", infinite_weights},
         {"decoder_steps", decoder_steps},
     };
     const std::string simd = clara::kernels().name;

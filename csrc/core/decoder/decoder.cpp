@@ -10,34 +10,44 @@
 namespace clara {
 namespace {
 
-/// A member's share of `count`, in multiples of the rows that a tile takes.
+/// A member's share of `count`, in multiples of rows that every kernel likes.
 struct Share {
     int64_t begin, end;
 
     Share(int64_t count, const Member& member) {
-        const int64_t tiles = (count + kTileRows - 1) / kTileRows;
-        begin = std::min(count, tiles * member.number / member.members * kTileRows);
-        end = std::min(count, tiles * (member.number + 1) / member.members * kTileRows);
+        constexpr int64_t kRows = 16;
+        const int64_t tiles = (count + kRows - 1) / kRows;
+        begin = std::min(count, tiles * member.number / member.members * kRows);
+        end = std::min(count, tiles * (member.number + 1) / member.members * kRows);
     }
 };
 
-bool has_int8(const Decoder& decoder) {
-    const auto is_int8 = [](const LinearLayer& each) { return each.weight.type == DataType::int8; };
-    if (is_int8(decoder.head)) return true;
-    return std::any_of(decoder.layers.begin(), decoder.layers.end(), [&](const DecoderLayer& l) {
-        return is_int8(l.query) || is_int8(l.key) || is_int8(l.value) || is_int8(l.output) ||
-               is_int8(l.gate) || is_int8(l.up) || is_int8(l.down);
-    });
-}
-
-int64_t highest_rank(const Decoder& decoder) {
-    int64_t rank = decoder.head.down.count;
+/// Calls visit(layer) for every linear layer.
+template <class Visit>
+void each_linear(const Decoder& decoder, Visit visit) {
+    visit(decoder.head);
     for (const DecoderLayer& layer : decoder.layers) {
         for (const LinearLayer* each : {&layer.query, &layer.key, &layer.value, &layer.output,
                                         &layer.gate, &layer.up, &layer.down}) {
-            rank = std::max(rank, each->down.count);
+            visit(*each);
         }
     }
+}
+
+RowTypes row_types(const Decoder& decoder) {
+    RowTypes types{};
+    each_linear(decoder, [&](const LinearLayer& each) {
+        types.int8 |= each.weight.type == DataType::int8;
+        for (const Rows* rows : {&each.weight, &each.down, &each.up}) {
+            types.bfloat16 |= rows->type == DataType::bfloat16 && rows->count > 0;
+        }
+    });
+    return types;
+}
+
+int64_t highest_rank(const Decoder& decoder) {
+    int64_t rank = 0;
+    each_linear(decoder, [&](const LinearLayer& each) { rank = std::max(rank, each.down.count); });
     return rank;
 }
 
@@ -68,19 +78,19 @@ struct Shared {
 class Worker {
 public:
     Worker(const Decoder& decoder, const DecoderCache& cache, const DecoderStep& step,
-           Shared& shared, const Kernels& kernels, bool int8, int64_t rank)
+           Shared& shared, const Kernels& kernels, RowTypes types, int64_t rank)
         : decoder_(decoder),
           cache_(cache),
           step_(step),
           shared_(shared),
           kernels_(kernels),
-          hidden_(cache.sequences, decoder.hidden(), int8, kernels),
-          attended_(cache.sequences, decoder.attended(), int8, kernels),
-          gated_(cache.sequences, decoder.intermediate(), int8, kernels),
-          multiplier_(cache.sequences, rank, kernels),
-          head_queries_(decoder.heads / decoder.key_heads, decoder.head_dim, false, kernels),
-          weights_(decoder.heads / decoder.key_heads, cache.capacity, false, kernels),
-          attention_(decoder.heads / decoder.key_heads, 0, kernels) {}
+          hidden_(cache.sequences, decoder.hidden(), types, kernels),
+          attended_(cache.sequences, decoder.attended(), types, kernels),
+          gated_(cache.sequences, decoder.intermediate(), types, kernels),
+          multiplier_(cache.sequences, rank, types, kernels),
+          head_queries_(decoder.heads / decoder.key_heads, decoder.head_dim, {}, kernels),
+          weights_(decoder.heads / decoder.key_heads, cache.capacity, {}, kernels),
+          attention_(decoder.heads / decoder.key_heads, 0, {}, kernels) {}
 
     void run(const Member& member) {
         for (int64_t layer = 0; layer < static_cast<int64_t>(decoder_.layers.size()); ++layer) {
@@ -249,12 +259,13 @@ void decode(const Decoder& decoder, const DecoderCache& cache, const DecoderStep
             int threads) {
     const Kernels& used = kernels();
     Shared shared(decoder, step, cache.sequences);
-    const bool int8 = has_int8(decoder);
+    const RowTypes types = row_types(decoder);
     const int64_t rank = highest_rank(decoder);
     std::vector<std::unique_ptr<Worker>> workers;
     workers.reserve(threads);
     for (int i = 0; i < threads; ++i) {
-        workers.push_back(std::make_unique<Worker>(decoder, cache, step, shared, used, int8, rank));
+        workers.push_back(
+            std::make_unique<Worker>(decoder, cache, step, shared, used, types, rank));
     }
     run_team(threads, [&](const Member& member) { workers[member.number]->run(member); });
 }

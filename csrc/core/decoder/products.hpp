@@ -20,20 +20,36 @@ struct LinearLayer {
     bool adapted() const { return down.count > 0; }
 };
 
-/// A few vectors that matrices are multiplied with, in the layout that tile kernels read.
+/// Types of rows that need inputs in a layout of their own, where there are any.
+struct RowTypes {
+    bool int8, bfloat16;
+};
+
+/// A few vectors that matrices are multiplied with, in the layouts that kernels read.
 class Inputs {
 public:
-    /// `int8`: whether int8 rows are to be multiplied with them.
-    Inputs(int64_t count, int64_t columns, bool int8, const Kernels& kernels);
+    /// `types`: what rows are to be multiplied with them, besides others.
+    Inputs(int64_t count, int64_t columns, RowTypes types, const Kernels& kernels);
 
     int64_t count() const { return count_; }
     int64_t columns() const { return columns_; }
     float* row(int64_t i) { return memory_.data() + first_ + i * stride_; }
     const float* row(int64_t i) const { return memory_.data() + first_ + i * stride_; }
 
-    /// Packs the values, once they are written, if int8 rows are to be multiplied with them: as
-    /// multiples of each vector's largest magnitude / 32639.
+    /// Packs the values, once they are written: for int8 rows as multiples of each vector's largest
+    /// magnitude / 32639, for bfloat16 rows as panel kernels read them.
     void written();
+
+    /// What multiplies rows of a type as panels; null where tile kernels do.
+    const PanelKernels* panels_of(DataType rows) const {
+        return rows == DataType::bfloat16 ? panels_ : nullptr;
+    }
+    const Chunks& panel_chunks() const { return panel_chunks_; }
+    /// All inputs, for a chunk of columns.
+    const char* panel(int64_t chunk) const {
+        return panel_.data() + panel_first_ + chunk * count_ * panel_stride_;
+    }
+    int64_t panel_group_stride() const { return kPanelQueries * panel_stride_; }
 
     /// What a tile kernel reads of inputs from `first` on, from a column on where a chunk begins:
     /// any multiple of 16, for int8 rows one of int8_chunk().
@@ -46,26 +62,32 @@ public:
 
 private:
     void pack_int8(int64_t i);
+    void pack_panels();
 
     int64_t count_, columns_, stride_;  // in values
     bool is_int8_;
     const Kernels& kernels_;
-    std::vector<float> memory_;  // zero behind each vector
-    int64_t first_;              // place in `memory_`, aligned to 64 bytes
+    const PanelKernels* panels_;  // for bfloat16 rows, or null
+    std::vector<float> memory_;   // zero behind each vector
+    int64_t first_;               // place in `memory_`, aligned to 64 bytes
     Chunks int8_chunks_;
     int64_t int8_stride_;  // in bytes, of a vector in a chunk
     std::vector<char> int8_;
     std::vector<int16_t> steps_;
     std::vector<float> scales_;
+    Chunks panel_chunks_;
+    int64_t panel_stride_;  // in bytes, of a vector in a chunk
+    std::vector<char> panel_;
+    int64_t panel_first_ = 0;  // place in `panel_`, aligned to 64 bytes
 };
 
 /// Multiplies matrices with inputs, some rows at a time. Of one thread.
 class Multiplier {
 public:
-    /// For `inputs` vectors, and adapters of at most rank `rank`.
-    Multiplier(int64_t inputs, int64_t rank, const Kernels& kernels);
+    /// For `inputs` vectors, and adapters of at most rank `rank` and these types.
+    Multiplier(int64_t inputs, int64_t rank, RowTypes types, const Kernels& kernels);
 
-    static constexpr int64_t kBlock = 32;  // rows, whose inputs stay in the first-level cache
+    static constexpr int64_t kBlock = kPanelRows;  // rows that are multiplied with all inputs
 
     /// sums[i * kBlock + j] = ⟨input i, row first + j⟩ for up to kBlock rows before `end`; the rows
     /// behind them are brought towards the cache.
@@ -112,10 +134,16 @@ private:
     /// `A x`. Every thread computes it for itself: A is small, and waiting for others costs more.
     void down(const Rows& rows, const Inputs& inputs);
 
+    void multiply_tiles(const Rows& rows, int64_t first, int64_t end, const Inputs& inputs,
+                        float* sums);
+    void multiply_panels(const Rows& rows, int64_t first, int64_t end, const Inputs& inputs,
+                         float* sums);
+
     const Kernels& kernels_;
     std::vector<float> sums_, thin_sums_;
-    std::vector<float> wide_;  // four rows as float32, a chunk of each
-    Inputs thin_;              // A x
+    std::vector<float> again_;  // sums of tile kernels where those of panels are not finite
+    std::vector<float> wide_;   // four rows as float32, a chunk of each
+    Inputs thin_;               // A x
 };
 
 }  // namespace clara

@@ -7,6 +7,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(CLARA_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace clara {
 
@@ -23,6 +27,38 @@ bool has_f16c() {
 
 extern const Kernels kSse2, kAvx2, kAvx512, kAvx512Vnni;
 
+#if defined(CLARA_AMX)
+extern const PanelKernels kAmxPanels;
+
+namespace {
+
+/// Whether the processor has AMX with bfloat16, and Linux lets this process use its registers,
+/// which it saves for those only that ask for it. Threads and forked processes need not ask again.
+bool has_amx() {
+    constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24;  // in edx of leaf 7
+    constexpr int kRequestPermission = 0x1023, kTileData = 18;   // of arch_prctl
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+    if ((edx & kBfloat16) == 0 || (edx & kTiles) == 0) return false;
+    // Fails where the system has not enabled the registers (bits 17 and 18 of XCR0), too. The C
+    // library has no function for it. NOLINTNEXTLINE(cppcoreguidelines-pro-type-vararg)
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+/// AVX-512 with VNNI, and panels.
+const Kernels& amx() {
+    static const Kernels made = [] {
+        Kernels kernels = kAvx512Vnni;
+        kernels.name = "amx";
+        kernels.panels = &kAmxPanels;
+        return kernels;
+    }();
+    return made;
+}
+
+}  // namespace
+#endif
+
 const std::vector<const Kernels*>& available_kernels() {
     static const std::vector<const Kernels*> available = [] {
         std::vector<const Kernels*> found{&kSse2};
@@ -34,7 +70,11 @@ const std::vector<const Kernels*>& available_kernels() {
             avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
         if (avx512) found.push_back(&kAvx512);
-        if (avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back(&kAvx512Vnni);
+        const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+        if (vnni) found.push_back(&kAvx512Vnni);
+#if defined(CLARA_AMX)
+        if (vnni && has_amx()) found.push_back(&amx());
+#endif
         return found;
     }();
     return available;

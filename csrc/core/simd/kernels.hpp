@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/rows.hpp"
+#include "core/simd/panel.hpp"
 
 namespace clara {
 
@@ -54,6 +55,13 @@ struct Kernels {
     /// Writes to `found` the numbers j of scores at least `threshold`; returns how many.
     int (*filter)(const float* sums, float scale, const float* inverse_norms, int count,
                   float threshold, float* scores, uint8_t* found);
+
+    const PanelKernels* panels = nullptr;  // for bfloat16 rows, or null
+
+    /// What multiplies rows of a type as a panel; null where tile kernels do.
+    const PanelKernels* panels_of(DataType type) const {
+        return type == DataType::bfloat16 ? panels : nullptr;
+    }
 
     /// The tile kernel that reads rows of a type; all but those of float32 and int8 write
     /// Tile::wide.

@@ -100,6 +100,35 @@ def test_a_score_depends_on_query_and_row_alone(simd, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("simd", SIMD)
+def test_queries_that_need_fewer_digits_beside_others(simd, monkeypatch):
+    """Those that bfloat16 or float16 can hold score the same beside those that only float32 can."""
+    monkeypatch.setenv("CLARA_SIMD", simd)
+    queries, corpus = torch.randn(36, 150), torch.randn(200, 150).bfloat16()
+    queries[3:20] = queries[3:20].bfloat16()
+    queries[20:30] = queries[20:30].half()
+    scores, rows = cosine_topk(queries, corpus, 20)
+    for part in (slice(3, 4), slice(3, 20), slice(20, 30), slice(1, 18)):
+        found = cosine_topk(queries[part], corpus, 20)
+        assert torch.equal(found[0], scores[part])
+        assert torch.equal(found[1], rows[part])
+    for dtype, part in ((torch.bfloat16, slice(3, 20)), (torch.float16, slice(20, 30))):
+        assert torch.equal(cosine_topk(queries[part].to(dtype), corpus, 20)[0], scores[part])
+    assert_matches((scores, rows), queries, corpus, 20)
+
+
+@pytest.mark.parametrize("simd", SIMD)
+def test_tiny_values_of_ordinary_rows(simd, monkeypatch):
+    """Some instructions read numbers below the normal ones as zero, which changes no score."""
+    monkeypatch.setenv("CLARA_SIMD", simd)
+    corpus = torch.randn(40, 70).bfloat16()
+    corpus[:, ::2] = (torch.randn(40, 35) * 1e-39).bfloat16()
+    corpus[7:20] *= 2.0**-70
+    queries = torch.randn(18, 70)
+    queries[2:9, 1::3] *= 1e-39
+    assert_matches(cosine_topk(queries, corpus, 40), queries, corpus, 40)
+
+
+@pytest.mark.parametrize("simd", SIMD)
 @dtypes
 def test_rows_a_page_apart(simd, dtype, monkeypatch):
     """Which would crowd a cache, and are copied for many queries."""

@@ -79,10 +79,10 @@ def test_logits_are_those_of_float64(simd, kind, sequences):
 def test_more_threads_compute_the_same(three_threads, kind):
     """Bit for bit: threads share rows, and a row's sum is that of one thread."""
     weights = with_wide_network(decoder_weights(**KINDS[kind][0]), 12_000)  # enough for three
-    given = tokens(3, seed=0)
-    several = Decoder(weights).step(filled_cache(weights, LENGTHS[3], 40), *given)
+    given = tokens(8, seed=0)
+    several = Decoder(weights).step(filled_cache(weights, LENGTHS[8], 40), *given)
     torch.set_num_threads(1)
-    alone = Decoder(weights).step(filled_cache(weights, LENGTHS[3], 40), *given)
+    alone = Decoder(weights).step(filled_cache(weights, LENGTHS[8], 40), *given)
     assert torch.equal(alone, several)
 
 
@@ -106,6 +106,44 @@ def test_a_wide_layer_is_read_in_parts(dtype):
     weights = with_wide_network(decoder_weights(dtype), 4_500)
     for lengths in LENGTHS.values():
         assert worst_error(weights, lengths, steps=1) < (1e-3 if dtype == torch.int8 else 2e-6)
+
+
+def test_many_sequences_beside_each_other(simd):
+    """More than are multiplied together, with adapters of bfloat16 too."""
+    weights = decoder_weights(dtype=torch.bfloat16, rank=5)
+    assert worst_error(weights, [row % 7 for row in range(35)], steps=1) < 2e-6
+
+
+def head_with(values):
+    """Weights of bfloat16 whose head has `values` in row 9, from column 3 on."""
+    weights = decoder_weights(dtype=torch.bfloat16)
+    head = weights.head.weight.clone()
+    head[9, 3 : 3 + len(values)] = torch.tensor(values, dtype=torch.bfloat16)
+    return dataclasses.replace(weights, head=LinearWeights(head))
+
+
+@pytest.mark.parametrize("sequences", [1, 8])
+def test_infinite_weights_stay_infinite(simd, sequences):
+    weights, lengths = head_with([torch.inf]), LENGTHS[sequences]
+    given = tokens(sequences, seed=0)
+    logits = Decoder(weights).step(filled_cache(weights, lengths, 40), *given)
+    expected = Decoder(weights).step(filled_cache(weights, lengths, 40, torch.float64), *given)
+    assert expected[:, 9].isinf().all()
+    assert torch.equal(logits[:, 9].double(), expected[:, 9])
+    others = [column for column in range(logits.shape[1]) if column != 9]
+    assert logits[:, others].isfinite().all()
+
+
+@pytest.mark.parametrize("sequences", [1, 8])
+def test_tiny_weights_change_nothing(simd, sequences):
+    """Below the normal numbers: some instructions read them as zero."""
+    values = [1e-40, -3e-39, 1e-38, 2.0**-133]
+    weights, without = head_with(values), head_with([0.0] * len(values))
+    found, expected = (
+        Decoder(each).step(filled_cache(each, LENGTHS[sequences], 40), *tokens(sequences, seed=0))
+        for each in (weights, without)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-30)
 
 
 def test_weights_are_read_where_they_are():
@@ -170,13 +208,14 @@ def test_what_changes_nothing_in_attention_is_left_out():
     torch.testing.assert_close(logits.double(), wanted, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
-def test_not_a_number_is_passed_on(dtype):
-    weights, given = decoder_weights(dtype), tokens(3, seed=0)
+@pytest.mark.parametrize("sequences", [3, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_not_a_number_is_passed_on(simd, dtype, sequences):
+    weights, given = decoder_weights(dtype), tokens(sequences, seed=0)
     given[0][1, 7] = torch.nan
-    logits = Decoder(weights).step(filled_cache(weights, LENGTHS[3], 40), *given)
+    logits = Decoder(weights).step(filled_cache(weights, LENGTHS[sequences], 40), *given)
     assert logits[1].isnan().all()
-    assert logits[[0, 2]].isfinite().all()
+    assert logits[[row for row in range(sequences) if row != 1]].isfinite().all()
 
 
 @pytest.mark.parametrize(
