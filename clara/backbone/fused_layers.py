@@ -62,9 +62,12 @@ class FusedLayers:
     @classmethod
     def of(cls, backbone: PreTrainedModel, embeddings: Tensor) -> FusedLayers:
         """For a forward pass over `embeddings`: none of the modules without gradients, on a GPU,
-        in another dtype than float32 and bfloat16, or where nothing was compiled.
+        in another dtype than float32 and bfloat16, under torch.compile, or where nothing was
+        compiled.
         """
-        if not torch.is_grad_enabled() or not computes_here(embeddings) or has_global_hooks():
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or has_global_hooks():
+            return cls([])
+        if not computes_here(embeddings):
             return cls([])
         found = ((module, _fused(module)) for module in backbone.modules())
         return cls([(module, forward) for module, forward in found if forward is not None])
@@ -116,7 +119,9 @@ def _norm(module: Any) -> _Norm | None:
     if difference(module, type(module)) is not None:
         return None
     weight = module.weight
-    if weight.requires_grad or not computes_here(weight):
+    # One of a class of its own may be a part of a sharded weight.
+    plain = type(weight) in (Tensor, nn.Parameter)
+    if not plain or weight.requires_grad or not computes_here(weight):
         return None
     if class_name(module) in _OFFSET_NORMS:
         return _Norm(1.0 + weight.float(), module.eps, True)

@@ -193,6 +193,14 @@ class TestWhatIsNotFused:
         model.backbone.base_model.layers[1].input_layernorm.weight.requires_grad_(True)
         assert self.without(model) == {"norm", "layer"}
 
+    def test_a_weight_of_a_class_of_its_own(self, model):
+        class Sharded(nn.Parameter):
+            pass
+
+        norm = model.backbone.base_model.layers[1].input_layernorm
+        norm.weight = Sharded(norm.weight.data, requires_grad=False)
+        assert self.without(model) == {"norm", "layer"}
+
     def test_float64_and_passes_without_gradients(self, model):
         with torch.no_grad():
             assert not fused_of(model).forwards
