@@ -159,12 +159,13 @@ def _checkpointed(
     Versions of transformers differ in that: in some it is `__call__` that checkpoints, around
     whichever `forward` there is.
     """
-    work = partial(_pass, layer, before, between, **options)
+    work: Forward = partial(_pass, layer, before, between, **options)
     in_forward = type(layer).__call__ is nn.Module.__call__
     if in_forward and layer.gradient_checkpointing and layer.training:
         found: Tensor = layer._gradient_checkpointing_func(work, hidden_states)
-        return found
-    return work(hidden_states)
+    else:
+        found = work(hidden_states)
+    return found
 
 
 def _pass(

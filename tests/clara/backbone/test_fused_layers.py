@@ -26,7 +26,7 @@ EXAMPLES = [
     AnswerExample("When?", ("The harbour was dug in the year of the second flood.",), "long ago"),
 ]
 
-STEPS = 10
+STEPS = 20
 
 
 @pytest.fixture
@@ -124,14 +124,14 @@ def test_bfloat16_errs_no_more_than_transformers(make_objective, unfused):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "autocast", "rtol"), [("float32", None, 1e-5), ("bfloat16", torch.bfloat16, 0.02)]
+    ("dtype", "autocast", "rtol"), [("float32", None, 1e-5), ("bfloat16", torch.bfloat16, 0.01)]
 )
 def test_losses_of_a_training(make_objective, unfused, dtype, autocast, rtol):
     def curve():
         objective = make_objective("llama", dtype)
         batch = batch_of(objective.model)
         trained = [p for p in objective.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=1e-3)
+        optimizer = torch.optim.AdamW(trained, lr=1e-4)
         losses = []
         for _ in range(STEPS):
             optimizer.zero_grad()
@@ -144,7 +144,7 @@ def test_losses_of_a_training(make_objective, unfused, dtype, autocast, rtol):
     fused = curve()
     unfused()
     plain = curve()
-    assert fused[-1] < 0.9 * fused[0]
+    assert fused[-1] < 0.95 * fused[0]
     torch.testing.assert_close(fused, plain, rtol=rtol, atol=0)
 
 
