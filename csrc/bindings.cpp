@@ -1,5 +1,5 @@
-// The Python face of the library; only this file and decoder_bindings.cpp know Python. Memory comes
-// in as addresses and sizes, so that nothing here depends on the tensor library of the caller.
+// The Python face of the library; only this file and the other two of bindings know Python. Memory
+// comes in as addresses and sizes, so that nothing here depends on the tensor library of the caller.
 
 #include "bindings.hpp"
 
@@ -190,6 +190,7 @@ PYBIND11_MODULE(_C, module) {
                py::arg("inverse_norms"), py::arg("listed"), py::arg("offsets"), py::arg("k"),
                py::arg("threads"), py::arg("scores"), py::arg("indices"));
     clara::define_decoder(module);
+    clara::define_elementwise(module);
     module.def("build_info", &build_info);
 #ifdef CLARA_CUDA
     module.def("cuda_inverse_norms", &cuda_inverse_norms, py::arg("rows"), py::arg("out"),

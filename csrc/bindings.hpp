@@ -14,4 +14,7 @@ inline void require(bool condition, const std::string& message) {
 /// Defines what `core/decoder` offers.
 void define_decoder(pybind11::module_& module);
 
+/// Defines what `core/elementwise` offers.
+void define_elementwise(pybind11::module_& module);
+
 }  // namespace clara

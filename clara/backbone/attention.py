@@ -122,9 +122,11 @@ def packed_attention(
     """
     width, value_width = key.shape[-1], value.shape[-1]
     # Columns of zeros change neither the scores nor the columns before them.
-    q, k = (pad(x, (0, max(value_width - width, 0))) for x in (query, key))
-    v = pad(value, (0, max(width - value_width, 0)))
-    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    if width < value_width:
+        query, key = (pad(x, (0, value_width - width)) for x in (query, key))
+    elif value_width < width:
+        value = pad(value, (0, width - value_width))
+    q, k, v = (x.transpose(0, 1) for x in (query, key, value))
     if layout.branches is not None and layout.unrolled is not None:
         first = layout.branches.first
         keys, values = layout.branches.unroll(k), layout.branches.unroll(v)
@@ -193,9 +195,10 @@ def _clara_sdpa(
     layer = packed.memory_only_layer
     memory_only = layer is not None and layer == getattr(module, "layer_idx", None)
     out = packed_attention(
-        query[0],
-        key[0],
-        value[0],
+        # Unlike x[0], whose gradient is a copy among zeros.
+        query.squeeze(0),
+        key.squeeze(0),
+        value.squeeze(0),
         packed,
         scale=scale,
         memory_only=memory_only,

@@ -7,29 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from clara.backbone.int8 import Int8Linear
 from clara.backbone.output_path import applies_head_alone, body_of
+from clara.backbone.recognition import (
+    LLAMA_LIKE,
+    SILU,
+    class_name,
+    difference,
+    has_global_hooks,
+)
 from clara_kernels import build_info
 from clara_kernels.decoding import DecoderWeights, LayerWeights, LinearWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_FAMILIES = {
-    "Llama": "transformers.models.llama.modeling_llama",
-    "Mistral": "transformers.models.mistral.modeling_mistral",
-    "Qwen2": "transformers.models.qwen2.modeling_qwen2",
-    "Qwen3": "transformers.models.qwen3.modeling_qwen3",
-}
-"""Families that compute what `clara_kernels.decoding` does. Others differ in norms, scales,
-activations or windows, and a subclass of theirs may differ in anything."""
-
-_SILU = {"transformers.activations.SiLUActivation", "torch.nn.modules.activation.SiLU"}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _PLAIN = (Tensor, nn.Parameter)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class Undecodable(Exception):
@@ -46,10 +41,9 @@ def decoder_weights(backbone: PreTrainedModel) -> DecoderWeights:
     """
     _require(build_info()["compiled"], "clara_kernels was not compiled")
     _require(not torch.is_autocast_enabled("cpu"), "autocast is on")
-    for name in _HOOKS:
-        _require(not getattr(torch_module, f"_global{name}"), "PyTorch has global hooks")
+    _require(not has_global_hooks(), "PyTorch has global hooks")
     body: Any = body_of(backbone)
-    family = next((n for n, m in _FAMILIES.items() if _name(body) == f"{m}.{n}Model"), None)
+    family = next((n for n, m in LLAMA_LIKE.items() if class_name(body) == f"{m}.{n}Model"), None)
     _require(family is not None, f"{type(body).__name__} is of another layout")
     return _weights(backbone, body, str(family))
 
@@ -88,7 +82,7 @@ def _layer(layer: Any, family: str) -> tuple[Any, ...]:
     _require_of(layer, family, "DecoderLayer")
     _require_of(attention, family, "Attention")
     _require_of(network, family, "MLP")
-    _require(_name(network.act_fn) in _SILU, "its activation is not SiLU")
+    _require(class_name(network.act_fn) in SILU, "its activation is not SiLU")
     _require_unpatched(network.act_fn, type(network.act_fn))
     heads = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
     before, between, *of_heads = norms = [
@@ -158,21 +152,14 @@ def _tensor(tensor: Tensor, dtypes: tuple[torch.dtype, ...] = _DTYPES) -> Tensor
 
 
 def _require_of(module: nn.Module, family: str, kind: str) -> None:
-    wanted = f"{_FAMILIES[family]}.{family}{kind}"
-    _require(_name(module) == wanted, f"{type(module).__name__} is of another layout")
+    wanted = f"{LLAMA_LIKE[family]}.{family}{kind}"
+    _require(class_name(module) == wanted, f"{type(module).__name__} is of another layout")
     _require_unpatched(module, type(module))
 
 
 def _require_unpatched(module: Any, kind: type) -> None:
-    """Refuse another class, hooks, and a `forward` that was put on the object."""
-    _require(type(module) is kind, f"{type(module).__name__} is of another layout")
-    state = vars(module)
-    _require("forward" not in state, f"forward of a {kind.__name__} was replaced")
-    _require(not any(state[name] for name in _HOOKS), f"a {kind.__name__} has hooks")
-
-
-def _name(module: Any) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+    found = difference(module, kind)
+    _require(found is None, str(found))
 
 
 def _require(condition: bool, otherwise: str) -> None:

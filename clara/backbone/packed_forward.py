@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from clara.backbone.adapters import Adapters
+from clara.backbone.fused_layers import FusedLayers
 from clara.backbone.memory_rows import last_layer, restricted_to_rows
 from clara.backbone.output_path import body_of
 from clara.backbone.recomputation import recomputed_within
@@ -46,10 +47,12 @@ def packed_states(
     last = last_layer(body) if memory_only else None
     layer, modules = (None, []) if last is None else last
     packed = packed_arguments(batch, backbone, layer)
+    fused = FusedLayers.of(backbone, embeddings) if "packed" in packed else FusedLayers([])
 
     @contextmanager
     def computing() -> Iterator[None]:
-        with adapters.active(adapter), restricted_to_rows(modules, batch.memory_rows):
+        restricted = restricted_to_rows(modules, batch.memory_rows)
+        with adapters.active(adapter), restricted, fused.active():
             yield
 
     factors = factors_by_sequence(backbone, batch.reaches, batch.lengths)
@@ -61,7 +64,7 @@ def packed_states(
             **packed,
         )
     check_reached(packed, backbone)
-    hidden: Tensor = output.last_hidden_state[0]
+    hidden: Tensor = output.last_hidden_state.squeeze(0)
     return hidden
 
 

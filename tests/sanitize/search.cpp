@@ -1,6 +1,6 @@
-// Searches of csrc/core, of every kind and size, and its decoder, for sanitizers to watch. Each
-// result is compared with float64 or, bit for bit, with one that was. CLARA_SIMD names the
-// instruction set as ever.
+// Searches of csrc/core, of every kind and size, its decoder and its functions of rows, for
+// sanitizers to watch. Each result is compared with float64 or, bit for bit, with one that was.
+// CLARA_SIMD names the instruction set as ever.
 //
 //   search            runs every check; exits with 1 at the first thing that is wrong
 //   search ks ties    runs these
@@ -30,6 +30,7 @@
 #include "core/parallel.hpp"
 #include "core/simd/kernels.hpp"
 #include "decoder.hpp"
+#include "elementwise.hpp"
 #include "matrix.hpp"
 #include "page_end.hpp"
 #include "truth.hpp"
@@ -431,6 +432,7 @@ int run(const std::vector<std::string>& wanted) {
         {"products", products},
         {"infinite_weights", infinite_weights},
         {"decoder_steps", decoder_steps},
+        {"elementwise", elementwise},
     };
     const std::string simd = clara::kernels().name;
     for (const auto& [name, check] : kChecks) {

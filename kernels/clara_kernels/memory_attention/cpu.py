@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -51,7 +51,7 @@ class _Rows:
 
     def put(self, x: Tensor, batch: Tensor) -> None:
         """The inverse of `of`."""
-        rows = batch.transpose(1, 2).flatten(0, 1)
+        rows = batch.transpose(1, 2).flatten(0, 1).to(x.dtype)
         if isinstance(self.index, slice) or self.present is None:
             x[self.index] = rows
         else:
@@ -194,13 +194,19 @@ class _Call(NamedTuple):
     mask: Tensor | None
 
 
-def _prepare(q: Tensor, k: Tensor, v: Tensor, group: _Group) -> _Call:
-    """With a mask the heads that share keys become rows: the keys are read once."""
-    query, key, value = group.q_rows.of(q), group.rows.of(k), group.rows.of(v)
+def _prepare(q: Tensor, k: Tensor, v: Tensor, group: _Group, dtype: torch.dtype) -> _Call:
+    """In `dtype`. With a mask the heads that share keys become rows: the keys are read once."""
+    rows = group.q_rows.of(q), group.rows.of(k), group.rows.of(v)
+    query, key, value = (x.to(dtype) for x in rows)
     if group.causal:
         return _Call(query, key, value, True, None)
     heads = q.shape[1] // k.shape[1]
-    return _Call(_fold(query, heads), key, value, False, group.mask(q.dtype, heads))
+    return _Call(_fold(query, heads), key, value, False, group.mask(dtype, heads))
+
+
+def _maker(memory_only: bool, window: int) -> Callable[..., Tensor]:
+    """Makes tensors whose rows are written: each once where whole documents are computed."""
+    return torch.zeros if memory_only or window else torch.empty
 
 
 def _fold(x: Tensor, heads: int) -> Tensor:
@@ -223,13 +229,14 @@ def forward(
     window: int,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.forward`."""
-    out = torch.zeros(q.shape, dtype=q.dtype)
+    make = _maker(memory_only, window)
+    out = make(q.shape, dtype=q.dtype)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    lse = torch.zeros(q.shape[:2], dtype=dtype)
+    lse = make(q.shape[:2], dtype=dtype)
     heads = q.shape[1] // k.shape[1]
     q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
     for group in _groups(cu_seqlens, q_offsets, window):
-        call = _prepare(q, k, v, group)
+        call = _prepare(q, k, v, group, q.dtype)
         result, sums = _forward(*call[:3], 0.0, call.causal, attn_mask=call.mask, scale=scale)
         if not call.causal:
             result, sums = _unfold(result, heads), _unfold(sums, heads)
@@ -256,14 +263,15 @@ def backward(
     Computed in float32 at least: PyTorch's backward pass is three to five times as slow in lower
     precision.
     """
-    dtype = q.dtype
-    grad, q, k, v, out = (x.to(lse.dtype) for x in (grad, q, k, v, out))
-    gradients = [torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v)]
+    dtype = lse.dtype
+    make = _maker(memory_only, window)
+    # With a window, gradients of keys in several pieces are summed before they are rounded.
+    gradients = [make(x.shape, dtype=dtype if window else x.dtype) for x in (q, k, v)]
     heads = q.shape[1] // k.shape[1]
     q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
     for group in _groups(cu_seqlens, q_offsets, window):
-        call = _prepare(q, k, v, group)
-        own = [group.q_rows.of(x) for x in (grad, out, lse)]
+        call = _prepare(q, k, v, group, dtype)
+        own = [group.q_rows.of(x).to(dtype) for x in (grad, out, lse)]
         if not call.causal:
             own = [_fold(x, heads) for x in own]
         upstream, result, sums = own
@@ -284,5 +292,5 @@ def backward(
         put = group.rows.add if window else group.rows.put
         put(gradients[1], dk)
         put(gradients[2], dv)
-    dq, dk, dv = (x.to(dtype) for x in gradients)
+    dq, dk, dv = (x.to(q.dtype) for x in gradients)
     return dq, dk, dv
