@@ -161,6 +161,7 @@ def collect(folder: Path, start: Path) -> None:
     taken = {
         "hours": before.hours + (result["hours"] or 0.0),
         "steps": before.steps + result["steps"],
+        "positions": before.positions + (result["positions"] or 0),
     }
     source = folder / gpu_run.SNAPSHOT
     with TemporaryDirectory() as scratch:

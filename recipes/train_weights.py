@@ -126,6 +126,7 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
     found |= {
         "hours": earlier.hours + (found["hours"] or 0.0),
         "steps": earlier.steps + found["steps"],
+        "positions": earlier.positions + (found["positions"] or 0),
     }
     add_to_log(stage, found, reason)
     if stage != "text":
@@ -172,6 +173,7 @@ class Taken(NamedTuple):
 
     hours: float
     steps: int
+    positions: int = 0
 
 
 def logged(stage: str) -> Taken:
@@ -181,7 +183,8 @@ def logged(stage: str) -> Taken:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) > 4 and cells[1] == stage:
             try:
-                taken = Taken(float(cells[4]), int(cells[2].replace(",", "")))
+                steps, positions = (int(cells[i].replace(",", "")) for i in (2, 3))
+                taken = Taken(float(cells[4]), steps, positions)
             except ValueError:  # a line that was edited by hand
                 continue
     return taken
@@ -246,7 +249,9 @@ def places_beside(target: Path) -> tuple[Path, Path]:
 
 
 def restore(source: Path, folder: Path) -> None:
-    """A model folder from a snapshot, the query reasoner a copy of the compressor if it has none.
+    """A model folder from a snapshot, the query reasoner untrained if the snapshot has none.
+
+    Its B is zero then, so the stage that trains it copies the compressor of that time.
 
     Raises:
         SnapshotError: a file of the snapshot is missing.
@@ -260,6 +265,9 @@ def restore(source: Path, folder: Path) -> None:
     shutil.copytree(source, folder)
     if not (folder / QUERY_REASONER).exists():
         shutil.copytree(folder / COMPRESSOR, folder / QUERY_REASONER)
+        weights = _weights(folder, COMPRESSOR)
+        untrained = {k: torch.zeros_like(v) if ".lora_B." in k else v for k, v in weights.items()}
+        _save(untrained, folder / QUERY_REASONER / _ADAPTER)
         rows = load_file(folder / CONNECTORS)
         copies = {k.replace(COMPRESSOR, QUERY_REASONER, 1): v.clone() for k, v in rows.items()}
         save_file({**copies, **rows}, folder / CONNECTORS, metadata={"format": "pt"})

@@ -6,6 +6,7 @@ is meant for CPUs, where a product for few rows takes as long as reading the wei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -60,6 +61,14 @@ class Int8Linear(nn.Linear):
         self.weight.requires_grad_(False)
         self.register_buffer("scales", torch.empty(outputs, dtype=torch.float32, device="meta"))
         self.compute_dtype = dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
+        """As of any module, but scales stay in float32: float16 does not hold the small ones."""
+        exact = self.scales
+        super()._apply(fn, recurse)
+        if self.scales.dtype != torch.float32:
+            self.scales = exact.to(self.scales.device)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return self.adapted(x)
@@ -135,14 +144,20 @@ def _exact_for_codes(dtype: torch.dtype) -> torch.dtype:
 
 
 def _as_integers(rows: Tensor) -> bool:
-    return 0 < len(rows) <= FEW_ROWS and rows.device.type == "cpu" and bool(int8_instructions())
+    return 0 < len(rows) <= FEW_ROWS and rows.device.type == "cpu" and _has_instructions()
+
+
+@torch.compiler.assume_constant_result
+def _has_instructions() -> bool:
+    return bool(int8_instructions())
 
 
 def _integer_product(rows: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     """`rows W'` in float32, `[rows, outputs]`.
 
     Rows are rounded to 16 bits, relative to the largest of each: an upper and a lower half of 8
-    bits, which one product of integers multiplies.
+    bits, which one product of integers multiplies. A row with an infinity gives NaN, also where a
+    product in floating point would be infinite.
     """
     exact = rows.float()
     unit = exact.abs().amax(1, keepdim=True).div_(_WIDE).clamp_min_(torch.finfo().tiny)

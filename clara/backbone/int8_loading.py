@@ -49,6 +49,12 @@ class Int8Quantizer(HfQuantizer):
             raise ValueError(
                 f"quantization='int8' on a CPU needs plain linear layers, it has {has}"
             )
+        stacked = next((name for name, p in model.named_parameters() if p.dim() > 2), None)
+        if stacked is not None:
+            raise ValueError(
+                f"quantization='int8' on a CPU needs plain linear layers, and {stacked} is a stack "
+                "of matrices"
+            )
         for name, module in found.items():
             parent, _, attribute = name.rpartition(".")
             layer = Int8Linear(

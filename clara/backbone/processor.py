@@ -117,7 +117,6 @@ def bfloat16_instructions() -> list[str]:
     return names_of(_flags())
 
 
-@cache
 def int8_instructions() -> tuple[str, ...]:
     """Names of this processor's instructions for products of 8-bit integers that PyTorch uses.
 
@@ -126,7 +125,20 @@ def int8_instructions() -> tuple[str, ...]:
     """
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return ()
-    return tuple(names_of(_flags(), _INT8_NAMES))
+    return _exact_int8_instructions()
+
+
+@cache
+def _exact_int8_instructions() -> tuple[str, ...]:
+    """The processor's, unless oneDNN was told to use older ones (`ONEDNN_MAX_CPU_ISA`).
+
+    Those add pairs of products in 16 bits, which is too few for large codes.
+    """
+    names = tuple(names_of(_flags(), _INT8_NAMES))
+    if not names:
+        return ()
+    codes = torch.full((64, 256), 127, dtype=torch.int8)
+    return names if bool((torch._int_mm(codes, codes.T) == 256 * 127**2).all()) else ()
 
 
 def _flags() -> list[str]:

@@ -58,7 +58,6 @@ def save(model: ClaraCore, folder: str | Path) -> None:
     or text.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config = model.config
     if model.owns_backbone:
         trained.save(model.backbone, model.tokenizer.tokenizer, folder / trained.FOLDER)
@@ -66,6 +65,7 @@ def save(model: ClaraCore, folder: str | Path) -> None:
         model.backbone_digest = backbone_digest(own)
         model.sampled_backbone_digest = sampled_backbone_digest(own)
         config = config.replace(backbone=trained.FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
     model.adapters.save(folder)
     for file, module in _own_weights(model).items():
         rows = {

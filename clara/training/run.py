@@ -256,6 +256,12 @@ def _model(settings: RunSettings, arguments: ClaraTrainingArguments) -> Clara:
     if settings.model:
         # A recipe names the backbone for all stages: one that was trained comes with its model.
         own = read_config(locate(settings.model), {}).backbone == trained.FOLDER
+        quantization = _config(settings).quantization
+        if own and quantization:
+            raise SettingsError(
+                f"quantization={quantization!r} cannot be used with model {settings.model}: its "
+                "backbone was trained, and every checkpoint keeps that unquantized"
+            )
         model = Clara.from_pretrained(
             settings.model,
             backbone=None if own else settings.backbone,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import linear
-from transformers import GenerationConfig, GPT2Config, LlamaConfig, MistralConfig
+from transformers import GenerationConfig, GPT2Config, LlamaConfig, MistralConfig, MixtralConfig
 
 from clara import Clara, ClaraConfig
 from clara.backbone import int8
@@ -287,6 +287,16 @@ def test_a_model_in_8_bits_reads_memory_of_others(tiny_backbone, tmp_path):
     assert len(found) == len(back) == 1
 
 
+def test_scales_stay_exact_in_a_model_of_another_dtype():
+    layer = new_layer(8, 5)
+    layer.scales = layer.scales * 1e-9
+    exact = layer.scales.clone()
+    layer.half()
+    assert layer.bias.dtype == torch.float16
+    assert layer.scales.dtype == torch.float32
+    assert torch.equal(layer.scales, exact)
+
+
 # Refusals
 
 
@@ -309,6 +319,21 @@ def test_a_weight_of_another_shape_is_refused(random_backbone):
     weights[name] = weights[name][:90].contiguous()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert refusal(folder).startswith(f"cannot load backbone {str(folder)!r}: ")
+
+
+def test_stacks_of_matrices_are_refused(random_backbone):
+    """Experts of a mixture, which would stay in the dtype of the model."""
+    folder = random_backbone(MixtralConfig, num_local_experts=2)
+    assert "experts.gate_up_proj is a stack of matrices" in refusal(folder)
+
+
+def test_a_missing_weight_is_named_as_in_files(random_backbone):
+    folder = random_backbone(LlamaConfig)
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert f"lacks the weights {name!r} (1 in all)" in refusal(folder)
 
 
 def test_a_backbone_that_is_stored_quantized_is_refused(random_backbone):
@@ -337,3 +362,4 @@ def test_merging_and_saving_trained_weights_are_refused(tiny_backbone, tmp_path)
     model.owns_backbone = True
     with pytest.raises(ValueError, match="cannot be saved while that is quantized; load it"):
         model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -65,13 +65,21 @@ def test_earlier_releases_of_torch_leave_it_to_linux(processor_with, tmp_path, t
 @pytest.mark.parametrize(
     ("text", "found"), [(EPYC, ("AVX512-VNNI",)), (GRAVITON, ()), ("flags: amx_int8", ("AMX",))]
 )
-def test_instructions_for_8_bits(processor_with, tmp_path, text, found):
+def test_instructions_for_8_bits(processor_with, tmp_path, monkeypatch, text, found):
+    def asked():
+        processor._exact_int8_instructions.cache_clear()
+        return processor.int8_instructions()
+
     (tmp_path / "cpuinfo").write_text(text)
-    asked = processor.int8_instructions.__wrapped__  # without the cache
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: a.int() @ b.int())
     processor_with(cpuinfo=tmp_path / "cpuinfo")
     assert asked() == found
+    # oneDNN that was told to use older instructions, whose sums of pairs have 16 bits.
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.int() @ b.int()).clamp(max=2**21))
+    assert asked() == ()
     processor_with(cpuinfo=tmp_path / "cpuinfo", one_dnn=False)
     assert asked() == ()
+    processor._exact_int8_instructions.cache_clear()
 
 
 def test_the_variable_wins():

@@ -192,6 +192,14 @@ class TestBackbone:
             Clara.from_pretrained(second.model).fingerprint
         )
 
+        with pytest.raises(
+            SettingsError, match=r"quantization='int8' cannot be used with model .*second"
+        ):
+            run(
+                "pretrain",
+                settings("fourth", model=second.model, config={"quantization": "int8"}),
+            )
+
     def test_adapters_alone_leave_it_out(self, pretrained):
         assert not (pretrained.model / "backbone").exists()
         assert {p.name for p in pretrained.model.iterdir() if p.is_dir()} == set(ADAPTERS)
