@@ -5,7 +5,6 @@ The latter has to be said before Triton is imported.
 
 import gc
 import os
-import sys
 
 from tests.plugins import untraced
 
@@ -29,21 +28,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
-def pytest_collection_finish(session):
-    """Measure the coverage of one case of each test, and freeze what has been imported.
+def pytest_collection_finish():
+    """Leave what has been imported out of every later search for garbage.
 
-    Coverage makes Python code up to twice as slow, and the further cases of a test run few lines
-    that the first does not.
-
-    What has been imported is left out of every later search for garbage. That is a million objects,
-    which take most of a second each time, and every run of a trainer searches when it ends.
+    That is a million objects, which take most of a second each time, and every run of a trainer
+    searches for garbage when it ends.
     """
-    measured = set()
-    for item in session.items if sys.gettrace() is not None else ():
-        test = item.nodeid.partition("[")[0]
-        if test in measured and hasattr(item, "obj"):
-            item.obj = untraced.untraced(item.obj)
-        measured.add(test)
     gc.collect()
     gc.freeze()
 
