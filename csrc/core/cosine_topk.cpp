@@ -95,9 +95,14 @@ struct Search {
     }
 };
 
-int64_t group_size(const Rows& queries, int64_t value_bytes) {
-    const int64_t bytes = std::max<int64_t>(queries.columns, 1) * value_bytes;
-    return std::min(kGroupQueries, std::max<int64_t>(kGroupBytes / bytes, 1));
+/// Queries that are packed together. Panels multiply kPanelQueries at once, or fewer in the same
+/// time: their groups are full.
+int64_t group_size(const Rows& queries, DataType row_type, const Kernels& kernels) {
+    const int64_t bytes =
+        std::max<int64_t>(queries.columns, 1) * PackedQueries::value_bytes(row_type, kernels);
+    const int64_t fit = kGroupBytes / bytes;
+    const int64_t unit = kernels.panels_of(row_type) != nullptr ? kPanelQueries : 1;
+    return std::min(kGroupQueries, std::max<int64_t>(fit < unit ? fit : fit / unit * unit, 1));
 }
 
 }  // namespace
@@ -111,8 +116,7 @@ void cosine_topk(const Rows& queries, const Searched& searched, const uint8_t* m
     const double elements = times * static_cast<double>(searched.rows.count) *
                             static_cast<double>(searched.rows.columns);
     const int parts = useful_threads(elements, std::max(count, searched.rows.count), threads);
-    int64_t group =
-        group_size(queries, PackedQueries::value_bytes(searched.rows.type, search.used));
+    int64_t group = group_size(queries, searched.rows.type, search.used);
     if (searched.rows.count < int64_t{parts} * kLeastRows) {
         // Too few rows to share: threads take queries instead.
         group = std::min(group, (count + parts - 1) / parts);

@@ -51,27 +51,27 @@ Inputs::Inputs(int64_t count, int64_t columns, RowTypes types, const Kernels& ke
     scales_.resize(count_);
 }
 
-void Inputs::written() {
-    if (panels_ != nullptr) pack_panels();
+void Inputs::written(int64_t columns) {
+    if (panels_ != nullptr) pack_panels(columns);
     if (!is_int8_) return;
     std::fill(int8_.begin(), int8_.end(), 0);
-    for (int64_t i = 0; i < count_; ++i) pack_int8(i);
+    for (int64_t i = 0; i < count_; ++i) pack_int8(i, columns);
 }
 
-void Inputs::pack_int8(int64_t i) {
+void Inputs::pack_int8(int64_t i, int64_t columns) {
     const float* values = row(i);
     float largest = 0;
     bool finite = true;
-    for (int64_t j = 0; j < columns_; ++j) {
+    for (int64_t j = 0; j < columns; ++j) {
         largest = std::max(largest, std::abs(values[j]));
         finite = finite && std::isfinite(values[j]);
     }
     scales_[i] = finite ? largest / kInt16Steps : std::numeric_limits<float>::quiet_NaN();
     const double factor = finite && largest > 0 ? kInt16Steps / static_cast<double>(largest) : 0;
     if (factor == 0) return;  // packed as zeros
-    for (int64_t c = 0; c < int8_chunks_.count; ++c) {
+    for (int64_t c = 0; c < int8_chunks_.count && int8_chunks_.begin(c) < columns; ++c) {
         const float* part = values + int8_chunks_.begin(c);
-        const int64_t length = int8_chunks_.length(c);
+        const int64_t length = std::min(int8_chunks_.size, columns - int8_chunks_.begin(c));
         for (int64_t j = 0; j < length; ++j) {
             steps_[j] = static_cast<int16_t>(std::lrint(part[j] * factor));
         }
@@ -80,13 +80,14 @@ void Inputs::pack_int8(int64_t i) {
     }
 }
 
-void Inputs::pack_panels() {
-    for (int64_t c = 0; c < panel_chunks_.count; ++c) {
+void Inputs::pack_panels(int64_t columns) {
+    for (int64_t c = 0; c < panel_chunks_.count && panel_chunks_.begin(c) < columns; ++c) {
+        const int64_t length = std::min(panel_chunks_.size, columns - panel_chunks_.begin(c));
         for (int64_t first = 0; first < count_; first += kPanelQueries) {
             const int64_t count = std::min<int64_t>(kPanelQueries, count_ - first);
             const float* values[kPanelQueries];
             for (int64_t i = 0; i < count; ++i) values[i] = row(first + i) + panel_chunks_.begin(c);
-            panels_->pack(values, static_cast<int>(count), panel_chunks_.length(c),
+            panels_->pack(values, static_cast<int>(count), length,
                           panel_.data() + panel_first_ + (c * count_ + first) * panel_stride_);
         }
     }
@@ -105,6 +106,7 @@ Multiplier::Multiplier(int64_t inputs, int64_t rank, RowTypes types, const Kerne
     : kernels_(kernels),
       sums_(inputs * kBlock),
       thin_sums_(inputs * kBlock),
+      again_(kernels.panels != nullptr && inputs >= kPanelInputs ? inputs * kBlock : 0),
       wide_(kTileRows * kWideStride),
       thin_(inputs, rank, {false, types.bfloat16}, kernels) {}
 
@@ -143,7 +145,7 @@ void Multiplier::multiply_panels(const Rows& rows, int64_t first, int64_t end, c
     bool finite = true;
     for (int64_t c = 0; c < chunks.count && chunks.begin(c) < rows.columns; ++c) {
         panel.queries = inputs.panel(c);
-        panel.columns = std::min(chunks.length(c), rows.columns - chunks.begin(c));
+        panel.columns = std::min(chunks.size, rows.columns - chunks.begin(c));  // as packed
         const bool is_last = chunks.begin(c) + chunks.size >= rows.columns;
         for (int64_t j = 0; j < kPanelRows; ++j) {
             const int64_t next = std::min(first + j + (is_last ? kBlock : 0), end - 1);
@@ -154,7 +156,6 @@ void Multiplier::multiply_panels(const Rows& rows, int64_t first, int64_t end, c
     }
     if (finite) return;
     // Tile kernels tell infinity from NaN, which a value in several parts may not.
-    again_.resize(most);
     multiply_tiles(rows, first, end, inputs, again_.data());
     for (int64_t i = 0; i < most; ++i) {
         if (!std::isfinite(sums[i])) sums[i] = again_[i];
@@ -203,10 +204,11 @@ void Multiplier::multiply_tiles(const Rows& rows, int64_t first, int64_t end, co
 
 void Multiplier::down(const Rows& rows, const Inputs& inputs) {
     each(rows, inputs, [&](int64_t i, int64_t j, float value) { thin_.row(i)[j] = value; });
-    for (int64_t i = 0; i < inputs.count(); ++i) {  // of an adapter of higher rank
+    // Behind the values lie those of an adapter of higher rank, which tile kernels might read.
+    for (int64_t i = 0; i < inputs.count(); ++i) {
         std::fill(thin_.row(i) + rows.count, thin_.row(i) + whole_lines(rows.count), 0.0f);
     }
-    thin_.written();
+    thin_.written(rows.count);
 }
 
 }  // namespace clara

@@ -38,7 +38,10 @@ public:
 
     /// Packs the values, once they are written: for int8 rows as multiples of each vector's largest
     /// magnitude / 32639, for bfloat16 rows as panel kernels read them.
-    void written();
+    void written() { written(columns_); }
+    /// Packs the first `columns` values, for rows of so many columns and no others: how many there
+    /// are decides where kernels find the parts of a packed value.
+    void written(int64_t columns);
 
     /// What multiplies rows of a type as panels; null where tile kernels do.
     const PanelKernels* panels_of(DataType rows) const {
@@ -61,8 +64,8 @@ public:
     float int8_scale(int64_t i) const { return scales_[i]; }
 
 private:
-    void pack_int8(int64_t i);
-    void pack_panels();
+    void pack_int8(int64_t i, int64_t columns);
+    void pack_panels(int64_t columns);
 
     int64_t count_, columns_, stride_;  // in values
     bool is_int8_;

@@ -212,12 +212,16 @@ Floats gate_slope(Floats x) {
     return kGelu ? (x * x * (3 * kCubic) + 1.0f) * kTwiceRoot : Floats{} + 1.0f;
 }
 
+/// x · share, where the share is a sigmoid of bounded values: never 0, as it would have to be far
+/// below. As in PyTorch -∞ makes NaN.
+Floats shared(Floats x, Floats share) { return x * (x < -kMostPower ? Floats{} : share); }
+
 template <DataType type, bool kGelu>
 void gated_values(const Gated& call, int64_t begin, int64_t end) {
     each(begin, end, [&](int64_t i, auto used) {
         const Floats x = get<type>(call.gate, i, used);
         const Floats share = 1.0f / (exponential(-gate_of<kGelu>(x)) + 1.0f);
-        put<type>(call.out, i, x * share * get<type>(call.up, i, used), used);
+        put<type>(call.out, i, shared(x, share) * get<type>(call.up, i, used), used);
     });
 }
 
@@ -230,9 +234,10 @@ void gated_gradient_values(const Gated& call, int64_t begin, int64_t end) {
         const Floats share = 1.0f / (power + 1.0f);
         // As 1 - share it would lose its digits where share is almost 1.
         const Floats remainder = power * share;
-        const Floats slope = share + near * share * remainder * gate_slope<kGelu>(near);
+        // What is added last is 0, or as in PyTorch NaN where x is infinite.
+        const Floats slope = share + near * share * remainder * gate_slope<kGelu>(near) + (x - x);
         put<type>(call.grad_gate, i, grad * get<type>(call.up, i, used) * slope, used);
-        put<type>(call.grad_up, i, grad * x * share, used);
+        put<type>(call.grad_up, i, grad * shared(x, share), used);
     });
 }
 

@@ -141,6 +141,9 @@ void configure(int64_t width) {
         configuration.rows[tile] = static_cast<uint8_t>(kSide);
         configuration.row_bytes[tile] = static_cast<uint16_t>(tile == 7 ? kStepBytes : 4 * width);
     }
+    // GCC 12 believes that the instruction reads 8 of the 64 bytes, and might store the others
+    // later or never. Here it has to store all of them.
+    __asm__ volatile("" : : "r"(&configuration) : "memory");
     _tile_loadconfig(&configuration);
 }
 

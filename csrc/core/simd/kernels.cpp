@@ -34,6 +34,10 @@ namespace {
 
 /// Whether the processor has AMX with bfloat16, and Linux lets this process use its registers,
 /// which it saves for those only that ask for it. Threads and forked processes need not ask again.
+///
+/// It is asked even where CLARA_SIMD names a lower level: build_info() lists what is available, and
+/// only the answer tells. Nothing is slower for it as long as no tile is used, but Linux refuses
+/// alternate signal stacks from then on that are too small for the registers (about 11 KiB).
 bool has_amx() {
     constexpr unsigned kBfloat16 = 1u << 22, kTiles = 1u << 24;  // in edx of leaf 7
     constexpr int kRequestPermission = 0x1023, kTileData = 18;   // of arch_prctl

@@ -17,7 +17,7 @@ struct Panel {
     int query_count;
     const char* const* rows;  // of fewer than row_count, one is repeated
     int row_count;            // a multiple of kPanelRowsUnit
-    int64_t columns;          // exactly so many are read of each row
+    int64_t columns;          // that are read of each row, exactly as many as queries were packed
     float* sums;
     int64_t sums_stride;
     const char* const* ahead;  // kPanelRows that are brought towards the cache meanwhile

@@ -114,6 +114,28 @@ def test_many_sequences_beside_each_other(simd):
     assert worst_error(weights, [row % 7 for row in range(35)], steps=1) < 2e-6
 
 
+@pytest.mark.parametrize("ranks", [(64, 16), (33, 20)])
+def test_layers_may_have_adapters_of_other_ranks(simd, ranks):
+    """All of bfloat16, so that inputs are packed for the rank of each layer in turn."""
+    several = [decoder_weights(dtype=torch.bfloat16, rank=rank) for rank in ranks]
+    layers = [in_bfloat16(several[i % 2].layers[i]) for i in range(len(several[0].layers))]
+    weights = dataclasses.replace(several[0], layers=layers)
+    assert worst_error(weights, LENGTHS[8], steps=3) < 1e-5  # adapters this large enlarge roundings
+
+
+def in_bfloat16(layer):
+    """The layer with its adapters rounded."""
+    names = ("query", "key", "value", "output", "gate", "up", "down")
+    return dataclasses.replace(
+        layer,
+        **{
+            name: dataclasses.replace(found, down=found.down.bfloat16(), up=found.up.bfloat16())
+            for name in names
+            for found in [getattr(layer, name)]
+        },
+    )
+
+
 def head_with(values):
     """Weights of bfloat16 whose head has `values` in row 9, from column 3 on."""
     weights = decoder_weights(dtype=torch.bfloat16)

@@ -166,6 +166,29 @@ def test_extreme_gates_are_finite_and_nan_stays_nan():
         assert gated_activation(gate.bfloat16(), torch.ones(8).bfloat16(), activation)[7].isnan()
 
 
+@pytest.mark.usefixtures("instructions")
+@DTYPES
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_infinite_gates_make_what_torch_makes_of_them(dtype, activation):
+    """Beside float64, in which the powers of gates like -1e30 are finite in PyTorch as well."""
+    values = [-torch.inf, torch.inf, -1e30, 1e30, -3e38, -87.1, -86.9, torch.nan, 0.5]
+    gate = torch.tensor(values * 4).to(dtype).requires_grad_()  # whole vectors, and a part of one
+    up = leaf(len(gate), dtype=dtype)
+    doubles = wide(gate, up)
+    made = gated_activation(gate, up, activation)
+    expected = reference.gated_activation(*doubles, activation)
+    made.sum().backward()
+    expected.sum().backward()
+    pairs = [
+        (made, expected),
+        *((a.grad, b.grad) for a, b in zip((gate, up), doubles, strict=True)),
+    ]
+    for found, wanted in pairs:
+        torch.testing.assert_close(
+            found.double(), wanted, rtol=2 * ROUNDING[dtype], atol=1e-6, equal_nan=True
+        )
+
+
 @compiled
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_share_the_rows(threads):
