@@ -9,10 +9,10 @@ namespace {
 
 constexpr int kLanes = CLARA_VECTOR_BYTES / 4;
 
-typedef float Floats __attribute__((vector_size(CLARA_VECTOR_BYTES)));
-typedef uint32_t Bits __attribute__((vector_size(CLARA_VECTOR_BYTES)));
-typedef int32_t Ints __attribute__((vector_size(CLARA_VECTOR_BYTES)));
-typedef uint16_t Halves __attribute__((vector_size(CLARA_VECTOR_BYTES / 2)));
+using Floats __attribute__((vector_size(CLARA_VECTOR_BYTES))) = float;
+using Bits __attribute__((vector_size(CLARA_VECTOR_BYTES))) = uint32_t;
+using Ints __attribute__((vector_size(CLARA_VECTOR_BYTES))) = int32_t;
+using Halves __attribute__((vector_size(CLARA_VECTOR_BYTES / 2))) = uint16_t;
 
 /// How many of a vector's lanes are used: all, or the first few at the end of a row.
 struct Whole {};
@@ -152,9 +152,12 @@ void norm_gradient_rows(const NormGradient& call, int64_t begin, int64_t end) {
         each(0, columns, [&](int64_t i, auto used) {
             const Floats scaled =
                 get<upstream>(call.grad, start + i, used) * get<kFloat32>(call.weight, i, used);
-            Floats found = (scaled - get<in>(call.x, start + i, used) * along) * inverse;
-            if constexpr (kAdds) found += get<in>(call.beside, start + i, used);
-            put<in>(call.out, start + i, found, used);
+            const Floats own = (scaled - get<in>(call.x, start + i, used) * along) * inverse;
+            if constexpr (kAdds) {
+                put<in>(call.out, start + i, own + get<in>(call.beside, start + i, used), used);
+            } else {
+                put<in>(call.out, start + i, own, used);
+            }
         });
     }
 }
@@ -235,7 +238,7 @@ void gated_gradient_values(const Gated& call, int64_t begin, int64_t end) {
         // As 1 - share it would lose its digits where share is almost 1.
         const Floats remainder = power * share;
         // What is added last is 0, or as in PyTorch NaN where x is infinite.
-        const Floats slope = share + near * share * remainder * gate_slope<kGelu>(near) + (x - x);
+        const Floats slope = share + near * share * remainder * gate_slope<kGelu>(near) + x * 0.0f;
         put<type>(call.grad_gate, i, grad * get<type>(call.up, i, used) * slope, used);
         put<type>(call.grad_up, i, grad * shared(x, share), used);
     });
