@@ -220,6 +220,7 @@ class TestWhatIsNotFused:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_modules_of_gemma(dtype):
+    torch.manual_seed(0)
     norm, network = GemmaRMSNorm(24), GemmaMLP(GemmaConfig(hidden_size=24, intermediate_size=40))
     norm.weight.data.normal_()
     both = nn.ModuleList([norm, network]).to(dtype).requires_grad_(False)
@@ -233,7 +234,6 @@ def test_modules_of_gemma(dtype):
     tolerance = {"rtol": 0, "atol": 3 * torch.finfo(dtype).eps}
     for one, other, expected in zip(found, plain, wanted, strict=True):
         assert one.dtype == other.dtype
-        assert not torch.equal(one, other) or dtype == torch.bfloat16
         scale = other.abs().max()
         torch.testing.assert_close(one / scale, other / scale, **tolerance)
         (gradient,) = torch.autograd.grad(one.sum(), x)
