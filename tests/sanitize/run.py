@@ -1,4 +1,4 @@
-"""Builds tests/sanitize/search.cpp with and without sanitizers; runs it on every instruction set.
+"""Build the program of tests/sanitize with and without sanitizers; run it on every instruction set.
 
     python tests/sanitize/run.py                    # none, thread, then address,undefined
     python tests/sanitize/run.py address,undefined --simd avx2 --build /tmp/build

@@ -1,10 +1,4 @@
-// Searches of csrc/core, of every kind and size, its decoder and its functions of rows, for
-// sanitizers to watch. Each result is compared with float64 or, bit for bit, with one that was.
-// CLARA_SIMD names the instruction set as ever.
-//
-//   search            runs every check; exits with 1 at the first thing that is wrong
-//   search ks ties    runs these
-//   search --list     names the instruction sets of this processor
+#include "search.hpp"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,7 +8,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -22,15 +15,10 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "core/cosine_topk.hpp"
 #include "core/inverse_norms.hpp"
-#include "core/parallel.hpp"
-#include "core/simd/kernels.hpp"
-#include "decoder.hpp"
-#include "elementwise.hpp"
 #include "matrix.hpp"
 #include "page_end.hpp"
 #include "truth.hpp"
@@ -150,6 +138,8 @@ void check(const Matrix& queries, const Matrix& corpus, const std::vector<int64_
         throw std::runtime_error(what + ": " + error.what());
     }
 }
+
+}  // namespace
 
 /// Rows of every type and many lengths, packed, apart, and at odd addresses; the scores are the
 /// same wherever rows are.
@@ -299,6 +289,8 @@ void empty() {
     }
 }
 
+namespace {
+
 /// Runs body(0) to body(count - 1) at the same time; throws what one of them threw.
 void at_once(int count, const std::function<void(int)>& body) {
     std::mutex mutex;
@@ -318,6 +310,8 @@ void at_once(int count, const std::function<void(int)>& body) {
     for (std::thread& thread : threads) thread.join();
     expect(failure.empty(), failure);
 }
+
+}  // namespace
 
 /// Calls from several threads, each of which starts threads of its own, on the same memory.
 void concurrent_calls() {
@@ -340,24 +334,6 @@ void concurrent_calls() {
                 expect(same(again[i], inverse[i]), "inverse norms at the same time differ");
             }
         });
-    }
-}
-
-/// A part that throws is heard of after every other one has ended.
-void failing_part() {
-    for (const int failing : {0, 2}) {
-        std::atomic<int> ended{0};
-        bool thrown = false;
-        try {
-            clara::for_each_part(10, 4, [&](int part, int64_t, int64_t) {
-                if (part == failing) throw std::runtime_error("part");
-                std::this_thread::sleep_for(std::chrono::milliseconds(10));
-                ++ended;
-            });
-        } catch (const std::runtime_error& error) {
-            thrown = error.what() == std::string("part");
-        }
-        expect(thrown && ended == 3, "for_each_part lost an exception or a part");
     }
 }
 
@@ -400,65 +376,4 @@ void fork_during_calls() {
 #endif
 }
 
-/// An instruction set that is not there.
-void unknown_kernels() {
-    const std::string used = clara::kernels().name;
-    bool thrown = false;
-    setenv("CLARA_SIMD", "none", 1);
-    try {
-        clara::kernels();
-    } catch (const std::invalid_argument& error) {
-        thrown = std::string(error.what()).find(used) != std::string::npos;
-    }
-    setenv("CLARA_SIMD", used.c_str(), 1);
-    expect(thrown, "CLARA_SIMD=none was accepted, or what is available was not told");
-}
-
-int run(const std::vector<std::string>& wanted) {
-    using Check = std::pair<const char*, void (*)()>;
-    constexpr Check kChecks[] = {
-        {"empty", empty},
-        {"lengths", lengths},
-        {"page_ends", page_ends},
-        {"counts", counts},
-        {"large", large},
-        {"ks", ks},
-        {"ties", ties},
-        {"special_values", special_values},
-        {"concurrent_calls", concurrent_calls},
-        {"failing_part", failing_part},
-        {"fork_during_calls", fork_during_calls},
-        {"unknown_kernels", unknown_kernels},
-        {"products", products},
-        {"infinite_weights", infinite_weights},
-        {"decoder_steps", decoder_steps},
-        {"elementwise", elementwise},
-    };
-    const std::string simd = clara::kernels().name;
-    for (const auto& [name, check] : kChecks) {
-        const bool all = wanted.empty();
-        if (!all && std::find(wanted.begin(), wanted.end(), name) == wanted.end()) continue;
-        const auto start = std::chrono::steady_clock::now();
-        try {
-            check();
-        } catch (const std::exception& error) {
-            std::fprintf(stderr, "%s, %s: %s\n", simd.c_str(), name, error.what());
-            return 1;
-        }
-        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-        std::printf("%-17s %6.2f s\n", name, taken.count());
-        std::fflush(stdout);
-    }
-    return 0;
-}
-
-}  // namespace
 }  // namespace clara_test
-
-int main(int count, char** arguments) {
-    if (count == 2 && std::string(arguments[1]) == "--list") {
-        for (const clara::Kernels* each : clara::available_kernels()) std::puts(each->name);
-        return 0;
-    }
-    return clara_test::run({arguments + 1, arguments + count});
-}

@@ -67,7 +67,4 @@ struct RowKernels {
     void (*rotate)(const Rotation& rotation, int64_t begin, int64_t end);
 };
 
-/// Those of the most capable instruction set up to the one that `kernels()` is for.
-const RowKernels& row_kernels();
-
 }  // namespace clara

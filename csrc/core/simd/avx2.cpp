@@ -62,4 +62,4 @@ struct Products16 {
 #include "core/simd/dot8.hpp"
 #include "core/simd/tile.hpp"
 
-CLARA_DEFINE_KERNELS(kAvx2, "avx2")
+CLARA_DEFINE_KERNELS(kAvx2, "avx2", kAvx2Rows)

@@ -27,4 +27,4 @@ struct Products16 {
 #include "core/simd/dot8.hpp"
 #include "core/simd/tile.hpp"
 
-CLARA_DEFINE_KERNELS(kAvx512, "avx512")
+CLARA_DEFINE_KERNELS(kAvx512, "avx512", kAvx512Rows)

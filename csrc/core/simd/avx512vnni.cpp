@@ -57,4 +57,4 @@ private:
 
 #include "core/simd/tile.hpp"
 
-CLARA_DEFINE_KERNELS(kAvx512Vnni, "avx512vnni")
+CLARA_DEFINE_KERNELS(kAvx512Vnni, "avx512vnni", kAvx512Rows)

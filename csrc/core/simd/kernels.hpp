@@ -29,6 +29,8 @@ struct Tile {
 
 using TileKernel = void (*)(const Tile& tile);
 
+struct RowKernels;  // see core/elementwise
+
 /// What one instruction set offers. No function may be called where the processor lacks it.
 struct Kernels {
     const char* name;
@@ -55,6 +57,8 @@ struct Kernels {
     /// Writes to `found` the numbers j of scores at least `threshold`; returns how many.
     int (*filter)(const float* sums, float scale, const float* inverse_norms, int count,
                   float threshold, float* scores, uint8_t* found);
+
+    const RowKernels* rows;  // of norms, gated activations and rotary embedding
 
     const PanelKernels* panels = nullptr;  // for bfloat16 rows, or null
 

@@ -61,4 +61,4 @@ struct Products16 {
 #include "core/simd/dot8.hpp"
 #include "core/simd/tile.hpp"
 
-CLARA_DEFINE_KERNELS(kNeon, "neon")
+CLARA_DEFINE_KERNELS(kNeon, "neon", kPlainRows)

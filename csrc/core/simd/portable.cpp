@@ -99,4 +99,4 @@ struct Products16 {
 #include "core/simd/dot8.hpp"
 #include "core/simd/tile.hpp"
 
-CLARA_DEFINE_KERNELS(kPortable, "portable")
+CLARA_DEFINE_KERNELS(kPortable, "portable", kPlainRows)

@@ -73,4 +73,4 @@ struct Products16 {
 #include "core/simd/dot8.hpp"
 #include "core/simd/tile.hpp"
 
-CLARA_DEFINE_KERNELS(kSse2, "sse2")
+CLARA_DEFINE_KERNELS(kSse2, "sse2", kPlainRows)

@@ -159,8 +159,9 @@ int filter(const float* sums, float scale, const float* inverse_norms, int count
 }  // namespace
 }  // namespace clara
 
-#define CLARA_DEFINE_KERNELS(variable, name)                                           \
+#define CLARA_DEFINE_KERNELS(variable, name, row_kernels)                              \
     namespace clara {                                                                  \
+    extern const RowKernels row_kernels;                                               \
     extern const Kernels variable;                                                     \
     const Kernels variable = {name,                                                    \
                               Vector::kTileQueries,                                    \
@@ -174,5 +175,6 @@ int filter(const float* sums, float scale, const float* inverse_norms, int count
                                squares<DataType::bfloat16>, squares_int8},             \
                               Dot8::query_bytes,                                       \
                               Dot8::pack,                                              \
-                              filter};                                                 \
+                              filter,                                                  \
+                              &(row_kernels)};                                         \
     }

@@ -15,11 +15,8 @@ from clara.data.examples import AnswerExample
 from clara.training.collators import CompressionCollator
 from clara.training.compression import CompressionObjective
 from clara.training.encoder import Encoder
-from clara_kernels.build import native
 
 from ..random_adapters import draw_adapters
-
-pytestmark = pytest.mark.skipif(native is None, reason="clara_kernels was not compiled")
 
 EXAMPLES = [
     AnswerExample("What is it made of?", ("The tower is made of basalt.", "It rains."), "basalt"),

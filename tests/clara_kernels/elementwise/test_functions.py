@@ -14,7 +14,6 @@ from clara_kernels.elementwise import (
     rotate,
 )
 
-compiled = pytest.mark.skipif(native is None, reason="clara_kernels was not compiled")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
 """Relative to the largest value; bfloat16's is half a step, and a little for two roundings."""
@@ -51,7 +50,7 @@ def backward(outputs, doubles, leaves, double_leaves):
 
 @pytest.fixture(params=["avx512", "avx2", "sse2", "neon"])
 def instructions(request, monkeypatch):
-    if native is None or request.param not in native.build_info()["simd_available"]:
+    if request.param not in native.build_info()["simd_available"]:
         pytest.skip(f"this processor or build has no {request.param}")
     monkeypatch.setenv("CLARA_SIMD", request.param)
 
@@ -107,7 +106,6 @@ def test_rotation(dtype, result, head_dim):
     backward([made], [expected], [x], doubles)
 
 
-@compiled
 @DTYPES
 def test_a_norm_of_views_and_of_what_has_no_delta(dtype):
     packed = leaf(4, 6, 10, dtype=dtype)
@@ -163,7 +161,6 @@ def test_float64_gradients_are_those_of_finite_differences():
         assert check(lambda a, b, name=activation: gated_activation(a, b, name), (x, y))
 
 
-@compiled
 def test_extreme_gates_are_finite_and_nan_stays_nan():
     gate = torch.tensor([-1e30, -200.0, -88.0, 0.0, 88.0, 200.0, 1e30, torch.nan])
     for activation in ("silu", "gelu_tanh"):
@@ -196,7 +193,6 @@ def test_infinite_gates_make_what_torch_makes_of_them(dtype, activation):
         )
 
 
-@compiled
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_share_the_rows(threads):
     x, weight = torch.randn(1001, 600), torch.rand(600)
