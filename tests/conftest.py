@@ -5,8 +5,15 @@ The latter has to be said before Triton is imported.
 
 import gc
 import os
+import sys
+
+import pytest
 
 from tests.plugins import untraced
+
+# Until tests have been collected: what is imported stays, and looking through it for garbage again
+# and again took half of that time.
+gc.disable()
 
 torch = untraced.import_module("torch")
 
@@ -28,6 +35,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
+def pytest_configure(config):
+    if sys.gettrace() is not None:
+        config.pluginmanager.register(untraced.WholeTests())
+
+
 def pytest_collection_finish():
     """Leave what has been imported out of every later search for garbage.
 
@@ -36,6 +48,11 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop():
+    gc.enable()
 
 
 # Also for the processes that tests start: with the cores taken, a second thread of OpenMP spins.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import IntervalStrategy, TrainingArguments
 
 from clara.errors import reason
 from clara.errors.checks import is_number
@@ -25,6 +24,7 @@ from clara.training.settings import (
     check_reporters,
     checked_learning_rates,
 )
+from clara.training.trainer_library import IntervalStrategy, TrainingArguments
 
 _WHOLE = (int, int | None, "int", "int | None")
 

@@ -6,9 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from clara.terminal.printing import say
+from clara.training.trainer_library import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 _KEY = "taken"  # among the callbacks' entries in a checkpoint's trainer_state.json
 

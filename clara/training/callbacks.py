@@ -11,17 +11,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import (
+
+from clara.files.writing import write_text
+from clara.terminal.printing import is_terminal, say
+from clara.training.folder import LOG, read_log
+from clara.training.trainer_library import (
     EarlyStoppingCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
-
-from clara.files.writing import write_text
-from clara.terminal.printing import is_terminal, say
-from clara.training.folder import LOG, read_log
 
 _COUNTER = "early_stopping_patience_counter"
 _SHOWN = ("loss", "ce", "mse", "kl", "contrastive", "recall@1", "tokens_per_second")

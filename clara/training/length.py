@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from transformers import get_scheduler
 
 from clara.training.arguments import ClaraTrainingArguments
 from clara.training.settings import SettingsError
+from clara.training.trainer_library import get_scheduler
 
 
 @dataclass(frozen=True)

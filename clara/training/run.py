@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from clara.backbone import trained
 from clara.backbone.adapters import ADAPTERS
@@ -51,6 +49,7 @@ from clara.training.settings import (
 from clara.training.stages import ASSEMBLY
 from clara.training.teacher import teacher_of
 from clara.training.trainer import ClaraTrainer
+from clara.training.trainer_library import PrinterCallback, ProgressCallback, TrainerCallback
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_callback import ExportableState
 
 from clara.files.writing import replace_folder
 from clara.model.checkpoint import take_part
@@ -25,6 +17,14 @@ from clara.training import state
 from clara.training.budget import Budget
 from clara.training.folder import REPLACED, UNFINISHED, checkpoints, write_record
 from clara.training.objectives import Objective
+from clara.training.trainer_library import (
+    ExportableState,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 
 class SaveByTime(TrainerCallback):

@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
-from transformers.trainer_utils import EvalLoopOutput
 
 from clara.backbone.default_dtype import float32_by_default
 from clara.backbone.sharding import whole
@@ -28,6 +27,7 @@ from clara.training.moments import Moment, asks_for_moment, rates_of
 from clara.training.objectives import Objective
 from clara.training.saving import OwedEvaluation, SaveByTime, SavingTrainer
 from clara.training.statistics import CUTOFFS
+from clara.training.trainer_library import EvalLoopOutput
 
 _COUNTED = (
     "positions",

@@ -1,12 +1,15 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import clara_kernels
 from clara_kernels import builds, dispatch
 from clara_kernels.dispatch import (
     computed_by,
     cpu_tensors_use,
     declare,
     may_read,
+    needs_no_dispatcher,
     register_gradient,
     scalar_tensor,
 )
@@ -180,3 +183,29 @@ def test_values_are_read_on_the_cpu_only():
 
     compiled(torch.zeros(1))
     assert seen == [False]
+
+
+def test_when_an_operator_needs_no_dispatcher():
+    x, trained = torch.randn(2), torch.randn(2, requires_grad=True)
+    assert needs_no_dispatcher(x)
+    assert not needs_no_dispatcher(x, trained)
+    with torch.no_grad():
+        assert needs_no_dispatcher(x, trained)
+    assert not needs_no_dispatcher(x, torch.empty(2, device="meta"))
+    assert not needs_no_dispatcher(x, torch.nn.Parameter(x))
+    with cpu_tensors_use("cpu"):
+        assert not needs_no_dispatcher(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not needs_no_dispatcher(x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        assert not needs_no_dispatcher(x)
+    with FakeTensorMode():
+        assert not needs_no_dispatcher(x)
+
+
+def test_results_without_the_dispatcher_are_those_with_it():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(9, 4, 32), torch.randn(9, 2, 32), torch.randn(9, 2, 32)
+    bounds = torch.tensor([0, 4, 9], dtype=torch.int32)
+    expected = clara_kernels.memory_attention(q.clone().requires_grad_(), k, v, bounds, 2)
+    assert torch.equal(clara_kernels.memory_attention(q, k, v, bounds, 2), expected)

@@ -6,6 +6,10 @@ are many short steps in Python, a third slower with a tracer. Here they run with
 goes on when they return. Without coverage nothing is changed.
 
 A function belongs in `UNTRACED` only if nothing that it calls has to be measured.
+
+Whole tests run without the tracer too: those of what is not measured (`UNMEASURED`), and most of
+the many cases of one test, which take the same lines with other values. So coverage reports no line
+that did not run, and at worst misses one that only such a test runs.
 """
 
 from __future__ import annotations
@@ -13,13 +17,18 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 # What most tests import.
 IMPORTED = ("transformers", "peft", "hypothesis", "torch._dynamo")
 # Functions and methods by their module.
 UNTRACED = {
+    "_pytest.logging": ("catching_logs.__enter__",),  # of hundreds of loggers, for each test
     "matplotlib.figure": ("Figure.savefig",),
     "peft.tuners.tuners_utils": ("BaseTuner.inject_adapter",),
     "torch.library": ("opcheck",),
@@ -31,6 +40,11 @@ UNTRACED = {
     "transformers.models.auto.configuration_auto": ("AutoConfig.from_pretrained",),
     "transformers.models.auto.tokenization_auto": ("AutoTokenizer.from_pretrained",),
 }
+# Folders of tests whose subject is neither `clara` nor `clara_kernels`.
+UNMEASURED = ("bench", "csrc", "plugins", "recipes", "sanitize")
+# Cases of one test that are traced: the first, the last and some at equal distances between them.
+CASES = 8
+TESTS = Path(__file__).resolve().parents[1]
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,3 +89,39 @@ def install() -> None:
             setattr(
                 owner, name, classmethod(untraced(found.__func__)) if bound else untraced(found)
             )
+
+
+def measured(tests: Iterable[tuple[Path, str]]) -> set[int]:
+    """Which of the tests, each a file and a name, the tracer sees; by their places in the order."""
+    cases: dict[tuple[Path, str], list[int]] = defaultdict(list)
+    for place_of_test, (file, name) in enumerate(tests):
+        folder = file.relative_to(TESTS).parts[0] if file.is_relative_to(TESTS) else ""
+        if folder not in UNMEASURED:
+            cases[file, name.partition("[")[0]].append(place_of_test)
+    chosen = set()
+    for places in cases.values():
+        count = min(CASES, len(places))
+        chosen |= {places[i * (len(places) - 1) // max(count - 1, 1)] for i in range(count)}
+    return chosen
+
+
+class WholeTests:
+    """A plugin that keeps the tracer out of the tests that are not `measured`."""
+
+    def __init__(self) -> None:
+        self.traced: set[str] = set()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        names = [(item.path, item.nodeid.partition("::")[2]) for item in session.items]
+        self.traced = {session.items[place].nodeid for place in measured(names)}
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+        if item.nodeid in self.traced:
+            return (yield)
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(tracer)

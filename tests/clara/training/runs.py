@@ -19,6 +19,7 @@ torch.set_num_threads(1)
 from clara.training.settings import RunSettings
 from clara.training.run import run
 from clara.training.objectives import Objective
+assert "bitsandbytes" not in sys.modules
 pause, runs = json.loads(sys.argv[1])
 forward = Objective.forward
 def slow(self, batch):
