@@ -147,6 +147,23 @@ def decode(results: Results) -> Table:
     return Table("", head, rows)
 
 
+def dtype(results: Results) -> Table:
+    """Seconds of the same work in float32 and bfloat16, and how many times as fast it is."""
+    before = "float32, layers of transformers"
+    measured = results.of("dtype")
+    usual_way = {m.case_key: m for m in measured if m.implementation == before}
+    rows = []
+    for own in measured:
+        other = usual_way.get(own.case_key)
+        faster = "" if other is None or other is own else _times(ratios(own, other))
+        speeds = {what: own.per_second(what) for what in ("documents", "positions")}
+        shown = [f"{short(speed)} {what}" for what, speed in speeds.items() if speed is not None]
+        last = shown[-1] if shown else ""  # of a training step both are known
+        rows.append((own.case, own.implementation, _seconds(own), last, faster))
+    head = ("work", "way", "time", "per second", f"times as fast as {before}")
+    return Table("", head, rows)
+
+
 def breakdown(results: Results) -> Table:
     """Seconds of some work as a whole, and of its parts."""
     measured = results.of("breakdown")
@@ -218,6 +235,7 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "promises": promises,
     "breakdown": breakdown,
     "decode": decode,
+    "dtype": dtype,
     "scoring": scoring,
     **{name: partial(operator, name) for name in OPERATORS},
 }

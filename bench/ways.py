@@ -13,7 +13,9 @@ from transformers import GenerationConfig, PreTrainedModel
 from bench.baselines.reference_answering import ReferenceAnswering
 from bench.baselines.text_rag import TextRag
 from clara import Clara
+from clara.backbone import reading
 from clara.backbone.decoder_layout import Undecodable
+from clara.backbone.fused_layers import FusedLayers
 from clara.model import generation
 
 MEMORY, MERGED, ONLINE = "memory", "memory, generator merged", "compressed online"
@@ -60,6 +62,17 @@ def exactly(new_tokens: int) -> GenerationConfig:
 def by_generate() -> Iterator[None]:
     """Within the block, transformers' `generate` makes further tokens, and not our decoder."""
     with patch.object(generation, "weights_for", side_effect=Undecodable("for comparison")):
+        yield
+
+
+@contextmanager
+def by_layers_of_transformers() -> Iterator[None]:
+    """Within the block, layers compute as transformers wrote them, and not with fewer passes."""
+    nothing = FusedLayers([])
+    with (
+        patch.object(FusedLayers, "of", return_value=nothing),
+        patch.object(reading, "computes_here", return_value=False),
+    ):
         yield
 
 

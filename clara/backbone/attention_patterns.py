@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from clara.backbone.output_path import body_of
+from clara.backbone.recognition import modules_without_adapters
 from clara.errors import ClaraError, reason
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _recording_to(recording: Recording) -> Iterator[None]:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off within the block, in every module of a model that had it on."""
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in modules_without_adapters(model) if module.training]
     for module in training:
         module.training = False
     try:

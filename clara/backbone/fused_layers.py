@@ -1,9 +1,9 @@
-"""Layers of known backbones with fewer passes over memory, for training on CPUs.
+"""Layers of known backbones with fewer passes over memory, for packed forwards on CPUs.
 
 Transformers writes norms, gated activations and rotary embeddings as many small operations, each
-with a tensor of its own that autograd keeps. `clara_kernels.elementwise` has them in one pass each.
-What is used for a module is decided by one rule, `_fused`: its class is exactly one of those below,
-and nothing was changed about it. All other modules keep transformers' own code.
+with a tensor of its own, which autograd keeps. `clara_kernels.elementwise` has them in one pass
+each. What is used for a module is decided by one rule, `_fused`: its class is exactly one of those
+below, and nothing was changed about it. All other modules keep transformers' own code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clara.backbone.recognition import LLAMA_LIKE, SILU, class_name, difference, has_global_hooks
+from clara.backbone.recognition import (
+    LLAMA_LIKE,
+    SILU,
+    class_name,
+    difference,
+    has_global_hooks,
+    modules_without_adapters,
+)
 from clara_kernels.elementwise import (
     computes_here,
     gated_activation,
@@ -44,6 +51,7 @@ _ATTENTIONS = _classes(LLAMA_LIKE, "Attention")
 _NETWORKS = _classes(LLAMA_LIKE | _GEMMAS, "MLP")
 _NORMS = _classes(LLAMA_LIKE | {"Phi3": "transformers.models.phi3.modeling_phi3"}, "RMSNorm")
 _OFFSET_NORMS = _classes(_GEMMAS, "RMSNorm")  # whose weight is what is added to 1
+_KNOWN = _LAYERS | _ATTENTIONS | _NETWORKS | _NORMS | _OFFSET_NORMS
 _ACTIVATIONS = dict.fromkeys(SILU, "silu") | {"transformers.activations.GELUTanh": "gelu_tanh"}
 
 Forward = Callable[..., Any]
@@ -61,15 +69,13 @@ class FusedLayers:
 
     @classmethod
     def of(cls, backbone: PreTrainedModel, embeddings: Tensor) -> FusedLayers:
-        """For a forward pass over `embeddings`: none of the modules without gradients, on a GPU,
-        in another dtype than float32 and bfloat16, under torch.compile, or where nothing was
-        compiled.
+        """For a forward pass over `embeddings`: none of the modules on a GPU, in another dtype than
+        float32 and bfloat16, under torch.compile, or where nothing was compiled.
         """
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or has_global_hooks():
+        if torch.compiler.is_compiling() or has_global_hooks() or not computes_here(embeddings):
             return cls([])
-        if not computes_here(embeddings):
-            return cls([])
-        found = ((module, _fused(module)) for module in backbone.modules())
+        modules = modules_without_adapters(backbone)
+        found = ((each, _fused(each)) for each in modules if class_name(each) in _KNOWN)
         return cls([(module, forward) for module, forward in found if forward is not None])
 
     @contextmanager
@@ -121,7 +127,8 @@ def _norm(module: Any) -> _Norm | None:
     weight = module.weight
     # One of a class of its own may be a part of a sharded weight.
     plain = type(weight) in (Tensor, nn.Parameter)
-    if not plain or weight.requires_grad or not computes_here(weight):
+    trained = weight.requires_grad and torch.is_grad_enabled()
+    if not plain or trained or not computes_here(weight):
         return None
     if class_name(module) in _OFFSET_NORMS:
         return _Norm(1.0 + weight.float(), module.eps, True)

@@ -15,7 +15,7 @@ from clara.backbone.lora_library import Linear
 MERGE_ROWS = 256
 """In float32, from so many rows on the weight is merged for the call."""
 
-FLOAT32_ROWS = 16
+FLOAT32_ROWS = 48
 """In bfloat16, for at most so many rows the thin products are made in float32."""
 
 
@@ -31,22 +31,26 @@ class MergingLinear(Linear):
     With gradients, on a CPU without dropout: see `_AdaptedProduct`.
     """
 
+    is_leaf_in_evaluation = True
+    """For `modules_without_adapters`."""
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.disable_adapters or self.merged:
+        state = vars(self)  # peft's properties and PyTorch's attributes take microseconds each
+        if state["_disable_adapters"] or state["merged_adapters"]:
             return super().forward(x, *args, **kwargs)
-        if torch.is_grad_enabled() or self.training:
+        if torch.is_grad_enabled() or state["training"]:
             return self._with_gradients(x, *args, **kwargs)
-        base = self.get_base_layer()
+        base = state["_modules"]["base_layer"]
         weight: Tensor = base.weight
         fast = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and x.device.type == "cpu")
         if not fast or x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
             return super().forward(x, *args, **kwargs)
         down, up, scaling = self._active()
         rows = x.reshape(-1, x.shape[-1])
-        if x.dtype == torch.float32 and len(rows) >= MERGE_ROWS:
+        if x.dtype == torch.float32 and rows.shape[0] >= MERGE_ROWS:
             return linear(x, torch.addmm(weight, up, down, alpha=scaling), base.bias)
         out = _adapted_product(rows, weight, base.bias, down, up, scaling)
-        return out.view(*x.shape[:-1], len(up))
+        return out.view(*x.shape[:-1], up.shape[0])
 
     def _with_gradients(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base = self.get_base_layer()
@@ -75,7 +79,9 @@ class MergingLinear(Linear):
     def _active(self) -> tuple[Tensor, Tensor, float]:
         """A `[r, in]`, B `[out, r]` and s of the active adapter."""
         (name,) = self.active_adapters
-        return self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        state = vars(self)
+        downs, ups = (state["_modules"][side]._modules for side in ("lora_A", "lora_B"))
+        return downs[name].weight, ups[name].weight, state["scaling"][name]
 
 
 class AdaptedInt8Linear(Linear):
@@ -113,9 +119,10 @@ def _adapted_product(
     For few rows a product costs what calling it costs, which is less in float32: there the thin
     products are made in float32.
     """
-    dtype = torch.float32 if len(rows) <= FLOAT32_ROWS else rows.dtype
+    # `len` of a tensor would go through Python, as long as some of the products take.
+    dtype = torch.float32 if rows.shape[0] <= FLOAT32_ROWS else rows.dtype
     hidden = linear(rows.to(dtype), down.to(dtype))
-    thin = hidden.new_empty(len(rows), len(up))
+    thin = hidden.new_empty(rows.shape[0], up.shape[0])
     thin.addmm_(hidden, up.to(dtype).T, beta=0, alpha=scaling)
     out = thin.to(rows.dtype)
     out.addmm_(rows, weight.T)
@@ -147,14 +154,14 @@ class _AdaptedProduct(torch.autograd.Function):
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         hidden = linear(rows, down.to(x.dtype))
-        out = hidden.new_empty(len(rows), len(up))
+        out = hidden.new_empty(rows.shape[0], up.shape[0])
         out.addmm_(hidden, up.to(x.dtype).T, beta=0, alpha=scaling)
         out.addmm_(rows, weight.T)
         if bias is not None:
             out.add_(bias)
         ctx.save_for_backward(x, weight, down, up, hidden)
         ctx.scaling = scaling
-        return out.view(*x.shape[:-1], len(up))
+        return out.view(*x.shape[:-1], up.shape[0])
 
     @staticmethod
     @once_differentiable

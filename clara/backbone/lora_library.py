@@ -36,6 +36,8 @@ def _awaiting(name: str) -> Iterator[None]:
         return
     stand_in = _Awaited(name)
     stand_in.__spec__ = spec  # by which libraries find out whether it is installed
+    # `inspect` asks every module for its file, and torch asks `inspect`: that is no use of it.
+    stand_in.__file__ = spec.origin
     sys.modules[name] = stand_in
     try:
         yield

@@ -15,6 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 from clara.backbone.decoder_layout import Undecodable, decoder_weights
 from clara.backbone.generation_settings import token_ids
 from clara.backbone.output_path import body_of, states_to_logits
+from clara.backbone.reading import last_states
 from clara.model.prompt_prefix import can_continue, empty_cache
 from clara_kernels.decoding import Decoder, DecoderCache, DecoderWeights
 
@@ -98,16 +99,9 @@ def decode(
         streamer: gets the tokens of each step.
     """
     read = empty_cache(backbone) if past_key_values is None else past_key_values
-    rest = slice(read.get_seq_length(), None)
-    positions = (attention_mask.cumsum(1) - 1).clamp_min(0)
-    states = body_of(backbone)(
-        inputs_embeds=inputs_embeds[:, rest],
-        attention_mask=attention_mask,
-        position_ids=positions[:, rest],
-        past_key_values=read,
-        use_cache=True,
-    ).last_hidden_state
-    logits = states_to_logits(backbone, states[:, -1])
+    rest = inputs_embeds[:, read.get_seq_length() :]
+    states = last_states(backbone, rest, attention_mask, read)
+    logits = states_to_logits(backbone, states)
     least, most = settings.min_new_tokens or 0, int(settings.max_new_tokens)
     ends = torch.tensor(token_ids(settings.eos_token_id), dtype=torch.long, device="cpu")
     known = ends[(ends >= 0) & (ends < logits.shape[1])]

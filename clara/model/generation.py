@@ -33,7 +33,7 @@ from clara.backbone.rotary import batching_key, recomputed_at_switch, switching_
 from clara.backbone.stopping import AnswerReader, StopTexts, StopWhen, TokenQueue
 from clara.errors.checks import as_integer
 from clara.model.decoding import decode, merged_settings, weights_for
-from clara.model.prompt_prefix import can_continue, prefix_ids
+from clara.model.prompt_prefix import PromptPrefix, can_continue, prefix_ids
 from clara.text.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -52,12 +52,15 @@ class Task:
         memory: `[slots of prompt i, H]` for each of them.
         settings: see `generation_settings`.
         adapter: the one to generate with; None is the bare backbone.
+        prefix: what all prompts begin with, read before with the same adapter; shorter than each
+            of them, and without memory. None: it is found, see `clara.model.prompt_prefix`.
     """
 
     prompts: list[Prompt]
     memory: list[Tensor]
     settings: GenerationConfig
     adapter: str | None
+    prefix: PromptPrefix | None = None
 
 
 def prepare(
@@ -139,6 +142,7 @@ def generation_inputs(
     memory: Sequence[Tensor],
     settings: GenerationConfig,
     adapter: str | None,
+    prefix: PromptPrefix | None = None,
 ) -> dict[str, Any]:
     """Arguments of `generate`: embeddings `[B, L, H]` and attention mask `[B, L]` of prompts with
     their memory, and a cache with what they all begin with, where there is such a thing.
@@ -147,11 +151,14 @@ def generation_inputs(
 
     Args:
         adapter: the one that is active in `backbone`.
+        prefix: as in `Task`.
     """
-    cache, prefix = None, prefix_ids(prompts) if can_continue(backbone, settings) else []
-    if prefix:
-        cache = model.prompt_prefixes.cache(backbone, adapter, prefix, len(prompts))
-    start = 0 if cache is None else len(prefix)
+    cache, shared = None, [] if prefix is None else prefix.ids
+    if prefix is not None:
+        cache = prefix.cache(backbone, len(prompts))
+    elif can_continue(backbone, settings) and (shared := prefix_ids(prompts)):
+        cache = model.prompt_prefixes.cache(backbone, adapter, shared, len(prompts))
+    start = 0 if cache is None else len(shared)
     longest = max(len(prompt.ids) for prompt in prompts)
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -217,7 +224,9 @@ def _generate_rows(
     prompts = [task.prompts[row] for row in rows]
     memory = [task.memory[row] for row in rows]
     with model.generating(task.adapter) as backbone, recomputed_at_switch(backbone):
-        inputs = generation_inputs(model, backbone, prompts, memory, task.settings, task.adapter)
+        inputs = generation_inputs(
+            model, backbone, prompts, memory, task.settings, task.adapter, task.prefix
+        )
         settings = settings_for(task.settings, len(prompts[0].ids))
         return generated(backbone, inputs, settings, criteria, streamer)
 

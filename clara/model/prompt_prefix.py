@@ -22,6 +22,8 @@ from clara.text.prompts import Prompt
 if TYPE_CHECKING:
     from transformers import DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+_plain: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
 
 @dataclass(frozen=True)
 class PromptPrefix:
@@ -38,6 +40,45 @@ class PromptPrefix:
     adapter: str | None
     version: tuple[object, ...]
     states: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    @torch.no_grad()
+    def read(
+        cls,
+        backbone: PreTrainedModel,
+        adapter: str | None,
+        ids: list[int],
+        version: tuple[object, ...] = (),
+    ) -> PromptPrefix:
+        """Compute it.
+
+        Args:
+            adapter: the one that is active in `backbone`.
+            ids: tokens of the vocabulary, at least one.
+        """
+        cache = empty_cache(backbone)
+        device = backbone.get_input_embeddings().weight.device
+        body_of(backbone)(
+            input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True
+        )
+        states = [(layer.keys, layer.values) for layer in cache.layers]
+        return cls(ids, adapter, version, states)
+
+    def cropped(self, length: int) -> PromptPrefix:
+        """Its first `length` tokens; the keys and values are views."""
+        states = [(keys[:, :, :length], values[:, :, :length]) for keys, values in self.states]
+        return PromptPrefix(self.ids[:length], self.adapter, self.version, states)
+
+    def cache(self, backbone: PreTrainedModel, batch_size: int) -> DynamicCache:
+        """transformers' cache that begins with it in each of `batch_size` rows.
+
+        Generation writes to the cache and leaves `states` as they are.
+        """
+        cache = empty_cache(backbone)
+        for layer, (keys, values) in enumerate(self.states):
+            rows = batch_size, -1, -1, -1
+            cache.update(keys.expand(rows), values.expand(rows), layer)
+        return cache
 
 
 class PromptPrefixes:
@@ -70,13 +111,9 @@ class PromptPrefixes:
             return None
         prefix, key = self._kept.get(backbone), (ids, adapter, version)
         if prefix is None or (prefix.ids, prefix.adapter, prefix.version) != key:
-            prefix = PromptPrefix(ids, adapter, version, _states(backbone, ids))
+            prefix = PromptPrefix.read(backbone, adapter, ids, version)
             self._kept[backbone] = prefix
-        cache = empty_cache(backbone)
-        for layer, (keys, values) in enumerate(prefix.states):
-            rows = batch_size, -1, -1, -1
-            cache.update(keys.expand(rows), values.expand(rows), layer)
-        return cache
+        return prefix.cache(backbone, batch_size)
 
 
 def prefix_ids(prompts: Sequence[Prompt]) -> list[int]:
@@ -96,8 +133,6 @@ def can_continue(backbone: PreTrainedModel, settings: GenerationConfig) -> bool:
     cache, nor with an assistant, whose first pass would read the prefix again. Nor where the
     rotation of positions depends on the length of the whole prompt.
     """
-
-    from transformers.cache_utils import DynamicLayer
     from transformers.generation import GenerationMode
 
     plain = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
@@ -111,10 +146,23 @@ def can_continue(backbone: PreTrainedModel, settings: GenerationConfig) -> bool:
         and not asked("cache_implementation")
         and not asked("prefill_chunk_size")
         and all(s.get_generation_mode() in plain for s in (settings, backbone.generation_config))
-        and not _rotations(backbone) & {"dynamic", "longrope"}
-        and _attends_to_all(backbone)
-        and all(type(layer) is DynamicLayer for layer in empty_cache(backbone).layers)
+        and _has_plain_layers(backbone)
     )
+
+
+def _has_plain_layers(backbone: PreTrainedModel) -> bool:
+    """Whether no layer has a window or rotates by length: found once for each backbone, as asking
+    its configuration takes milliseconds."""
+    known = _plain.get(backbone)
+    if known is None:
+        from transformers.cache_utils import DynamicLayer
+
+        known = _plain[backbone] = (
+            not _rotations(backbone) & {"dynamic", "longrope"}
+            and _attends_to_all(backbone)
+            and all(type(layer) is DynamicLayer for layer in empty_cache(backbone).layers)
+        )
+    return known
 
 
 def state_version(backbone: nn.Module) -> tuple[object, ...] | None:
@@ -155,15 +203,6 @@ def _attends_to_all(backbone: PreTrainedModel) -> bool:
     if backbone.config._attn_implementation != CLARA_SDPA:
         return True
     return all(pattern == FULL for pattern in attention_patterns(backbone).values())
-
-
-def _states(backbone: PreTrainedModel, ids: list[int]) -> list[tuple[Tensor, Tensor]]:
-    cache = empty_cache(backbone)
-    device = backbone.get_input_embeddings().weight.device
-    body_of(backbone)(
-        input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True
-    )
-    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def empty_cache(backbone: PreTrainedModel) -> DynamicCache:

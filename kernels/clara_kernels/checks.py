@@ -174,12 +174,12 @@ def require_memory_counts(
     elif not torch.compiler.is_compiling():
         n_memory = as_int("n_memory", n_memory, least)
     if may_read(cu_seqlens):
-        lengths = cu_seqlens.diff()
-        memory = torch.as_tensor(n_memory).expand_as(lengths)
-        wrong = ((memory < least) | (lengths <= memory)).nonzero()
-        if wrong.numel():
-            document = int(wrong[0])
-            _refuse_document(document, int(lengths[document]), int(memory[document]), least)
+        given = n_memory.tolist() if isinstance(n_memory, Tensor) else n_memory
+        counts = given if isinstance(given, list) else [given] * count
+        bounds = pairwise(cu_seqlens.tolist())
+        for document, ((start, end), memory) in enumerate(zip(bounds, counts, strict=True)):
+            if memory < least or end - start <= memory:
+                _refuse_document(document, end - start, memory, least)
     return scalar_tensor(n_memory, torch.int32, cu_seqlens.device)
 
 

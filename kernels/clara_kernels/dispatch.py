@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 
 Implementation = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -52,6 +53,24 @@ def cpu_tensors_use(implementation: str) -> Iterator[None]:
         yield
     finally:
         _on_cpu = before
+
+
+def needs_no_dispatcher(*tensors: Tensor) -> bool:
+    """Whether an operator's `cpu` implementation may be called as it is.
+
+    PyTorch's dispatcher runs through some ten functions in Python, which for a few rows takes
+    longer than the operator. It is needed for other devices, gradients, compilation, subclasses of
+    tensors, modes that look at operators, such as a profiler, and `cpu_tensors_use`.
+    """
+    return (
+        _on_cpu is None
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and not _profiler_enabled()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and all(type(each) is Tensor and each.device.type == "cpu" for each in tensors)
+        and not (torch.is_grad_enabled() and any(each.requires_grad for each in tensors))
+    )
 
 
 @cache

@@ -52,6 +52,16 @@ def rows():
     yield measurement("scoring", "search", "torch", [3e-3], **at)
     for name, time in (("decoder, float32", 0.02), ("generate, float32", 0.1)):
         yield measurement("decode", "further tokens", name, [time], rate=16, questions=1)
+    for name, time in (("float32, layers of transformers", 0.5), ("bfloat16", 0.2)):
+        yield measurement(
+            "dtype",
+            "training step",
+            name,
+            [time],
+            amounts={"documents": 4, "positions": 50},
+            rate=16,
+        )
+    yield measurement("dtype", "encode a question", "bfloat16", [0.1], rate=16)
     parts = {"matrix products": 0.25, "attention": 0.0}
     yield measurement("breakdown", "compress", "float32", [0.5], amounts=parts, rate=16)
 
@@ -122,6 +132,11 @@ EXPECTED = {
     "decode": [
         "| 1 | decoder, float32 | 20.0 ms | 5.00 |",
         "| 1 | generate, float32 | 100 ms |  |",
+    ],
+    "dtype": [
+        "| training step | float32, layers of transformers | 500 ms | 100 positions |  |",
+        "| training step | bfloat16 | 200 ms | 250 positions | 2.50 |",
+        "| encode a question | bfloat16 | 100 ms |  |  |",
     ],
     "breakdown": ["| compress | float32 | 500 ms | 250 ms |  |"],
     "scoring": ["| search | 1,000 documents, 1 query, int8 | 1.00 ms | 3.00 ms (3.00) |"],

@@ -7,10 +7,12 @@ what it needs again from the input. Whatever `computes_here` refuses goes by the
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 from torch.autograd.function import once_differentiable
 from torch.profiler import record_function
 
@@ -58,6 +60,8 @@ def rms_norm(
     dtype = torch.promote_types(x.dtype, weight.dtype) if dtype is None else dtype
     if dtype not in _TYPE_NAMES or not computes_here(x, weight):
         return reference.rms_norm(x, weight, epsilon, dtype)
+    if not _needs_gradient(x):
+        return _normed(x, None, weight, epsilon, dtype)[1]
     normed: Tensor = _Norm.apply(x, None, weight, epsilon, dtype)[1]
     return normed
 
@@ -97,6 +101,9 @@ def rms_norm_of_sum(
     if not computes_here(x, weight):
         total = x if delta is None else x + delta
         return total, reference.rms_norm(total, weight, epsilon, dtype)
+    if not _needs_gradient(x, delta):
+        total, out, _, _ = _normed(x, delta, weight, epsilon, dtype)
+        return (x if delta is None else total), out
     made: tuple[Tensor, Tensor] = _Norm.apply(x, delta, weight, epsilon, dtype)
     return made
 
@@ -126,7 +133,10 @@ def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     require_shape("up", up, "{}, as gate has", up.shape == gate.shape, list(gate.shape))
     if not computes_here(gate, up) or gate.dtype != up.dtype:
         return reference.gated_activation(gate, up, activation)
-    made: Tensor = _Gated.apply(gate, up, activation == "gelu_tanh")
+    gelu = activation == "gelu_tanh"
+    if not _needs_gradient(gate, up):
+        return _gated(gate.contiguous(), up.contiguous(), gelu)
+    made: Tensor = _Gated.apply(gate, up, gelu)
     return made
 
 
@@ -163,8 +173,20 @@ def rotate(
     dtype = x.dtype if dtype is None else dtype
     if dtype not in _TYPE_NAMES or not computes_here(x, cosines, sines):
         return reference.rotate(x, cosines.detach(), sines.detach(), dtype)
+    if not _needs_gradient(x):
+        return _rotated(x, cosines.float().contiguous(), sines.float().contiguous(), dtype, False)
     made: Tensor = _Rotation.apply(x, cosines, sines, dtype)
     return made
+
+
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd has to know: for a few rows that takes longer than the work itself."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _named(name: str) -> AbstractContextManager[Any]:
+    """Names what is computed within it for a profiler, if there is one."""
+    return record_function(name) if _profiler_enabled() else nullcontext()
 
 
 def _norm_weight(x: Tensor, weight: Tensor) -> Tensor:
@@ -181,6 +203,33 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
+def _normed(
+    x: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`x + delta` and its norm, the weight in float32, and what each row was multiplied by."""
+    source, wide = x.contiguous(), weight.float().contiguous()
+    added = None if delta is None else delta.contiguous()
+    total = None if added is None else torch.empty_like(source)
+    inverse = source.new_empty(source.shape[:-1], dtype=torch.float32)
+    out = torch.empty_like(source, dtype=dtype)
+    with _named("clara::rms_norm"):
+        native.rms_norm(
+            inverse.numel(),
+            source.shape[-1],
+            _type(source),
+            _type(out),
+            source.data_ptr(),
+            _address(added),
+            wide.data_ptr(),
+            epsilon,
+            _address(total),
+            inverse.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return source if total is None else total, out, wide, inverse
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -192,29 +241,9 @@ class _Norm(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        source, wide = x.contiguous(), weight.float().contiguous()
-        added = None if delta is None else delta.contiguous()
-        total = None if added is None else torch.empty_like(source)
-        columns = source.shape[-1]
-        inverse = source.new_empty(source.shape[:-1], dtype=torch.float32)
-        out = torch.empty_like(source, dtype=dtype)
-        with record_function("clara::rms_norm"):
-            native.rms_norm(
-                inverse.numel(),
-                columns,
-                _type(source),
-                _type(out),
-                source.data_ptr(),
-                _address(added),
-                wide.data_ptr(),
-                epsilon,
-                _address(total),
-                inverse.data_ptr(),
-                out.data_ptr(),
-                torch.get_num_threads(),
-            )
-        ctx.save_for_backward(source if total is None else total, wide, inverse)
-        return x.view_as(x) if total is None else total, out
+        total, out, wide, inverse = _normed(x, delta, weight, epsilon, dtype)
+        ctx.save_for_backward(total, wide, inverse)
+        return x.view_as(x) if delta is None else total, out
 
     @staticmethod
     @once_differentiable
@@ -226,7 +255,7 @@ class _Norm(torch.autograd.Function):
             return beside, beside if ctx.needs_input_grad[1] else None, None, None, None
         grad, beside = grad.contiguous(), None if beside is None else beside.contiguous()
         out = torch.empty_like(x)
-        with record_function("clara::rms_norm_backward"):
+        with _named("clara::rms_norm_backward"):
             native.rms_norm_gradient(
                 inverse.numel(),
                 x.shape[-1],
@@ -243,24 +272,28 @@ class _Norm(torch.autograd.Function):
         return out, out if ctx.needs_input_grad[1] else None, None, None, None
 
 
+def _gated(gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
+    out = torch.empty_like(gate)
+    with _named("clara::gated_activation"):
+        native.gated(
+            gate.numel(),
+            _type(gate),
+            gelu,
+            gate.data_ptr(),
+            up.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return out
+
+
 class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, gelu: bool) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
-        out = torch.empty_like(gate)
-        with record_function("clara::gated_activation"):
-            native.gated(
-                gate.numel(),
-                _type(gate),
-                gelu,
-                gate.data_ptr(),
-                up.data_ptr(),
-                out.data_ptr(),
-                torch.get_num_threads(),
-            )
         ctx.save_for_backward(gate, up)
         ctx.gelu = gelu
-        return out
+        return _gated(gate, up, gelu)
 
     @staticmethod
     @once_differentiable
@@ -268,7 +301,7 @@ class _Gated(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         grad = grad.contiguous()
         grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
-        with record_function("clara::gated_activation_backward"):
+        with _named("clara::gated_activation_backward"):
             native.gated_gradient(
                 gate.numel(),
                 _type(gate),
@@ -304,7 +337,7 @@ def _rotated(
     x = x.contiguous()
     out = torch.empty_like(x, dtype=dtype)
     heads, head_dim = x.shape[-2:]
-    with record_function("clara::rotate"):
+    with _named("clara::rotate"):
         native.rotate(
             cosines.numel() // max(head_dim, 1),
             heads,

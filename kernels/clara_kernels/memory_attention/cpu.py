@@ -204,6 +204,13 @@ def _prepare(q: Tensor, k: Tensor, v: Tensor, group: _Group, dtype: torch.dtype)
     return _Call(_fold(query, heads), key, value, False, group.mask(dtype, heads))
 
 
+@lru_cache
+def _forward_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What the forward pass computes in: bfloat16 takes PyTorch longer than float32 without AMX."""
+    has_tiles: bool = torch.cpu._is_amx_tile_supported()
+    return torch.float32 if dtype == torch.bfloat16 and not has_tiles else dtype
+
+
 def _maker(memory_only: bool, window: int) -> Callable[..., Tensor]:
     """Makes tensors whose rows are written: each once where whole documents are computed."""
     return torch.zeros if memory_only or window else torch.empty
@@ -236,7 +243,7 @@ def forward(
     heads = q.shape[1] // k.shape[1]
     q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
     for group in _groups(cu_seqlens, q_offsets, window):
-        call = _prepare(q, k, v, group, q.dtype)
+        call = _prepare(q, k, v, group, _forward_dtype(q.dtype))
         result, sums = _forward(*call[:3], 0.0, call.causal, attn_mask=call.mask, scale=scale)
         if not call.causal:
             result, sums = _unfold(result, heads), _unfold(sums, heads)

@@ -16,7 +16,7 @@ from ..checks import (
     require_same_device,
     require_shape,
 )
-from ..dispatch import declare, may_read, register_gradient
+from ..dispatch import declare, may_read, needs_no_dispatcher, register_gradient
 from . import cpu, reference
 
 _NO_WINDOW = 0  # in the operator's schema
@@ -107,6 +107,8 @@ def memory_attention(
     scale = q.shape[2] ** -0.5 if scale is None else float(scale)
     window = _NO_WINDOW if window is None else min(as_int("window", window, 1), _WIDEST_WINDOW)
     rest = (cu_seqlens, counts, memory_only, scale, window)
+    if needs_no_dispatcher(q, k, v, cu_seqlens, counts):
+        return cpu.forward(q, k, v, *rest)[0]
     out, _ = torch.ops.clara.memory_attention(q, k, v, *rest)
     return out
 

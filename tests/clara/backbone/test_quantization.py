@@ -113,7 +113,8 @@ def test_memory_is_close_to_the_unquantized(quantized, plain):
 def test_packing_does_not_change_quantized_memory(quantized):
     together = quantized.compress(TEXTS).memory
     alone = torch.cat([quantized.compress([text]).memory for text in TEXTS])
-    assert (together - alone).abs().max() < 1e-4 * together.abs().max()
+    # For few rows, int8 rounds activations to 16 bits, and texts alone are few rows.
+    assert (together - alone).abs().max() < 2e-4 * together.abs().max()
 
 
 def test_answers(quantized):
