@@ -100,6 +100,9 @@ class ClaraConfig:
         question_rate: the rate at which questions are encoded in "spans".
         connector_rank: None makes the connector an H x H matrix; a number makes it the product of
             two thin ones of this rank. For "spans".
+        span_places: in "spans", mark each token of a span with its place in it: its embedding is
+            multiplied by a trained vector of that place before the mean is taken. A plain mean does
+            not say in which order its tokens stand, and 19 and 91 have the same.
         ranking: "flattened" ranks documents by the cosine of all memory tokens, one after the
             other, "mean" by the cosine of their mean. None: "flattened" in "learned", "mean" in
             "spans", where documents differ in length and only "mean" is possible.
@@ -132,6 +135,7 @@ class ClaraConfig:
     rates: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
     question_rate: int = 1
     connector_rank: int | None = None
+    span_places: bool = False
     ranking: RankingRule | None = None
     distinct_memory_tokens: bool = True
     separator: bool = True
@@ -170,7 +174,7 @@ class ClaraConfig:
             self._set(name, as_integer(getattr(self, name), name, least=1))
         if self.connector_rank is not None:
             self._set("connector_rank", as_integer(self.connector_rank, "connector_rank", least=1))
-        for name in ("distinct_memory_tokens", "separator"):
+        for name in ("span_places", "distinct_memory_tokens", "separator"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
         for name in ("temperature", "lora_dropout"):
@@ -196,6 +200,11 @@ class ClaraConfig:
             raise TypeError(f"rates must be a list of compression rates, got {self.rates!r}")
         self._set("rates", tuple(sorted({as_integer(r, "rates", least=1) for r in self.rates})))
         if self.memory_form == "learned":
+            if self.span_places:
+                raise ValueError(
+                    'span_places must be false with memory_form "learned", whose slots stand for '
+                    "no spans; got True"
+                )
             if self.document_length % self.compression_rate:
                 raise ValueError(
                     f"compression_rate {self.compression_rate} does not divide document_length "
@@ -313,6 +322,7 @@ _FIELDS = {f.name for f in dataclasses.fields(ClaraConfig)}
 _MODEL_FIELDS = (
     "memory_form",
     "connector_rank",
+    "span_places",
     "separator",
     "lora_rank",
     "lora_alpha",

@@ -10,6 +10,7 @@ import torch
 from transformers import GemmaConfig, LlamaConfig
 
 from clara import Clara, ClaraConfig, CompressedDocuments
+from clara.text.packing import compressor_input, pack
 from clara.text.tokenizer import Marker
 
 from ..random_adapters import draw_adapters
@@ -39,7 +40,9 @@ def untrained(tiny_backbone):
 
 
 @pytest.mark.parametrize("rate", [1, 2, 4, 32])
-@pytest.mark.parametrize("connector_rank", [None, 3])
+@pytest.mark.parametrize(
+    "form", [{}, {"connector_rank": 3}, {"span_places": True}], ids=lambda form: str(*form)
+)
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
@@ -48,12 +51,8 @@ def untrained(tiny_backbone):
         (GemmaConfig, {"head_dim": 12}),  # which scales embeddings
     ],
 )
-def test_memory_is_that_of_a_loop_over_documents(
-    random_backbone, kind, settings, connector_rank, rate
-):
-    model = Clara.from_backbone(
-        random_backbone(kind, **settings), spans_config(connector_rank=connector_rank)
-    )
+def test_memory_is_that_of_a_loop_over_documents(random_backbone, kind, settings, form, rate):
+    model = Clara.from_backbone(random_backbone(kind, **settings), spans_config(**form))
     draw_connectors(draw_adapters(model, seed=1)).to(torch.float64)
     found = model.compress(TEXTS, compression_rate=rate)
     tokens = [len(text.ids) for text in model.tokenizer.encode_texts(TEXTS)]
@@ -79,6 +78,49 @@ def test_memory_on_a_quantized_backbone(random_backbone):
         torch.testing.assert_close(
             found.memory[row, : len(expected)], expected, rtol=1e-4, atol=1e-4
         )
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_places_tell_the_order_of_a_spans_tokens(tiny_backbone, places):
+    model = Clara.from_backbone(tiny_backbone("llama"), spans_config(span_places=places))
+    inputs = [compressor_input(ids, bos=1, eos=2, rate=4) for ids in ([50, 60, 70], [70, 50, 60])]
+    (batch,) = pack(inputs, batch_tokens=99, device=model.device)
+    one, other = model.span_means(batch, "compressor")
+    assert torch.allclose(one, other, atol=1e-5) is not places
+
+
+def test_places_are_drawn_saved_and_trained(tiny_backbone, tmp_path):
+    made = Clara.from_backbone(tiny_backbone("llama"), spans_config(span_places=True), seed=3)
+    places = made.connectors.of("compressor").places
+    assert places.shape == (127, 48)
+    assert abs(float(places.mean()) - 1) < 0.05
+    assert abs(float(places.std()) - 1) < 0.05
+    assert torch.equal(places, made.connectors.of("query_reasoner").places)
+    made.save_pretrained(tmp_path)
+    loaded = Clara.from_pretrained(tmp_path)
+    assert torch.equal(loaded.compress(TEXTS).memory, made.compress(TEXTS).memory)
+    assert loaded.fingerprint == made.fingerprint
+    with pytest.raises(ValueError, match="span_places=False contradicts the checkpoint"):
+        Clara.from_pretrained(tmp_path, span_places=False)
+    places.requires_grad_(True)
+    ids = made.tokenizer.encode_texts(TEXTS[:1])[0].ids
+    (batch,) = pack(
+        [compressor_input(ids, bos=1, eos=2, rate=4)], batch_tokens=99, device=made.device
+    )
+    memory = made.encode_memory(batch, "compressor").memory
+    made.answer_loss(QUESTIONS[:1], [[memory]], ["Ada"]).backward()
+    used = places.grad.abs().sum(1) > 0
+    assert used[:3].all()  # at four tokens a span
+    assert not used[3:].any()
+
+
+def test_tokens_beyond_the_last_place_share_it(tiny_backbone):
+    model = Clara.from_backbone(tiny_backbone("llama"), spans_config(span_places=True))
+    connector = model.connectors.of("compressor")
+    rows = torch.randn(1, 130, 48, generator=torch.Generator().manual_seed(1))
+    found = connector.placed(rows)
+    assert torch.equal(found[0, 0], rows[0, 0])
+    assert torch.equal(found[0, 128:], rows[0, 128:] * connector.places[126])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -246,12 +288,13 @@ def test_fingerprints(tiny_backbone):
             "one": {},
             "other rate": {"compression_rate": 16, "document_length": 50, "rates": [1, 16]},
             "thin": {"connector_rank": 2},
+            "places": {"span_places": True},
             "learned": {"memory_form": "learned", "distinct_memory_tokens": False},
         }.items()
     }
     fingerprints = {name: model.fingerprint for name, model in made.items()}
     assert fingerprints["other rate"] == fingerprints["one"]
-    assert len(set(fingerprints.values())) == 3
+    assert len(set(fingerprints.values())) == 4
     one = made["one"]
     with torch.no_grad():
         one.connectors["query_reasoner"].up[0, 0] = 1
