@@ -10,12 +10,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from clara.backbone.loading import convert_gguf
 from clara.data import read_documents, read_questions
 from clara.data.factbook import smollm2_file
 
-SIXTY = os.pathsep.join(
-    filter(None, [str(Path(__file__).parent / "sixty_countries"), os.environ.get("PYTHONPATH", "")])
-)
+FEW = [str(Path(__file__).parent / "thirteen_countries"), os.environ.get("PYTHONPATH", "")]
+THIRTEEN = os.pathsep.join(filter(None, FEW))
 SCRIPT = Path(__file__).parents[1] / "examples" / "factbook.py"
 
 
@@ -48,8 +48,7 @@ def test_chunks_fit_smollm2(tmp_path):
     assert f"docs.jsonl: {len(documents)}\n" in done.stdout
     assert f"questions.jsonl: {len(questions)}\n" in done.stdout
 
-    file = smollm2_file()
-    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    tokenizer = AutoTokenizer.from_pretrained(convert_gguf(smollm2_file()))
     texts = [document.text for document in documents]
     counts = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     assert 200 < max(counts) <= 256
@@ -66,7 +65,7 @@ def test_two_runs_write_the_same_bytes(tmp_path, small_tokenizer):
     folders = [tmp_path / "one", tmp_path / "two"]
     for seed, folder in enumerate(folders):
         options = ["--tokenizer", small_tokenizer, "--max-tokens", "128"]
-        done = run(folder, *options, PYTHONHASHSEED=str(seed), PYTHONPATH=SIXTY)
+        done = run(folder, *options, PYTHONHASHSEED=str(seed), PYTHONPATH=THIRTEEN)
         assert done.returncode == 0, done.stderr
     first, second = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
     assert len(first) == 5

@@ -56,6 +56,26 @@ class Fields:
             for entry, value in _entries(name, self._list(name, "strings"))
         )
 
+    def flag(self, name: str, default: bool) -> bool:
+        """A truth value; `default` where it is absent or null."""
+        if name not in self:
+            return default
+        value = self.values[name]
+        if not isinstance(value, bool):
+            raise DataError(f"{self.where}: field '{name}' must be a boolean, got {kind(value)}")
+        return value
+
+    def objects(self, name: str) -> list[Fields]:
+        """A list of objects that must be there; each says its place in the list."""
+        if name not in self.values:
+            raise DataError(f"{self.where}: field '{name}' is missing")
+        found = []
+        for entry, value in _entries(name, self._list(name, "objects")):
+            if not isinstance(value, dict):
+                raise DataError(f"{self.where}: {entry} must be an object, got {kind(value)}")
+            found.append(Fields(f"{self.where}: {entry}", value))
+        return found
+
     def positions(self, name: str, count: int) -> tuple[int, ...]:
         """A list of different integers from 0 to `count - 1`; empty where it is absent or null."""
         if name not in self:

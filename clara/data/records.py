@@ -122,7 +122,7 @@ def read_documents(path: str | os.PathLike[str]) -> Iterator[Document]:
             not UTF-8, is not a JSON object, repeats an id, or its "id" or "contents" is missing,
             empty or of another type.
     """
-    for name, line in _records(path, CORPUS):
+    for name, line in identified(path, CORPUS):
         yield Document(id=name, text=line.text("contents"), title=line.optional_text("title"))
 
 
@@ -149,7 +149,7 @@ def read_questions(path: str | os.PathLike[str]) -> Iterator[Question]:
         DataError: as `read_documents`, for "id", "question", "golden_answers" (a list of at least
             one string) and "positives" (a list of ids, may be absent).
     """
-    for name, line in _records(path, QUESTIONS):
+    for name, line in identified(path, QUESTIONS):
         yield Question(
             id=name,
             question=line.text("question"),
@@ -220,14 +220,24 @@ def _each(convert: Callable[[Any, str], str], values: Any, what: str) -> list[st
     return [convert(value, f"{what}[{row}]") for row, value in enumerate(values)]
 
 
-def _records(path: str | os.PathLike[str], expected: str) -> Iterator[tuple[str, Fields]]:
-    """Id and fields of each line that is not blank; no line before it has the same id."""
+def identified(
+    path: str | os.PathLike[str], expected: str, name: str = "id"
+) -> Iterator[tuple[str, Fields]]:
+    """Id and fields of each line that is not blank; no line before it has the same id.
+
+    Args:
+        expected: said of a file that holds no JSON lines, such as `CORPUS`.
+        name: of the field with the id.
+
+    Raises:
+        DataError: as `read_documents`, for the file, the lines and their ids.
+    """
     first_line: dict[str, int] = {}
     for number, _, raw in lines(path, expected):
         place = f"{os.fspath(path)}:{number}"
         fields = parsed(raw, place)
-        name = identifier(fields, "id", place)
-        if name in first_line:
-            raise DataError(f"{place}: id {shown(name)} is also on line {first_line[name]}")
-        first_line[name] = number
-        yield name, Fields(f"{place}: {shown(name)}", fields)
+        found = identifier(fields, name, place)
+        if found in first_line:
+            raise DataError(f"{place}: id {shown(found)} is also on line {first_line[found]}")
+        first_line[found] = number
+        yield found, Fields(f"{place}: {shown(found)}", fields)

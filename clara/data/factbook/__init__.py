@@ -13,6 +13,7 @@ from clara.data.factbook.build import (
     split_of,
     write_factbook,
 )
+from clara.data.factbook.evaluation import evaluation_questions
 
 __all__ = [
     "LONGEST_ANSWER",
@@ -22,6 +23,7 @@ __all__ = [
     "Field",
     "build_documents",
     "build_questions",
+    "evaluation_questions",
     "load_factbook",
     "smollm2_file",
     "split_of",

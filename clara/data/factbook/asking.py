@@ -29,6 +29,7 @@ class Asked:
         bare: questions that do not; empty for templates.
         answer: literally in the text of every positive, letter case aside.
         positives: ids of the documents that hold the answer, at least one.
+        others: further answers that are accepted, each literally in every positive too.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Asked:
     bare: tuple[str, ...]
     answer: str
     positives: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.country}/{self.kind}: {self.answer}"
@@ -69,8 +71,9 @@ def ask_all(countries: Sequence[Country], documents: Sequence[Document]) -> list
     for question in build_questions(countries, documents):
         slug, kind = question.id.split("/")
         label = _label(kind, texts[slug])
-        answer = question.golden_answers[0]
-        asked.append(Asked(kind, label, slug, (question.question,), (), answer, question.positives))
+        answer, *others = question.golden_answers
+        named = (question.question,)
+        asked.append(Asked(kind, label, slug, named, (), answer, question.positives, tuple(others)))
     return asked
 
 

@@ -88,7 +88,7 @@ class Country:
 
     @cached_property
     def slug(self) -> str:
-        return _slug(self.name)
+        return slug_of(self.name)
 
 
 def load_factbook() -> list[Country]:
@@ -148,7 +148,7 @@ def build_documents(
         for section, fields in country.sections.items():
             title = f"{country.name}: {section}"
             chunks = _chunks(title, fields, count_tokens, max_tokens)
-            name = f"{country.slug}/{_slug(section)}"
+            name = f"{country.slug}/{slug_of(section)}"
             documents += [Document(f"{name}/{i}", text, title) for i, text in enumerate(chunks)]
     return documents
 
@@ -380,6 +380,7 @@ def _cut(text: str, fits: Callable[[str], bool], level: int = 0) -> list[str]:
     return pieces
 
 
-def _slug(text: str) -> str:
+def slug_of(text: str) -> str:
+    """A text as a part of an id: "Cote d'Ivoire" becomes "cote-d-ivoire"."""
     letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", letters).strip("-")

@@ -11,15 +11,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from clara.data.candidate_questions import CandidateQuestion
 from clara.data.factbook.answers import folded
 from clara.data.factbook.asking import Asked, ask_all, guessable
 from clara.data.factbook.build import load_factbook
 from clara.data.factbook.candidates import Candidates
 from clara.data.factbook.drawing import drawn
+from clara.data.factbook.evaluation import CANDIDATES, COUNTS, KINDS, Evaluation, easy_kinds
+from clara.data.factbook.paraphrases import paraphrase_records
 from clara.data.factbook.passages import PASSAGE_TOKENS, build_passages, divided
 from clara.data.records import Document, write_jsonl
-
-CANDIDATES = 20
 
 RANKED = {"train": 10_000, "validation": 2_000, "test": 2_000}
 """The most questions with candidates, by split: each takes twenty passages on disk."""
@@ -41,6 +42,11 @@ def write_training_data(
     instruct.<split>.jsonl, questions with the passage that answers them. Besides docs.jsonl, all
     passages as a corpus, and overfit.jsonl, 64 records that a model must be able to learn by heart.
 
+    Also for each split: paraphrases.<split>.jsonl, passages told in sentences;
+    two-chunks.<split>.jsonl, questions that need two of their candidates; and to evaluate with,
+    questions.<split>.jsonl, questions.two-chunks.<split>.jsonl and
+    questions.unanswerable.<split>.jsonl, which name candidates by the ids of docs.jsonl.
+
     Args:
         max_tokens: limit of a passage by `estimated_tokens`.
 
@@ -55,7 +61,9 @@ def write_training_data(
     corpus = build_passages(countries, max_tokens)
     files: dict[str, list[Any]] = {"docs.jsonl": corpus}
     easy: frozenset[str] = frozenset()
-    for split, members in divided(countries).items():
+    splits = divided(countries)
+    uninformative = easy_kinds(splits["train"])
+    for split, members in splits.items():
         slugs = {country.slug for country in members}
         passages = [passage for passage in corpus if passage.id.split("/")[0] in slugs]
         asked = ask_all(members, passages)
@@ -67,6 +75,14 @@ def write_training_data(
         if split != "train":
             files[f"instruct.{split}.jsonl"] = instruct_records(passages, hard)
         files[f"ranking.{split}.jsonl"] = list(ranking_records(passages, hard, RANKED[split]))
+        files[f"paraphrases.{split}.jsonl"] = list(paraphrase_records(passages, asked, members))
+        evaluation = Evaluation(countries, members, passages, asked, uninformative)
+        for kind in KINDS:
+            questions = evaluation.questions(kind, COUNTS[kind][split])
+            name = f"{split}.jsonl" if kind == "facts" else f"{kind}.{split}.jsonl"
+            files[f"questions.{name}"] = [each.fields() for each in questions]
+            if kind == "two-chunks":
+                files[f"two-chunks.{split}.jsonl"] = two_chunk_records(passages, questions)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, records in files.items():
@@ -121,6 +137,22 @@ def ranking_records(
             "pos_index": [names.index(each.positives[0])],
             "answer": each.answer,
         }
+
+
+def two_chunk_records(
+    passages: Iterable[Document], questions: Iterable[CandidateQuestion]
+) -> list[Record]:
+    """Records of end-to-end training: the candidates' texts, and the positions of both golds."""
+    texts = {passage.id: passage.text for passage in passages}
+    return [
+        {
+            "question": each.question,
+            "docs": [texts[name] for name in each.candidates],
+            "pos_index": [each.candidates.index(name) for name in each.positives],
+            "answer": each.golden_answers[0],
+        }
+        for each in questions
+    ]
 
 
 def overfit_records(passages: Iterable[Document], asked: Iterable[Asked]) -> list[Record]:

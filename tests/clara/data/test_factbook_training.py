@@ -14,6 +14,7 @@ from clara.data.examples import (
     ExampleFile,
     answer_example,
     document_questions,
+    pretraining_example,
     ranking_example,
 )
 from clara.data.factbook import split_of
@@ -54,6 +55,8 @@ def read(written):
             "documents": document_questions,
             "instruct": answer_example,
             "ranking": ranking_example,
+            "two-chunks": ranking_example,
+            "paraphrases": pretraining_example,
         }[kind]
         name = f"{kind}.{split}.jsonl"
         if name not in made:
@@ -76,7 +79,7 @@ def phrases(countries):
 def test_files(written):
     folder, counts = written
     assert sorted(counts) == sorted(path.name for path in folder.iterdir())
-    assert len(counts) == 10
+    assert len(counts) == 25
     for name, count in counts.items():
         assert len((folder / name).read_bytes().splitlines()) == count
     assert counts["documents.train.jsonl"] > 15_000
@@ -103,8 +106,8 @@ def test_estimated_tokens():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_no_split_holds_a_country_of_another(read, split_by_name, split):
-    kinds = ("documents", "ranking") if split == "train" else ("documents", "instruct", "ranking")
-    for kind in kinds:
+    kinds = ("documents", "ranking", "two-chunks", "paraphrases")
+    for kind in kinds if split == "train" else (*kinds, "instruct"):
         texts = {text for example in read(kind, split) for text in example.documents}
         found = {split_by_name[country_of(text)] for text in texts}
         assert found == {split}, kind
@@ -300,7 +303,7 @@ def test_two_processes_write_the_same_bytes(tmp_path, thirteen_countries):
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
         for name in ("here", "there")
     )
-    assert len(first) == 10
+    assert len(first) == 25
     assert first == second
     assert json.loads(first["ranking.test.jsonl"].splitlines()[0])["answer"]
 
