@@ -19,6 +19,7 @@ USES = {
     "faiss": "FAISS as the first of two stages of a search",
     "gguf": "backbones in GGUF files",
     "synthesis": "`clara synthesize` with a server",
+    "eval": "BM25, scores of rankings and ROUGE-L in `clara evaluate`",
     "train": "`clara train`",
     "plot": "`clara plot` and the pictures of `clara bench report`",
     "demo": "`clara demo`",

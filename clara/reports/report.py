@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-from jinja2 import Environment
 
 from clara.reports import tables
 from clara.reports.comparison import (
@@ -23,11 +19,11 @@ from clara.reports.comparison import (
 )
 from clara.reports.growth import curves
 from clara.reports.lead import lead
-from clara.reports.page import PAGE, READING
+from clara.reports.page import READING, pages
 from clara.reports.plots import draw_all
 from clara.reports.results import Measurement, Results, ResultsError, read_results
-from clara.reports.tables import Cell, Table, amount, at, csv_text, escaped, short
-from clara.terminal.printing import one_line
+from clara.reports.sections import Picture, Section, filled, inline
+from clara.reports.tables import Cell, Table, amount, at, csv_text, short
 
 NO_PICTURES = "No pictures: drawing needs the package matplotlib (pip install matplotlib)."
 
@@ -42,32 +38,6 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("How cost grows with size", ("growth",), ("growth",)),
     ("Operators", ("operators",), ("roofline",)),
 )
-
-
-@dataclass
-class Picture:
-    """A drawn PNG file and where the page has it from."""
-
-    name: str
-    caption: str
-    source: str
-
-
-@dataclass
-class Section:
-    """A part of the page that the list of contents names.
-
-    Attributes:
-        plots: names of the pictures that belong here, without suffix.
-        pictures: those of them that were drawn.
-        anchor: of the section in the page.
-    """
-
-    title: str
-    tables: list[Table] = field(default_factory=list)
-    plots: tuple[str, ...] = ()
-    pictures: list[Picture] = field(default_factory=list)
-    anchor: str = ""
 
 
 @dataclass
@@ -125,16 +95,16 @@ def write_report(files: Sequence[Path], output: Path) -> Report:
                 raise
             drawn = []
             report.notes.append(NO_PICTURES)
-        pictures = [Picture(name, caption, _inline(made / name)) for name, caption in drawn]
-        for name, content in {**report.files, **_pages(report, pictures)}.items():
+        pictures = [Picture(name, caption, inline(made / name)) for name, caption in drawn]
+        sections = filled(report.sections, pictures)
+        made_pages = pages(
+            "CLaRa benchmarks", report.title, report.lead, report.notes, sections, READING
+        )
+        for name, content in {**report.files, **made_pages}.items():
             (made / name).write_text(content, encoding="utf-8")
         for path in sorted(made.iterdir()):
             os.replace(path, output / path.name)
     return report
-
-
-def _inline(picture: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode('ascii')}"
 
 
 def _report(results: Results, earlier: Results | None) -> Report:
@@ -185,45 +155,6 @@ def _measured(results: Results, growth: list[Table]) -> list[Section]:
         )
         for title, suites, plots in plan
     ]
-
-
-def _pages(report: Report, pictures: Sequence[Picture]) -> dict[str, str]:
-    """The page, and the same in Markdown."""
-    sections = _filled(report.sections, pictures)
-    page = Environment(autoescape=True).from_string(PAGE)
-    html = page.render(report=report, sections=sections, reading=READING, one_line=one_line)
-    parts = [f"# CLaRa benchmarks\n\n{escaped(' '.join(report.lead))}\n"]
-    parts += [f"{escaped(note)}\n" for note in report.notes]
-    parts += [f"{READING}\n"]
-    for section in sections:
-        parts.append(f"## {escaped(section.title)}\n")
-        parts += [f"![{each.caption}]({each.name})\n" for each in section.pictures]
-        for table in section.tables:
-            titled = table.title != section.title
-            parts += [table.markdown(3)] if titled else [table.noted() + table.markdown(0)]
-    return {"report.html": html, "report.md": "\n".join(parts)}
-
-
-def _filled(sections: Sequence[Section], pictures: Sequence[Picture]) -> list[Section]:
-    """Sections that have anything in them, with the pictures that were drawn and with anchors."""
-    drawn = {Path(picture.name).stem: picture for picture in pictures}
-    found: dict[str, Section] = {}
-    for section in sections:
-        section.pictures = [drawn[name] for name in section.plots if name in drawn]
-        if section.pictures or any(table.rows or table.note for table in section.tables):
-            section.anchor = _anchor(section.title, found)
-            found[section.anchor] = section
-    return list(found.values())
-
-
-def _anchor(title: str, taken: dict[str, Section]) -> str:
-    """A name in the page made of letters, digits and hyphens, whatever the title holds."""
-    name = "-".join(re.findall("[a-z0-9]+", title.lower()))[:60] or "section"
-    number = 2
-    anchor = name
-    while anchor in taken:
-        anchor, number = f"{name}-{number}", number + 1
-    return anchor
 
 
 def _title(results: Results) -> str:

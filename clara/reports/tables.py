@@ -54,8 +54,9 @@ class Table:
 
     Attributes:
         figures: the first column of numbers, which are aligned on the right.
-        marks: of each row: "good", "bad" or "".
+        marks: of each row: "good", "bad", "control" or "".
         note: a sentence below the heading.
+        prose: cells hold sentences, or what was meant as such, and not names and figures.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Table:
     figures: int = 2
     marks: Sequence[str] = ()
     note: str = ""
+    prose: bool = False
 
     def markdown(self, level: int = 2) -> str:
         """With its heading and note; without both at level 0."""

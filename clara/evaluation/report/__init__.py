@@ -1,0 +1,1 @@
+"""Reports of evaluations: one page, Markdown, CSV and pictures from folders of runs."""

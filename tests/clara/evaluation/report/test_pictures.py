@@ -1,0 +1,189 @@
+"""Pictures begin at 0, have the bars that were measured, and are left out where nothing was."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from matplotlib.figure import Figure
+
+from clara.evaluation.report import pictures
+from clara.evaluation.report.completing import completed
+from clara.evaluation.report.labels import _spread
+from clara.evaluation.report.lead import leaders
+from clara.evaluation.report.look import DARK, LIGHT
+from clara.evaluation.report.pictures import PICTURES, file_prefix
+from clara.evaluation.report.reading import read_run
+from clara.evaluation.report.records import Score
+
+KINDS = {kind.name: kind for kind in PICTURES}
+
+
+@pytest.fixture(scope="module")
+def read(run):
+    return completed(read_run(run))
+
+
+def drawn(name, run, theme=LIGHT):
+    figure = Figure(figsize=(7.2, 4.3), layout="constrained", dpi=100)
+    assert KINDS[name].draw(run, figure, theme)
+    return figure
+
+
+def texts(axis):
+    return [each.get_text() for each in axis.texts if each.get_alpha() != 0]
+
+
+def test_accuracy_by_rate(read):
+    figure = drawn("accuracy-by-rate", read)
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert titles == ["documents by bm25", "documents by minilm", "documents by gold"]
+    tops = {axis.get_ylim() for axis in figure.axes}
+    assert len(tops) == 1
+    assert tops.pop()[0] == 0
+    first = figure.axes[0]
+    assert texts(first) == ["text", "clara", "clara-shuffled", "clara-none", "closed-book",
+                            "text-tuned", "lead"]  # fmt: skip
+    assert [tick.get_text() for tick in first.get_xticklabels()] == ["4", "16"]
+    lines = [line for line in first.get_lines() if len(line.get_xdata()) == 2]
+    heights = [list(line.get_ydata()) for line in lines]
+    means = [read.by_name[f"clara@{rate}+bm25"].exact_match.mean for rate in (4, 16)]
+    assert means in heights
+    shuffled = [read.by_name[f"clara-shuffled@{r}+bm25"].exact_match.mean for r in (4, 16)]
+    assert lines[heights.index(shuffled)].get_linestyle() == "--"
+    across = read.by_name["text+bm25"].exact_match.mean
+    assert [across, across] in heights
+    hollow = [
+        line.get_markerfacecolor()
+        for line in first.get_lines()
+        if list(line.get_ydata()) == [means[1]]
+    ]
+    assert LIGHT.ground in hollow
+
+
+def test_rankers_without_text_are_compared_with_the_best_text(read):
+    entries = [entry for entry in read.entries if entry.name != "text+minilm"]
+    axis = drawn("accuracy-by-rate", replace(read, entries=entries)).axes[1]
+    assert axis.get_title(loc="left") == "documents by minilm"
+    assert "text+bm25" in texts(axis)
+
+
+def test_bars_are_the_intervals(read):
+    axis = drawn("recall", read).axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "3", "5"]
+    assert axis.get_ylim()[0] == 0
+    assert texts(axis) == ["bm25", "minilm", "gold"]
+    score = read.rankers[0].scores["recall@3"]
+    (bar,) = [
+        segment[:, 1].tolist()
+        for segment in axis.containers[0].lines[2][0].get_segments()
+        if abs(segment[0, 0] - 1) < 0.1
+    ]
+    assert bar == pytest.approx([score.low, score.high])
+
+
+def test_recall_ends_before_all_candidates_are_taken(read):
+    rankings = [replace(line, ranked=4) for line in read.rankings]
+    axis = drawn("recall", replace(read, rankings=rankings)).axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "3"]
+
+
+def test_names_beside_lines_are_drawn_whole(read):
+    best = [
+        replace(each, name=name, scores=dict.fromkeys(each.scores, Score(1.0, 1.0, 1.0)))
+        for each, name in zip(read.rankers, ["random", "clara", "bm25"])
+    ]
+    figure = drawn("recall", replace(read, rankers=best))
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    for name in axis.texts:
+        box = name.get_window_extent()
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize("name", ["latency", "bytes"])
+def test_costs_against_accuracy(read, name):
+    figure = drawn(name, read)
+    axis = figure.axes[0]
+    named = {entry.name for entry in read.entries if entry.control is None}
+    if name == "bytes":
+        named -= {"closed-book"}
+        assert "(logarithmic)" in axis.get_xlabel()
+    else:
+        assert axis.get_xlim()[0] == 0
+    assert axis.get_ylim()[0] == 0
+    assert set(texts(axis)) == named
+    boxes = [each.get_window_extent() for each in axis.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_a_narrow_range_of_costs_begins_at_0(read):
+    entries = [replace(e, bytes_per_document=1000.0 + i) for i, e in enumerate(read.entries)]
+    axis = drawn("bytes", replace(read, entries=entries)).axes[0]
+    assert axis.get_xlim()[0] == 0
+    assert axis.get_xscale() == "linear"
+
+
+def test_errors_by_answer_type(read):
+    axis = drawn("errors", read).axes[0]
+    assert axis.get_xlim()[0] == 0
+    shown = leaders(read)
+    assert len(axis.patches) == 5 * len(shown)
+    count, score = shown[0].by_type["number"]
+    assert axis.patches[0].get_width() == pytest.approx(1 - score.mean)
+    assert f"number: {count} questions" in texts(axis)
+    low, high = axis.containers[1].lines[2][0].get_segments()[0][:, 0]
+    assert (low, high) == pytest.approx((1 - score.high, 1 - score.low))
+
+
+def test_nothing_to_draw_is_no_picture(read):
+    bare = [
+        replace(entry, rate=None, timings={}, bytes_per_document=None, by_type={})
+        for entry in read.entries
+    ]
+    nothing = replace(read, entries=bare, rankers=[])
+    for kind in PICTURES:
+        assert kind.draw(nothing, Figure(), LIGHT) is False
+        assert kind.missing.startswith("No picture of ")
+
+
+def test_many_entries_are_left_to_the_tables(read, monkeypatch):
+    monkeypatch.setattr(pictures, "_MOST_POINTS", 3)
+    axis = drawn("latency", read).axes[0]
+    ways = [entry for entry in read.entries if entry.control is None]
+    assert axis.get_title() == f"(and {len(ways) - 3} more in the tables)"
+    assert len(texts(axis)) == 3
+
+
+@pytest.mark.parametrize(
+    ("heights", "places"),
+    [
+        ([0.5, 0.2], [0.5, 0.2]),
+        ([0.5, 0.5], [0.45, 0.55]),
+        ([0.52, 0.5, 0.1], [0.56, 0.46, 0.1]),
+        ([0.0, 0.0, 0.0], [0.0, 0.1, 0.2]),
+        ([1.0, 1.0], [0.9, 1.0]),
+    ],
+)
+def test_names_beside_lines_stand_apart(heights, places):
+    assert _spread(heights, 0.1) == pytest.approx(places)
+
+
+def test_dark_pictures_have_a_dark_ground():
+    assert DARK.settings["figure.facecolor"] == DARK.ground != LIGHT.ground
+    assert len(DARK.colours) == len(LIGHT.colours)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("Fact book_1", "fact-book-1-"),
+        ("../\x1b<x>", "x-"),
+        ("ß" * 300, "run-"),
+        ("a" * 300, "a" * 40 + "-"),
+    ],
+)
+def test_names_of_files(name, prefix):
+    assert file_prefix(name) == prefix
