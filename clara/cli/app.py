@@ -16,6 +16,7 @@ from clara.cli import (
     data,
     demo,
     doctor,
+    evaluate,
     index,
     models,
     questions,
@@ -37,6 +38,7 @@ WRITE_FILES = {
     "synthesize",
     "bench",
     "index",
+    "evaluate",
 }
 
 app = typer.Typer(
@@ -88,6 +90,7 @@ app.command("synthesize")(synthesize.synthesize)
 app.command("info")(models.info)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.add_typer(evaluate.evaluate)
 app.add_typer(bench.bench)
 app.add_typer(data.data)
 app.add_typer(index.index)

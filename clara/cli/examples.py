@@ -36,7 +36,24 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "info": ("clara info models/mine", "clara info --json index"),
     "doctor": ("clara doctor", "clara doctor --json"),
     "demo": ('clara demo --documents 12 --question "Where is Kenya?"',),
+    "evaluate": (
+        "clara evaluate --suite factbook --systems text,closed-book --output run",
+        "clara evaluate --model models/mine --suite factbook --limit 200 --output run",
+        "clara evaluate --model m --questions q.jsonl --documents index --output run",
+    ),
+    "evaluate report": (
+        "clara evaluate report run -o report",
+        "clara evaluate report run-4x run-16x -o report",
+    ),
     "data factbook": ("clara data factbook --output data/factbook",),
+    "data definitions": (
+        "clara data definitions --output data/definitions",
+        "clara data definitions --output data/definitions --no-prose",
+    ),
+    "data show": (
+        "clara data show data/factbook/documents.train.jsonl",
+        "clara data show data/factbook/questions.test.jsonl --number 10 --seed 1",
+    ),
     "index upgrade": ("clara index upgrade --model models/mine index",),
     "bench report": (
         "clara bench report build/bench/results.json -o report",
@@ -55,7 +72,10 @@ def add_examples(app: typer.Typer, above: str = "") -> None:
             command.epilog = _shown(examples)
     for group in app.registered_groups:
         if group.typer_instance is not None:
-            add_examples(group.typer_instance, f"{above}{group.typer_instance.info.name} ")
+            words = f"{above}{group.typer_instance.info.name}"
+            if examples := EXAMPLES.get(words):
+                group.typer_instance.info.epilog = _shown(examples)
+            add_examples(group.typer_instance, f"{words} ")
 
 
 def _shown(examples: tuple[str, ...]) -> str:

@@ -37,30 +37,39 @@ class DocumentProgress:
 
 
 class DocumentRate(ProgressColumn):
-    """Documents per second of the last half minute."""
+    """Documents, or what else is counted, per second of the last half minute."""
+
+    def __init__(self, unit: str = "documents") -> None:
+        super().__init__()
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(
-            "" if speed is None else f"{speed:.1f} documents/s", style="progress.data.speed"
-        )
+        shown = "" if speed is None else f"{speed:.1f} {self._unit}/s"
+        return Text(shown, style="progress.data.speed")
 
 
 @contextmanager
 def document_progress(
-    description: str, total: int | None, *, done: int = 0, visible: bool = True
+    description: str,
+    total: int | None,
+    *,
+    done: int = 0,
+    visible: bool = True,
+    unit: str = "documents",
 ) -> Iterator[DocumentProgress]:
     """A bar on standard error that disappears into nothing when that is no terminal.
 
     Args:
         total: documents in all; None when that is not known.
         done: how many of them were done earlier.
+        unit: what is counted.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        DocumentRate(),
+        DocumentRate(unit),
         TextColumn("{task.fields[detail]}", markup=False),
         TimeRemainingColumn(),
     )

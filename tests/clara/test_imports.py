@@ -1,6 +1,8 @@
 """What an import and a first use cost, and what they print."""
 
+import inspect
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 from transformers.utils import logging
 
+import clara
 from clara import Clara, ClaraConfig
 from clara.backbone import lora_library
 from clara.terminal.loading_bars import bars_on_a_terminal_only
@@ -156,6 +159,17 @@ def test_quantized_and_plain_models_in_one_process(loaded):
     ]
 
 
+def test_training_has_transformers_trainer_from_one_place():
+    """Which imports peft first, so that bitsandbytes waits. Runs in processes see that it does."""
+    folder = Path(clara.__file__).parent / "training"
+    found = {
+        file.name
+        for file in folder.glob("*.py")
+        if re.search(r"^(from|import) transformers", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert found == {"trainer_library.py"}
+
+
 # The module that is awaited
 
 
@@ -192,6 +206,16 @@ def test_an_awaited_module_is_imported_at_its_first_use(module):
     with pytest.raises(AttributeError, match="absent"):
         _ = user.named.absent
     assert imports() == 1
+
+
+def test_who_looks_through_all_modules_imports_none_that_is_awaited(module):
+    """As torch does through `inspect` when an operator is registered."""
+    with lora_library._awaiting(module):
+        stand_in = __import__(module)
+        assert Path(inspect.getfile(stand_in)).parent.name == module
+        assert inspect.getmodule(compile("", "of no module", "exec")) is None
+        assert sys.modules[module] is stand_in
+    assert imports() == 0
 
 
 def test_a_part_of_an_awaited_module_imports_all_of_it(module):
