@@ -13,6 +13,8 @@ import torch
 from transformers import TrainerCallback
 
 from clara import Clara
+from clara.files.writing import new_folder, write_text
+from clara.training.folder import read_log
 from clara.training.run import run
 from clara.training.settings import RunSettings
 
@@ -105,6 +107,14 @@ class Curve(TrainerCallback):
     report: Callable[[dict[str, Any]], None]
     questions: list[dict[str, Any]]
     began: float = field(default_factory=time.perf_counter)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A stage that was killed does the steps since its last checkpoint, and counts, again."""
+        before = read_log(self.file) if self.file.exists() else []
+        kept = [r for r in before if r["stage"] != self.stage or r["step"] <= state.global_step]
+        write_text(self.file, "".join(json.dumps(record) + "\n" for record in kept))
+        if kept and kept[-1]["stage"] == self.stage:
+            self.began -= 60 * kept[-1]["minutes"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.every and state.global_step < state.max_steps:
@@ -205,10 +215,11 @@ def train(
     stages = changes.get("stages", tuple(STEPS))
     curve = folder / "curve.jsonl"
     if not (folder / "data").exists():
-        (folder / "data").mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         task.write_backbone(folder / "backbone", seed=seed)
         sizes = {stage: BATCH * counts[stage] for stage in stages}
-        task.write_data(folder / "data", sizes, seed, writing=changes.get("writing", task.WRITING))
+        with new_folder(folder / "data") as made:
+            task.write_data(made, sizes, seed, writing=changes.get("writing", task.WRITING))
     model: Path | None = None
     asked = task.held_out(questions)
     for stage in stages:

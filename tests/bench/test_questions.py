@@ -30,7 +30,7 @@ def test_all_answer_what_they_have_to(ways, found):
 @pytest.mark.skipif(find_spec("llmlingua") is not None, reason="llmlingua is installed")
 def test_what_is_missing_says_why(ways, found):
     assert LINGUA not in ways.calls(found, 1)
-    assert ways.missing == {LINGUA: "llmlingua is not installed"}
+    assert ways.missing == {LINGUA: "the package llmlingua is not installed"}
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bench.learning import task
 from bench.learning.__main__ import draw, main
-from bench.learning.stages import ABLATIONS, STEPS, score, settings_of, train
+from bench.learning.stages import ABLATIONS, STEPS, Curve, score, settings_of, train
 from clara import Clara
 from clara.data.examples import ExampleFile, answer_example, ranking_example
 
@@ -98,6 +99,41 @@ class TestStages:
         assert again == curve
         draw(curve, tmp_path / "learning.png")
         assert (tmp_path / "learning.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_steps_that_are_done_again_stand_once_in_the_curve(self, tmp_path):
+        def record(stage, step, minutes):
+            return {"stage": stage, "step": step, "minutes": minutes}
+
+        file = tmp_path / "curve.jsonl"
+        known = [record("text", 900, 9.0), record("instruct", 500, 1.0)]
+        lines = [json.dumps(each) for each in (*known, record("instruct", 600, 1.2))]
+        file.write_text("\n".join([*lines, '{"stage": "instr']))
+        curve = Curve(file, "instruct", 100, print, [])
+        began = curve.began
+        curve.on_train_begin(None, SimpleNamespace(global_step=500), None)
+        assert [json.loads(line) for line in file.read_text().splitlines()] == known
+        assert curve.began == began - 60
+        curve = Curve(file, "end-to-end", 100, print, [], began=5.0)
+        curve.on_train_begin(None, SimpleNamespace(global_step=0), None)
+        assert [json.loads(line) for line in file.read_text().splitlines()] == known
+        assert curve.began == 5.0
+
+    def test_data_is_there_whole_or_not_at_all(self, tmp_path, monkeypatch):
+        def cut_off(folder, counts, seed, *, writing):
+            (folder / "text.jsonl").write_text("{")
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr("bench.learning.stages.task.write_data", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                train(tmp_path, steps=SMALL)
+        assert not (tmp_path / "data").exists()
+        curve = tmp_path / "curve.jsonl"
+        monkeypatch.setattr("bench.learning.stages.run", lambda *a, **k: curve.touch())
+        assert train(tmp_path, steps=SMALL, resume=True) == []
+        written = {file.stem: file for file in (tmp_path / "data").iterdir()}
+        assert written.keys() == STEPS.keys()
+        assert len(written["text"].read_text().splitlines()) == 128
 
     def test_an_ablation_changes_one_setting(self):
         for name, changes in ABLATIONS.items():
