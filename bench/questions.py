@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from bench.baselines.llmlingua import LinguaUnavailable, shortened
 from bench.baselines.reference_answering import ReferenceAnswering
 from bench.baselines.text_rag import TextRag
 from bench.lengths import LONGEST
@@ -31,6 +30,8 @@ from bench.ways import (
 from bench.work import Work
 from bench.workload import cut, load_model, sources
 from clara import Clara, CompressedDocuments
+from clara.evaluation.errors import UnavailableError
+from clara.evaluation.systems.lingua import shortened
 
 if TYPE_CHECKING:
     from clara.index import MemoryIndex
@@ -170,7 +171,7 @@ class Ways(ComparedModels):
             try:
                 rate = self.model.config.compression_rate
                 found.shortened = shortened(found.texts, rate, self.model.device)
-            except LinguaUnavailable as error:
+            except UnavailableError as error:
                 self.missing[LINGUA] = str(error)
         return found.shortened
 

@@ -27,6 +27,7 @@ from bench.scoring.data import (
 )
 from bench.scoring.memory import prepare_ours, prepare_torch
 from bench.turns import Turns, median_ratio
+from clara.backbone.processor import bfloat16_instructions
 from clara.reports.results import Promise
 from clara_kernels import Corpus, build_info, cosine_topk, quantize_memory
 
@@ -36,10 +37,12 @@ SHAPES = {"small": [(200_000, 576), (20_000, 8192)], "smoke": [(2_000, 576), (30
 MATRIX = {"small": 4096, "smoke": 256}
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
-# What is promised. Of float32, beside limit and peers; of the others, beside our float32.
+# What is promised. Of float32, beside limit and peers; of the others, beside our float32, and of
+# bfloat16 from 16 queries on, beside PyTorch in bfloat16.
 OF_LIMIT = 1.35
 FASTER = {(576, 16): 3.0, (576, 64): 2.5}  # than the better peer; elsewhere no slower
 HALF_FASTER = {1: 1.7, 64: 0.95}
+BFLOAT16_FASTER_THAN_TORCH = dict.fromkeys((16, 64, 256), 1.0)
 INT8_FASTER = {1: 2.5, 16: 1.2}
 INT8_FASTER_VNNI = {1: 2.5, 16: 2.0}
 INT8_FASTER_THAN_FAISS = {16: 4.0}
@@ -214,6 +217,11 @@ class Limits:
         return [max(r * part, p * share) for r, p in zip(self.read, self.product, strict=True)]
 
 
+def computes_bfloat16() -> bool:
+    """Whether the processor has dot products of bfloat16; without them PyTorch converts rows."""
+    return bool(bfloat16_instructions())
+
+
 def best_peer(turns: Turns, name: str) -> str | None:
     return turns.fastest(f"{name}, {side}" for side in ("torch", "FAISS"))
 
@@ -259,6 +267,9 @@ def promises(
     least = (of_int8 if name == "int8" else HALF_FASTER).get(batch)
     if least is not None:
         yield times("float32", "our float32", least)
+    least = BFLOAT16_FASTER_THAN_TORCH.get(batch)
+    if name == "bfloat16" and least is not None and computes_bfloat16():
+        yield times("bfloat16, torch", "PyTorch in bfloat16", least)
     least = INT8_FASTER_THAN_FAISS.get(batch)
     if name == "int8" and least is not None and "int8, FAISS" in turns:
         yield times("int8, FAISS", "FAISS SQ8", least)

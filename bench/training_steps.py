@@ -14,6 +14,7 @@ from bench.baselines.reference_training import ReferenceTraining
 from bench.workload import documents, load_model
 from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
+from clara.config import DtypeName
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
 from clara.training.candidates import CandidateMemory
 from clara.training.collators import CompressionCollator, RankingCollator
@@ -39,13 +40,10 @@ class Steps:
         self, model: Clara, objective: nn.Module, reference: ReferenceTraining, batch: Any
     ) -> None:
         self.model, self.objective, self.reference, self.batch = model, objective, reference, batch
-        self._optimizers = [_optimizer(objective), _optimizer(reference)]
+        self._optimizers = [optimizer_of(objective), optimizer_of(reference)]
 
     def our_loss(self) -> torch.Tensor:
-        sums = self.objective(self.batch)
-        terms = self.objective.terms.items()
-        parts = [t.weight * sums[name] / self.batch.counts[t.per] for name, t in terms]
-        return torch.stack(parts).sum()
+        return weighted_loss(self.objective, self.batch)
 
     def their_loss(self) -> torch.Tensor:
         raise NotImplementedError
@@ -139,9 +137,9 @@ def _asked(text: str) -> PretrainingExample:
     )
 
 
-def model_to_train(backbone: Path, rate: int) -> Clara:
+def model_to_train(backbone: Path, rate: int, dtype: DtypeName | None = None) -> Clara:
     """Without dropout, whose draws the two ways could not have in common."""
-    model = load_model(backbone, rate)
+    model = load_model(backbone, rate, dtype=dtype)
     for module in model.backbone.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -165,7 +163,15 @@ def prepare_step(
     return step
 
 
-def _optimizer(module: nn.Module) -> torch.optim.Optimizer:
+def weighted_loss(objective: nn.Module, batch: Any) -> torch.Tensor:
+    """The sum of an objective's terms, as the trainer weighs them."""
+    sums = objective(batch)
+    terms = objective.terms.items()
+    parts = [term.weight * sums[name] / batch.counts[term.per] for name, term in terms]
+    return torch.stack(parts).sum()
+
+
+def optimizer_of(module: nn.Module) -> torch.optim.Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
     return torch.optim.AdamW(trained, lr=LEARNING_RATE)
 

@@ -76,7 +76,11 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
         *("compressor", "config.json", "connectors.safetensors", "generator"),
         "memory_tokens.safetensors",
     ]
-    assert set(load_file(made / "connectors.safetensors")) == {"compressor.scale", "compressor.up"}
+    assert set(load_file(made / "connectors.safetensors")) == {
+        "compressor.scale",
+        "compressor.up",
+        "compressor.places",
+    }
     trained = Clara.from_pretrained(run / "model")
     weights.restore(made, tmp_path / "restored")
     for path in made.rglob("*.json"):  # which are committed
