@@ -79,7 +79,7 @@ def measured(work: Work, less: Work | None, rounds: int) -> tuple[list[float], d
             begin = time.perf_counter()
             each()
             taken.append(time.perf_counter() - begin)
-        seconds.append(taken[0] - sum(taken[1:]))
+        seconds.append(max(taken[0] - sum(taken[1:]), 0.0))  # which noise may make negative
     runs = [[parts_of(each) for each in works] for _ in range(rounds)]
     parts = {}
     for name in (*PARTS, OTHER):

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._autograd import _profiler_enabled
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 Implementation = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -59,8 +61,9 @@ def needs_no_dispatcher(*tensors: Tensor) -> bool:
     """Whether an operator's `cpu` implementation may be called as it is.
 
     PyTorch's dispatcher runs through some ten functions in Python, which for a few rows takes
-    longer than the operator. It is needed for other devices, gradients, compilation, subclasses of
-    tensors, modes that look at operators, such as a profiler, and `cpu_tensors_use`.
+    longer than the operator. It is needed for other devices, gradients, transforms such as vmap,
+    compilation, subclasses of tensors, modes that look at operators, such as a profiler, and
+    `cpu_tensors_use`.
     """
     return (
         _on_cpu is None
@@ -68,6 +71,8 @@ def needs_no_dispatcher(*tensors: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not _profiler_enabled()
         and torch._C._len_torch_dispatch_stack() == 0
+        and peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
         and all(type(each) is Tensor and each.device.type == "cpu" for each in tensors)
         and not (torch.is_grad_enabled() and any(each.requires_grad for each in tensors))
     )
