@@ -157,10 +157,11 @@ def at_snapshot(settings: RunSettings, start: Path, steps: int = 0) -> RunSettin
             rest = dict(phase)
             if end is not None:
                 rest["until"] = end - steps
-            share = phase.get("reconstruction")
-            if isinstance(share, list) and begin < steps:
-                passed = (steps - begin) / ((end or settings.arguments["max_steps"]) - begin)
-                rest["reconstruction"] = [share[0] + (share[1] - share[0]) * passed, share[1]]
+            for name in ("reconstruction", "numbers"):
+                share = phase.get(name)
+                if isinstance(share, list) and begin < steps:
+                    passed = (steps - begin) / ((end or settings.arguments["max_steps"]) - begin)
+                    rest[name] = [share[0] + (share[1] - share[0]) * passed, share[1]]
             phases.append(rest)
         begin = end or begin
     if phases:

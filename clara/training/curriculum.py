@@ -17,6 +17,9 @@ class CurriculumError(ClaraError, ValueError):
     """A curriculum is not usable; the message names the field, its value and what it may be."""
 
 
+_SHARES = ("reconstruction", "numbers")
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What one batch reads.
@@ -25,6 +28,7 @@ class Lesson:
         rate: tokens of text for one memory vector.
         text_tokens: longest piece of a document to repeat, in tokens; None is all of it.
         reconstruction: share of the examples whose task is to repeat the document.
+        numbers: share of the examples whose task is to repeat a list of random numbers.
         averages_only: memory is averaged embeddings, without a pass of the compressor.
     """
 
@@ -32,6 +36,7 @@ class Lesson:
     text_tokens: int | None
     reconstruction: float
     averages_only: bool
+    numbers: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Phase:
             the model trains, with equal weights.
         text_tokens: see `Lesson`.
         reconstruction: see `Lesson`; two values are the shares at the first and last step.
+        numbers: see `Lesson`; the same.
         averages_only: see `Lesson`.
     """
 
@@ -52,6 +58,7 @@ class Phase:
     text_tokens: int | None = None
     reconstruction: tuple[float, float] = (0.0, 0.0)
     averages_only: bool = False
+    numbers: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def of(cls, given: Any) -> Phase:
@@ -79,8 +86,12 @@ class Phase:
             )
         if values.get("rates") is not None:
             values["rates"] = _weights(values["rates"])
-        values["reconstruction"] = _shares(values.get("reconstruction", 0.0))
-        return cls(**values)
+        shares = {name: _shares(name, values.get(name, 0.0)) for name in _SHARES}
+        if any(sum(each) > 1 for each in zip(*shares.values(), strict=True)):
+            raise CurriculumError(
+                f"curriculum: {' and '.join(_SHARES)} must be at most 1 together, got {given!r}"
+            )
+        return cls(**{**values, **shares})
 
 
 class Curriculum:
@@ -124,12 +135,13 @@ class Curriculum:
         start = self._ends[place - 1] if place else 0
         last = min(self._ends[place], max(moment.total, 1)) - 1  # the last step of the phase
         passed = min((moment.step - start) / (last - start), 1.0) if last > start else 1.0
-        first, final = phase.reconstruction
+        repeated, numbers = (
+            first + (final - first) * passed
+            for first, final in (phase.reconstruction, phase.numbers)
+        )
         weights = phase.rates or dict.fromkeys(self._trained, 1.0)
         (rate,) = moment.random("rate").choices(list(weights), list(weights.values()))
-        return Lesson(
-            rate, phase.text_tokens, first + (final - first) * passed, phase.averages_only
-        )
+        return Lesson(rate, phase.text_tokens, repeated, phase.averages_only, numbers)
 
 
 def check_phases(phases: Any) -> list[Phase]:
@@ -180,11 +192,11 @@ def _weights(given: Any) -> dict[int, float]:
     return {int(rate): float(weight) for rate, weight in weights.items()}
 
 
-def _shares(given: Any) -> tuple[float, float]:
+def _shares(name: str, given: Any) -> tuple[float, float]:
     shares = list(given) if isinstance(given, list | tuple) else [given, given]
     if len(shares) != 2 or not all(is_number(s) and 0 <= s <= 1 for s in shares):
         raise CurriculumError(
-            "curriculum: reconstruction must be a share from 0 to 1, or a list of two, at the "
-            f"first and the last step; got {given!r}"
+            f"curriculum: {name} must be a share from 0 to 1, or a list of two, at the first and "
+            f"the last step; got {given!r}"
         )
     return float(shares[0]), float(shares[1])

@@ -10,11 +10,13 @@ from clara.data.examples import PretrainingExample
 from clara.text.tokenizer import SafeTokenizer
 from clara.training.curriculum import Curriculum, Lesson
 from clara.training.moments import Moment
+from clara.training.number_lists import number_list
 from clara.training.prompts import RECONSTRUCTION_TASK
 
 
 class CurriculumCollator:
-    """Batches as a curriculum has them: some examples become the task of repeating a document.
+    """Batches as a curriculum has them: some examples become the task of repeating a document, or
+    a list of random numbers.
 
     The others are left as they are, with whole documents.
 
@@ -46,10 +48,14 @@ class CurriculumCollator:
         )
 
     def _drawn(self, example: Any, lesson: Lesson, generator: random.Random) -> Any:
-        if generator.random() >= lesson.reconstruction:
-            return example
+        drawn = generator.random()
         longest = min(lesson.text_tokens or self._longest, self._longest)
-        document = generator.choice(example.documents)
+        if drawn < lesson.reconstruction:
+            document = generator.choice(example.documents)
+        elif drawn < lesson.reconstruction + lesson.numbers:
+            document = number_list(generator)
+        else:
+            return example
         text = window(self._tokenizer, document, longest, generator)
         return PretrainingExample("paraphrase", (RECONSTRUCTION_TASK,), (text,), (text,))
 

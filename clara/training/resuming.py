@@ -292,9 +292,11 @@ def _other_curve(before: Mapping[str, Any], record: Mapping[str, Any]) -> list[s
         parts.append(f"the learning rate (lr_scheduler_type {schedule})")
     if arguments.get("selection"):
         parts.append("the selection's phases")
-    last = (arguments.get("curriculum") or [{}])[-1].get("reconstruction")
-    if isinstance(last, list) and last[0] != last[-1]:
-        parts.append("the share of reconstruction in the curriculum's last phase")
+    last = (arguments.get("curriculum") or [{}])[-1]
+    for name in ("reconstruction", "numbers"):
+        share = last.get(name)
+        if isinstance(share, list) and share[0] != share[-1]:
+            parts.append(f"the share of {name} in the curriculum's last phase")
     if not parts:
         return []
     return [

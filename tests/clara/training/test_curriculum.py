@@ -78,8 +78,8 @@ def test_without_phases_there_is_nothing_to_draw():
     ("phases", "message"),
     [
         ({"until": 3}, "curriculum must be a list of phases, got {'until': 3}"),
-        (["x"], "a phase has fields of averages_only, rates, .*; got 'x'"),
-        ([{"rate": [2]}], "a phase has fields of averages_only, rates, .*; got {'rate'"),
+        (["x"], "a phase has fields of averages_only, numbers, rates, .*; got 'x'"),
+        ([{"rate": [2]}], "a phase has fields of averages_only, numbers, rates, .*; got {'rate'"),
         ([{"until": 0}, {}], "until must be null or a whole number of at least 1, got 0"),
         ([{"until": 2.5}, {}], "until must be null or a whole number of at least 1, got 2.5"),
         ([{"until": True}, {}], "until must be null or a whole number"),

@@ -1,12 +1,13 @@
 """Examples that become the task of repeating a document."""
 
 import random
+import re
 
 import pytest
 
 from clara.data.examples import AnswerExample, PretrainingExample
 from clara.training.collators import CompressionCollator
-from clara.training.curriculum import Curriculum
+from clara.training.curriculum import Curriculum, CurriculumError
 from clara.training.encoder import Encoder
 from clara.training.moments import Moment
 from clara.training.prompts import RECONSTRUCTION_TASK
@@ -130,3 +131,40 @@ def test_the_batch_asks_for_the_document_and_nothing_else(tiny_model):
     assert "Ada" not in prompt
     assert batch.counts["tokens"] == len(targets)
     assert len(batch.documents) == 1
+
+
+def test_some_examples_become_lists_of_numbers(tiny_model):
+    collator = CurriculumCollator(
+        lambda examples, **_: examples,
+        Curriculum(tiny_model.config, [{"reconstruction": 0.3, "numbers": [0.0, 0.6]}]),
+        tiny_model.tokenizer,
+        500,
+    )
+    plain = CurriculumCollator(
+        lambda examples, **_: examples,
+        Curriculum(tiny_model.config, [{"reconstruction": 0.3}]),
+        tiny_model.tokenizer,
+        500,
+    )
+    many = EXAMPLES * 40
+    first, last = (collator(many, Moment(step, 100, 7)) for step in (0, 99))
+    assert first == plain(many, Moment(0, 100, 7))
+    lists = [
+        each
+        for each in last
+        if isinstance(each, PretrainingExample) and TEXT not in each.documents[0]
+    ]
+    assert abs(len(lists) / len(many) - 0.6) < 0.08
+    for each in lists:
+        assert each.questions == (RECONSTRUCTION_TASK,)
+        assert each.answers == each.documents
+        lines = [line.split(": ") for line in each.documents[0].split("\n")]
+        assert len({name for name, _ in lines}) == 3
+        assert all(re.match(r"-?\d{1,3}(,\d{3})*(\.\d{1,3})?(\D|$)", value) for _, value in lines)
+    assert len({each.documents for each in lists}) > 0.95 * len(lists)
+
+
+def test_shares_of_a_phase_are_at_most_one(tiny_model):
+    for phase in ({"reconstruction": 0.5, "numbers": 0.6}, {"numbers": [0.2, 1.1]}):
+        with pytest.raises(CurriculumError, match="numbers"):
+            Curriculum(tiny_model.config, [phase])
