@@ -126,7 +126,9 @@ def check(folder, data, alone, name):
     start, one, two = (weights(each) for each in (folder / "start", alone, folder / name))
     assert one.keys() == two.keys()
     for parameter, value in one.items():
-        torch.testing.assert_close(two[parameter], value, rtol=1e-4, atol=1e-6, msg=parameter)
+        # Sums in another order round otherwise, by so much of the largest values.
+        atol = max(1e-6, 1e-4 * float(value.abs().max()))
+        torch.testing.assert_close(two[parameter], value, rtol=1e-4, atol=atol, msg=parameter)
     changed = {key for key, v in two.items() if key not in start or not v.equal(start[key])}
     return {key.split("/")[0].split(":")[0] for key in changed}
 
