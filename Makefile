@@ -27,7 +27,7 @@ check: .venv/.dev
 # Bytecode is kept, whatever the environment says: many processes import the same files.
 pytest := CUDA_VISIBLE_DEVICES= PYTHONDONTWRITEBYTECODE= $(bin)/pytest --numprocesses 2 --durations 30
 
-# 10 to 14 minutes on two cores that have nothing else to do, test-slow almost as long again.
+# 8 to 12 minutes on two cores that have nothing else to do, test-slow almost as long again.
 test: .venv/.dev
 	$(pytest) --dist worksteal -m 'not slow' --cov --cov-fail-under 90
 
