@@ -18,6 +18,7 @@ from .conftest import random_model
 from .runs import weights
 
 PROGRAM = """
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -75,6 +76,9 @@ for output, train_backbone in zip(outputs, (False, True), strict=True):
     assert all(torch.equal(before[n], after[n]) for n in before)
     dist.barrier()
 dist.destroy_process_group()
+# Without the rest of the interpreter's end: a thread that is not joined aborted it there once.
+sys.stdout.flush()
+os._exit(0)
 """
 
 
