@@ -9,7 +9,7 @@ from typing import Any
 from clara.data.records import Document
 from clara.evaluation.prefix_cache import MOST_BYTES, CachedAnswer, PrefixCache
 from clara.evaluation.systems.digests import model_settings
-from clara.evaluation.systems.generating import MAX_NEW_TOKENS, check_lengths, text_prompts
+from clara.evaluation.systems.generating import MAX_NEW_TOKENS, check_texts
 from clara.evaluation.systems.protocol import Answered
 from clara.evaluation.systems.store import Measures
 from clara.model.clara import Clara
@@ -68,14 +68,8 @@ class PrefixCacheSystem:
         return {**model_settings(self._model), "max_new_tokens": self._max_new_tokens}
 
     def check(self, questions: Sequence[str], documents: Sequence[Sequence[Document]]) -> None:
-        """Refuse documents that do not fit, as `TextSystem.check` does.
-
-        Raises:
-            EvaluationError: a prompt does not fit the backbone's positions; names its question.
-        """
-        texts = [[document.text for document in each] for each in documents]
-        prompts = text_prompts(self._model, questions, texts)
-        check_lengths(self._model, questions, prompts, self._max_new_tokens)
+        """See `check_texts`."""
+        check_texts(self._model, questions, documents, self._max_new_tokens)
 
     def answer(
         self, questions: Sequence[str], documents: Sequence[Sequence[Document]]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clara.backbone.packed_forward import positions_of
+from clara.data.records import Document
 from clara.errors import shortened
 from clara.evaluation.errors import EvaluationError
 from clara.model import generation
@@ -65,6 +66,21 @@ def text_prompts(
         build_text_prompt(model.tokenizer, template, each, question)
         for question, each in zip(questions, texts, strict=True)
     ]
+
+
+def check_texts(
+    model: Clara,
+    questions: Sequence[str],
+    documents: Sequence[Sequence[Document]],
+    max_new_tokens: int,
+) -> None:
+    """Refuse documents whose text does not fit, before a run has spent hours on others.
+
+    Raises:
+        EvaluationError: a prompt does not fit the backbone's positions; names its question.
+    """
+    texts = [[document.text for document in each] for each in documents]
+    check_lengths(model, questions, text_prompts(model, questions, texts), max_new_tokens)
 
 
 def check_lengths(

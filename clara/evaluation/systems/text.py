@@ -10,7 +10,7 @@ from clara.evaluation.systems.digests import model_settings
 from clara.evaluation.systems.generating import (
     MAX_NEW_TOKENS,
     answers_to,
-    check_lengths,
+    check_texts,
     text_prompts,
 )
 from clara.evaluation.systems.protocol import Answered
@@ -50,14 +50,8 @@ class TextSystem:
         }
 
     def check(self, questions: Sequence[str], documents: Sequence[Sequence[Document]]) -> None:
-        """Refuse documents that do not fit, before a run has spent hours on others.
-
-        Raises:
-            EvaluationError: a prompt does not fit the backbone's positions; names its question.
-        """
-        texts = [[document.text for document in each] for each in documents]
-        prompts = text_prompts(self._model, questions, texts)
-        check_lengths(self._model, questions, prompts, self._max_new_tokens)
+        """See `check_texts`."""
+        check_texts(self._model, questions, documents, self._max_new_tokens)
 
     def answer(
         self, questions: Sequence[str], documents: Sequence[Sequence[Document]]
