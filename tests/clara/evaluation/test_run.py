@@ -107,7 +107,6 @@ def test_entries_are_scored_and_lines_kept(tmp_path):
 
 
 def test_rankings_are_measured_and_written_for_trec(tmp_path):
-    pytest.importorskip("ir_measures")
     done = run([Finder()], rankers=[GoldRanker(), RandomRanker()], output=tmp_path / "run")
     gold, drawn = done.summary["rankers"]
     assert {name: gold[name]["mean"] for name in ("recall@1", "recall@20", "mrr", "ndcg@10")} == (
@@ -313,7 +312,6 @@ def test_a_question_without_an_answer_is_scored_by_silence():
 
 
 def test_rouge_is_scored_if_asked_for():
-    pytest.importorskip("rouge_score")
     done = run([Finder()], rankers=[GoldRanker()], rouge=True)
     assert scores(done, "rouge_l") == {"finder+gold": 1.0}
     assert "rouge_l" not in run([Finder()], rankers=[GoldRanker()]).answers[0]["scores"]
