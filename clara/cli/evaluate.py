@@ -258,6 +258,7 @@ class _Wanted:
         self, setup: Setup, dataset: Dataset, controls: bool
     ) -> tuple[list[Entry], list[Ranker]]:
         """The entries; or the rankers alone, where no system is wanted."""
+        from clara.evaluation.entries import kind_of
         from clara.evaluation.registry import entries_of, rankers_by_name
 
         if not self.systems:
@@ -267,7 +268,9 @@ class _Wanted:
         )
         if self.probes:  # another order than that of the rankers would undo what is probed
             entries = [
-                each for each in entries if each.ranker is None or each.ranker.name in self.rankers
+                each
+                for each in entries
+                if each.ranker is None or kind_of(each.ranker) in self.rankers
             ]
         return entries, []
 

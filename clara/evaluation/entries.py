@@ -25,8 +25,15 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Such as "text+bm25", "clara@4+gold" or "closed-book"."""
-        return self.system.name if self.ranker is None else f"{self.system.name}+{self.ranker.name}"
+        """Such as "text+bm25", "text+clara@4" or "closed-book".
+
+        A ranker's rate is left out where it is that of the system: "clara@4+clara".
+        """
+        if self.ranker is None:
+            return self.system.name
+        kind = kind_of(self.ranker)
+        own = self._has_rate and self.ranker.name == f"{kind}@{getattr(self.system, 'rate', None)}"
+        return f"{self.system.name}+{kind if own else self.ranker.name}"
 
     @property
     def control(self) -> str | None:
@@ -46,6 +53,11 @@ class Entry:
     @property
     def _has_rate(self) -> bool:
         return "@" in self.system.name
+
+
+def kind_of(ranker: Ranker) -> str:
+    """The name of a ranker without its compression rate, if it has one."""
+    return str(getattr(ranker, "kind", ranker.name))
 
 
 def crossed(systems: Sequence[System], rankers: Sequence[Ranker]) -> list[Entry]:

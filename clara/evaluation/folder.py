@@ -179,7 +179,7 @@ class RunFolder:
             write_qrels(self.path / QRELS, positives)
         for name, each in lines.items():
             write_run(
-                self.path / f"ranking.{quote(name, safe='')}.trec",
+                self.path / f"ranking.{quote(name, safe='@')}.trec",
                 {line["question"]: line["ranked"] for line in each},
                 {line["question"]: line["scores"] for line in each},
                 name=name,

@@ -25,6 +25,9 @@ from clara.terminal.printing import say
 MakeSystem = Callable[[Setup, int], System]
 """Makes a system at a compression rate, which one without rates does not look at."""
 
+MakeRanker = Callable[[Setup, int], Ranker]
+"""Makes a ranker at a compression rate, which one without rates does not look at."""
+
 
 @dataclass(frozen=True)
 class SystemKind:
@@ -43,6 +46,20 @@ class SystemKind:
     controls: tuple[MakeSystem, ...] = ()
     own_rankers: tuple[str, ...] = ("gold",)
     reads_documents: bool = True
+
+
+@dataclass(frozen=True)
+class RankerKind:
+    """A kind of ranker.
+
+    Attributes:
+        make: makes one of them.
+        has_rate: there is one for each compression rate. It ranks for a system of its own rate, and
+            for every system that has none.
+    """
+
+    make: MakeRanker
+    has_rate: bool = False
 
 
 def _clara(setup: Setup, rate: int) -> System:
@@ -120,23 +137,23 @@ SYSTEMS: dict[str, SystemKind] = {
 """Add a kind here to offer a system by name."""
 
 
-def _ours(setup: Setup) -> Ranker:
-    return MemoryRanker(setup.memory(setup.rates[0]))
+def _ours(setup: Setup, rate: int) -> Ranker:
+    return MemoryRanker(setup.memory(rate), encoded=setup.encoded)
 
 
-def _bm25(setup: Setup) -> Ranker:
+def _bm25(setup: Setup, rate: int) -> Ranker:
     from clara.evaluation.rankers.bm25 import Bm25Ranker
 
     return Bm25Ranker()
 
 
-def _minilm(setup: Setup) -> Ranker:
+def _minilm(setup: Setup, rate: int) -> Ranker:
     from clara.evaluation.rankers.minilm import MiniLmRanker
 
     return MiniLmRanker(device=setup.model.device)
 
 
-def _contrastive(setup: Setup) -> Ranker:
+def _contrastive(setup: Setup, rate: int) -> Ranker:
     model = setup.contrastive
     if model is None:
         raise EvaluationError(
@@ -144,20 +161,44 @@ def _contrastive(setup: Setup) -> Ranker:
         )
     memory: DocumentMemory = ComputedMemory(model)
     if setup.has_adapters and model.memory_space.accepts(setup.model.fingerprint):
-        memory = setup.memory(setup.rates[0])  # of the same compressor
+        memory = setup.memory(rate)  # of the same compressor
     return MemoryRanker(memory, model=model, name="contrastive")
 
 
-RANKERS: dict[str, Callable[[Setup], Ranker]] = {
-    "clara": _ours,
-    "bm25": _bm25,
-    "minilm": _minilm,
-    "contrastive": _contrastive,
-    "random": lambda setup: RandomRanker(setup.seed),
-    "gold": lambda setup: GoldRanker(),
-    "given": lambda setup: GivenRanker(),
+RANKERS: dict[str, RankerKind] = {
+    "clara": RankerKind(_ours, has_rate=True),
+    "bm25": RankerKind(_bm25),
+    "minilm": RankerKind(_minilm),
+    "contrastive": RankerKind(_contrastive),
+    "random": RankerKind(lambda setup, rate: RandomRanker(setup.seed)),
+    "gold": RankerKind(lambda setup, rate: GoldRanker()),
+    "given": RankerKind(lambda setup, rate: GivenRanker()),
 }
-"""Add a function here to offer a ranker by name."""
+"""Add a kind here to offer a ranker by name."""
+
+
+class _Rankers:
+    """The rankers of a run, each made once, when it is first asked for."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._made: dict[tuple[str, int], Ranker] = {}
+
+    def of(self, names: Sequence[str], rate: int | None = None) -> list[Ranker]:
+        """Rankers by name: those that have a rate at this one, or at all of them."""
+        every = self._setup.rates
+        return [
+            self._at(name, at)
+            for name in names
+            for at in (
+                (every if rate is None else (rate,)) if RANKERS[name].has_rate else every[:1]
+            )
+        ]
+
+    def _at(self, name: str, rate: int) -> Ranker:
+        if (name, rate) not in self._made:
+            self._made[name, rate] = RANKERS[name].make(self._setup, rate)
+        return self._made[name, rate]
 
 
 def check_names(given: Sequence[str], known: Mapping[str, Any], what: str) -> None:
@@ -194,14 +235,14 @@ def _check_gold(rankers: Sequence[str], questions: Sequence[EvaluatedQuestion]) 
 def rankers_by_name(
     setup: Setup, names: Sequence[str], questions: Sequence[EvaluatedQuestion]
 ) -> list[Ranker]:
-    """Rankers to evaluate without any system.
+    """Rankers to evaluate without any system; one that has a rate at each of the rates.
 
     Raises:
         EvaluationError: a name is not known, or something is missing that a ranker needs.
     """
     check_names(names, RANKERS, "ranker")
     _check_gold(names, questions)
-    return [RANKERS[name](setup) for name in names]
+    return _Rankers(setup).of(names)
 
 
 def entries_of(
@@ -215,7 +256,8 @@ def entries_of(
     """The entries of systems and rankers by name.
 
     A system that reads documents is crossed with the rankers, and with "gold" where it is known
-    for every question that has an answer which documents hold it; CLaRa also with its own ranker. A
+    for every question that has an answer which documents hold it; CLaRa also with its own ranker.
+    That ranks by memory of the rate of the system, and of every rate for a system that has none. A
     system that cannot run here is left out with a line on standard error that says why.
 
     Args:
@@ -228,7 +270,7 @@ def entries_of(
     check_names(rankers, RANKERS, "ranker")
     _check_gold(rankers, questions)
     known = _without_gold(questions) is None
-    made: dict[str, Ranker] = {}
+    made = _Rankers(setup)
     entries: dict[str, Entry] = {}
     for name in systems:
         kind = SYSTEMS[name]
@@ -239,10 +281,10 @@ def entries_of(
                 f"system {name!r} reads documents and no ranker is given that chooses them; "
                 f"rankers are {', '.join(RANKERS)}"
             )
-        for each in names:
-            made[each] = made[each] if each in made else RANKERS[each](setup)
+        rates = setup.rates if kind.has_rate else setup.rates[:1]
+        chosen = {at: made.of(names, at if kind.has_rate else None) for at in rates}
         try:
-            new = _entries(kind, setup, [made[each] for each in names], controls)
+            new = _entries(kind, setup, chosen, controls)
         except UnavailableError as error:
             say(f"system {name} is left out: {error}")
             continue
@@ -251,10 +293,14 @@ def entries_of(
 
 
 def _entries(
-    kind: SystemKind, setup: Setup, rankers: Sequence[Ranker], controls: bool
+    kind: SystemKind, setup: Setup, chosen: Mapping[int, Sequence[Ranker]], controls: bool
 ) -> list[Entry]:
+    """
+    Args:
+        chosen: the rankers of each rate that there is a system of.
+    """
     entries = []
-    for rate in setup.rates if kind.has_rate else setup.rates[:1]:
+    for rate, rankers in chosen.items():
         for make in (kind.make, *(kind.controls if controls else ())):
             system = make(setup, rate)
             entries += (

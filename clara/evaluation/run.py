@@ -30,6 +30,7 @@ from clara.evaluation.systems.protocol import (
     SwappedSystem,
     System,
 )
+from clara.evaluation.warming import warm_up_memory, warm_up_ranker
 from clara.terminal.progress import DocumentProgress, document_progress
 
 RANK_BATCH = 32
@@ -139,6 +140,7 @@ class _Run:
     ) -> None:
         self._entries, self._dataset, self._top_k = entries, dataset, top_k
         self._rankers, self._folder, self._rouge = rankers, folder, rouge
+        self._warm: set[str] = set()
         self._before = {line["system"]: line for line in folder.documents}
 
     def rank_all(self, bar: DocumentProgress) -> None:
@@ -148,14 +150,18 @@ class _Run:
         size = len(questions) if together else RANK_BATCH
         for ranker in self._rankers:
             self._plan(ranker, self._candidates())
+            most, warm = max(KEPT_RANKS, self._top_k), False
             for batch in _batches(questions, size):
                 missing = [q for q in batch if (ranker.name, q.id) not in self._folder.rankings]
                 if not missing:
                     continue
-                begin, before = time.perf_counter(), _document_seconds(ranker)
                 with _named(ranker.name, batch):
-                    ranked = ranker.rank(batch, documents, max(KEPT_RANKS, self._top_k))
-                seconds = time.perf_counter() - begin - (_document_seconds(ranker) - before)
+                    if not warm:
+                        warm_up_ranker(ranker, batch, documents, most)
+                        warm = True
+                    begin, before = time.perf_counter(), _other_seconds(ranker)
+                    ranked = ranker.rank(batch, documents, most)
+                    seconds = time.perf_counter() - begin - (_other_seconds(ranker) - before)
                 took = 1000 * seconds / len(batch)
                 self._folder.rankings.add(
                     [
@@ -202,7 +208,10 @@ class _Run:
                 missing = [name for name in ids if (entry.name, name) not in self._folder.answers]
                 if not missing:
                     continue
-                self._answer(entry, batch, chosen, others)
+                if entry.name not in self._warm:  # its first batch also waits for what is set up
+                    self._answer(entry, batch, chosen, others, warming=True)
+                    self._warm.add(entry.name)
+                self._folder.answers.add(self._answer(entry, batch, chosen, others))
                 self._keep_measures()
                 bar.advance(len(missing))
 
@@ -225,7 +234,14 @@ class _Run:
         rows: Sequence[int],
         chosen: Mapping[str, Sequence[Sequence[str]]],
         others: Mapping[str, Sequence[Sequence[str]]],
-    ) -> None:
+        *,
+        warming: bool = False,
+    ) -> list[Line]:
+        """The lines of the answers of an entry to some questions.
+
+        Args:
+            warming: the lines will be thrown away.
+        """
         questions = [self._dataset.questions[row] for row in rows]
         texts = [question.question for question in questions]
         ranked: list[Sequence[str]] = [[] for _ in rows]
@@ -234,6 +250,8 @@ class _Run:
         documents = [self._documents(names) for names in ranked]
         swapped: Sequence[Sequence[str] | None] = [None] * len(rows)
         with _named(entry.name, questions):
+            if warming:
+                warm_up_memory(entry.system, next(filter(None, documents), []))
             if entry.ranker is not None and isinstance(entry.system, SwappedSystem):
                 swapped = [others[entry.ranker.name][row] for row in rows]
                 read = [self._documents(names or ()) for names in swapped]
@@ -246,7 +264,7 @@ class _Run:
         ]
         for line, names in zip(lines, swapped):
             line |= {} if names is None else {"swapped": list(names)}
-        self._folder.answers.add(lines)
+        return lines
 
     def _chosen(self, ranker: Ranker, question: EvaluatedQuestion) -> list[str]:
         """The documents that are read for a question."""
@@ -351,9 +369,10 @@ def _named(name: str, questions: Sequence[EvaluatedQuestion]) -> Iterator[None]:
         raise EvaluationError(f"{name}, {which}: {error}") from error
 
 
-def _document_seconds(ranker: Ranker) -> float:
-    """What a ranker has spent on documents beforehand, which is no part of ranking."""
-    return float(getattr(ranker, "document_seconds", 0.0))
+def _other_seconds(ranker: Ranker) -> float:
+    """What a ranker has spent so far that is no part of ranking, without what it has been saved."""
+    spent = float(getattr(ranker, "document_seconds", 0.0))
+    return spent - float(getattr(ranker, "reused_seconds", 0.0))
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

@@ -13,6 +13,7 @@ from clara.data.records import Document
 from clara.evaluation.dataset import EvaluatedQuestion
 from clara.evaluation.rankers.protocol import Ranked, best
 from clara.evaluation.systems.digests import model_settings
+from clara.evaluation.systems.encoded import EncodedQuestions
 from clara.evaluation.systems.grouping import GROUP
 from clara.evaluation.systems.store import DocumentMemory
 from clara.memory.padded import PaddedMemory
@@ -27,17 +28,30 @@ class MemoryRanker:
         memory: of the documents. Documents are read in order of need, and what was read may be
             forgotten: only the best of each question are kept.
         model: encodes the questions; by default the one that wrote the memory.
-        name: "clara", or another for a second model.
+        name: of a second model; by default "clara@" and the rate of the memory.
+        encoded: shares the questions' encodings with other rankers of the same model.
+
+    Attributes:
+        kind: the name without a rate.
+        reused_seconds: see `Ranker`.
 
     Raises:
         ValueError: another model wrote the memory, whose vectors cannot be compared.
     """
 
     def __init__(
-        self, memory: DocumentMemory, *, model: Clara | None = None, name: str = "clara"
+        self,
+        memory: DocumentMemory,
+        *,
+        model: Clara | None = None,
+        name: str | None = None,
+        encoded: EncodedQuestions | None = None,
     ) -> None:
-        self.name = name
+        self.kind = "clara" if name is None else name
+        self.name = f"{self.kind}@{memory.rate}" if name is None else name
+        self.reused_seconds = 0.0
         self.memory = memory
+        self._encoded = encoded
         self._model = memory.model if model is None else model
         self._rule = self._model.config.ranking_rule
         self._model.memory_space.require(memory.model, "the memory was written", "use its model")
@@ -65,7 +79,7 @@ class MemoryRanker:
     ) -> list[Ranked]:
         if not questions:
             return []
-        queries = self._model.encode_queries([each.question for each in questions])
+        queries = self._encode([each.question for each in questions])
         found: list[dict[str, float]] = [{} for _ in questions]
         for names, rows in _read_together(questions, documents):
             # Candidates of one question, or a part of all documents for all that rank them.
@@ -73,6 +87,13 @@ class MemoryRanker:
             for row in rows:
                 found[row] = dict(best(found[row].items(), k))
         return [best(each.items(), k) for each in found]
+
+    def _encode(self, questions: list[str]) -> Tensor:
+        if self._encoded is None:
+            return self._model.encode_queries(questions)
+        queries, saved = self._encoded.encode(questions)
+        self.reused_seconds += saved
+        return queries
 
     def _score(
         self,

@@ -15,13 +15,15 @@ Ranked: TypeAlias = list[tuple[str, float]]
 class Ranker(Protocol):
     """A way to order documents. People may bring their own.
 
-    It may have `settings`, a JSON object with what decides its rankings, and `document_seconds`,
-    the time spent so far on documents alone, which does not count as ranking.
+    It may have more: `settings`, a JSON object with what decides its rankings; `kind`, the name
+    without a compression rate; `document_seconds`, the time spent so far on documents alone, which
+    does not count as ranking; and `reused_seconds`, the time saved so far by work on questions that
+    another ranker has done, which does.
     """
 
     @property
     def name(self) -> str:
-        """Such as "bm25"; no two rankers of a run have the same."""
+        """Such as "bm25" or "clara@4"; no two rankers of a run have the same."""
 
     def rank(
         self,
@@ -30,6 +32,8 @@ class Ranker(Protocol):
         k: int,
     ) -> list[Ranked]:
         """The best `k` candidates of each question; all of them where there are fewer.
+
+        The first questions are ranked twice, and only the second time counts.
 
         Args:
             documents: all documents by id. A question without candidates of its own ranks all.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from clara.evaluation.report.records import Entry
+from clara.evaluation.report.records import Entry, rate_apart
 from clara.reports.drawing import LOOK
 
 DPI = 200
@@ -71,6 +71,7 @@ _SYSTEMS = (
     "prefix-cache",
     "closed-book",
 )
+_LINES = ("-", "--", ":", "-.")
 _RANKERS = ("clara", "bm25", "minilm", "contrastive", "", "", "gold", "random")
 _MARKERS = {
     "clara": "D",
@@ -93,7 +94,7 @@ def entry_style(entry: Entry, theme: Theme) -> dict[str, Any]:
     hollow = entry.mark or entry.control is not None
     return {
         "color": colour,
-        "marker": _MARKERS.get(entry.ranker or "", "o"),
+        "marker": _MARKERS.get(entry.ranker_kind or "", "o"),
         "markersize": 6.5,
         "markerfacecolor": theme.ground if hollow else colour,
         **_WHOLE,
@@ -101,12 +102,18 @@ def entry_style(entry: Entry, theme: Theme) -> dict[str, Any]:
     }
 
 
-def ranker_style(name: str, theme: Theme) -> dict[str, Any]:
-    """Colour and marker of a ranker."""
-    place = _RANKERS.index(name) if name in _RANKERS else 4
+def ranker_style(name: str, theme: Theme, before: int = 0) -> dict[str, Any]:
+    """Colour and marker of a ranker, and the line.
+
+    Args:
+        before: how many rankers of the picture have the same name but for the rate.
+    """
+    kind, _ = rate_apart(name)
+    place = _RANKERS.index(kind) if kind in _RANKERS else 4
     return {
         "color": theme.colours[place],
-        "marker": _MARKERS.get(name, "o"),
+        "marker": _MARKERS.get(kind, "o"),
+        "linestyle": _LINES[before % len(_LINES)],
         "markersize": 6.5,
         **_WHOLE,
     }

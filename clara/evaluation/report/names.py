@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clara.evaluation.report.records import Entry, Score
+from clara.evaluation.report.records import Entry, Score, rate_apart
 from clara.reports.tables import short
 
 _SYSTEMS = {
@@ -49,8 +49,8 @@ def phrase(entry: Entry) -> str:
     """An entry in the words of a sentence, such as "CLaRa at rate 4 with BM25"."""
     name = _SYSTEMS.get(entry.system, entry.system)
     rate = "" if entry.rate is None else f" at rate {short(entry.rate)}"
-    ranker = _RANKERS.get(entry.ranker or "", entry.ranker)
-    if entry.ranker == entry.system:
+    ranker = None if entry.ranker is None else _ranking(entry.ranker)
+    if entry.ranker_kind == entry.system and entry.ranker_rate in (None, entry.rate):
         ranker = "its own ranking"
     with_ = "" if ranker is None else f" with {ranker}"
     return f"{name}{rate}{with_}"
@@ -67,14 +67,26 @@ def meanings(entries: Sequence[Entry]) -> list[tuple[str, str]]:
         found[f"{entry.system}{rate}"] = what
     if any(entry.rate is not None for entry in entries):
         found["@RATE"] = "tokens of a document for each vector or token that is read in its place"
-    for ranker in dict.fromkeys(entry.ranker for entry in entries):
-        if ranker is not None:
-            found[f"+{ranker}"] = f"documents by {_RANKERS.get(ranker, ranker)}"
+    for entry in entries:
+        if entry.ranker is None:
+            continue
+        if entry.ranker_rate is not None and entry.ranker_rate == entry.rate:
+            what = f"documents by {_ranking(str(entry.ranker_kind))} at the rate of the entry"
+            found.setdefault(f"+{entry.ranker_kind}", what)
+        else:
+            found[f"+{entry.ranker}"] = f"documents by {_ranking(entry.ranker)}"
     if "+gold" in found:
         found["+gold"] = "the gold document is read first: what a perfect ranker would give"
     if "+given" in found:
         found["+given"] = "documents in the order in which the question has them"
     return list(found.items())
+
+
+def _ranking(name: str) -> str:
+    """A ranker in words, such as "BM25" or "CLaRa's ranking at rate 4"."""
+    kind, rate = rate_apart(name)
+    words = _RANKERS.get(kind, kind)
+    return words if rate is None else f"{words} at rate {short(rate)}"
 
 
 def percent(share: float, of: int = 0) -> str:

@@ -21,7 +21,7 @@ from clara.evaluation.report.look import (
     ranker_style,
     share_axis,
 )
-from clara.evaluation.report.records import Entry, Run, Score
+from clara.evaluation.report.records import Entry, Run, Score, rate_apart
 from clara.evaluation.report.types import ordered_types, type_name
 from clara.reports.drawing import grouped, say_left_out, text
 from clara.reports.sections import Picture, inline
@@ -91,14 +91,21 @@ def file_prefix(name: str) -> str:
 
 
 def _by_rate(run: Run, figure: Any, theme: Theme) -> bool:
-    """Lines of entries by their rate, a panel for each ranker of CLaRa's."""
-    scored = [entry for entry in run.entries if entry.exact_match is not None]
+    """Lines of entries by their rate, a panel for each ranker of CLaRa's.
+
+    What reads text that was ranked by memory of a rate stands at that rate.
+    """
+    scored = [
+        replace(entry, rate=entry.ranker_rate) if entry.rate is None else entry
+        for entry in run.entries
+        if entry.exact_match is not None
+    ]
     rated = [entry for entry in scored if entry.system == "clara" and entry.rate]
-    rankers = list(dict.fromkeys(entry.ranker for entry in rated))
+    rankers = list(dict.fromkeys(_ranking(entry) for entry in rated))
     if not rated:
         return False
     panels = [
-        _with_text([entry for entry in scored if entry.ranker in (ranker, None)], scored)
+        _with_text([entry for entry in scored if _ranking(entry) in (ranker, None)], scored)
         for ranker in rankers[:_MOST_PANELS]
     ]
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
@@ -117,6 +124,12 @@ def _by_rate(run: Run, figure: Any, theme: Theme) -> bool:
     return True
 
 
+def _ranking(entry: Entry) -> str | None:
+    """The ranker of an entry; without its rate where that is the entry's own."""
+    own = entry.ranker_rate in (None, entry.rate)
+    return entry.ranker_kind if own else entry.ranker
+
+
 def _with_text(panel: list[Entry], scored: Sequence[Entry]) -> list[Entry]:
     """The entries of a panel; where none is of text, with the best one of another ranker."""
     texts = [entry for entry in scored if entry.system == "text"]
@@ -124,7 +137,7 @@ def _with_text(panel: list[Entry], scored: Sequence[Entry]) -> list[Entry]:
         return panel
     best = max(texts, key=lambda entry: (entry.ranker != "gold", _score(entry).mean))
     # Under its whole name, since the title of the panel names another ranker.
-    return [*panel, replace(best, system=best.name)]
+    return [*panel, replace(best, system=best.name, rate=None)]
 
 
 def _rate_lines(axis: Any, entries: Sequence[Entry], theme: Theme) -> list[Label]:
@@ -190,7 +203,8 @@ def _recall(run: Run, figure: Any, theme: Theme) -> bool:
         apart = 0.03 * (row - (len(rankers) - 1) / 2)
         places = [cuts.index(k) + apart for k in found]
         scores = list(found.values())
-        style = ranker_style(ranker.name, theme)
+        kinds = [rate_apart(each.name)[0] for each in rankers[: row + 1]]
+        style = ranker_style(ranker.name, theme, kinds.count(kinds[row]) - 1)
         bars = _bars(scores)
         axis.errorbar(places, [s.mean for s in scores], bars, capsize=3, elinewidth=1.2, **style)
         labels.append(Label(places[-1], scores[-1].mean, ranker.name, style["color"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,19 @@ class Entry:
     reads_memory: bool | None = None
     trained: bool | None = None
     run: str = ""
+
+    @property
+    def ranker_kind(self) -> str | None:
+        """The name of the ranker without its compression rate."""
+        return None if self.ranker is None else rate_apart(self.ranker)[0]
+
+    @property
+    def ranker_rate(self) -> float | None:
+        """The compression rate of the memory that the documents were ranked by, where it is known.
+
+        Runs of earlier versions name none: all entries were ranked at the first rate of the run.
+        """
+        return None if self.ranker is None else rate_apart(self.ranker)[1]
 
     @property
     def apart(self) -> str:
@@ -227,6 +241,17 @@ class Run:
             if each.score == score and (each.a, each.b) == (b, a):
                 return each.turned()
         return None
+
+
+def rate_apart(name: str) -> tuple[str, float | None]:
+    """The name of a ranker without its compression rate, and the rate; None where it has none.
+
+    Example:
+        >>> rate_apart("clara@4"), rate_apart("bm25")
+        (('clara', 4.0), ('bm25', None))
+    """
+    found = re.fullmatch(r"(.+)@([0-9]+)", name, re.DOTALL)
+    return (name, None) if found is None else (found[1], float(found[2]))
 
 
 def by_rows(entries: Iterable[Entry]) -> list[Entry]:

@@ -18,15 +18,26 @@ from clara.model.clara import Clara
 class KeptPrefixes:
     """The cache of a system, and what reading documents into it has taken.
 
+    Args:
+        model, most_bytes: see `PrefixCache`.
+
     Attributes:
         measures: seconds and bytes of all lists of documents that were read. A document has as many
             "vectors" as the prompt's beginning has tokens per document; each stands for its keys
             and values in all layers.
     """
 
-    def __init__(self, cache: PrefixCache) -> None:
-        self.cache = cache
+    def __init__(self, model: Clara, most_bytes: int) -> None:
+        self.cache = PrefixCache(model, most_bytes=most_bytes)
         self.measures = Measures()
+        self._model = model
+        self._warm = False
+
+    def warm_up(self, documents: Sequence[Document]) -> None:
+        """Read a list of documents without measuring or keeping it, but once."""
+        if not self._warm:
+            PrefixCache(self._model).read([document.text for document in documents])
+            self._warm = True
 
     def read(self, texts: Sequence[str]) -> None:
         before = self.cache.reads
@@ -59,7 +70,7 @@ class PrefixCacheSystem:
         max_new_tokens: int = MAX_NEW_TOKENS,
         most_bytes: int = MOST_BYTES,
     ) -> None:
-        self.memory = KeptPrefixes(PrefixCache(model, most_bytes=most_bytes))
+        self.memory = KeptPrefixes(model, most_bytes)
         self._model = model
         self._max_new_tokens = max_new_tokens
 

@@ -57,8 +57,9 @@ class System(Protocol):
     ) -> list[Answered]:
         """Answer questions, each from its documents, best first.
 
-        The same questions and documents in one call must give the same answers at any time: a run
-        that was killed asks for a batch again.
+        The same questions and documents in one call must give the same answers at any time. A run
+        answers its first batch twice, so that what is set up once is not timed, and one that was
+        killed asks for a batch again.
         """
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from clara.evaluation.errors import EvaluationError
+from clara.evaluation.systems.encoded import EncodedQuestions
 from clara.evaluation.systems.generating import MAX_NEW_TOKENS
 from clara.evaluation.systems.store import ComputedMemory, DocumentMemory, IndexedMemory
 from clara.index import MemoryIndex
@@ -35,6 +36,8 @@ class Setup:
         tuned: the reader of "text-tuned".
         contrastive: encodes the questions of the ranker "contrastive".
         seed: of what is drawn.
+        encoded: questions as `model` encodes them, for rankers of several rates; None where one
+            rate leaves nothing to share.
     """
 
     model: Clara
@@ -45,6 +48,7 @@ class Setup:
     contrastive: Clara | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
     seed: int = 0
+    encoded: EncodedQuestions | None = field(init=False, default=None, repr=False)
     _memory: dict[int, DocumentMemory] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +57,8 @@ class Setup:
             self._memory[indexed.rate] = indexed
         if not self.rates:
             self.rates = (next(iter(self._memory), self.model.config.compression_rate),)
+        if len(self.rates) > 1 and self.has_adapters:
+            self.encoded = EncodedQuestions(self.model)
 
     def memory(self, rate: int) -> DocumentMemory:
         """The memory of documents at a rate, shared by all that read it.

@@ -107,6 +107,7 @@ class ComputedMemory:
     _kept: OrderedDict[str, KeptDocument] = field(default_factory=OrderedDict, repr=False)
     _groups: Groups = field(default_factory=Groups, repr=False)
     _nbytes: int = 0
+    _warm: bool = False
 
     def __post_init__(self) -> None:
         self.rate = self.model.rate(self.given_rate) or self.model.config.compression_rate
@@ -117,6 +118,13 @@ class ComputedMemory:
 
     def plan(self, documents: Iterable[Document]) -> None:
         self._groups.plan(documents)
+
+    def warm_up(self, documents: Sequence[Document]) -> None:
+        """Compress the group of the first document without measuring or keeping it, but once."""
+        if not self._warm:
+            self.plan(documents)
+            self._computed(self._groups.of(documents[0].id))
+            self._warm = True
 
     def read(self, documents: Sequence[Document]) -> list[KeptDocument]:
         self.plan(documents)
@@ -133,15 +141,19 @@ class ComputedMemory:
 
     def _compress(self, group: Sequence[Document]) -> None:
         begin = time.perf_counter()
-        memory = self.model.compress(group, compression_rate=self.given_rate)
-        kept = kept_documents(memory)
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        kept = self._computed(group)
         self.measures.add(kept.values(), time.perf_counter() - begin)
         for name, each in kept.items():
             before = self._kept.pop(name, None)
             self._nbytes += each.nbytes - (0 if before is None else before.nbytes)
             self._kept[name] = each
+
+    def _computed(self, group: Sequence[Document]) -> dict[str, KeptDocument]:
+        memory = self.model.compress(group, compression_rate=self.given_rate)
+        kept = kept_documents(memory)
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return kept
 
     def _forget(self) -> None:
         while self._nbytes > self.most_bytes and len(self._kept) > 1:

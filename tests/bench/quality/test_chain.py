@@ -93,7 +93,7 @@ def test_whether_memory_is_read_is_what_the_evaluation_says(tmp_path):
         entry("clara-shuffled@8+gold", "gold", None, control="shuffled"),
         entry("text+gold", "gold", None, system="text"),
     ]
-    own, gold = entry("clara@8+clara", "clara", True), entry("clara@8+gold", "gold", True)
+    own, gold = entry("clara@8+clara", "clara@8", True), entry("clara@8+gold", "gold", True)
     summed_up(made, own, gold, *others)
     made.check()
     summed_up(made, {**own, "reads_memory": False}, gold, *others)
@@ -132,7 +132,7 @@ class TestProgram:
             def do(name):
                 done.append(name)
                 if name == "evaluation":
-                    ours = [entry("a", "clara", True), entry("b", "gold", True)]
+                    ours = [entry("a", "clara@8", True), entry("b", "gold", True)]
                     summed_up(made, *ours)
 
             names = ("questions", "training", "text opponent", "evaluation", "report")

@@ -1,14 +1,19 @@
 """Systems that a tiny model answers for."""
 
+import time
+
 import pytest
 import torch
 
 from clara import Clara, ClaraConfig
 from clara.data.records import Document
+from clara.evaluation import evaluate
 from clara.evaluation.dataset import EvaluatedQuestion
+from clara.evaluation.entries import Entry
 from clara.evaluation.errors import EvaluationError, UnavailableError
 from clara.evaluation.rankers.ours import MemoryRanker
 from clara.evaluation.registry import SYSTEMS, entries_of, rankers_by_name
+from clara.evaluation.systems.encoded import EncodedQuestions
 from clara.evaluation.systems.memory import MemorySystem, NoMemory, ShuffledMemory
 from clara.evaluation.systems.setup import Setup, TunedReader
 from clara.evaluation.systems.store import ComputedMemory, IndexedMemory, documents_of
@@ -21,6 +26,7 @@ TEXTS = [f"Country {n} has {7 * n} rivers and a coast of {n} km." for n in range
 DOCUMENTS = [Document(f"d{n}", text) for n, text in enumerate(TEXTS)]
 LONG = Document("long", " ".join(TEXTS[1:]))  # two chunks of at most 64 tokens
 QUESTIONS = ["How many rivers?", "How long is the coast of country 3?"]
+RATED = {"clara@4": 4, "clara@16": 16}
 GIVEN = [DOCUMENTS[:2], [DOCUMENTS[3], LONG]]
 
 
@@ -208,6 +214,79 @@ def test_a_system_that_is_not_here_is_left_out(tiny_model, monkeypatch, capsys):
     assert [entry.name for entry in made] == ["closed-book"]
     line = "system rare is left out: its package is not installed\n"
     assert capsys.readouterr().err == line
+
+
+def test_every_entry_is_ranked_by_memory_of_its_own_rate(spans_model):
+    setup = Setup(spans_model, rates=(16, 4), max_new_tokens=5)
+    made = entries_of(setup, ["clara", "text", "lead"], ["clara"], [])
+    assert [entry.name for entry in made if not entry.name.endswith("+gold")] == [
+        *("clara@16+clara", "clara-shuffled@16+clara", "clara-none"),
+        *("clara@4+clara", "clara-shuffled@4+clara"),
+        *("text+clara@16", "text+clara@4"),
+        *("lead@16+clara", "lead@4+clara"),
+    ]
+    by_name = {entry.name: entry for entry in made}
+    for rate in (4, 16):
+        entries = [by_name[f"clara@{rate}+clara"], by_name[f"text+clara@{rate}"]]
+        assert entries[0].ranker is entries[1].ranker is by_name[f"lead@{rate}+clara"].ranker
+        assert entries[0].ranker.memory is setup.memory(rate)
+        assert entries[0].system.memory is setup.memory(rate)
+        assert {each.described()["ranker"] for each in entries} == {f"clara@{rate}"}
+    alone = rankers_by_name(setup, ["clara", "random"], [])
+    assert [each.name for each in alone] == ["clara@16", "clara@4", "random"]
+    # People's own crossings say both rates where they differ.
+    assert Entry(by_name["clara@4+clara"].system, alone[0]).name == "clara@4+clara@16"
+    with pytest.raises(ValueError, match=r"must be one of the rates .* got 3"):
+        entries_of(Setup(spans_model, rates=(4, 3)), ["text"], ["clara"], [])
+
+
+def test_rankings_of_every_rate_are_those_of_the_model(spans_model, monkeypatch, tmp_path):
+    asked = [
+        EvaluatedQuestion(f"q{n}", f"Which coast is {n} km?", (str(n),), (f"d{n}",))
+        for n in range(6)
+    ]
+    encoded = []
+    encode = spans_model.encode_queries
+
+    def counted(questions):
+        encoded.append(tuple(questions))
+        time.sleep(0.2)
+        return encode(questions)
+
+    monkeypatch.setattr(spans_model, "encode_queries", counted)
+    setup = Setup(spans_model, rates=(4, 16))
+    done = evaluate([], asked, DOCUMENTS, rankers=rankers_by_name(setup, ["clara"], asked),
+                    output=tmp_path / "run")  # fmt: skip
+    texts = [each.question for each in asked]
+    assert encoded == [tuple(texts)] * 2  # once to warm up, and once for both rates
+    lines = {name: [e for e in done.rankings if e["ranker"] == name] for name in RATED}
+    assert done.rankings == [*lines["clara@4"], *lines["clara@16"]]
+    for name, rate in RATED.items():
+        expected = spans_model.rank(
+            texts, spans_model.compress(DOCUMENTS, compression_rate=rate), top_k=6
+        )
+        for line, scores, rows in zip(lines[name], expected.scores, expected.indices, strict=True):
+            assert line["ranked"] == [DOCUMENTS[row].id for row in rows.tolist()]
+            assert line["scores"] == pytest.approx(scores.tolist(), abs=1e-5)
+            # The time of encoding is also that of the rate that did not encode again.
+            assert line["timings_ms"]["rank"] >= 200 / len(asked)
+        trec = (tmp_path / "run" / f"ranking.{name}.trec").read_text().splitlines()
+        assert trec[0].split()[:4] == ["q0", "Q0", lines[name][0]["ranked"][0], "1"]
+        assert trec[0].split()[-1] == name
+    assert lines["clara@4"][0]["scores"] != lines["clara@16"][0]["scores"]
+
+
+def test_encodings_beyond_the_limit_are_computed_again(spans_model):
+    texts = [["Which coast?", "How many rivers?"], ["Who?"], ["When?"]]
+    row = spans_model.encode_queries(["Who?"]).nbytes
+    encoded = EncodedQuestions(spans_model, most_bytes=2 * row)
+    expected = [spans_model.encode_queries(each) for each in texts]
+    found = [[encoded.encode(each) for each in texts] for _ in range(3)]
+    for queries in found:
+        assert all(torch.equal(one, other) for (one, _), other in zip(queries, expected))
+    saved = [[seconds > 0 for _, seconds in queries] for queries in found]
+    # The first batch of all is not kept, and two others leave no room for it.
+    assert saved == [[False, False, False], [False, True, True], [False, True, True]]
 
 
 def test_the_contrastive_ranker_shares_memory_of_the_same_compressor(tiny_model, spans_model):

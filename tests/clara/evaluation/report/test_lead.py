@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from clara.evaluation.report.lead import contestants, lead, leaders, outcome
@@ -17,7 +19,8 @@ def entry(name, mean, low=None, high=None, *, control=None, reads=None, question
         name=name,
         system=system,
         rate=float(rate) if rate else None,
-        ranker=ranker or None,
+        # Entries leave out a rate that is their own.
+        ranker=f"clara@{rate}" if rate and ranker == "clara" else ranker or None,
         control=control,
         questions=questions,
         scores={"exact_match": Score(mean, low, high)},
@@ -52,9 +55,11 @@ def test_who_won():
 
 
 def test_only_clara_has_a_ranking_of_its_own():
-    told = lead(run([entry("text+clara", 0.5), CLARA]))
-    assert "text with CLaRa's ranking answers" in told
+    told = lead(run([entry("text+clara@4", 0.5), CLARA]))
+    assert "text with CLaRa's ranking at rate 4 answers" in told
     assert "CLaRa at rate 4 with its own ranking" in told
+    other = replace(CLARA, name="clara@4+clara@16", ranker="clara@16")
+    assert "CLaRa at rate 4 with CLaRa's ranking at rate 16" in lead(run([TEXT, other]))
 
 
 def test_the_pair_may_be_the_other_way_round():

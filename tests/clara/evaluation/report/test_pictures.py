@@ -69,6 +69,53 @@ def test_rankers_without_text_are_compared_with_the_best_text(read):
     assert "text+bm25" in texts(axis)
 
 
+def ranked_at_rates(run):
+    """The run as if MiniLM were CLaRa's ranking: at each entry's rate, and at both for text."""
+    entries = []
+    for entry in run.entries:
+        if entry.ranker != "minilm":
+            entries.append(entry)
+        elif entry.rate is not None:
+            name = f"{entry.name.partition('+')[0]}+clara"
+            entries.append(replace(entry, name=name, ranker=f"clara@{entry.rate:g}"))
+        else:
+            names = ("clara@4", "clara@16")
+            entries += [replace(entry, name=f"text+{name}", ranker=name) for name in names]
+    return replace(run, entries=entries)
+
+
+def test_rankings_of_all_rates_share_a_panel(read):
+    axis = drawn("accuracy-by-rate", ranked_at_rates(read)).axes[1]
+    assert axis.get_title(loc="left") == "documents by clara"
+    assert texts(axis) == ["text", "clara", "clara-shuffled", "clara-none", "closed-book"]
+    means = [read.by_name[f"clara@{rate}+minilm"].exact_match.mean for rate in (4, 16)]
+    text = read.by_name["text+minilm"].exact_match.mean
+    heights = [list(line.get_ydata()) for line in axis.get_lines()]
+    assert means in heights
+    (at,) = (line for line in axis.get_lines() if list(line.get_ydata()) == [text] * 2)
+    assert at.get_xdata() == pytest.approx([4, 16], rel=0.1)  # not a line from side to side
+    # What reads memory of one rate that was ranked by that of another has a panel of its own.
+    entries = [
+        replace(entry, ranker="clara@4", name=f"{entry.name}@4")
+        if (entry.system, entry.ranker, entry.rate) == ("clara", "minilm", 16)
+        else entry
+        for entry in read.entries
+    ]
+    mixed = drawn("accuracy-by-rate", replace(read, entries=entries))
+    assert mixed.axes[2].get_title(loc="left") == "documents by clara@4"
+
+
+def test_rankers_of_several_rates_have_lines_of_their_own(read):
+    names = ["clara@4", "clara@16", "bm25"]
+    rankers = [replace(each, name=name) for each, name in zip(read.rankers, names)]
+    axis = drawn("recall", replace(read, rankers=rankers)).axes[0]
+    assert texts(axis) == names
+    four, sixteen, words = (each.lines[0] for each in axis.containers)
+    assert four.get_color() == sixteen.get_color() != words.get_color()
+    assert four.get_marker() == sixteen.get_marker() != words.get_marker()
+    assert [each.get_linestyle() for each in (four, sixteen, words)] == ["-", "--", "-"]
+
+
 def test_bars_are_the_intervals(read):
     axis = drawn("recall", read).axes[0]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "3", "5"]

@@ -9,12 +9,31 @@ import pytest
 
 from clara.data.values import DataError
 from clara.evaluation.answer_types import NO_ANSWER
+from clara.evaluation.report.lead import lead
 from clara.evaluation.report.reading import read_run
 from clara.evaluation.report.records import Score, by_rows
 
 
 def hashes(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_runs_of_earlier_versions_name_no_rate_of_the_ranking(small_run, tmp_path):
+    old = tmp_path / "old"
+    old.mkdir()
+    for file in small_run.iterdir():
+        text = file.read_text(encoding="utf-8").replace("bm25", "clara")
+        (old / file.name).write_text(text, encoding="utf-8")
+    run = read_run(old)
+    names = [(entry.name, entry.ranker_kind, entry.ranker_rate) for entry in run.entries[:2]]
+    assert names == [("text+clara", "clara", None), ("clara@4+clara", "clara", None)]
+    assert "text with CLaRa's ranking answers" in lead(run)
+    assert "CLaRa at rate 4 with its own ranking" in lead(run)
+    summary = json.loads((old / "summary.json").read_text())
+    summary["entries"][0]["ranker"] = "clara@4"
+    (old / "summary.json").write_text(json.dumps(summary))
+    text = read_run(old).entries[0]
+    assert (text.ranker, text.ranker_kind, text.ranker_rate) == ("clara@4", "clara", 4)
 
 
 def test_what_is_read(small_run):

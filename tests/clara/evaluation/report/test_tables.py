@@ -168,6 +168,30 @@ def test_names_are_explained(read):
     assert {"text", "clara@RATE", "closed-book", "lead@RATE", "+gold"} <= meanings.keys()
 
 
+def test_meanings_of_rankings_at_a_rate(read):
+    def meant(*rankers):
+        entries = [
+            replace(entry, ranker=ranker)
+            for entry in read.entries
+            for ranker in rankers
+            if entry.name in ("clara@4+bm25", "text+bm25")
+        ]
+        found = dict(tables.meaning_table(replace(read, entries=entries)).rows)
+        return {name: what for name, what in found.items() if name.startswith("+")}
+
+    at_four = "documents by CLaRa's ranking at rate 4"
+    own = "documents by CLaRa's ranking at the rate of the entry"
+    assert meant("clara@4") == {"+clara": own, "+clara@4": at_four}
+    assert meant("clara@4", "clara@16") == {
+        "+clara": own,
+        "+clara@4": at_four,
+        "+clara@16": "documents by CLaRa's ranking at rate 16",
+    }
+    # Runs of earlier versions ranked all entries alike, and do not say at which rate.
+    assert meant("clara") == {"+clara": "documents by CLaRa's ranking"}
+    assert meant("clara@4", "clara")["+clara"] == "documents by CLaRa's ranking"
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
