@@ -274,6 +274,14 @@ def test_rankings_of_every_rate_are_those_of_the_model(spans_model, monkeypatch,
         assert trec[0].split()[:4] == ["q0", "Q0", lines[name][0]["ranked"][0], "1"]
         assert trec[0].split()[-1] == name
     assert lines["clara@4"][0]["scores"] != lines["clara@16"][0]["scores"]
+    # Stopped within the second rate, it goes on with the same numbers.
+    file = tmp_path / "run" / "rankings.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:8]))
+    again = rankers_by_name(Setup(spans_model, rates=(4, 16)), ["clara"], asked)
+    more = evaluate([], asked, DOCUMENTS, rankers=again, output=tmp_path / "run")
+    assert [{**line, "timings_ms": None} for line in more.rankings] == [
+        {**line, "timings_ms": None} for line in done.rankings
+    ]
 
 
 def test_encodings_beyond_the_limit_are_computed_again(spans_model):
