@@ -89,8 +89,8 @@ def run(
         str | None,
         typer.Option(
             "--suite",
-            help="Built-in questions and documents: factbook; or probes, or one of them: copying, "
-            "refusal, distractors, order, needle.",
+            help="Built-in questions and documents: factbook or paragraphs; or probes, or one of "
+            "them: copying, refusal, distractors, order, needle.",
             show_default=False,
         ),
     ] = None,

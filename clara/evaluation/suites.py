@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from clara.data.factbook.passages import estimated_tokens
 from clara.evaluation.dataset import Dataset, EvaluatedQuestion
+from clara.evaluation.layouts import squad
 from clara.evaluation.probes import PROBES, Condition, ProbeSettings, joined, probe
+
+PARAGRAPHS = Path(__file__).with_name("paragraphs.json")
+"""Paragraphs and questions of this project's own, in SQuAD's JSON."""
+
+QUESTIONS_PER_PARAGRAPH = 5
 
 
 def factbook(limit: int | None = None) -> Dataset:
@@ -40,6 +47,22 @@ def factbook(limit: int | None = None) -> Dataset:
         ],
         {document.id: document for document in documents},
     )
+
+
+def paragraphs(limit: int | None = None) -> Dataset:
+    """Twenty-five encyclopaedia-like paragraphs on as many subjects, with 125 questions.
+
+    Every answer stands word for word in its paragraph. Each question is asked of all paragraphs.
+    The first 25 questions are about 25 paragraphs, and so are the next, so that a limit cuts no
+    subject off. The texts are in `PARAGRAPHS`, under the licence of this project.
+
+    Args:
+        limit: the most questions.
+    """
+    whole = squad.read(PARAGRAPHS)
+    per = QUESTIONS_PER_PARAGRAPH
+    rounds = [question for first in range(per) for question in whole.questions[first::per]]
+    return Dataset(rounds[:limit], whole.documents)
 
 
 PROBE_SUITES: dict[str, tuple[str, ...]] = {
@@ -83,6 +106,7 @@ def _joined(suite: str, limit: int | None) -> Dataset:
 
 SUITES: dict[str, Callable[[int | None], Dataset]] = {
     "factbook": factbook,
+    "paragraphs": paragraphs,
     **{name: partial(_joined, name) for name in PROBE_SUITES},
 }
 """Data sets by name, each for the first so many questions; of probes, under each condition."""

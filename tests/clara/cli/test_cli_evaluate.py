@@ -257,6 +257,18 @@ def test_the_factbook_is_built_in(clara, refused, backbone, thirteen_countries, 
     assert "--suite must be factbook, " in refused(*bare, *output, code=2)
 
 
+def test_paragraphs_are_built_in(clara, backbone, tmp_path):
+    output = ("--output", str(tmp_path / "run"), "--backbone", backbone)
+    done = clara("evaluate", "--suite", "paragraphs", *output, "--systems", "none", "--json")
+    summary = json.loads(done.stdout)
+    assert (summary["questions"], summary["documents"]) == (125, 25)
+    (ranked,) = summary["rankers"]
+    assert ranked["ranker"] == "bm25"
+    assert ranked["recall@3"]["mean"] > 0.9
+    first = json.loads((tmp_path / "run" / "rankings.jsonl").read_text().splitlines()[0])
+    assert (first["question"], first["ranked"][0]) == ("danube/0", "The Danube/0")
+
+
 def test_an_interrupt_says_how_to_go_on(clara, arguments, backbone, monkeypatch):
     def interrupted(self, bar):
         raise KeyboardInterrupt
