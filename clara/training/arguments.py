@@ -53,6 +53,9 @@ class ClaraTrainingArguments(TrainingArguments):
             it, "error" stops the training.
         questions_per_document: of an example with many questions about the same documents, how many
             are asked at most. They share the documents' memory.
+        unanswerable: share of the examples of text, instruct and end-to-end that are asked with
+            documents that do not answer, so that a refusal is right, see
+            `clara.training.unanswerable`.
         train_backbone: train the backbone's own weights along with the adapters. Not available in
             the end-to-end and contrastive stages, which compress the documents beforehand.
         alignment_weight: λ, the weight of the MSE in the compression loss. Default: 0.1, and 0 in
@@ -96,6 +99,7 @@ class ClaraTrainingArguments(TrainingArguments):
     max_prompt_tokens: int | None = None
     on_unusable: str = "skip"
     questions_per_document: int = 16
+    unanswerable: float = 0.0
     train_backbone: bool = False
     alignment_weight: float | None = None
     alignment_reduction: str = "mean"
@@ -144,6 +148,11 @@ class ClaraTrainingArguments(TrainingArguments):
         _check_reporters(self.report_to)
         if bool(self.negatives) != bool(self.negatives_every):
             raise SettingsError("set both negatives and negatives_every, or neither")
+        if self.unanswerable and self.negatives:
+            raise SettingsError(
+                "unanswerable cannot be used with negatives: a search may find the document that "
+                "answers"
+            )
         for name in _WITHOUT_EFFECT:
             if vars(self)[name] not in (None, False, "no"):
                 raise SettingsError(f"{name} is not supported")

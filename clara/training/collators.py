@@ -11,6 +11,7 @@ from clara.data.examples import (
     PretrainingExample,
     RankingExample,
 )
+from clara.data.unanswerable import REFUSAL
 from clara.text.branches import pack_branches, packed_order
 from clara.text.packing import CompressorInput, PackedPrompts
 from clara.text.prompts import Prompt
@@ -43,7 +44,7 @@ class CompressionCollator:
     Args:
         asking: how questions of a `DocumentQuestions` are taken.
         distillation: what a teacher says about the answers to questions. Tasks in place of a
-            question have no teacher.
+            question, and refusals, have no teacher.
     """
 
     def __init__(
@@ -111,8 +112,10 @@ class CompressionCollator:
 
     def _question_prompt(
         self, counts: Sequence[int], documents: tuple[str, ...], question: str, answer: str
-    ) -> QuestionPrompt:
+    ) -> Prompt:
         prompt = self._encoder.memory_prompt(counts, question, answer)
+        if answer == REFUSAL:  # which a teacher that always answers has not learnt
+            return prompt
         return QuestionPrompt(prompt.ids, prompt.answer_start, documents, question, answer)
 
 

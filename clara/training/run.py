@@ -179,6 +179,10 @@ def _check_before_loading(
         Curriculum(config, arguments.curriculum)
     if arguments.teacher is not None and stage != "instruct":
         raise SettingsError(f"teacher is for instruct: {stage} learns from none")
+    if arguments.unanswerable and stage not in ("text", "instruct", "end-to-end"):
+        raise SettingsError(
+            f"unanswerable is for text, instruct and end-to-end: {stage} asks no single questions"
+        )
     if arguments.candidate_rates is not None:
         if stage not in ("end-to-end", "contrastive"):
             raise SettingsError(

@@ -156,6 +156,7 @@ NUMBERS: dict[str, Numbers] = {
     "distillation_top": _COUNT,
     "max_prompt_tokens": _COUNT,
     "questions_per_document": _COUNT,
+    "unanswerable": Numbers(most=1),
     "patience": _COUNT,
     "negatives": _FROM_ZERO,
     "negatives_every": _FROM_ZERO,

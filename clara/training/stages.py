@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,6 +38,7 @@ from clara.training.questions import Asking
 from clara.training.reconstruction import CurriculumCollator, DrawingCollator
 from clara.training.settings import SettingsError, Stage, chosen_rates
 from clara.training.text import TextObjective
+from clara.training.unanswerable import UnanswerableCollator
 
 if TYPE_CHECKING:
     from clara.training.candidates import CandidateMemory
@@ -80,13 +81,23 @@ def _compression(model: Clara, arguments: ClaraTrainingArguments, data: Sequence
     if curriculum.varies or not isinstance(data[0][0], PretrainingExample):
         longest = model.config.document_length
         collator = CurriculumCollator(collator, curriculum, model.tokenizer, longest)
-    return Parts(objective, collator)
+    return Parts(objective, _with_refusals(collator, arguments, data))
 
 
 def _text(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Parts:
     objective = TextObjective(model, train_backbone=arguments.train_backbone)
     asking = asking_of(model, arguments, data)
-    return Parts(objective, DrawingCollator(TextCollator(_encoder(model, arguments), asking)))
+    collator = DrawingCollator(TextCollator(_encoder(model, arguments), asking))
+    return Parts(objective, _with_refusals(collator, arguments, data))
+
+
+def _with_refusals(
+    collator: Callable[..., Any], arguments: ClaraTrainingArguments, data: Sequence[Any]
+) -> Callable[..., Any]:
+    """The collator, some of whose examples have no answer if the settings say so."""
+    if not arguments.unanswerable:
+        return collator
+    return UnanswerableCollator(collator, arguments.unanswerable, data[0])
 
 
 def asking_of(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Asking:
@@ -120,13 +131,14 @@ def _end_to_end(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[
         negatives_every=arguments.negatives_every,
         train_query_reasoner=arguments.train_query_reasoner,
     )
-    return _ranking(
+    parts = _ranking(
         objective,
         candidates,
         _encoder(model, arguments),
         model.config.top_k,
         any_candidate=bool(arguments.negatives),
     )
+    return replace(parts, collator=_with_refusals(parts.collator, arguments, data))
 
 
 def _contrastive(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Parts:

@@ -21,6 +21,7 @@ from clara.data.factbook.evaluation import CANDIDATES, COUNTS, KINDS, Evaluation
 from clara.data.factbook.paraphrases import paraphrase_records
 from clara.data.factbook.passages import PASSAGE_TOKENS, build_passages, divided
 from clara.data.records import Document, write_jsonl
+from clara.data.unanswerable import REFUSAL
 
 RANKED = {"train": 10_000, "validation": 2_000, "test": 2_000}
 """The most questions with candidates, by split: each takes twenty passages on disk."""
@@ -43,7 +44,8 @@ def write_training_data(
     passages as a corpus, and overfit.jsonl, 64 records that a model must be able to learn by heart.
 
     Also for each split: paraphrases.<split>.jsonl, passages told in sentences;
-    two-chunks.<split>.jsonl, questions that need two of their candidates; and to evaluate with,
+    two-chunks.<split>.jsonl, questions that need two of their candidates;
+    unanswerable.<split>.jsonl, questions that no candidate answers; and to evaluate with,
     questions.<split>.jsonl, questions.two-chunks.<split>.jsonl and
     questions.unanswerable.<split>.jsonl, which name candidates by the ids of docs.jsonl.
 
@@ -81,8 +83,8 @@ def write_training_data(
             questions = evaluation.questions(kind, COUNTS[kind][split])
             name = f"{split}.jsonl" if kind == "facts" else f"{kind}.{split}.jsonl"
             files[f"questions.{name}"] = [each.fields() for each in questions]
-            if kind == "two-chunks":
-                files[f"two-chunks.{split}.jsonl"] = two_chunk_records(passages, questions)
+            if kind != "facts":
+                files[f"{kind}.{split}.jsonl"] = candidate_records(passages, questions)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, records in files.items():
@@ -139,17 +141,20 @@ def ranking_records(
         }
 
 
-def two_chunk_records(
+def candidate_records(
     passages: Iterable[Document], questions: Iterable[CandidateQuestion]
 ) -> list[Record]:
-    """Records of end-to-end training: the candidates' texts, and the positions of both golds."""
+    """Records of end-to-end training: the candidates' texts, and the positions of the golds.
+
+    The answer to a question without one is `REFUSAL`.
+    """
     texts = {passage.id: passage.text for passage in passages}
     return [
         {
             "question": each.question,
             "docs": [texts[name] for name in each.candidates],
             "pos_index": [each.candidates.index(name) for name in each.positives],
-            "answer": each.golden_answers[0],
+            "answer": each.golden_answers[0] if each.answerable else REFUSAL,
         }
         for each in questions
     ]

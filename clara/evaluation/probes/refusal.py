@@ -1,7 +1,7 @@
 """Whether a system says so when no document holds the answer, and only then.
 
-The training data have no question without an answer. So a system has not learnt to refuse, and the
-figures say what its backbone does by itself.
+No recipe trains on questions without an answer. So a model has not learnt to refuse, unless it was
+trained with the setting `unanswerable`, and the figures say what its backbone does by itself.
 """
 
 from __future__ import annotations

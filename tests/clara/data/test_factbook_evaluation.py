@@ -18,6 +18,7 @@ from clara.data.factbook.paraphrases import paraphrase_records
 from clara.data.factbook.passages import build_passages, divided
 from clara.data.factbook.training import write_training_data
 from clara.data.factbook.unanswerable import missing, stem
+from clara.data.unanswerable import REFUSAL
 
 
 def fold(text):
@@ -134,12 +135,26 @@ def test_no_file_names_a_passage_of_another_split(folder, thirteen_countries):
 
 
 def test_splits_share_no_passage(folder):
-    for kind in ("two-chunks", "paraphrases"):
+    for kind in ("two-chunks", "unanswerable", "paraphrases"):
         held = {}
         for split in SPLITS:
             for record in rows(folder / f"{kind}.{split}.jsonl"):
                 for text in record["docs"]:
                     assert held.setdefault(text, split) == split
+
+
+def test_records_without_an_answer_refuse_as_the_questions_do(folder, texts):
+    assert rows(folder / "unanswerable.train.jsonl")
+    for split in SPLITS:
+        questions = rows(folder / f"questions.unanswerable.{split}.jsonl")
+        records = rows(folder / f"unanswerable.{split}.jsonl")
+        for question, record in zip(questions, records, strict=True):
+            assert record == {
+                "question": question["question"],
+                "docs": [texts[name] for name in question["candidates"]],
+                "pos_index": [],
+                "answer": REFUSAL,
+            }
 
 
 def test_both_passages_are_needed(folder, texts):

@@ -56,6 +56,7 @@ def read(written):
             "instruct": answer_example,
             "ranking": ranking_example,
             "two-chunks": ranking_example,
+            "unanswerable": ranking_example,
             "paraphrases": pretraining_example,
         }[kind]
         name = f"{kind}.{split}.jsonl"
@@ -79,7 +80,7 @@ def phrases(countries):
 def test_files(written):
     folder, counts = written
     assert sorted(counts) == sorted(path.name for path in folder.iterdir())
-    assert len(counts) == 25
+    assert len(counts) == 28
     for name, count in counts.items():
         assert len((folder / name).read_bytes().splitlines()) == count
     assert counts["documents.train.jsonl"] > 15_000
@@ -106,7 +107,7 @@ def test_estimated_tokens():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_no_split_holds_a_country_of_another(read, split_by_name, split):
-    kinds = ("documents", "ranking", "two-chunks", "paraphrases")
+    kinds = ("documents", "ranking", "two-chunks", "unanswerable", "paraphrases")
     for kind in kinds if split == "train" else (*kinds, "instruct"):
         texts = {text for example in read(kind, split) for text in example.documents}
         found = {split_by_name[country_of(text)] for text in texts}

@@ -21,6 +21,7 @@ FIXED = {
     *("train_backbone", "alignment_weight", "alignment_reduction", "query_reasoner"),
     *("train_query_reasoner", "selection", "negatives", "negatives_every", "in_batch_negatives"),
     *("learning_rates", "curriculum", "questions_per_document", "candidate_rates"),
+    "unanswerable",
     *("distillation_weight", "distillation_top"),
     *("fsdp", "fsdp_config", "deepspeed", "accelerator_config", "parallelism_config"),
     # Without an effect on what is trained here, and not worth a rule of their own.
