@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clara.lazy import on_first_use
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -26,25 +28,16 @@ if TYPE_CHECKING:
     from clara.model.clara import Clara
 else:
     # On first use: torch and transformers take seconds, which `clara --help` need not wait for.
-    _MODULES = {
-        "Answer": "clara.model.answers",
-        "Clara": "clara.model.clara",
-        "ClaraConfig": "clara.config",
-        "ClaraError": "clara.errors",
-        "CompressedDocuments": "clara.memory.documents",
-        "Document": "clara.data.records",
-        "RankedDocument": "clara.model.answers",
-        "Ranking": "clara.model.answers",
-    }
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module
-
-        value = getattr(import_module(_MODULES[name]), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = on_first_use(
+        __name__,
+        {
+            "Answer": "clara.model.answers",
+            "Clara": "clara.model.clara",
+            "ClaraConfig": "clara.config",
+            "ClaraError": "clara.errors",
+            "CompressedDocuments": "clara.memory.documents",
+            "Document": "clara.data.records",
+            "RankedDocument": "clara.model.answers",
+            "Ranking": "clara.model.answers",
+        },
+    )

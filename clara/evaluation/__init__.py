@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clara.lazy import on_first_use
+
 __all__ = [
     "Answered",
     "Dataset",
@@ -20,23 +22,14 @@ if TYPE_CHECKING:
     from clara.evaluation.systems.protocol import Answered
 else:
     # On first use: a run needs torch, and what only looks at a run does not.
-    _MODULES = {
-        "Answered": "clara.evaluation.systems.protocol",
-        "Dataset": "clara.evaluation.dataset",
-        "EvaluatedQuestion": "clara.evaluation.dataset",
-        "Evaluation": "clara.evaluation.run",
-        "EvaluationError": "clara.evaluation.errors",
-        "evaluate": "clara.evaluation.run",
-    }
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module
-
-        value = getattr(import_module(_MODULES[name]), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = on_first_use(
+        __name__,
+        {
+            "Answered": "clara.evaluation.systems.protocol",
+            "Dataset": "clara.evaluation.dataset",
+            "EvaluatedQuestion": "clara.evaluation.dataset",
+            "Evaluation": "clara.evaluation.run",
+            "EvaluationError": "clara.evaluation.errors",
+            "evaluate": "clara.evaluation.run",
+        },
+    )

@@ -16,6 +16,11 @@ def write_lines(path: Path, records: Iterable[Any]) -> Path:
     return path
 
 
+def edited(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A copy of a record; None removes a field."""
+    return {key: value for key, value in {**record, **changes}.items() if value is not None}
+
+
 OWN_QUESTIONS: list[dict[str, Any]] = [
     {
         "id": "q1",
