@@ -56,12 +56,16 @@ class LinguaSystem(TextSystem):
 def shortened(texts: Sequence[str], rate: int, device: str | torch.device) -> list[str]:
     """Each text with about one of `rate` tokens left, as LLMLingua's own tokenizer counts.
 
+    Nothing is left of a blank text, which the package cannot read.
+
     Raises:
         UnavailableError: says what is missing.
     """
     compressor = _compressor(str(device))
     return [
         compressor.compress_prompt(text, rate=1 / rate, force_tokens=["\n"])["compressed_prompt"]
+        if text.strip()
+        else ""
         for text in texts
     ]
 
