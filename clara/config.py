@@ -100,9 +100,9 @@ class ClaraConfig:
         question_rate: the rate at which questions are encoded in "spans".
         connector_rank: None makes the connector an H x H matrix; a number makes it the product of
             two thin ones of this rank. For "spans".
-        span_places: in "spans", mark each token of a span with its place in it: its embedding is
-            multiplied by a trained vector of that place before the mean is taken. A plain mean does
-            not say in which order its tokens stand, and 19 and 91 have the same.
+        span_slope: in "spans", by how much a token weighs less in its span's mean than the token
+            before it, from 0 to 1. A plain mean, of slope 0, does not say in which order its tokens
+            stand: 19 and 91 have the same. See `clara.model.connector.weighted_means`.
         ranking: "flattened" ranks documents by the cosine of all memory tokens, one after the
             other, "mean" by the cosine of their mean. None: "flattened" in "learned", "mean" in
             "spans", where documents differ in length and only "mean" is possible.
@@ -135,7 +135,7 @@ class ClaraConfig:
     rates: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
     question_rate: int = 1
     connector_rank: int | None = None
-    span_places: bool = False
+    span_slope: float = 0.0
     ranking: RankingRule | None = None
     distinct_memory_tokens: bool = True
     separator: bool = True
@@ -174,10 +174,10 @@ class ClaraConfig:
             self._set(name, as_integer(getattr(self, name), name, least=1))
         if self.connector_rank is not None:
             self._set("connector_rank", as_integer(self.connector_rank, "connector_rank", least=1))
-        for name in ("span_places", "distinct_memory_tokens", "separator"):
+        for name in ("distinct_memory_tokens", "separator"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, got {getattr(self, name)!r}")
-        for name in ("temperature", "lora_dropout"):
+        for name in ("temperature", "lora_dropout", "span_slope"):
             value: Any = getattr(self, name)
             if not is_number(value):
                 raise TypeError(f"{name} must be a number, got {value!r}")
@@ -186,6 +186,8 @@ class ClaraConfig:
             raise ValueError(f"temperature must be a positive number, got {self.temperature}")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
+        if not 0 <= self.span_slope <= 1:
+            raise ValueError(f"span_slope must be in [0, 1], got {self.span_slope}")
         if (type(self.dtype).__module__, type(self.dtype).__name__) == ("torch", "dtype"):
             self._set("dtype", str(self.dtype).removeprefix("torch."))
         for name, choices in CHOICES.items():
@@ -200,10 +202,10 @@ class ClaraConfig:
             raise TypeError(f"rates must be a list of compression rates, got {self.rates!r}")
         self._set("rates", tuple(sorted({as_integer(r, "rates", least=1) for r in self.rates})))
         if self.memory_form == "learned":
-            if self.span_places:
+            if self.span_slope:
                 raise ValueError(
-                    'span_places must be false with memory_form "learned", whose slots stand for '
-                    "no spans; got True"
+                    'span_slope must be 0 with memory_form "learned", whose slots stand for no '
+                    f"spans; got {self.span_slope}"
                 )
             if self.document_length % self.compression_rate:
                 raise ValueError(
@@ -322,7 +324,7 @@ _FIELDS = {f.name for f in dataclasses.fields(ClaraConfig)}
 _MODEL_FIELDS = (
     "memory_form",
     "connector_rank",
-    "span_places",
+    "span_slope",
     "separator",
     "lora_rank",
     "lora_alpha",

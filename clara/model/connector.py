@@ -7,8 +7,35 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-PLACES = 127
-"""Places that are told apart, the first of a span not counted; further tokens count as the last."""
+LEAST_WEIGHT = 0.4
+"""Of the last token of a long span in its mean; the first then has two minus it."""
+
+
+def weighted_means(embeddings: Tensor, real: Tensor, slope: float = 0.0) -> Tensor:
+    """Mean embeddings of spans, in which weights may fall from token to token.
+
+    Token j of a span of n, counted from 0, has the weight `1 + s · ((n - 1) / 2 - j)`, where s is
+    the slope, or in long spans what brings the last weight down to `LEAST_WEIGHT`. The weights have
+    the mean 1, so memory keeps its scale, and a span of one token is that token.
+
+    A generator that was trained on plain means tends to write the tokens of a vector in the order
+    of falling weights, before it is trained on weights at all.
+
+    Args:
+        embeddings: `[M, longest span, H]`.
+        real: `[M, longest span]` bool, False behind the end of a shorter span.
+        slope: at least 0, see `ClaraConfig.span_slope`.
+
+    Returns:
+        `[M, H]` in the dtype of `embeddings`.
+    """
+    weights = real.to(embeddings.dtype)
+    count = weights.sum(1, keepdim=True)
+    if slope:
+        token = torch.arange(real.shape[1], device=real.device, dtype=weights.dtype)
+        step = (2 * (1 - LEAST_WEIGHT) / (count - 1).clamp_min(1)).clamp_max(slope)
+        weights = weights * (1 + step * ((count - 1) / 2 - token))
+    return (embeddings * weights[..., None]).sum(1) / count
 
 
 class Connector(nn.Module):
@@ -17,67 +44,34 @@ class Connector(nn.Module):
     At zero, memory is the mean of a span's embeddings, which the backbone can read as it is: at one
     token a vector it is the text.
 
-    A mean does not say in which order its tokens stand. With `places` it does: each token but a
-    span's first is multiplied, dimension by dimension, by the vector of its place. Binding by
-    multiplication with random vectors is that of Plate's and Gayler's vector architectures
-    (Gayler 2004, arXiv cs/0412059).
-
     Args:
         rank: see `ClaraConfig.connector_rank`.
-        places: see `ClaraConfig.span_places`.
 
     Attributes:
         up: `[H, H]`, or `[H, r]` where the map is the product of two thin matrices.
         down: `[r, H]`, or None.
-        places: `[PLACES, H]`, what the second and further tokens of a span are multiplied by, or
-            None.
         scale: 0-d, what final states are divided by to have the norm of embeddings.
     """
 
     scale: Tensor
 
-    def __init__(self, hidden_size: int, rank: int | None = None, places: bool = False) -> None:
+    def __init__(self, hidden_size: int, rank: int | None = None) -> None:
         super().__init__()
         self.up = nn.Parameter(torch.zeros(hidden_size, rank or hidden_size, dtype=torch.float32))
         self.down: nn.Parameter | None = None
         if rank is not None:
             self.down = nn.Parameter(torch.zeros(rank, hidden_size, dtype=torch.float32))
-        self.places: nn.Parameter | None = None
-        if places:
-            self.places = nn.Parameter(torch.ones(PLACES, hidden_size, dtype=torch.float32))
         self.register_buffer("scale", torch.ones((), dtype=torch.float32))
 
     @torch.no_grad()
     def initialise(self, scale: float, *, seed: int = 0) -> None:
-        """Set the scale, and draw what is random.
-
-        That is `down`, as `torch.nn.Linear` does it, and `places` from a normal of mean and
-        deviation 1: a linear map then tells the tokens of four places apart without an error.
-        """
+        """Set the scale, and draw `down` as `torch.nn.Linear` does it."""
         self.scale.fill_(scale)
-        generator = torch.Generator().manual_seed(seed)
         if self.down is not None:
+            generator = torch.Generator().manual_seed(seed)
             bound = self.down.shape[1] ** -0.5
             drawn = torch.rand(self.down.shape, generator=generator, dtype=torch.float32)
             self.down.copy_((drawn * 2 - 1) * bound)
-        if self.places is not None:
-            drawn = torch.randn(self.places.shape, generator=generator, dtype=torch.float32)
-            self.places.copy_(1 + drawn)
-
-    def placed(self, embeddings: Tensor) -> Tensor:
-        """Embeddings of the tokens of spans, each marked with its place.
-
-        Args:
-            embeddings: `[M, tokens of a span, H]`.
-
-        Returns:
-            The same shape; the first token of each span as it is.
-        """
-        if self.places is None:
-            return embeddings
-        further = torch.arange(embeddings.shape[1] - 1, device=embeddings.device)
-        marks = self.places[further.clamp_max(PLACES - 1)].to(embeddings.dtype)
-        return torch.cat([embeddings[:, :1], embeddings[:, 1:] * marks], 1)
 
     def forward(self, states: Tensor, means: Tensor) -> Tensor:
         """Memory of spans.
@@ -102,13 +96,11 @@ class Connectors(nn.ModuleDict):
 
     Args:
         adapters: names of adapters.
-        rank, places: see `Connector`.
+        rank: see `Connector`.
     """
 
-    def __init__(
-        self, adapters: Iterable[str], hidden_size: int, rank: int | None, places: bool = False
-    ) -> None:
-        super().__init__({name: Connector(hidden_size, rank, places) for name in adapters})
+    def __init__(self, adapters: Iterable[str], hidden_size: int, rank: int | None) -> None:
+        super().__init__({name: Connector(hidden_size, rank) for name in adapters})
 
     def initialise(self, scale: float, *, seed: int = 0) -> None:
         """See `Connector.initialise`."""

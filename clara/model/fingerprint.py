@@ -40,6 +40,8 @@ def memory_fingerprint(
         }
     else:
         form = {"memory_form": config.memory_form, "scale": float(connector.scale.bfloat16())}
+        if config.span_slope:  # left out at 0, as models had no slope at first
+            form["span_slope"] = config.span_slope
     settings = {
         **form,
         "lora_rank": config.lora_rank,

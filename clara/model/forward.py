@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clara.backbone.packed_forward import check_positions, packed_states
+from clara.model.connector import weighted_means
 from clara.model.modules import ModelModules
 from clara.text.packing import PackedBatch
 from clara.text.prompts import Prompt, build_prompt, build_text_prompt, memory_slots
@@ -68,18 +69,17 @@ class ClaraCore(ModelModules):
             rows = self.memory_tokens.slot_rows(len(batch.rows))
             states = self.forward_packed(batch, rows, adapter, memory_only=memory_only)
             return Encoded(states, states[batch.memory_rows])
-        means = self.span_means(batch, adapter)
+        means = self.span_means(batch)
         rows = self.memory_tokens.slot_rows(len(means)) + means
         states = self.forward_packed(batch, rows, adapter, memory_only=memory_only)
         memory = self.connectors.of(adapter)(states[batch.memory_rows], means)
         return Encoded(states, memory.to(self.dtype))
 
-    def span_means(self, batch: PackedBatch, adapter: str) -> Tensor:
+    def span_means(self, batch: PackedBatch) -> Tensor:
         """The mean of the token embeddings that each memory slot stands for.
 
         Args:
             batch: with `span_rows`, as packed for memory form "spans".
-            adapter: whose connector marks the places of the tokens, if it does.
 
         Returns:
             `[M, H]` in float32, or float64 for a model in float64.
@@ -89,9 +89,7 @@ class ClaraCore(ModelModules):
         tokens = batch.ids[batch.span_rows.clamp_min(0)]
         embedded = self.backbone.get_input_embeddings()(tokens.clamp_min(0))
         embedded = embedded.to(torch.promote_types(embedded.dtype, torch.float32))
-        embedded = self.connectors.of(adapter).placed(embedded)
-        real = (batch.span_rows >= 0)[..., None]
-        return (embedded * real).sum(1) / real.sum(1)
+        return weighted_means(embedded, batch.span_rows >= 0, self.config.span_slope)
 
     def forward_packed(
         self,

@@ -92,7 +92,6 @@ class ModelModules(nn.Module):
             (COMPRESSOR, QUERY_REASONER) if spans else (),
             embeddings.shape[1],
             config.connector_rank,
-            config.span_places,
         )
         self.connectors.to(embeddings.device).requires_grad_(False)
         self._forget_derived()

@@ -19,8 +19,9 @@ BAD = [
     ("compression_rate", 512, ValueError),
     ("document_length", 250, ValueError),
     *(("distinct_memory_tokens", value, TypeError) for value in (1, 0, None, "true")),
-    ("span_places", True, ValueError),  # of memory form "learned"
-    *(("span_places", value, TypeError) for value in (1, 0, None, "true")),
+    ("span_slope", 0.1, ValueError),  # of memory form "learned"
+    *(("span_slope", value, ValueError) for value in (-0.1, 1.5, float("nan"))),
+    *(("span_slope", value, TypeError) for value in (False, None, "0.1")),
     *(("separator", value, TypeError) for value in (1, 0, None, "false")),
     *(("lora_dropout", value, ValueError) for value in (-0.1, 1, 1.5, float("nan"))),
     *(("lora_dropout", value, TypeError) for value in (False, None, "0.1")),
@@ -81,7 +82,7 @@ FULL = ClaraConfig(
     rates=(2, 4),
     question_rate=2,
     connector_rank=3,
-    span_places=True,
+    span_slope=0.5,
     ranking="mean",
     document_length=64,
     distinct_memory_tokens=False,

@@ -79,7 +79,6 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
     assert set(load_file(made / "connectors.safetensors")) == {
         "compressor.scale",
         "compressor.up",
-        "compressor.places",
     }
     trained = Clara.from_pretrained(run / "model")
     weights.restore(made, tmp_path / "restored")

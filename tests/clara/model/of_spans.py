@@ -45,13 +45,13 @@ def memory_of_one(model, text, rate, adapter=COMPRESSOR):
     """Memory of a text by transformers alone: no packing, no shared code."""
     own, tokenizer = model.memory_tokens, model.tokenizer
     ids = tokenizer.encode_texts([text])[0].ids
-    places = model.connectors[adapter].places
     means = []
     for at in range(0, len(ids), rate):
-        span = embedding(model, ids[at : at + rate]).clone()
-        for place in range(1, len(span) if places is not None else 0):
-            span[place] *= places[place - 1]
-        means.append(span.mean(0))
+        span = embedding(model, ids[at : at + rate])
+        count = len(span)
+        step = min(model.config.span_slope, 1.2 / max(count - 1, 1))
+        weights = 1 + step * ((count - 1) / 2 - torch.arange(count, dtype=span.dtype))
+        means.append((span * weights[:, None]).sum(0) / count)
     begin = [own.encode[0], *embedding(model, [tokenizer.bos_id])]
     text_rows = [*embedding(model, ids), *embedding(model, [tokenizer.eos_id])]
     slots = [own.memory[0] + mean for mean in means]

@@ -10,6 +10,7 @@ import torch
 from transformers import GemmaConfig, LlamaConfig
 
 from clara import Clara, ClaraConfig, CompressedDocuments
+from clara.model.connector import weighted_means
 from clara.text.packing import compressor_input, pack
 from clara.text.tokenizer import Marker
 
@@ -41,7 +42,7 @@ def untrained(tiny_backbone):
 
 @pytest.mark.parametrize("rate", [1, 2, 4, 32])
 @pytest.mark.parametrize(
-    "form", [{}, {"connector_rank": 3}, {"span_places": True}], ids=lambda form: str(*form)
+    "form", [{}, {"connector_rank": 3}, {"span_slope": 0.15}], ids=lambda form: str(*form)
 )
 @pytest.mark.parametrize(
     ("kind", "settings"),
@@ -80,47 +81,41 @@ def test_memory_on_a_quantized_backbone(random_backbone):
         )
 
 
-@pytest.mark.parametrize("places", [False, True])
-def test_places_tell_the_order_of_a_spans_tokens(tiny_backbone, places):
-    model = Clara.from_backbone(tiny_backbone("llama"), spans_config(span_places=places))
+@pytest.mark.parametrize("slope", [0, 0.1])
+def test_a_slope_tells_the_order_of_a_spans_tokens(tiny_backbone, slope):
+    model = Clara.from_backbone(tiny_backbone("llama"), spans_config(span_slope=slope))
     inputs = [compressor_input(ids, bos=1, eos=2, rate=4) for ids in ([50, 60, 70], [70, 50, 60])]
     (batch,) = pack(inputs, batch_tokens=99, device=model.device)
-    one, other = model.span_means(batch, "compressor")
-    assert torch.allclose(one, other, atol=1e-5) is not places
+    one, other = model.span_means(batch)
+    assert torch.allclose(one, other, atol=1e-5) is not bool(slope)
 
 
-def test_places_are_drawn_saved_and_trained(tiny_backbone, tmp_path):
-    made = Clara.from_backbone(tiny_backbone("llama"), spans_config(span_places=True), seed=3)
-    places = made.connectors.of("compressor").places
-    assert places.shape == (127, 48)
-    assert abs(float(places.mean()) - 1) < 0.05
-    assert abs(float(places.std()) - 1) < 0.05
-    assert torch.equal(places, made.connectors.of("query_reasoner").places)
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, [1.0]),
+        (2, [1.1, 0.9]),
+        (4, [1.3, 1.1, 0.9, 0.7]),
+        (13, [1.6 - 0.1 * place for place in range(13)]),  # as steep as it gets
+    ],
+)
+def test_weights_fall_from_token_to_token_and_their_mean_is_one(count, expected):
+    tokens = torch.eye(16, dtype=torch.float64)[None]
+    real = torch.arange(16)[None] < count
+    found = weighted_means(tokens, real, 0.2)[0] * count
+    torch.testing.assert_close(found[:count], torch.tensor(expected, dtype=torch.float64))
+    assert not found[count:].any()
+    assert torch.equal(weighted_means(tokens, real), (tokens * real[..., None]).sum(1) / count)
+
+
+def test_a_slope_is_saved_and_belongs_to_the_model(tiny_backbone, tmp_path):
+    made = Clara.from_backbone(tiny_backbone("llama"), spans_config(span_slope=0.1), seed=3)
     made.save_pretrained(tmp_path)
     loaded = Clara.from_pretrained(tmp_path)
     assert torch.equal(loaded.compress(TEXTS).memory, made.compress(TEXTS).memory)
     assert loaded.fingerprint == made.fingerprint
-    with pytest.raises(ValueError, match="span_places=False contradicts the checkpoint"):
-        Clara.from_pretrained(tmp_path, span_places=False)
-    places.requires_grad_(True)
-    ids = made.tokenizer.encode_texts(TEXTS[:1])[0].ids
-    (batch,) = pack(
-        [compressor_input(ids, bos=1, eos=2, rate=4)], batch_tokens=99, device=made.device
-    )
-    memory = made.encode_memory(batch, "compressor").memory
-    made.answer_loss(QUESTIONS[:1], [[memory]], ["Ada"]).backward()
-    used = places.grad.abs().sum(1) > 0
-    assert used[:3].all()  # at four tokens a span
-    assert not used[3:].any()
-
-
-def test_tokens_beyond_the_last_place_share_it(tiny_backbone):
-    model = Clara.from_backbone(tiny_backbone("llama"), spans_config(span_places=True))
-    connector = model.connectors.of("compressor")
-    rows = torch.randn(1, 130, 48, generator=torch.Generator().manual_seed(1))
-    found = connector.placed(rows)
-    assert torch.equal(found[0, 0], rows[0, 0])
-    assert torch.equal(found[0, 128:], rows[0, 128:] * connector.places[126])
+    with pytest.raises(ValueError, match=r"span_slope=0\.0 contradicts the checkpoint"):
+        Clara.from_pretrained(tmp_path, span_slope=0.0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -288,7 +283,7 @@ def test_fingerprints(tiny_backbone):
             "one": {},
             "other rate": {"compression_rate": 16, "document_length": 50, "rates": [1, 16]},
             "thin": {"connector_rank": 2},
-            "places": {"span_places": True},
+            "slope": {"span_slope": 0.1},
             "learned": {"memory_form": "learned", "distinct_memory_tokens": False},
         }.items()
     }
