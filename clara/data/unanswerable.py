@@ -13,7 +13,8 @@ REFUSAL = "The documents do not say."
 _ASKING_WORDS = (
     "what which who whom whose when where why how many much long old far large big high is are was "
     "were be been do does did has have had can could will would of in on at to for from by with as "
-    "and or not it its this that there their"
+    "and or not it its this that there their me tell say says look up find name named called give "
+    "given list listed under stated entry text document documents"
 )
 _ASKING = frozenset(_ASKING_WORDS.split())
 _POSSESSIVE = re.compile(r"['’]s\b")

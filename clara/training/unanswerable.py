@@ -23,7 +23,8 @@ class UnanswerableCollator:
     """Batches in which a share of the examples is asked without an answer.
 
     An example that is drawn keeps its questions. Its documents become those of another example, and
-    its answers `REFUSAL`; questions that the other documents may answer are left out. Of a
+    its answers `REFUSAL`; questions that the other documents may answer are left out, and so are
+    those that the other example asks of them. Of a
     `RankingExample` only the candidates that hold the answer are replaced: the others, which are
     often hard to tell from them, stay. An example for which no documents are found is left as it
     is.
@@ -69,18 +70,26 @@ def unanswerable(example: Any, data: Sequence[Any], generator: random.Random) ->
     if isinstance(example, RankingExample):
         return _without_positives(example, data, generator)
     for _ in range(_TRIES):
-        documents = data[generator.randrange(len(data))].documents
+        other = data[generator.randrange(len(data))]
+        documents, answered = other.documents, _questions(other)
         if not set(documents).isdisjoint(example.documents):
             continue
-        if isinstance(example, AnswerExample):
-            if not may_answer(documents, example.question, example.answer):
-                return replace(example, documents=documents, answer=REFUSAL)
-            continue
-        pairs = zip(example.questions, example.answers, strict=True)
-        kept = tuple(asked for asked, said in pairs if not may_answer(documents, asked, said))
+        said = example.answers if isinstance(example, DocumentQuestions) else (example.answer,)
+        kept = tuple(
+            question
+            for question, answer in zip(_questions(example), said, strict=True)
+            if question not in answered and not may_answer(documents, question, answer)
+        )
+        if kept and isinstance(example, AnswerExample):
+            return replace(example, documents=documents, answer=REFUSAL)
         if kept:
             return DocumentQuestions(documents, kept, (REFUSAL,) * len(kept))
     return example
+
+
+def _questions(example: Any) -> tuple[str, ...]:
+    """What is asked of an example's documents."""
+    return example.questions if isinstance(example, DocumentQuestions) else (example.question,)
 
 
 def _without_positives(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from clara.data.factbook.facts import BARE_WORDINGS
 from clara.data.unanswerable import REFUSAL, holds, may_answer
 from clara.evaluation.probes.refusal import is_refusal
 
@@ -35,6 +36,8 @@ def test_whole_words_are_looked_for(text, answer, found):
         ("How long is Kenya's coastline?", "540 km", True),
         ("How long is Togo's coastline?", "56 km", False),
         ("Coastline?", "56 km", True),
+        ("Look up coastline.", "56 km", True),
+        ("Look up coastline for Togo.", "56 km", False),
         ("Population?", "9 million", False),
         ("How long is the coastline of Togo?", "536 km", True),
         ("What is it?", "56 km", True),  # which asks about anything
@@ -42,6 +45,12 @@ def test_whole_words_are_looked_for(text, answer, found):
 )
 def test_a_question_is_answered_by_its_answer_or_by_its_words(question, answer, may):
     assert may_answer([KENYA], question, answer) is may
+
+
+@pytest.mark.parametrize("wording", BARE_WORDINGS)
+def test_no_wording_of_the_factbook_hides_what_is_asked_for(wording):
+    assert may_answer([KENYA], wording.format(field="coastline"), "56 km")
+    assert not may_answer([KENYA], wording.format(field="population"), "9 million")
 
 
 def test_the_words_may_stand_in_several_documents():

@@ -82,6 +82,17 @@ def test_a_document_is_asked_only_what_it_cannot_answer():
     assert made == DocumentQuestions(other.documents, wanted, (REFUSAL,) * 3)
 
 
+def test_what_the_other_example_asks_too_is_left_out():
+    mine = DocumentQuestions(
+        ("Ada lives in Ayr.",), ("Which town?", "Which lake?"), ("Ayr", "Eyre")
+    )
+    other = DocumentQuestions(("Ben is at home at Bath.",), ("Which town?",), ("Bath",))
+    (made,) = drawn([mine], 1.0, data=[other])
+    assert made == DocumentQuestions(other.documents, ("Which lake?",), (REFUSAL,))
+    one = AnswerExample("Which town?", mine.documents, "Ayr")
+    assert drawn([one], 1.0, data=[other]) == [one]
+
+
 def test_where_no_documents_are_found_the_example_stays():
     same = [AnswerExample(f"Who {n}?", (f"It is Ada, not {n}.",), "Ada") for n in range(5)]
     assert drawn(same, 1.0, data=same) == same
