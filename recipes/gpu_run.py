@@ -293,7 +293,7 @@ def train(
     if backbone_digest(str(joined / "backbone")) != manifest["backbone_digest"]:
         raise PartsError(f"{joined / 'backbone'}: the weights are not those that were packed")
     if start.is_dir():
-        restore(start, joined / "start")
+        restore(start, joined / "start", settings.config)
         settings = at_snapshot(settings, joined / "start")
     device = "a CPU" if on_cpu else torch.cuda.get_device_name(0)
     record = {"stage": "instruct", "device": device, "steps": 0, "ended": None}

@@ -14,7 +14,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -104,7 +104,7 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
     # The text opponent begins at the bare backbone: the snapshot's generator has learnt memory.
     if stage != "text" and settings.model is None and _begins_at(start, folder):
         if not (checkpoints(folder) and start.is_dir()):
-            restore(SNAPSHOT, start)
+            restore(SNAPSHOT, start, settings.config)
             write_text(start / _TAKEN, json.dumps(logged(stage)) + "\n")
         earlier = Taken(*json.loads((start / _TAKEN).read_text("utf-8")))
         settings = at_snapshot(settings, start, earlier.steps)
@@ -249,10 +249,14 @@ def places_beside(target: Path) -> tuple[Path, Path]:
     return target.with_name(f".{target.name}.unfinished"), target.with_name(f".{target.name}.old")
 
 
-def restore(source: Path, folder: Path) -> None:
+def restore(source: Path, folder: Path, recipe: Mapping[str, Any] | None = None) -> None:
     """A model folder from a snapshot, the query reasoner untrained if the snapshot has none.
 
     Its B is zero then, so the stage that trains it copies the compressor of that time.
+
+    Args:
+        recipe: settings of the model that will be trained. Its `span_slope` is taken over: no
+            weight depends on it, and a recipe may change it between snapshots.
 
     Raises:
         SnapshotError: a file of the snapshot is missing.
@@ -264,6 +268,10 @@ def restore(source: Path, folder: Path) -> None:
             raise SnapshotError(f"{source}: not a whole snapshot, {file.name} is missing")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder)
+    if recipe is not None:
+        config = ClaraConfig.load(folder / "config.json")
+        slope = recipe.get("span_slope", ClaraConfig.span_slope)
+        config.replace(span_slope=slope).save(folder / "config.json")
     if not (folder / QUERY_REASONER).exists():
         shutil.copytree(folder / COMPRESSOR, folder / QUERY_REASONER)
         weights = _weights(folder, COMPRESSOR)

@@ -11,8 +11,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from clara import Clara
+from clara import Clara, ClaraConfig
+from clara.model.checkpoint import read_config
 from clara.training.folder import describe
+from clara.training.reading import read_settings
 from clara.training.trainer import ClaraTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +122,27 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
     # The text opponent does not: its generator is to read text.
     weights.unit("text", 5)
     assert json.loads((tmp_path / "runs" / "text" / "run.json").read_text())["model"] is None
+
+
+def test_the_committed_snapshot_is_where_the_recipe_can_go_on(tmp_path, weights):
+    snapshot = ROOT / "snapshots" / "smollm2-135m"
+    if not snapshot.is_dir():  # it goes when the weights ship
+        return
+    recipe = ROOT / "recipes" / "smollm2-135m" / "spans.yaml"
+    settings = read_settings(recipe, "instruct", {})
+    weights.restore(snapshot, tmp_path / "start", settings.config)
+    config = read_config(tmp_path / "start", settings.config)  # raises where they disagree
+    assert config.span_slope == settings.config.get("span_slope", 0.0)
+
+
+def test_a_recipe_may_change_the_slope_of_a_snapshot(weights, tmp_path):
+    weights.unit("instruct", 5)
+    run = tmp_path / "runs" / "instruct"
+    run.rename(tmp_path / "gone")
+    changes = {"max_steps": 4, "span_slope": 0.3}
+    assert weights.unit("instruct", 5, changes) == "all steps are done"
+    assert ClaraConfig.load(run / "model" / "config.json").span_slope == 0.3
+    assert ClaraConfig.load(weights.SNAPSHOT / "config.json").span_slope == 0.3
 
 
 def test_a_snapshot_has_the_query_reasoner_once_it_is_trained(weights, tmp_path):
