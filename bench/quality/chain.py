@@ -16,6 +16,7 @@ import torch
 
 from bench.learning.stages import settings_of, train
 from clara.errors import ClaraError
+from clara.evaluation.report.records import rate_apart
 from clara.training.folder import MODEL
 from clara.training.run import run
 
@@ -149,15 +150,14 @@ class Chain:
         if not self.size.proves:
             return
         known = [e for e in self.summary()["entries"] if e["system"] == "clara"]
-        wanted = [e for e in known if not e["control"] and _kind(e["ranker"]) in ("clara", "gold")]
+        wanted = [
+            entry
+            for entry in known
+            if not entry["control"] and rate_apart(entry["ranker"])[0] in ("clara", "gold")
+        ]
         failed = [entry["entry"] for entry in wanted if not entry["reads_memory"]]
         if failed or not wanted:
             raise ChainError(f"answers do not come from memory: {', '.join(failed) or 'no entry'}")
-
-
-def _kind(ranker: str) -> str:
-    """The name of a ranker without its compression rate."""
-    return ranker.partition("@")[0]
 
 
 def clara(arguments: Sequence[str]) -> None:
