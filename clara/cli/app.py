@@ -13,6 +13,7 @@ import clara
 from clara.cli import (
     bench,
     compress,
+    corpus,
     data,
     demo,
     doctor,
@@ -93,6 +94,7 @@ app.command("demo")(demo.demo)
 app.add_typer(evaluate.evaluate)
 app.add_typer(bench.bench)
 app.add_typer(data.data)
+app.add_typer(corpus.corpus)
 app.add_typer(index.index)
 add_examples(app)
 

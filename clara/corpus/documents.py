@@ -1,0 +1,120 @@
+"""What reading a corpus gives: documents with marks and metadata, and failures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from clara.data.records import Document
+
+Scalar = str | int | float | bool | None
+"""A value of metadata."""
+
+
+class Mark(NamedTuple):
+    """A place in a text: where a page or the part below a heading begins.
+
+    Attributes:
+        offset: characters before it.
+        label: "page 3", or a heading with a "#" for each of its levels, such as "## Rivers".
+    """
+
+    offset: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """The text of one file, before it has an id."""
+
+    text: str
+    title: str | None = None
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True)
+class CorpusDocument:
+    """A document as it was read.
+
+    Attributes:
+        id: of a record its own; of a file the source's name and the relative path.
+        text: all of it, as it was extracted.
+        title: None where there is none.
+        metadata: the record's other fields.
+        marks: pages and headings in `text`, by offset.
+        kind: of the file: "jsonl", "csv", "parquet", "dataset", "text", "markdown", "html", "pdf"
+            or "docx".
+        where: the file, with the line or row of a record.
+        replaces: whether an earlier document had the same id, with `on_duplicate="replace"`.
+    """
+
+    id: str
+    text: str
+    title: str | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    marks: tuple[Mark, ...] = ()
+    kind: str = ""
+    where: str = ""
+    replaces: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of text, title and metadata; see `digest_of`."""
+        return digest_of(self.text, self.title, self.metadata)
+
+    def plain(self) -> Document:
+        """The part of it that is compressed."""
+        return Document(self.id, self.text, self.title)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file or record that could not be read.
+
+    Attributes:
+        where: the file, with the line or row of a record.
+        reason: one line.
+    """
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+def digest_of(text: str, title: str | None, metadata: Mapping[str, Scalar]) -> str:
+    """SHA-256 of what a document holds, 64 hexadecimal digits.
+
+    It depends on nothing else: not on the file's kind or time, nor on the order of the metadata.
+    Values of different types differ: 1, 1.0, true and "1".
+
+    Example:
+        >>> digest_of("Aruba is an island.", None, {})[:8]
+        '40f1e7ae'
+    """
+    content = [text, title, dict(sorted(metadata.items()))]
+    encoded = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(encoded.encode("ascii")).hexdigest()
+
+
+def place_of(marks: Sequence[Mark], offset: int) -> str | None:
+    """The label of the page or heading that a character of a text stands in.
+
+    Args:
+        marks: by offset, as `CorpusDocument.marks` has them.
+        offset: characters before it.
+
+    Returns:
+        The last label at or before the offset, None before the first.
+
+    Example:
+        >>> place_of([Mark(0, "page 1"), Mark(120, "page 2")], 119)
+        'page 1'
+    """
+    found = bisect_right(marks, offset, key=lambda mark: mark.offset)
+    return marks[found - 1].label if found else None

@@ -1,0 +1,1 @@
+"""Text out of HTML, PDF and DOCX, in a process of its own with limits on what it may take."""

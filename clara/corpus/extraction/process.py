@@ -1,0 +1,249 @@
+"""The side that asks: starts the process that extracts, watches it, and starts it anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import clara
+from clara.corpus.documents import Extracted, Mark
+from clara.corpus.extraction.worker import LENGTH
+from clara.corpus.limits import Limits
+from clara.data.values import DataError
+from clara.errors import shortened
+from clara.errors.checks import is_integer, surrogate_flaw
+
+_START = 30.0  # seconds until a new process must be there
+_REASON = 400  # characters of a message of the process
+_ROOM = 64 << 20  # bytes of an answer for marks, beside its text
+# What a library needs of the environment. Tokens and passwords in it are none of this process'.
+_ENVIRONMENT = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "SYSTEMROOT", "TZ")
+_CODE = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from clara.corpus.extraction.worker import serve
+serve(0)
+"""
+
+
+class _EndedError(DataError):
+    """The process has ended; the message says why."""
+
+
+class Extractor:
+    """Extracts text in another process, one for many files, which is replaced after a failure.
+
+    A file that makes the process hang, crash or take too much is a failure of that file alone. The
+    process gets no names of files, only open ones, and of the environment what libraries need; it
+    cannot write files.
+
+    Example:
+        >>> with Extractor(Limits(seconds=20)) as extractor:  # doctest: +SKIP
+        ...     found = extractor.read("pdf", os.open("report.pdf", os.O_RDONLY))
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = Limits() if limits is None else limits
+        self._running: _Running | None = None
+
+    def __enter__(self) -> Extractor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now; None where there is none."""
+        return None if self._running is None else self._running.process.pid
+
+    def read(self, kind: str, descriptor: int) -> Extracted:
+        """The text of an open file.
+
+        Args:
+            kind: "html", "pdf" or "docx".
+            descriptor: of the file, at its beginning; it is closed.
+
+        Raises:
+            DataError: the file cannot be read, or reading it met a limit.
+        """
+        try:
+            fresh = self._running is None
+            answer = self._asked(kind, descriptor)
+            if answer.get("memory") is True and not fresh:
+                # Memory may be lacking for what earlier files have left of it.
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                answer = self._asked(kind, descriptor)
+        finally:
+            os.close(descriptor)
+        if answer.get("memory") is True:
+            raise DataError(
+                f"needs more memory than {self._limits.memory_mb:g} MB, the limit memory_mb"
+            )
+        if isinstance(answer.get("error"), str):
+            raise DataError(shortened(answer["error"], _REASON))
+        found = _as_text(answer)
+        if found is None:
+            self.close()
+            raise DataError("cannot be read: its reader's answer makes no sense")
+        return found
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._running is not None:
+            self._running.close()
+        self._running = None
+
+    def _asked(self, kind: str, descriptor: int) -> dict[str, Any]:
+        """The answer of the process, which is at its end unless the answer is a sound one."""
+        deadline = time.monotonic() + self._limits.seconds
+        if self._running is None:
+            self._running = _Running.start()
+            deadline += _START
+        request = {"kind": kind, "limits": asdict(self._limits)}
+        # A character takes up to six bytes of JSON, which may be one byte of UTF-8.
+        longest = 6 * self._limits.document_bytes + _ROOM
+        try:
+            answer = self._running.asked(request, descriptor, longest, deadline)
+        except TimeoutError as error:
+            self.close()
+            raise DataError(self._too_slow()) from error
+        except _EndedError as error:
+            self.close()
+            raise DataError(str(error) or self._too_slow()) from error
+        except BaseException:
+            self.close()
+            raise
+        if answer.get("broken") is True:
+            self.close()
+        return answer
+
+    def _too_slow(self) -> str:
+        return f"takes longer than {self._limits.seconds:g} s, the limit seconds"
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A process and the socket to it."""
+
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+
+    @classmethod
+    def start(cls) -> _Running:
+        ours, theirs = socket.socketpair()
+        root = str(Path(clara.__file__).resolve().parent.parent)
+        # Without the working folder: a file in it may be called as a library is.
+        places = [place for place in sys.path if place] + [root]
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _CODE, json.dumps(places)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                start_new_session=True,  # an interrupt at the terminal is the parent's to handle
+            )
+        return cls(process, ours)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+
+    def asked(
+        self, request: dict[str, Any], descriptor: int, longest: int, deadline: float
+    ) -> dict[str, Any]:
+        """The answer to a request about an open file.
+
+        Args:
+            longest: bytes of an answer that are read.
+            deadline: by the monotonic clock.
+
+        Raises:
+            TimeoutError: it has not come by then.
+            _EndedError: the process ended; without a message if it used up its processor time.
+        """
+        self.channel.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            message = json.dumps(request).encode("ascii") + b"\n"
+            socket.send_fds(self.channel, [message], [descriptor])
+            (length,) = LENGTH.unpack(self._received(LENGTH.size, deadline))
+            if length > longest:
+                raise DataError("cannot be read: its reader's answer is too long")
+            answer = json.loads(self._received(length, deadline))
+        except ConnectionError as error:
+            raise _EndedError(self._ended()) from error
+        return answer if isinstance(answer, dict) else {}
+
+    def _received(self, count: int, deadline: float) -> bytearray:
+        content = bytearray()
+        while len(content) < count:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.channel.settimeout(left)
+            piece = self.channel.recv(min(count - len(content), 1 << 20))
+            if not piece:
+                raise ConnectionResetError
+            content += piece
+        return content
+
+    def _ended(self) -> str:
+        """Why the process ended; nothing where its processor time was used up."""
+        try:
+            code = self.process.wait(timeout=_START)
+        except subprocess.TimeoutExpired:  # it has closed the socket, and goes on
+            return "its reader hung up"
+        if code == -signal.SIGXCPU:
+            return ""
+        if code == -signal.SIGKILL:
+            return "its reader was killed, perhaps since the system lacked memory"
+        if code < 0:
+            return f"its reader crashed with the signal {_signal_name(-code)}"
+        return f"its reader ended with the exit status {code}"
+
+
+def _as_text(answer: dict[str, Any]) -> Extracted | None:
+    """An answer as a text; None where it makes no sense.
+
+    The process may have been taken over by what it read.
+    """
+    text, title, marks = (answer.get(name) for name in ("text", "title", "marks"))
+    if (
+        not isinstance(text, str)
+        or not isinstance(title, str | None)
+        or not isinstance(marks, list)
+    ):
+        return None
+    if surrogate_flaw(text) or surrogate_flaw(title or ""):
+        return None
+    found = []
+    for mark in marks:
+        if not (isinstance(mark, list) and len(mark) == 2 and is_integer(mark[0])):
+            return None
+        if not (0 <= mark[0] <= len(text) and isinstance(mark[1], str)):
+            return None
+        found.append(Mark(*mark))
+    return Extracted(text, title, tuple(found))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)

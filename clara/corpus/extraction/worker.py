@@ -1,0 +1,103 @@
+"""The process that extracts: takes open files, one after the other, and answers with their text.
+
+It is started with a socket as its standard input. A request is a line of JSON that comes with the
+descriptor of an open file, an answer its length in eight bytes and then JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+from clara.corpus.documents import Extracted
+from clara.corpus.extraction.docx import read_docx
+from clara.corpus.extraction.html import read_html
+from clara.corpus.extraction.pdf import read_pdf
+from clara.corpus.limits import Limits
+from clara.data.values import DataError
+from clara.errors import reason
+
+READERS: dict[str, Callable[[BinaryIO, Limits], Extracted]] = {
+    "docx": read_docx,
+    "html": read_html,
+    "pdf": read_pdf,
+}
+LENGTH = struct.Struct(">Q")
+"""How the length of an answer is written."""
+
+
+def serve(descriptor: int) -> None:
+    """Answer requests until the other side closes the socket or a file could not be read cleanly.
+
+    Args:
+        descriptor: of the socket.
+    """
+    with socket.socket(fileno=descriptor) as channel:
+        while request := _received(channel):
+            asked, file = request
+            answer = _answer(asked, file)
+            content = json.dumps(answer).encode("ascii")
+            channel.sendall(LENGTH.pack(len(content)) + content)
+            if answer.get("broken"):
+                return
+
+
+def _received(channel: socket.socket) -> tuple[dict[str, Any], BinaryIO] | None:
+    """A request and its file; None once there are no more."""
+    message, descriptors, _, _ = socket.recv_fds(channel, 1 << 16, 1)
+    if not message:
+        return None
+    while not message.endswith(b"\n"):
+        more = channel.recv(1 << 16)
+        if not more:
+            return None
+        message += more
+    return json.loads(message), os.fdopen(descriptors[0], "rb")
+
+
+def _answer(asked: dict[str, Any], file: BinaryIO) -> dict[str, Any]:
+    """The answer to a request.
+
+    It has "text", "title" and "marks"; or "error" and, where the process should not go on,
+    "broken", and "memory" where that was lacking.
+    """
+    limits = Limits(**asked["limits"])
+    try:
+        with file:
+            _restrict(limits)
+            found = READERS[asked["kind"]](file, limits)
+        return {"text": found.text, "title": found.title, "marks": found.marks}
+    except DataError as error:
+        return {"error": str(error)}
+    except MemoryError:
+        return {"error": "", "broken": True, "memory": True}
+    except RecursionError:
+        return {"error": "is nested too deeply", "broken": True}
+    except Exception as error:  # whatever a reader does with a bad file is that file's failure
+        return {"error": f"cannot be read: {reason(error)}", "broken": True}
+
+
+def _restrict(limits: Limits) -> None:
+    """Set the limits for one file. Beyond those on time, the system ends the process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = math.ceil(used.ru_utime + used.ru_stime + limits.seconds)
+    _lower(resource.RLIMIT_CPU, seconds)
+    _lower(resource.RLIMIT_AS, limits.memory_bytes)
+    _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_CORE, 0)
+
+
+def _lower(which: int, value: int) -> None:
+    """Set the soft limit, to no more than the hard one; some systems do not have all of them."""
+    _, hard = resource.getrlimit(which)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(which, (value, hard))

@@ -1,0 +1,53 @@
+"""Limits on what one file or record may cost to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from clara.data.values import DataError
+from clara.errors.checks import as_number
+
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that reading one file or record may take. A message names the limit that it met.
+
+    Attributes:
+        document_mb: of a line of JSON lines, a record of a table, a text file, and of the text
+            that is extracted from a page; in megabytes of UTF-8.
+        seconds: for extracting one file, of processor time and by the clock.
+        memory_mb: address space of the process that extracts, Python's own included.
+        expanded_mb: of the files in a DOCX archive, unpacked.
+
+    Raises:
+        DataError: a limit is not positive.
+    """
+
+    document_mb: float = 16.0
+    seconds: float = 60.0
+    memory_mb: float = 1500.0
+    expanded_mb: float = 256.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = as_number(getattr(self, each.name), f"limits.{each.name}")
+            if value <= 0:
+                raise DataError(f"limits.{each.name} must be above 0, got {value}")
+
+    @property
+    def document_bytes(self) -> int:
+        return int(self.document_mb * MB)
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.memory_mb * MB)
+
+    @property
+    def expanded_bytes(self) -> int:
+        return int(self.expanded_mb * MB)
+
+    def too_long(self, what: str) -> str:
+        """The message about a document over the limit."""
+        return f"{what} is longer than {self.document_mb:g} MB, the limit document_mb"

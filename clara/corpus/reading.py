@@ -1,0 +1,243 @@
+"""One pass over sources: a stream of documents, with what failed reported and counted."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from clara.corpus.documents import CorpusDocument, Extracted, Failure
+from clara.corpus.extraction.process import Extractor
+from clara.corpus.fields import Columns, FieldNames, Roles, as_document
+from clara.corpus.kinds import EXTRACTED, TABLES
+from clara.corpus.limits import Limits
+from clara.corpus.listing import Listing, SourceFile, list_sources
+from clara.corpus.readers.arrow import dataset_rows, parquet_rows
+from clara.corpus.readers.delimited import delimited_rows
+from clara.corpus.readers.json_lines import json_rows
+from clara.corpus.readers.plain import read_markdown, read_text
+from clara.corpus.readers.rows import Row
+from clara.data.values import DataError, shown
+
+OnError = Literal["fail", "skip"]
+OnDuplicate = Literal["error", "skip", "replace"]
+
+_LISTED = 10  # duplicate ids in a message
+_ROWS = {"jsonl": json_rows, "csv": delimited_rows, "parquet": parquet_rows}
+_TEXTS = {"text": read_text, "markdown": read_markdown}
+
+
+class CorpusError(DataError):
+    """Some of a corpus could not be read, or an id occurs more than once."""
+
+
+class Reading:
+    """The documents of sources, in an order that depends on nothing but their content.
+
+    Iterating reads everything once, whatever fails. It raises at the end where something failed
+    that was not to be skipped, so that all failures are known after one pass. A consumer must not
+    take what it got for the whole corpus before the iteration has ended.
+
+    Args:
+        sources: see `list_sources`.
+        names: which fields of records are text, id, title and metadata.
+        limits: on what one file or record may take.
+        on_error: "fail" raises at the end if a file or record could not be read.
+        on_duplicate: "error" leaves out later documents with an id that is there, and raises at
+            the end; "skip" leaves them out; "replace" gives them too, with
+            `CorpusDocument.replaces` set: the consumer drops the earlier one.
+        on_failure: is called with every failure when it happens.
+
+    Attributes:
+        listing: the files, before anything is read.
+        failures: how many files and records could not be read.
+        duplicates: how many documents had the id of an earlier one.
+        counts: documents given, by kind of file.
+        columns: the types of the metadata so far.
+
+    Raises:
+        DataError: as `list_sources`.
+
+    Example:
+        >>> for document in Reading(["handbook"], on_error="skip"):  # doctest: +SKIP
+        ...     print(document.id, len(document.text))
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        *,
+        names: FieldNames | None = None,
+        limits: Limits | None = None,
+        on_error: OnError = "fail",
+        on_duplicate: OnDuplicate = "error",
+        on_failure: Callable[[Failure], None] | None = None,
+    ) -> None:
+        _check_choice("on_error", on_error, ("fail", "skip"))
+        _check_choice("on_duplicate", on_duplicate, ("error", "skip", "replace"))
+        self._names = FieldNames() if names is None else names
+        self._limits = Limits() if limits is None else limits
+        self._on_error, self._on_duplicate = on_error, on_duplicate
+        self._on_failure = on_failure
+        self.listing: Listing = list_sources(sources)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.failures = 0
+        self.duplicates = 0
+        self.counts: Counter[str] = Counter()
+        self.columns = Columns.of(self._names)
+        self._first_failure: Failure | None = None
+        self._repeated: dict[str, tuple[str, str]] = {}
+        self._places: dict[str, tuple[SourceFile, int]] = {}
+
+    def __iter__(self) -> Generator[CorpusDocument, None, None]:
+        """Read everything from the start.
+
+        Raises:
+            CorpusError: at the end, as the class says.
+        """
+        self._begin()
+        for failure in self.listing.failures:
+            self._fail(failure)
+        with Extractor(self._limits) as extractor:
+            for file in self.listing.files:
+                try:
+                    for number, document in self._documents(file, extractor):
+                        if (kept := self._kept(document, file, number)) is not None:
+                            self.counts[file.kind] += 1
+                            yield kept
+                except DataError as error:
+                    self._fail(Failure(file.shown, str(error)))
+                except OSError as error:
+                    self._fail(Failure(file.shown, error.strerror or str(error)))
+        self.check()
+
+    def _documents(
+        self, file: SourceFile, extractor: Extractor
+    ) -> Iterator[tuple[int, CorpusDocument]]:
+        """The documents of a file with their numbers; failures of records are reported.
+
+        Raises:
+            DataError, OSError: the file, or the rest of it, cannot be read.
+        """
+        if file.kind in TABLES:
+            yield from self._records(file)
+            return
+        if flaw := _name_flaw(file.id):
+            raise DataError(flaw)
+        descriptor = _opened(file.path)
+        if file.kind in EXTRACTED:
+            found: Extracted = extractor.read(file.kind, descriptor)
+        else:
+            found = _TEXTS[file.kind](descriptor, self._limits)
+        yield (
+            1,
+            CorpusDocument(
+                *(file.id, found.text, found.title),
+                marks=found.marks,
+                kind=file.kind,
+                where=file.shown,
+            ),
+        )
+
+    def _records(self, file: SourceFile) -> Iterator[tuple[int, CorpusDocument]]:
+        if file.kind == "dataset":
+            rows: Iterator[Row | Failure] = dataset_rows(file.path, file.shown, self._limits)
+        else:
+            rows = _ROWS[file.kind](_opened(file.path), file.shown, self._limits)
+        roles: Roles | None = None
+        empty = True
+        for row in rows:
+            empty = False
+            if isinstance(row, Failure):
+                self._fail(row)
+                continue
+            if row.columns is not None and roles is None:  # a table without them fails as a whole
+                roles = Roles.of(self._names, row.columns, table=True)
+            try:
+                chosen = roles or Roles.of(self._names, row.values.keys(), table=False)
+                fallback = f"{file.id}/{row.number}"
+                document = as_document(
+                    *(row.values, chosen, self.columns),
+                    fallback=fallback,
+                    kind=file.kind,
+                    where=row.where,
+                )
+            except DataError as error:
+                self._fail(Failure(row.where, str(error)))
+                continue
+            yield row.number, document
+        if empty:
+            raise DataError("holds no documents")
+
+    def _kept(
+        self, document: CorpusDocument, file: SourceFile, number: int
+    ) -> CorpusDocument | None:
+        """The document, unless an earlier one has its id and keeps it."""
+        earlier = self._places.get(document.id)
+        if earlier is None:
+            self._places[document.id] = file, number
+            return document
+        self.duplicates += 1
+        if self._on_duplicate == "replace":
+            return replace(document, replaces=True)
+        if len(self._repeated) < _LISTED:
+            before, place = earlier
+            where = before.shown if before.kind not in TABLES else f"{before.shown}, record {place}"
+            self._repeated.setdefault(document.id, (where, document.where))
+        return None
+
+    def _fail(self, failure: Failure) -> None:
+        self.failures += 1
+        self._first_failure = self._first_failure or failure
+        if self._on_failure is not None:
+            self._on_failure(failure)
+
+    def check(self) -> None:
+        """Raise what iterating raises at its end, for one who stops before.
+
+        Raises:
+            CorpusError: something failed that was not to be skipped, or an id occurs twice.
+        """
+        if self._on_duplicate == "error" and self.duplicates:
+            listed = ", ".join(
+                f"{shown(name)} ({first} and {second})"
+                for name, (first, second) in self._repeated.items()
+            )
+            more = ", …" if self.duplicates > len(self._repeated) else ""
+            documents = "1 document has" if self.duplicates == 1 else f"{self.duplicates:,} have"
+            raise CorpusError(
+                f"{documents} the id of an earlier document: {listed}{more}; "
+                "rename them, or choose skip or replace for duplicates"
+            )
+        if self._on_error == "fail" and self._first_failure is not None:
+            several = f"{self.failures:,} files or records could not be read, the first is "
+            one = self.failures == 1
+            raise CorpusError(f"{'could not be read: ' if one else several}{self._first_failure}")
+
+
+def _opened(path: str) -> int:
+    """A descriptor of a regular file; a pipe is not waited for.
+
+    Raises:
+        DataError: it is something else.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError("is not a file, but a pipe, socket or device")
+    return descriptor
+
+
+def _name_flaw(name: str) -> str | None:
+    return None if name.strip() else "has a blank name"
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise DataError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
