@@ -95,7 +95,7 @@ def digest_of(text: str, title: str | None, metadata: Mapping[str, Scalar]) -> s
 
     Example:
         >>> digest_of("Aruba is an island.", None, {})[:8]
-        '40f1e7ae'
+        '61f0bac0'
     """
     content = [text, title, dict(sorted(metadata.items()))]
     encoded = json.dumps(content, separators=(",", ":"), allow_nan=False)

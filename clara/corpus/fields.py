@@ -148,11 +148,12 @@ def _converted(name: str, value: str, expected: type) -> Scalar:
     try:
         if expected is bool:
             return _WORDS[text.lower()]
-        return _plain(name, expected(text))
+        converted = expected(text)
     except (ValueError, KeyError):
         raise DataError(
             f"field {shown(name)} is {shown(value)}, which is not {_NAMES[expected]}"
         ) from None
+    return _plain(name, converted)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,11 @@ def read_pdf(file: BinaryIO, limits: Limits) -> Extracted:
         reader = PdfReader(file)
         if reader.is_encrypted and not reader.decrypt(""):
             raise DataError("is encrypted; remove its password first")
+        said = reader.root_object["/Pages"].get("/Count")
+        if isinstance(said, int) and said > len(reader.pages):
+            raise DataError(
+                f"is damaged: of {said} pages that it says it has, {len(reader.pages)} can be found"
+            )
         growing = Growing(limits)
         for number, page in enumerate(reader.pages, 1):
             place = f"page {number}"

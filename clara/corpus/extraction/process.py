@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import clara
 from clara.corpus.documents import Extracted, Mark
 from clara.corpus.extraction.worker import LENGTH
 from clara.corpus.limits import Limits
@@ -22,6 +21,7 @@ from clara.data.values import DataError
 from clara.errors import shortened
 from clara.errors.checks import is_integer, surrogate_flaw
 
+_ROOT = str(Path(__file__).resolve().parents[3])  # where the package clara lies
 _START = 30.0  # seconds until a new process must be there
 _REASON = 400  # characters of a message of the process
 _ROOM = 64 << 20  # bytes of an answer for marks, beside its text
@@ -146,9 +146,8 @@ class _Running:
     @classmethod
     def start(cls) -> _Running:
         ours, theirs = socket.socketpair()
-        root = str(Path(clara.__file__).resolve().parent.parent)
         # Without the working folder: a file in it may be called as a library is.
-        places = [place for place in sys.path if place] + [root]
+        places = [place for place in sys.path if place] + [_ROOT]
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _CODE, json.dumps(places)],
@@ -185,9 +184,13 @@ class _Running:
             (length,) = LENGTH.unpack(self._received(LENGTH.size, deadline))
             if length > longest:
                 raise DataError("cannot be read: its reader's answer is too long")
-            answer = json.loads(self._received(length, deadline))
+            content = self._received(length, deadline)
         except ConnectionError as error:
             raise _EndedError(self._ended()) from error
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):
+            answer = None
         return answer if isinstance(answer, dict) else {}
 
     def _received(self, count: int, deadline: float) -> bytearray:

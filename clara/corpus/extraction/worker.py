@@ -6,6 +6,7 @@ descriptor of an open file, an answer its length in eight bytes and then JSON.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -42,11 +43,24 @@ def serve(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as channel:
         while request := _received(channel):
             asked, file = request
+            _end_with_asker(channel, True)
             answer = _answer(asked, file)
+            _end_with_asker(channel, False)
             content = json.dumps(answer).encode("ascii")
             channel.sendall(LENGTH.pack(len(content)) + content)
             if answer.get("broken"):
                 return
+
+
+def _end_with_asker(channel: socket.socket, wanted: bool) -> None:
+    """Have the system end this process if the other side goes away, even while a library computes.
+
+    SIGIO comes whenever there is something to read, so this is for times when nothing else is sent.
+    """
+    fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(channel, fcntl.F_GETFL)
+    flags = flags | os.O_ASYNC if wanted else flags & ~os.O_ASYNC
+    fcntl.fcntl(channel, fcntl.F_SETFL, flags)
 
 
 def _received(channel: socket.socket) -> tuple[dict[str, Any], BinaryIO] | None:

@@ -1,0 +1,44 @@
+"""Digests and places of documents."""
+
+import doctest
+import hashlib
+
+import pytest
+
+from clara.corpus import documents
+from clara.corpus.documents import CorpusDocument, Mark, digest_of, place_of
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(documents).failed == 0
+    assert doctest.testmod(documents).attempted == 2
+
+
+def test_a_digest_is_that_of_the_content():
+    written = b'["\\u00e9",null,{"a":1,"b":null}]'
+    expected = hashlib.sha256(written).hexdigest()
+    assert digest_of("é", None, {"b": None, "a": 1}) == expected
+    assert CorpusDocument("x", "é", metadata={"a": 1, "b": None}).digest == expected
+    assert CorpusDocument("y", "é", metadata={"a": 1, "b": None}, kind="csv").digest == expected
+
+
+def test_what_differs_has_another_digest():
+    contents = [
+        ("text", None, {}),
+        ("Text", None, {}),
+        ("text", "", {}),
+        ("text", "title", {}),
+        ("text", None, {"a": 1}),
+        ("text", None, {"a": 1.0}),
+        ("text", None, {"a": True}),
+        ("text", None, {"a": "1"}),
+        ("text", None, {"b": 1}),
+    ]
+    assert len({digest_of(*content) for content in contents}) == len(contents)
+
+
+@pytest.mark.parametrize(
+    ("offset", "label"), [(0, None), (4, None), (5, "page 1"), (8, "page 1"), (9, "page 2")]
+)
+def test_the_place_of_a_character(offset, label):
+    assert place_of([Mark(5, "page 1"), Mark(9, "page 2")], offset) == label
