@@ -28,7 +28,12 @@ SOURCES = ["pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "LICEN
 
 # The module of a package, where it is not called as the package is. The trainer of transformers,
 # which ours is built on, imports accelerate.
-MODULES = {"faiss-cpu": "faiss", "flash-attn": "flash_attn", "accelerate": "transformers"}
+MODULES = {
+    "accelerate": "transformers",
+    "faiss-cpu": "faiss",
+    "flash-attn": "flash_attn",
+    "python-docx": "docx",
+}
 # What people run on the sources, which no module imports.
 TOOLS = {"dev", "docs"}
 

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import clara
+import clara.corpus
 import clara.data
 import clara.index
 import clara_kernels
@@ -79,7 +80,7 @@ def test_what_the_reference_shows_is_there(name: str) -> None:
     assert getattr(import_module(module), attribute).__doc__
 
 
-@pytest.mark.parametrize("package", [clara, clara.data, clara.index, clara_kernels])
+@pytest.mark.parametrize("package", [clara, clara.corpus, clara.data, clara.index, clara_kernels])
 def test_the_reference_has_every_public_name(package: ModuleType) -> None:
     shown = {name.rpartition(".")[2] for name in documented()}
     assert set(package.__all__) <= shown

@@ -239,7 +239,8 @@ def write(
         written = {"file": str(target), "documents": documents, "bytes": nbytes}
         print_json({**written, **counted(reading), "errors": failures.shown})
     else:
-        note = f"; {documents:,} documents in the file" if on_duplicate == "replace" else ""
+        given = sum(reading.counts.values())
+        note = "" if documents == given else f"; the file holds the last {documents:,}"
         print(one_line(f"{target}: {size(nbytes)}, {summary(reading)}{note}"))
 
 
@@ -294,7 +295,8 @@ def _reading(
 def line(document: CorpusDocument) -> str:
     """A document on one line: id, kind, size and beginning."""
     start = document.text if document.title is None else f"{document.title}: {document.text}"
-    marks = f", {len(document.marks):,} marks" if document.marks else ""
+    count = len(document.marks)
+    marks = f", {count:,} mark{'' if count == 1 else 's'}" if count else ""
     again = ", replaces an earlier one" if document.replaces else ""
     about = f"{document.kind}, {size(len(document.text.encode()))}{marks}{again}"
     return f"{excerpt(document.id)} [{about}] {excerpt(start[:_LOOKED_AT], _EXCERPT)}"
@@ -345,7 +347,7 @@ def summary(reading: Reading) -> str:
         each = ", ".join(f"{name} {number:,}" for name, number in sorted(listing.others.items()))
         skipped.append(f"{listing.others.total():,} of other kinds ({each})")
     if listing.linked_folders:
-        skipped.append(f"{listing.linked_folders:,} links to folders of the same source")
+        skipped.append(f"{listing.linked_folders:,} links to folders that are read")
     if skipped:
         parts.append(f"not read: {', '.join(skipped)}")
     return one_line("; ".join(parts))
