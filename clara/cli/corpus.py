@@ -307,6 +307,7 @@ def described(document: CorpusDocument) -> dict[str, Any]:
     return {
         "id": document.id,
         "kind": document.kind,
+        "source": document.source,
         "where": document.where,
         "characters": len(document.text),
         "beginning": excerpt(document.text[:_LOOKED_AT], _EXCERPT),

@@ -49,6 +49,7 @@ class CorpusDocument:
         kind: of the file: "jsonl", "csv", "parquet", "dataset", "text", "markdown", "html", "pdf"
             or "docx".
         where: the file, with the line or row of a record.
+        source: name of the source that it comes from.
         replaces: whether an earlier document had the same id, with `on_duplicate="replace"`.
     """
 
@@ -59,6 +60,7 @@ class CorpusDocument:
     marks: tuple[Mark, ...] = ()
     kind: str = ""
     where: str = ""
+    source: str = ""
     replaces: bool = False
 
     @property

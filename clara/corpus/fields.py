@@ -219,12 +219,10 @@ def as_document(
     values: Mapping[str, Any],
     roles: Roles,
     columns: Columns,
-    *,
     fallback: str,
-    kind: str,
     where: str,
 ) -> CorpusDocument:
-    """A record as a document.
+    """A record as a document, which does not know its file yet.
 
     Args:
         fallback: its id where the rows have none.
@@ -245,7 +243,7 @@ def as_document(
     if marks is not None:
         others.pop(MARKS_FIELD, None)
     metadata = columns.taken(others, where)
-    return CorpusDocument(name, text, title, metadata, marks or (), kind, where)
+    return CorpusDocument(name, text, title, metadata, marks or (), where=where)
 
 
 def _marks(value: Any, text: str) -> tuple[Mark, ...] | None:

@@ -31,12 +31,14 @@ class SourceFile:
         path: what to open; of a symbolic link what it leads to.
         shown: the path as messages show it.
         kind: see `CorpusDocument.kind`.
+        source: name of the source.
     """
 
     id: str
     path: str
     shown: str
     kind: str
+    source: str
 
 
 @dataclass
@@ -148,7 +150,7 @@ def _list(source: _Source, given: str, listing: Listing) -> None:
     if not os.path.isdir(source.root):
         listing.files.append(_single(source, given))
     elif not source.pattern and (saved := _saved_by_datasets(source.root)):
-        listing.files.append(SourceFile(source.name, saved, given, "dataset"))
+        listing.files.append(SourceFile(source.name, saved, given, "dataset", source.name))
     else:
         _list_folder(source, listing)
 
@@ -167,7 +169,7 @@ def _single(source: _Source, given: str) -> SourceFile:
         kind = kinds.by_content(head)
     if kind is None:
         raise DataError(f"{given}: is of a kind that is not read; what is read: {kinds.ACCEPTED}")
-    return SourceFile(source.name, source.root, source.root, kind)
+    return SourceFile(source.name, source.root, source.root, kind, source.name)
 
 
 def _saved_by_datasets(folder: str) -> str | None:
@@ -198,7 +200,7 @@ def _list_folder(source: _Source, listing: Listing) -> None:
             failed.append(Failure(path, flaw))
         else:
             opened = os.path.realpath(path) if entry.is_symlink() else path
-            found.append(SourceFile(identifier, opened, path, kind))
+            found.append(SourceFile(identifier, opened, path, kind, source.name))
     listing.files += sorted(found, key=lambda file: file.id.encode())
     listing.failures += sorted(failed, key=lambda each: os.fsencode(each.where))
 

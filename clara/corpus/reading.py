@@ -92,7 +92,7 @@ class Reading:
         self.columns = Columns.of(self._names)
         self._first_failure: Failure | None = None
         self._repeated: dict[str, tuple[str, str]] = {}
-        self._places: dict[str, tuple[SourceFile, int]] = {}
+        self._places: dict[str, str] = {}  # where each id was first
 
     def __iter__(self) -> Generator[CorpusDocument, None, None]:
         """Read everything from the start.
@@ -106,20 +106,18 @@ class Reading:
         with Extractor(self._limits) as extractor:
             for file in self.listing.files:
                 try:
-                    for number, document in self._documents(file, extractor):
-                        if (kept := self._kept(document, file, number)) is not None:
+                    for document in self._documents(file, extractor):
+                        if (kept := self._kept(document)) is not None:
                             self.counts[file.kind] += 1
-                            yield kept
+                            yield replace(kept, kind=file.kind, source=file.source)
                 except DataError as error:
                     self._fail(Failure(file.shown, str(error)))
                 except OSError as error:
                     self._fail(Failure(file.shown, error.strerror or str(error)))
         self.check()
 
-    def _documents(
-        self, file: SourceFile, extractor: Extractor
-    ) -> Iterator[tuple[int, CorpusDocument]]:
-        """The documents of a file with their numbers; failures of records are reported.
+    def _documents(self, file: SourceFile, extractor: Extractor) -> Iterator[CorpusDocument]:
+        """The documents of a file; failures of records are reported.
 
         Raises:
             DataError, OSError: the file, or the rest of it, cannot be read.
@@ -127,24 +125,14 @@ class Reading:
         if file.kind in TABLES:
             yield from self._records(file)
             return
-        if flaw := _name_flaw(file.id):
-            raise DataError(flaw)
         descriptor = _opened(file.path)
         if file.kind in EXTRACTED:
             found: Extracted = extractor.read(file.kind, descriptor)
         else:
             found = _TEXTS[file.kind](descriptor, self._limits)
-        yield (
-            1,
-            CorpusDocument(
-                *(file.id, found.text, found.title),
-                marks=found.marks,
-                kind=file.kind,
-                where=file.shown,
-            ),
-        )
+        yield CorpusDocument(file.id, found.text, found.title, marks=found.marks, where=file.shown)
 
-    def _records(self, file: SourceFile) -> Iterator[tuple[int, CorpusDocument]]:
+    def _records(self, file: SourceFile) -> Iterator[CorpusDocument]:
         if file.kind == "dataset":
             rows: Iterator[Row | Failure] = dataset_rows(file.path, file.shown, self._limits)
         else:
@@ -160,35 +148,26 @@ class Reading:
                 roles = Roles.of(self._names, row.columns, table=True)
             try:
                 chosen = roles or Roles.of(self._names, row.values.keys(), table=False)
-                fallback = f"{file.id}/{row.number}"
-                document = as_document(
-                    *(row.values, chosen, self.columns),
-                    fallback=fallback,
-                    kind=file.kind,
-                    where=row.where,
-                )
+                name = f"{file.id}/{row.number}"
+                document = as_document(row.values, chosen, self.columns, name, row.where)
             except DataError as error:
                 self._fail(Failure(row.where, str(error)))
                 continue
-            yield row.number, document
+            yield document
         if empty:
             raise DataError("holds no documents")
 
-    def _kept(
-        self, document: CorpusDocument, file: SourceFile, number: int
-    ) -> CorpusDocument | None:
+    def _kept(self, document: CorpusDocument) -> CorpusDocument | None:
         """The document, unless an earlier one has its id and keeps it."""
         earlier = self._places.get(document.id)
         if earlier is None:
-            self._places[document.id] = file, number
+            self._places[document.id] = document.where
             return document
         self.duplicates += 1
         if self._on_duplicate == "replace":
             return replace(document, replaces=True)
         if len(self._repeated) < _LISTED:
-            before, place = earlier
-            where = before.shown if before.kind not in TABLES else f"{before.shown}, record {place}"
-            self._repeated.setdefault(document.id, (where, document.where))
+            self._repeated.setdefault(document.id, (earlier, document.where))
         return None
 
     def _fail(self, failure: Failure) -> None:
@@ -232,10 +211,6 @@ def _opened(path: str) -> int:
         os.close(descriptor)
         raise DataError("is not a file, but a pipe, socket or device")
     return descriptor
-
-
-def _name_flaw(name: str) -> str | None:
-    return None if name.strip() else "has a blank name"
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

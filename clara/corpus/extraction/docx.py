@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -41,7 +42,7 @@ def read_docx(file: BinaryIO, limits: Limits) -> Extracted:
                 titled = text
         title = document.core_properties.title or titled
     except (
-        *(OpcError, LxmlError, zipfile.BadZipFile, NotImplementedError, EOFError),
+        *(OpcError, LxmlError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError),
         *(KeyError, IndexError, AttributeError, OSError, TypeError),
     ) as error:
         raise DataError(f"is damaged: {reason(error)}") from error

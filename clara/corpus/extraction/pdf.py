@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from clara.corpus.documents import Extracted
 from clara.corpus.extraction.text import Growing
@@ -10,6 +10,8 @@ from clara.corpus.limits import Limits
 from clara.data.values import DataError
 from clara.errors import reason
 
+# What pypdf raises beside its own errors.
+_OF_DAMAGE = (AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError)
 _HEAD = 1024  # bytes in which the first line of a PDF file stands
 
 
@@ -30,7 +32,8 @@ def read_pdf(file: BinaryIO, limits: Limits) -> Extracted:
         reader = PdfReader(file)
         if reader.is_encrypted and not reader.decrypt(""):
             raise DataError("is encrypted; remove its password first")
-        said = reader.root_object["/Pages"].get("/Count")
+        tree: Any = reader.root_object["/Pages"]
+        said = tree.get("/Count")
         if isinstance(said, int) and said > len(reader.pages):
             raise DataError(
                 f"is damaged: of {said} pages that it says it has, {len(reader.pages)} can be found"
@@ -44,7 +47,7 @@ def read_pdf(file: BinaryIO, limits: Limits) -> Extracted:
         title = None if information is None else information.title
     except DataError:
         raise
-    except (PyPdfError, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+    except (PyPdfError, *_OF_DAMAGE) as error:
         raise DataError(f"is damaged: {place} cannot be read: {reason(error)}") from error
     except ImportError as error:  # some ways to encrypt and compress need packages of their own
         raise DataError(f"{place} cannot be read: {reason(error)}") from error

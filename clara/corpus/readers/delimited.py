@@ -81,7 +81,10 @@ def delimited_rows(descriptor: int, shown_path: str, limits: Limits) -> Iterator
             raise DataError(flaw)
         delimiter = "\t" if tabs else max(_DELIMITERS, key=_unquoted(first).count)
         reader = csv.reader(_with(first, lines), delimiter=delimiter, strict=True)
-        columns = _columns(next(reader, []))
+        try:
+            columns = _columns(next(reader, []))
+        except csv.Error as error:
+            raise DataError(f"header: {reason(error)}") from error
         lines.begin_record()
         number = 0
         while True:

@@ -39,6 +39,7 @@ def test_documents_are_shown_as_json(clara, folder):
     shown = json.loads(clara("corpus", "show", str(folder / "c.csv"), *arguments).stdout)
     (document,) = shown["documents"]
     assert document["metadata"] == {"year": 2001}
+    assert document["source"] == "c.csv"
     assert document["where"] == f"{folder}/c.csv:2"
     assert len(document["digest"]) == 64
     assert (shown["counts"], shown["failed"], shown["stopped"]) == ({"csv": 1}, 0, False)

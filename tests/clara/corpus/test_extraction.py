@@ -235,6 +235,16 @@ def lying_archive():
     return content.replace(struct.pack("<I", true), struct.pack("<I", 500))
 
 
+def with_broken_stream():
+    """A document whose text cannot be unpacked."""
+    content = bytearray(docx_of())
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entry = archive.getinfo("word/document.xml")
+    begin = entry.header_offset + 30 + len(entry.filename) + len(entry.extra)
+    content[begin : begin + 40] = b"\xff" * 40
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -242,6 +252,7 @@ def lying_archive():
         (b"PK\x03\x04 and no more", "^is not a Word document"),
         (docx_of()[:-30], "^is not a Word document .* or is damaged$"),
         (archive_of({"a.txt": b"x"}), "^is damaged: "),
+        (with_broken_stream(), "^is damaged: "),
         (archive_of({"a.txt": b"x" * 2_000_000}), "^expands to 2 MB, the limit expanded_mb is 1$"),
         (archive_of({f"{n}": b"" for n in range(10_001)}), "^holds 10,001 files"),
         (lying_archive(), "^is damaged: "),

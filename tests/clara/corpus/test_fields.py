@@ -14,7 +14,7 @@ def document_of(record, names=None, *, table=False, columns=None):
     names = FieldNames() if names is None else names
     roles = Roles.of(names, record.keys(), table=table)
     columns = Columns.of(names) if columns is None else columns
-    return as_document(record, roles, columns, fallback="f/1", kind="jsonl", where="f:1")
+    return as_document(record, roles, columns, "f/1", "f:1")
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,7 @@ def test_bad_records_do_not_hide_others(opened):
         ("", "has no header"),
         ("\n1,2\n", "has no header"),
         ("a,b,a\n", "the header has the column 'a' twice"),
+        ('"a"b,c\n', "^header: .*expected after"),
         (",a,\n", "the header has a column without a name twice"),
         ("text,id\n".encode("utf-16"), "is text in UTF-16"),
         (b"a,\xff\n1,2\n", "^is not valid UTF-8: byte 0xff at offset 2$"),

@@ -54,6 +54,7 @@ def test_every_kind(mixed):
     assert by_kind["csv"].metadata == {"place": "here"}
     assert by_kind["parquet"].metadata == {"w": 0.5}
     assert by_kind["csv"].where == f"{mixed}/g.csv:2"
+    assert {document.source for document in found} == {"mixed"}
     assert reading.columns.types == {"year": int, "place": str, "w": float}
     assert by_kind["csv"].digest == digest_of("row", None, {"place": "here"})
     assert list(reading) == found  # again, from the start
@@ -142,14 +143,12 @@ def test_the_first_ten_repeated_ids_are_listed(repeated):
     with pytest.raises(CorpusError) as raised:
         list(Reading(repeated))
     message = str(raised.value)
-    assert message.startswith(
-        f"12 have the id of an earlier document: '2' ({one}, record 3 and {two}:1"
-    )
+    assert message.startswith(f"12 have the id of an earlier document: '2' ({one}:3 and {two}:1")
     assert message.count(two) == 10
     assert "'11'" in message
     assert "'12'" not in message
     assert ", …; rename them" in message
-    with pytest.raises(CorpusError, match=r"^1 document has .*record 3 and .*\); rename them"):
+    with pytest.raises(CorpusError, match=r"^1 document has .*jsonl:3 and .*\); rename them"):
         list(Reading([one, write_line(two)]))
 
 
