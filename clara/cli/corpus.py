@@ -111,7 +111,8 @@ MaxDocument = Annotated[
     float, typer.Option("--max-document-mb", help="Longest record, text file or extracted text.")
 ]
 MaxSeconds = Annotated[
-    float, typer.Option("--max-seconds", help="Longest time to extract one HTML, PDF or DOCX file.")
+    float,
+    typer.Option("--max-seconds", help="Processor time to extract one HTML, PDF or DOCX file."),
 ]
 MaxMemory = Annotated[
     float, typer.Option("--max-memory-mb", help="Memory of the process that extracts.")

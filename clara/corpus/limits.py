@@ -17,7 +17,7 @@ class Limits:
     Attributes:
         document_mb: of a line of JSON lines, a record of a table, a text file, and of the text
             that is extracted from a page; in megabytes of UTF-8.
-        seconds: for extracting one file, of processor time and by the clock.
+        seconds: of processor time for extracting one file; by the clock three times as long.
         memory_mb: address space of the process that extracts, Python's own included.
         expanded_mb: of the files in a DOCX archive, unpacked.
 

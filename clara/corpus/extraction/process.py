@@ -23,6 +23,8 @@ from clara.errors.checks import is_integer, surrogate_flaw
 
 _ROOT = str(Path(__file__).resolve().parents[3])  # where the package clara lies
 _START = 30.0  # seconds until a new process must be there
+# By the clock, a file may take so many times its processor time: other programs run as well.
+_PATIENCE = 3
 _REASON = 400  # characters of a message of the process
 _ROOM = 64 << 20  # bytes of an answer for marks, beside its text
 # What a library needs of the environment. Tokens and passwords in it are none of this process'.
@@ -110,30 +112,30 @@ class Extractor:
 
     def _asked(self, kind: str, descriptor: int) -> dict[str, Any]:
         """The answer of the process, which is at its end unless the answer is a sound one."""
-        deadline = time.monotonic() + self._limits.seconds
-        if self._running is None:
-            self._running = _Running.start()
-            deadline += _START
         request = {"kind": kind, "limits": asdict(self._limits)}
         # A character takes up to six bytes of JSON, which may be one byte of UTF-8.
         longest = 6 * self._limits.document_bytes + _ROOM
+        seconds = self._limits.seconds
         try:
-            answer = self._running.asked(request, descriptor, longest, deadline)
+            if self._running is None:
+                self._running = _Running.start()
+                self._running.wait_until_ready()
+            answer = self._running.asked(request, descriptor, longest, _PATIENCE * seconds)
         except TimeoutError as error:
             self.close()
-            raise DataError(self._too_slow()) from error
+            raise DataError(
+                f"takes longer than {_PATIENCE * seconds:g} s, {_PATIENCE} times the limit seconds"
+            ) from error
         except _EndedError as error:
             self.close()
-            raise DataError(str(error) or self._too_slow()) from error
+            used_up = f"takes more than {seconds:g} s of processor time, the limit seconds"
+            raise DataError(str(error) or used_up) from error
         except BaseException:
             self.close()
             raise
         if answer.get("broken") is True:
             self.close()
         return answer
-
-    def _too_slow(self) -> str:
-        return f"takes longer than {self._limits.seconds:g} s, the limit seconds"
 
 
 @dataclass(frozen=True)
@@ -159,25 +161,39 @@ class _Running:
             )
         return cls(process, ours)
 
+    def wait_until_ready(self) -> None:
+        """Wait for the first byte, so that starting is no part of the time that a file takes.
+
+        Raises:
+            _EndedError: it does not come.
+        """
+        try:
+            self._received(1, time.monotonic() + _START)
+        except ConnectionError as error:
+            raise _EndedError(self._ended()) from error
+        except TimeoutError as error:
+            raise _EndedError(f"its reader did not start within {_START:g} s") from error
+
     def close(self) -> None:
         self.channel.close()
         self.process.kill()
         self.process.wait()
 
     def asked(
-        self, request: dict[str, Any], descriptor: int, longest: int, deadline: float
+        self, request: dict[str, Any], descriptor: int, longest: int, seconds: float
     ) -> dict[str, Any]:
         """The answer to a request about an open file.
 
         Args:
             longest: bytes of an answer that are read.
-            deadline: by the monotonic clock.
+            seconds: until it must have come.
 
         Raises:
             TimeoutError: it has not come by then.
             _EndedError: the process ended; without a message if it used up its processor time.
         """
-        self.channel.settimeout(max(deadline - time.monotonic(), 0.001))
+        deadline = time.monotonic() + seconds
+        self.channel.settimeout(seconds)
         try:
             message = json.dumps(request).encode("ascii") + b"\n"
             socket.send_fds(self.channel, [message], [descriptor])

@@ -1,7 +1,8 @@
 """The process that extracts: takes open files, one after the other, and answers with their text.
 
-It is started with a socket as its standard input. A request is a line of JSON that comes with the
-descriptor of an open file, an answer its length in eight bytes and then JSON.
+It is started with a socket as its standard input, and sends a byte when it is ready. A request is a
+line of JSON that comes with the descriptor of an open file, an answer its length in eight bytes and
+then JSON.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def serve(descriptor: int) -> None:
         descriptor: of the socket.
     """
     with socket.socket(fileno=descriptor) as channel:
+        channel.sendall(b"\n")  # ready
         while request := _received(channel):
             asked, file = request
             _end_with_asker(channel, True)
