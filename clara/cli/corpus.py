@@ -19,6 +19,8 @@ from clara.errors import ClaraError
 from clara.terminal.printing import excerpt, one_line, print_json, say, size
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from clara.corpus import CorpusDocument, Failure, FieldNames, Limits, Reading
     from clara.terminal.progress import DocumentProgress
 
@@ -30,6 +32,7 @@ corpus = typer.Typer(
 )
 
 _MOST_LISTED = 100  # failures that have a line of their own
+_MOST_SUFFIXES = 5
 _EXCERPT = 60  # characters
 _LOOKED_AT = 1000  # characters of a text that an excerpt is made of
 
@@ -245,6 +248,14 @@ def write(
         print(one_line(f"{target}: {size(nbytes)}, {summary(reading)}{note}"))
 
 
+def _suffixes(others: Counter[str]) -> str:
+    """The most common suffixes with their numbers of files."""
+    ordered = sorted(others.items(), key=lambda each: (-each[1], each[0]))
+    shown = ", ".join(f"{name} {number:,}" for name, number in ordered[:_MOST_SUFFIXES])
+    left = len(ordered) - _MOST_SUFFIXES
+    return shown if left <= 0 else f"{shown}, and {left} more suffixes"
+
+
 def _advancing(reading: Reading, bar: DocumentProgress) -> Iterator[CorpusDocument]:
     for document in reading:
         bar.advance(1)
@@ -346,8 +357,7 @@ def summary(reading: Reading) -> str:
     if listing.hidden:
         skipped.append(f"{listing.hidden:,} hidden")
     if listing.others:
-        each = ", ".join(f"{name} {number:,}" for name, number in sorted(listing.others.items()))
-        skipped.append(f"{listing.others.total():,} of other kinds ({each})")
+        skipped.append(f"{listing.others.total():,} of other kinds ({_suffixes(listing.others)})")
     if listing.linked_folders:
         skipped.append(f"{listing.linked_folders:,} links to folders that are read")
     if skipped:

@@ -149,7 +149,11 @@ def _events(root: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_dropped(node: Any) -> bool:
-    return _DROPPED.fullmatch(node.tag) is not None or "hidden" in node.attributes
+    if _DROPPED.fullmatch(node.tag) or "hidden" in node.attributes:
+        return True
+    # The sign behind a heading that links to it.
+    links = node.tag == "a" and (node.attributes.get("href") or "").startswith("#")
+    return links and node.text().strip() in ("#", "¶", "§")
 
 
 def _shown_text(node: Any) -> str:

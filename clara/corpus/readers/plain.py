@@ -21,6 +21,10 @@ _FOREIGN_MARKS = (
 _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
+_SETTINGS = 1 << 16  # characters that a block of settings takes at most
+_ENDS = ("---", "...")
+_NEWLINE = re.compile(r"\r?\n")
+_TITLE = re.compile(r"""title:[ \t]+(?:"([^"\\]+)"|'([^']+)'|([^\s"'>|&*!%@`\[{#][^#]*?))[ \t]*""")
 # What a paragraph, and so a heading that is underlined, does not begin with.
 _NO_PARAGRAPH = re.compile(r" {0,3}(?:[>|]|[-+*][ \t]|\d+[.)][ \t])|(?: {4}|\t)")
 
@@ -45,15 +49,20 @@ def read_text(descriptor: int, limits: Limits) -> Extracted:
 
 
 def read_markdown(descriptor: int, limits: Limits) -> Extracted:
-    """A file in Markdown as it stands; headings are marks, the first of level 1 is the title.
+    """A file in Markdown as it stands, with its headings as marks.
+
+    The title is the one in the block of settings that the file may begin with, or else the first
+    heading of level 1.
 
     Raises:
         DataError: as `read_text`.
     """
     text = read_text(descriptor, limits).text
     marks = tuple(_headings(text))
-    titles = [mark.label[2:] for mark in marks if mark.label.startswith("# ")]
-    return Extracted(text, titles[0] if titles else None, marks)
+    title = _title_of_settings(text)
+    if title is None:
+        title = next((mark.label[2:] for mark in marks if mark.label.startswith("# ")), None)
+    return Extracted(text, title, marks)
 
 
 def decoded(raw: bytes) -> str:
@@ -101,7 +110,7 @@ def _headings(text: str) -> Iterator[Mark]:
         begin, offset = offset, offset + len(line)
         content = line.rstrip("\r\n")
         if settings:
-            settings = begin == 0 or content.rstrip() not in ("---", "...")
+            settings = begin == 0 or content.rstrip() not in _ENDS
             continue
         opened = _FENCE.match(content)
         if fence:
@@ -127,5 +136,17 @@ def _headings(text: str) -> Iterator[Mark]:
 
 def _is_settings(text: str) -> bool:
     """Whether a file begins with a block between lines of three hyphens."""
-    first, *others = re.split(r"\r?\n", text[: 1 << 16])
-    return first.rstrip() == "---" and any(line.rstrip() in ("---", "...") for line in others)
+    first, *others = _NEWLINE.split(text[:_SETTINGS])
+    return first.rstrip() == "---" and any(line.rstrip() in _ENDS for line in others)
+
+
+def _title_of_settings(text: str) -> str | None:
+    """The title in the block of settings at the start, if it is a plain or quoted word or more."""
+    if not _is_settings(text):
+        return None
+    for line in _NEWLINE.split(text[:_SETTINGS])[1:]:
+        if line.rstrip() in _ENDS:
+            return None
+        if found := _TITLE.fullmatch(line):
+            return str(found[1] or found[2] or found[3])
+    return None

@@ -34,6 +34,15 @@ def test_documents_are_shown(clara, folder):
     ]
 
 
+def test_of_many_suffixes_the_most_common_are_named(clara, tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    for number, letter in enumerate("bcdefgh", 1):
+        for count in range(number):
+            (tmp_path / f"{count}.{letter}").write_text("")
+    printed = clara("corpus", "show", str(tmp_path)).stdout
+    assert "28 of other kinds (.h 7, .g 6, .f 5, .e 4, .d 3, and 2 more suffixes)" in printed
+
+
 def test_documents_are_shown_as_json(clara, folder):
     arguments = ["--metadata-field", "year:int", "--json"]
     shown = json.loads(clara("corpus", "show", str(folder / "c.csv"), *arguments).stdout)

@@ -75,6 +75,12 @@ def test_what_a_page_shows():
     ]
 
 
+def test_signs_that_link_to_a_heading_are_left_out():
+    page = "<h2>Ports<a href='#ports'> ¶</a></h2><p><a href='#x'>Berths</a> <a href='/n'>#</a> 1"
+    found = html_of(page)
+    assert (found.text, found.marks[0].label) == ("Ports\n\nBerths # 1", "## Ports")
+
+
 def test_items_and_rows_stand_on_lines_of_their_own():
     assert html_of("<p>a<ul><li>b<li>c</ul>d").text == "a\n\nb\nc\n\nd"
     assert html_of("<table><tr><td>a<td>b<tr><td>c</table>").text == "a\tb\nc"

@@ -104,7 +104,26 @@ Rivers
     assert [mark.label for mark in found.marks] == labels
     starts = [found.text[mark.offset :].splitlines()[0] for mark in found.marks]
     assert starts == ["# Guide", "Rivers", "  ## The *north* ##", "### Last"]
-    assert (found.text, found.title) == (text, "Guide")
+    assert (found.text, found.title) == (text, "settings, not a heading")
+
+
+@pytest.mark.parametrize(
+    ("settings", "title"),
+    [
+        ("---\ntitle: The harbour  \ndate: 2020\n---\n", "The harbour"),
+        ('---\r\na: b\r\ntitle: "A: b"\r\n...\r\n', "A: b"),
+        ("---\ntitle: 'A # b'\n---\n", "A # b"),
+        ("---\ntitle: >\n  folded\n---\n", "Head"),
+        ("---\ntitle: [list]\n---\n", "Head"),
+        ("---\nsubtitle: no\n---\ntitle: no\n", "Head"),
+        ("---\ntitle: never closed\n", "Head"),
+    ],
+)
+def test_the_title_of_markdown(opened, settings, title):
+    found = read_markdown(opened(f"{settings}\n# Head\n"), Limits())
+    assert found.title == title
+    assert found.marks[-1].label == "# Head"
+    assert found.text.startswith(settings)
 
 
 def test_markdown_without_headings(opened):
