@@ -182,7 +182,7 @@ def _list_folder(source: _Source, listing: Listing) -> None:
     real_root = os.path.realpath(source.root)
     found: list[SourceFile] = []
     failed: list[Failure] = []
-    for parts, entry in _walk(source.root, listing, failed):
+    for parts, entry in _walk(source, listing, failed):
         relative = "/".join(parts)
         path = os.path.join(source.root, *parts)
         if source.pattern and not _fits(parts, source.pattern):
@@ -206,14 +206,17 @@ def _list_folder(source: _Source, listing: Listing) -> None:
 
 
 def _walk(
-    root: str, listing: Listing, failed: list[Failure]
+    source: _Source, listing: Listing, failed: list[Failure]
 ) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
-    """All that is below a folder and not hidden, but folders; no link to a folder is followed."""
-    real_root = os.path.realpath(root)
+    """All that is below a folder and not hidden, but folders; no link to a folder is followed.
+
+    Folders in which nothing can fit the pattern are left alone.
+    """
+    real_root = os.path.realpath(source.root)
     left: list[tuple[str, ...]] = [()]
     while left:
         above = left.pop()
-        folder = os.path.join(root, *above)
+        folder = os.path.join(source.root, *above)
         try:
             with os.scandir(folder) as entries:
                 inside = list(entries)
@@ -225,8 +228,11 @@ def _walk(
             if entry.name.startswith("."):
                 listing.hidden += 1
             elif entry.is_dir(follow_symlinks=False):
-                left.append(parts)
+                if _leads_on(parts, source.pattern):
+                    left.append(parts)
             elif entry.is_symlink() and os.path.isdir(entry.path):
+                if not _leads_on(parts, source.pattern):
+                    continue
                 if flaw := _left(entry.path, real_root):
                     failed.append(Failure(entry.path, flaw))
                 else:
@@ -257,8 +263,20 @@ def _left(path: str, real_root: str) -> str | None:
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether a path fits a pattern part by part; `**` stands for any number of folders."""
-    # Whether the parts so far fit the first `n` parts of the pattern, for every n: no pattern
-    # takes more than the product of both lengths.
+    return _reached(parts, pattern)[-1]
+
+
+def _leads_on(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether something below a folder may fit a pattern; an empty one is fitted by everything."""
+    reached = _reached(parts, pattern)
+    return not pattern or any(reached[:-1]) or (reached[-1] and pattern[-1] == "**")
+
+
+def _reached(parts: Sequence[str], pattern: Sequence[str]) -> list[bool]:
+    """Whether a path fits the first `n` parts of a pattern, for every n.
+
+    No pattern takes more time than the product of both lengths.
+    """
     reached = [True] + [False] * len(pattern)
     for place, each in enumerate(pattern):
         reached[place + 1] = reached[place] and each == "**"
@@ -270,4 +288,4 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
                 reached[place + 1] = before[place + 1] or before[place] or reached[place]
             else:
                 reached[place + 1] = before[place] and fnmatchcase(part, each)
-    return reached[-1]
+    return reached

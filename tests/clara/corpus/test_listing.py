@@ -75,6 +75,21 @@ def test_what_a_pattern_fits(path, pattern, fits):
     assert _fits(path.split("/"), pattern.split("/")) is fits
 
 
+def test_a_pattern_looks_only_where_something_can_fit(folder, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(tmp_path / "elsewhere", folder / "a" / "out")
+    scanned = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scanned.append(path) or scandir(path))
+    assert list_sources([f"{folder}/*.txt"]).failures == []
+    assert scanned == [str(folder)]
+    assert ids(list_sources([f"{folder}/*/*.md"])) == ["handbook/a/z.md"]
+    assert scanned[1:] == [str(folder), str(folder / "a")]
+    assert len(list_sources([f"{folder}/**/*.md"]).failures) == 1
+    assert len(list_sources([f"{folder}/a/**"]).failures) == 1
+    assert len(list_sources([str(folder)]).failures) == 1
+
+
 def test_links(folder, tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
     (tmp_path / "handbook-2").mkdir()  # begins as the source does

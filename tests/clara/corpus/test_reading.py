@@ -15,7 +15,7 @@ import pytest
 from clara.corpus import CorpusError, FieldNames, Limits, Reading, digest_of, write_corpus
 from clara.data import DataError, read_documents
 
-from .made_files import docx_of, pdf_of
+from .made_files import DEEP, docx_of, pdf_of
 
 
 def jsonl(*records):
@@ -113,6 +113,18 @@ def test_failures_are_reported_and_the_rest_goes_on(flawed):
     assert reasons["e.csv"].startswith("field 'contents' is missing; name the field of the text")
     assert reasons["f.jsonl"] == "holds no documents"
     assert reading.failures == 8
+
+
+def test_a_file_that_takes_too_long_is_one_failure(tmp_path):
+    for name, content in (("a.html", "<p>a"), ("b.html", DEEP), ("c.html", "<p>c")):
+        (tmp_path / name).write_text(content)
+    reported = []
+    limits = Limits(seconds=0.5)
+    reading = Reading([str(tmp_path)], limits=limits, on_error="skip", on_failure=reported.append)
+    assert [document.text for document in reading] == ["a", "c"]
+    (failure,) = reported
+    assert failure.where == f"{tmp_path}/b.html"
+    assert "the limit seconds" in failure.reason
 
 
 def test_failures_are_raised_at_the_end(flawed):
