@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -18,13 +19,15 @@ _FOREIGN_MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
+_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*))?$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _SETTINGS = 1 << 16  # characters that a block of settings takes at most
 _ENDS = ("---", "...")
 _NEWLINE = re.compile(r"\r?\n")
-_TITLE = re.compile(r"""title:[ \t]+(?:"([^"\\]+)"|'([^']+)'|([^\s"'>|&*!%@`\[{#][^#]*?))[ \t]*""")
+_TITLE = re.compile(
+    r"""title:[ \t]+(?:"([^"\\]+)"[ \t]*|'([^']+)'[ \t]*|([^\s"'>|&*!%@`\[{#][^#]*))"""
+)
 # What a paragraph, and so a heading that is underlined, does not begin with.
 _NO_PARAGRAPH = re.compile(r" {0,3}(?:[>|]|[-+*][ \t]|\d+[.)][ \t])|(?: {4}|\t)")
 
@@ -106,7 +109,7 @@ def _headings(text: str) -> Iterator[Mark]:
     before: tuple[int, str] | None = None  # a paragraph of one line
     offset, inside = 0, False
     settings = _is_settings(text)
-    for line in text.splitlines(keepends=True):
+    for line in io.StringIO(text, newline=""):  # ends at line feeds and returns alone
         begin, offset = offset, offset + len(line)
         content = line.rstrip("\r\n")
         if settings:
@@ -121,8 +124,8 @@ def _headings(text: str) -> Iterator[Mark]:
             fence, before, inside = opened[1], None, False
             continue
         if heading := _ATX.match(content):
-            if heading[2]:
-                yield Mark(begin, f"{heading[1]} {heading[2].strip()}")
+            if said := _unclosed(heading[2] or ""):
+                yield Mark(begin, f"{heading[1]} {said}")
             before, inside = None, False
         elif before and (underline := _UNDERLINE.match(content)):
             yield Mark(before[0], f"{'#' if underline[1][0] == '=' else '##'} {before[1]}")
@@ -132,6 +135,13 @@ def _headings(text: str) -> Iterator[Mark]:
         else:
             alone = not inside and not _NO_PARAGRAPH.match(content)
             before, inside = (begin, content.strip()) if alone else None, True
+
+
+def _unclosed(heading: str) -> str:
+    """A heading without the signs that may close it. Takes no more time than it is long."""
+    said = heading.strip()
+    left = said.rstrip("#")
+    return left.rstrip() if not left or left[-1] in " \t" else said
 
 
 def _is_settings(text: str) -> bool:
@@ -148,5 +158,5 @@ def _title_of_settings(text: str) -> str | None:
         if line.rstrip() in _ENDS:
             return None
         if found := _TITLE.fullmatch(line):
-            return str(found[1] or found[2] or found[3])
+            return str(found[1] or found[2] or found[3].rstrip())
     return None
