@@ -32,6 +32,8 @@ class SourceFile:
         shown: the path as messages show it.
         kind: see `CorpusDocument.kind`.
         source: name of the source.
+        root: the source's folder, below which opening follows no link; None of a file that is a
+            source itself.
     """
 
     id: str
@@ -39,6 +41,7 @@ class SourceFile:
     shown: str
     kind: str
     source: str
+    root: str | None = None
 
 
 @dataclass
@@ -199,8 +202,10 @@ def _list_folder(source: _Source, listing: Listing) -> None:
         if flaw:
             failed.append(Failure(path, flaw))
         else:
-            opened = os.path.realpath(path) if entry.is_symlink() else path
-            found.append(SourceFile(identifier, opened, path, kind, source.name))
+            real = os.path.join(real_root, *parts)
+            if entry.is_symlink():
+                real = os.path.realpath(path)
+            found.append(SourceFile(identifier, real, path, kind, source.name, real_root))
     listing.files += sorted(found, key=lambda file: file.id.encode())
     listing.failures += sorted(failed, key=lambda each: os.fsencode(each.where))
 

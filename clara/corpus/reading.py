@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +13,7 @@ from clara.corpus.fields import Columns, FieldNames, Roles, as_document
 from clara.corpus.kinds import EXTRACTED, TABLES
 from clara.corpus.limits import Limits
 from clara.corpus.listing import Listing, SourceFile, list_sources
+from clara.corpus.opening import opened
 from clara.corpus.readers.arrow import dataset_rows, parquet_rows
 from clara.corpus.readers.delimited import delimited_rows
 from clara.corpus.readers.json_lines import json_rows
@@ -125,7 +124,7 @@ class Reading:
         if file.kind in TABLES:
             yield from self._records(file)
             return
-        descriptor = _opened(file.path)
+        descriptor = opened(file.path, file.root)
         if file.kind in EXTRACTED:
             found: Extracted = extractor.read(file.kind, descriptor)
         else:
@@ -136,7 +135,7 @@ class Reading:
         if file.kind == "dataset":
             rows: Iterator[Row | Failure] = dataset_rows(file.path, file.shown, self._limits)
         else:
-            rows = _ROWS[file.kind](_opened(file.path), file.shown, self._limits)
+            rows = _ROWS[file.kind](opened(file.path, file.root), file.shown, self._limits)
         roles: Roles | None = None
         empty = True
         for row in rows:
@@ -197,20 +196,6 @@ class Reading:
             several = f"{self.failures:,} files or records could not be read, the first is "
             one = self.failures == 1
             raise CorpusError(f"{'could not be read: ' if one else several}{self._first_failure}")
-
-
-def _opened(path: str) -> int:
-    """A descriptor of a regular file; a pipe is not waited for.
-
-    Raises:
-        DataError: it is something else.
-        OSError: it cannot be opened.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DataError("is not a file, but a pipe, socket or device")
-    return descriptor
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from clara.corpus.documents import Failure
 from clara.corpus.limits import Limits
+from clara.corpus.opening import opened
 from clara.corpus.readers.rows import Row
 from clara.data.values import DataError
 from clara.errors import reason
@@ -34,7 +36,7 @@ def parquet_rows(descriptor: int, shown: str, limits: Limits) -> Iterator[Row | 
         try:
             table = pq.ParquetFile(file)
             yield from _rows(table.iter_batches(batch_size=_ROWS), shown, limits, 0)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names of columns
             raise DataError(f"cannot be read as Parquet: {reason(error)}") from error
 
 
@@ -48,29 +50,31 @@ def dataset_rows(folder: str, shown: str, limits: Limits) -> Iterator[Row | Fail
         DataError: the folder is not as `datasets` writes it.
     """
     number = 0
-    for split in _splits(folder):
-        for name in _data_files(split):
-            path = os.path.join(split, name)
-            place = os.path.join(shown, os.path.relpath(path, folder))
-            for item in _stream_rows(path, place, limits, number):
+    root = os.path.realpath(folder)
+    for split in _splits(root):
+        for name in _data_files(root, split):
+            path = os.path.join(root, split, name)
+            place = os.path.join(shown, split, name)
+            for item in _stream_rows(root, path, place, limits, number):
                 number += 1
                 yield item
 
 
-def _splits(folder: str) -> list[str]:
-    description = os.path.join(folder, "dataset_dict.json")
-    if not os.path.exists(description):
-        return [folder]
-    names = _described(description).get("splits")
+def _splits(root: str) -> list[str]:
+    """The folders below it that hold data; "" is the folder itself."""
+    if not os.path.lexists(os.path.join(root, "dataset_dict.json")):
+        return [""]
+    names = _described(root, "dataset_dict.json").get("splits")
     if not isinstance(names, list) or not all(_is_name(name) for name in names):
         raise DataError("dataset_dict.json: field 'splits' must be a list of names of folders")
-    return [os.path.join(folder, name) for name in names]
+    return names
 
 
-def _data_files(split: str) -> list[str]:
-    entries = _described(os.path.join(split, "state.json")).get("_data_files")
-    names = [each.get("filename") if isinstance(each, dict) else None for each in entries or ()]
-    if not isinstance(entries, list) or not all(_is_name(name) for name in names):
+def _data_files(root: str, split: str) -> list[str]:
+    entries = _described(root, os.path.join(split, "state.json")).get("_data_files")
+    given = entries if isinstance(entries, list) else [None]
+    names = [each.get("filename") if isinstance(each, dict) else None for each in given]
+    if not all(_is_name(name) for name in names):
         raise DataError("state.json: field '_data_files' must be a list of names of files")
     return [str(name) for name in names]
 
@@ -82,11 +86,13 @@ def _is_name(value: Any) -> bool:
     return not {"/", os.sep, "\0"} & set(value)
 
 
-def _described(path: str) -> dict[str, Any]:
-    name = os.path.basename(path)
+def _described(root: str, place: str) -> dict[str, Any]:
+    name = os.path.basename(place)
     try:
-        with open(path, "rb") as file:
+        with _opened(root, os.path.join(root, place)) as file:
             value = json.loads(file.read(_LONGEST_JSON))
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -96,15 +102,26 @@ def _described(path: str) -> dict[str, Any]:
     return value
 
 
-def _stream_rows(path: str, shown: str, limits: Limits, before: int) -> Iterator[Row | Failure]:
+def _opened(root: str, path: str) -> BinaryIO:
+    try:
+        return os.fdopen(opened(path, root), "rb")
+    except DataError as error:
+        raise DataError(f"{os.path.basename(path)}: {error}") from error
+
+
+def _stream_rows(
+    root: str, path: str, shown: str, limits: Limits, before: int
+) -> Iterator[Row | Failure]:
     import pyarrow as pa
 
-    if os.path.islink(path):
-        raise DataError(f"{os.path.basename(path)}: is a symbolic link")
     try:
-        with pa.memory_map(path) as source, pa.ipc.open_stream(source) as stream:
+        with _opened(root, path) as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with pa.ipc.open_stream(pa.py_buffer(mapped)) as stream:
             yield from _rows(_checked(stream), shown, limits, before)
-    except (pa.ArrowException, OSError) as error:
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # an empty file, names of columns
         raise DataError(
             f"{os.path.basename(path)}: cannot be read as an Arrow stream: {reason(error)}"
         ) from error

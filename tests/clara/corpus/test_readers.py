@@ -133,6 +133,18 @@ def test_markdown_without_headings(opened):
     assert [tuple(mark) for mark in crlf.marks] == [(0, "# One"), (18, "## Two")]
 
 
+def test_lines_of_markdown_end_at_line_feeds_and_returns_alone(opened):
+    found = read_markdown(opened("a\u2028# no\x0c# no\r# One #\r\n## Two#\n### #\n"), Limits())
+    assert [tuple(mark) for mark in found.marks] == [(12, "# One"), (21, "## Two#")]
+
+
+@pytest.mark.parametrize("content", ["# a{}x\n", "# a{}#\n", "---\ntitle: a{}#\n---\nx"])
+def test_markdown_takes_time_in_proportion_to_its_length(opened, content):
+    """Half an hour if it were the square of the length."""
+    length = 60_000 if "title" in content else 1_000_000
+    assert read_markdown(opened(content.format(" " * length)), Limits()).text
+
+
 def test_lines_are_bounded(opened):
     content = b"a" * 10 + b"\n" + b"b" * 11 + b"\nccc\n" + b"d" * 35 + b"\n\n" + b"e" * 40
     with os.fdopen(opened(content), "rb") as file:
@@ -299,13 +311,23 @@ def test_folders_that_datasets_saved(tmp_path):
         ("state.json", {"_data_files": [{"filename": "gone"}]}, "gone: cannot be read as an Arrow"),
         ("state.json", {"_data_files": [{"filename": "text"}]}, "text: cannot be read as an Arrow"),
         ("state.json", {"_data_files": [{"filename": "link"}]}, "link: is a symbolic link"),
+        ("state.json", {"_data_files": [{"filename": "pipe"}]}, "pipe: is not a file, but a pipe"),
+        ("state.json", {"_data_files": [{"filename": "none"}]}, "none: cannot be read as an Arrow"),
+        ("state.json", {"_data_files": 5}, "field '_data_files' must be a list"),
+        ("dataset_dict.json", {"splits": ["out"]}, "state.json: is a symbolic link or lies behind"),
+        ("dataset_dict.json", {"splits": ["in"]}, "state.json: is not a file, but a pipe"),
         ("dataset_dict.json", {"splits": ["/etc"]}, "field 'splits' must be a list of names"),
         ("dataset_dict.json", {"splits": ["train"]}, "state.json: No such file"),
     ],
 )
 def test_folders_that_are_not_as_datasets_saves_them(tmp_path, name, content, message):
     (tmp_path / "text").write_text("no Arrow")
+    (tmp_path / "none").write_text("")
+    (tmp_path / "in").mkdir()
+    for pipe in ("pipe", "in/state.json"):
+        os.mkfifo(tmp_path / pipe)
     os.symlink("/etc/passwd", tmp_path / "link")
+    os.symlink("/etc", tmp_path / "out")
     (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(DataError, match=message):
         list(dataset_rows(str(tmp_path), "d", Limits()))
@@ -320,6 +342,19 @@ def test_damaged_arrow_is_not_followed(tmp_path):
     assert content.count(offsets) == 1
     file.write_bytes(content.replace(offsets, b"\x32\x00\x00\x00\xff\xff\xff\x7f"))
     with pytest.raises(DataError, match=r"cannot be read as an Arrow stream"):
+        list(dataset_rows(str(tmp_path / "d"), "d", Limits()))
+
+
+def test_names_of_columns_that_are_not_utf8(tmp_path):
+    table = pa.table({"text": ["x"], "AAAAAAAA": [1]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    datasets.Dataset(table).save_to_disk(tmp_path / "d")
+    (arrow,) = (tmp_path / "d").glob("*.arrow")
+    for file in (tmp_path / "t.parquet", arrow):
+        file.write_bytes(file.read_bytes().replace(b"AAAAAAAA", b"\xff" * 8))
+    with pytest.raises(DataError, match=r"^cannot be read as Parquet: "):
+        list(parquet_rows(os.open(tmp_path / "t.parquet", os.O_RDONLY), "t", Limits()))
+    with pytest.raises(DataError, match=r"cannot be read as an Arrow stream: "):
         list(dataset_rows(str(tmp_path / "d"), "d", Limits()))
 
 

@@ -216,6 +216,25 @@ def test_a_file_that_is_gone_or_changed_since_it_was_listed(tmp_path):
     ]
 
 
+def test_files_and_folders_swapped_for_links_since_they_were_listed(tmp_path):
+    base, secret = tmp_path / "base", tmp_path / "secret"
+    for folder in (base / "in", secret):
+        folder.mkdir(parents=True)
+        (folder / "b.txt").write_text(folder.name)
+    (base / "a.txt").write_text("a")
+    os.symlink("in/b.txt", base / "c.txt")
+    reported = []
+    reading = Reading([str(base)], on_error="skip", on_failure=reported.append)
+    assert [document.text for document in reading] == ["a", "in", "in"]
+    (base / "a.txt").unlink()
+    os.symlink(secret / "b.txt", base / "a.txt")
+    os.rename(base / "in", base / "was")
+    os.symlink(secret, base / "in")
+    assert list(reading) == []
+    reason = "is a symbolic link or lies behind one; no link is followed"
+    assert [each.reason for each in reported] == [reason] * 3
+
+
 NOBODY = """
 import os, sys
 from clara.corpus import Reading
