@@ -8,6 +8,7 @@ from clara.data.values import DataError
 from clara.errors.checks import as_number
 
 MB = 1_000_000
+_MOST = 100_000  # of each limit: what 100 GB or a day exceeds is no limit
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Limits:
         expanded_mb: of the files in a DOCX archive, unpacked.
 
     Raises:
-        DataError: a limit is not positive.
+        DataError: a limit is not positive, or above 100,000.
     """
 
     document_mb: float = 16.0
@@ -35,6 +36,8 @@ class Limits:
             value = as_number(getattr(self, each.name), f"limits.{each.name}")
             if value <= 0:
                 raise DataError(f"limits.{each.name} must be above 0, got {value}")
+            if value > _MOST:
+                raise DataError(f"limits.{each.name} must be at most {_MOST:,}, got {value}")
 
     @property
     def document_bytes(self) -> int:

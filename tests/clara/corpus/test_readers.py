@@ -358,8 +358,10 @@ def test_names_of_columns_that_are_not_utf8(tmp_path):
         list(dataset_rows(str(tmp_path / "d"), "d", Limits()))
 
 
-def test_limits_are_positive():
+def test_limits_are_positive_and_have_an_end():
     with pytest.raises(DataError, match=r"limits.seconds must be above 0, got 0"):
         Limits(seconds=0)
+    with pytest.raises(DataError, match=r"limits.document_mb must be at most 100,000, got 1e\+304"):
+        Limits(document_mb=1e304)
     with pytest.raises(TypeError, match=r"limits.memory_mb must be a number"):
         Limits(memory_mb="1")
