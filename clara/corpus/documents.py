@@ -7,9 +7,10 @@ import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clara.data.records import Document
+from clara.errors.checks import is_integer, surrogate_flaw
 
 Scalar = str | int | float | bool | None
 """A value of metadata."""
@@ -120,3 +121,20 @@ def place_of(marks: Sequence[Mark], offset: int) -> str | None:
     """
     found = bisect_right(marks, offset, key=lambda mark: mark.offset)
     return marks[found - 1].label if found else None
+
+
+def marks_of(value: Any, text: str) -> tuple[Mark, ...] | None:
+    """Marks of a text as JSON holds them; None where the value is something else."""
+    if not isinstance(value, list):
+        return None
+    marks: list[Mark] = []
+    for each in value:
+        if not (isinstance(each, list) and len(each) == 2):
+            return None
+        offset, label = each
+        if not (is_integer(offset) and 0 <= offset <= len(text) and isinstance(label, str)):
+            return None
+        if surrogate_flaw(label) or (marks and offset < marks[-1].offset):
+            return None
+        marks.append(Mark(offset, label))
+    return tuple(marks)

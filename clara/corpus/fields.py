@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clara.corpus.documents import CorpusDocument, Mark, Scalar
+from clara.corpus.documents import CorpusDocument, Scalar, marks_of
 from clara.data.values import DataError, as_id, as_text, as_title, is_missing, kind, shown
 from clara.errors.checks import is_integer, is_number, surrogate_flaw
 
@@ -239,25 +239,8 @@ def as_document(
     if roles.title is not None:
         title = as_title(values.get(roles.title), f"field '{roles.title}'") or None
     others = {each: values[each] for each in roles.metadata}
-    marks = _marks(values.get(MARKS_FIELD), text)
+    marks = marks_of(values.get(MARKS_FIELD), text)
     if marks is not None:
         others.pop(MARKS_FIELD, None)
     metadata = columns.taken(others, where)
     return CorpusDocument(name, text, title, metadata, marks or (), where=where)
-
-
-def _marks(value: Any, text: str) -> tuple[Mark, ...] | None:
-    """Marks as `write_corpus` writes them; None for another field that is called so too."""
-    if not isinstance(value, list):
-        return None
-    marks: list[Mark] = []
-    for each in value:
-        if not (isinstance(each, list) and len(each) == 2):
-            return None
-        offset, label = each
-        if not (is_integer(offset) and 0 <= offset <= len(text) and isinstance(label, str)):
-            return None
-        if surrogate_flaw(label) or (marks and offset < marks[-1].offset):
-            return None
-        marks.append(Mark(offset, label))
-    return tuple(marks)

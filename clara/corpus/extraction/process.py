@@ -14,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from clara.corpus.documents import Extracted, Mark
+from clara.corpus.documents import Extracted, marks_of
 from clara.corpus.extraction.worker import LENGTH
 from clara.corpus.limits import Limits
 from clara.data.values import DataError
 from clara.errors import shortened
-from clara.errors.checks import is_integer, surrogate_flaw
+from clara.errors.checks import surrogate_flaw
 
 _ROOT = str(Path(__file__).resolve().parents[3])  # where the package clara lies
 _START = 30.0  # seconds until a new process must be there
@@ -97,7 +97,7 @@ class Extractor:
                 f"needs more memory than {self._limits.memory_mb:g} MB, the limit memory_mb"
             )
         if isinstance(answer.get("error"), str):
-            raise DataError(shortened(answer["error"], _REASON))
+            raise DataError(shortened(" ".join(answer["error"].split()), _REASON))
         found = _as_text(answer)
         if found is None:
             self.close()
@@ -242,23 +242,13 @@ def _as_text(answer: dict[str, Any]) -> Extracted | None:
 
     The process may have been taken over by what it read.
     """
-    text, title, marks = (answer.get(name) for name in ("text", "title", "marks"))
-    if (
-        not isinstance(text, str)
-        or not isinstance(title, str | None)
-        or not isinstance(marks, list)
-    ):
+    text, title = answer.get("text"), answer.get("title")
+    if not isinstance(text, str) or not isinstance(title, str | None):
         return None
     if surrogate_flaw(text) or surrogate_flaw(title or ""):
         return None
-    found = []
-    for mark in marks:
-        if not (isinstance(mark, list) and len(mark) == 2 and is_integer(mark[0])):
-            return None
-        if not (0 <= mark[0] <= len(text) and isinstance(mark[1], str)):
-            return None
-        found.append(Mark(*mark))
-    return Extracted(text, title, tuple(found))
+    marks = marks_of(answer.get("marks"), text)
+    return None if marks is None else Extracted(text, title, marks)
 
 
 def _signal_name(number: int) -> str:

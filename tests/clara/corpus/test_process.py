@@ -151,6 +151,8 @@ def test_nothing_of_the_working_folder_or_the_environment_gets_in(read, tmp_path
         '{"text": "a", "title": null, "marks": [[2, "b"]]}',
         '{"text": "a", "title": null, "marks": [["0", "b"]]}',
         '{"text": "\\ud800", "title": null, "marks": []}',
+        '{"text": "a", "title": null, "marks": [[0, "\\ud800"]]}',
+        '{"text": "a", "title": null, "marks": [[1, "b"], [0, "c"]]}',
     ],
 )
 def test_answers_that_make_no_sense(read, monkeypatch, answer):
