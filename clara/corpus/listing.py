@@ -200,12 +200,13 @@ def _list_folder(source: _Source, listing: Listing) -> None:
         except OSError as error:
             flaw = reason(error)
         if flaw:
-            failed.append(Failure(path, flaw))
+            failed.append(Failure(_as_shown(path), flaw))
         else:
             real = os.path.join(real_root, *parts)
             if entry.is_symlink():
                 real = os.path.realpath(path)
-            found.append(SourceFile(identifier, real, path, kind, source.name, real_root))
+            shown_path = _as_shown(path)
+            found.append(SourceFile(identifier, real, shown_path, kind, source.name, real_root))
     listing.files += sorted(found, key=lambda file: file.id.encode())
     listing.failures += sorted(failed, key=lambda each: os.fsencode(each.where))
 
@@ -226,7 +227,7 @@ def _walk(
             with os.scandir(folder) as entries:
                 inside = list(entries)
         except OSError as error:
-            failed.append(Failure(folder, error.strerror or str(error)))
+            failed.append(Failure(_as_shown(folder), error.strerror or str(error)))
             continue
         for entry in inside:
             parts = (*above, entry.name)
@@ -238,8 +239,8 @@ def _walk(
             elif entry.is_symlink() and os.path.isdir(entry.path):
                 if not _leads_on(parts, source.pattern):
                     continue
-                if flaw := _left(entry.path, real_root):
-                    failed.append(Failure(entry.path, flaw))
+                if flaw := _left(entry.path, real_root) or _unread(entry.path, real_root, source):
+                    failed.append(Failure(_as_shown(entry.path), flaw))
                 else:
                     listing.linked_folders += 1
             else:
@@ -264,6 +265,22 @@ def _left(path: str, real_root: str) -> str | None:
     if target == real_root or target.startswith(os.path.join(real_root, "")):
         return None
     return f"is a symbolic link that leaves its source, to {target}"
+
+
+def _unread(path: str, real_root: str, source: _Source) -> str | None:
+    """The message about a link to a folder of the source that is not read in the link's place."""
+    target = os.path.relpath(os.path.realpath(path), real_root)
+    parts = () if target == "." else PurePath(target).parts
+    if any(part.startswith(".") for part in parts):
+        return f"is a symbolic link to a hidden folder, {target}, which is not read"
+    if parts and not _leads_on(parts, source.pattern):
+        return f"is a symbolic link to {target}, which the pattern does not fit"
+    return None
+
+
+def _as_shown(path: str) -> str:
+    """A path on one line, whatever its name holds."""
+    return path if path.isprintable() else repr(path)[1:-1]
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:

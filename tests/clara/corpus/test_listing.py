@@ -186,3 +186,25 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(kinds.EXTRACTED, "docx", "no_such_module")
     with pytest.raises(DataError, match=r"reading DOCX files needs the package .*'\.\[files\]'"):
         list_sources([str(tmp_path)])
+
+
+def test_links_to_folders_that_are_not_read_in_their_place(folder):
+    os.symlink(".git", folder / "history")
+    os.symlink("a", folder / "other")
+    listing = list_sources([str(folder)])
+    (failure,) = listing.failures
+    assert failure.where == f"{folder}/history"
+    assert failure.reason == "is a symbolic link to a hidden folder, .git, which is not read"
+    assert listing.linked_folders == 1
+    (failure,) = list_sources([f"{folder}/o*/*.md"]).failures
+    assert failure.reason == "is a symbolic link to a, which the pattern does not fit"
+
+
+def test_names_are_shown_on_one_line(tmp_path):
+    (tmp_path / "a\nb.txt").write_text("text")
+    os.symlink("nothing", tmp_path / "c\x1b.txt")
+    listing = list_sources([f"s={tmp_path}"])
+    assert [(file.id, file.shown) for file in listing.files] == [
+        ("s/a\nb.txt", f"{tmp_path}/a\\nb.txt")
+    ]
+    assert listing.failures[0].where == f"{tmp_path}/c\\x1b.txt"
