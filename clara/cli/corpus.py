@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from enum import Enum
@@ -226,6 +227,8 @@ def write(
     target = output.expanduser()
     if target.is_dir():
         raise CommandError(f"{output}: is a folder, not a file")
+    if target.exists() and not target.is_file():
+        raise CommandError(f"{output}: is a pipe, socket or device, not a file")
     check_parent(target)
     if not target.absolute().parent.is_dir():
         raise CommandError(f"{output}: its folder does not exist")
@@ -236,6 +239,12 @@ def write(
     names = _names(text_field, id_field, title_field, metadata_field, no_metadata)
     limits = _limits(max_document_mb, max_seconds, max_memory_mb, max_expanded_mb)
     reading = _reading(sources, names, limits, on_error, on_duplicate, failures)
+    real = os.path.realpath(target)
+    if any(file.root is not None and file.path == real for file in reading.listing.files):
+        raise CommandError(
+            f"{output}: lies in a source, so it would be read as one of its files; choose another "
+            "place, or a narrower pattern"
+        )
     with document_progress("read", None) as bar:
         documents = write_corpus(target, _advancing(reading, bar))
     nbytes = target.stat().st_size

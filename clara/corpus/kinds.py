@@ -9,9 +9,6 @@ from pathlib import PurePath
 from clara.data import recognition
 from clara.data.values import DataError
 
-HEAD = 1 << 16
-"""Bytes of a file that are looked at."""
-
 TABLES = frozenset({"jsonl", "csv", "parquet", "dataset"})
 """Kinds of files that hold many documents."""
 
@@ -48,7 +45,7 @@ def by_suffix(path: str) -> str | None:
 
 
 def by_content(head: bytes) -> str | None:
-    """The kind that a beginning of `HEAD` bytes tells; None if none of ours begins so."""
+    """The kind that the first `recognition.HEAD` bytes tell; None if no kind begins so."""
     if head.startswith(b"%PDF-"):
         return "pdf"
     if head.startswith(b"PAR1"):

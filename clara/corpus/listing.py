@@ -13,6 +13,7 @@ from pathlib import PurePath
 
 from clara.corpus import kinds
 from clara.corpus.documents import Failure
+from clara.data import recognition
 from clara.data.values import DataError, shown
 from clara.errors import reason
 
@@ -166,7 +167,7 @@ def _single(source: _Source, given: str) -> SourceFile:
             if not stat.S_ISREG(os.stat(source.root).st_mode):
                 raise DataError(f"{given}: is neither a file nor a folder")
             with open(source.root, "rb") as file:
-                head = file.read(kinds.HEAD)
+                head = file.read(recognition.HEAD)
         except OSError as error:
             raise DataError(f"{given}: {error.strerror or error}") from error
         kind = kinds.by_content(head)

@@ -38,15 +38,16 @@ def write_corpus(path: str | os.PathLike[str], documents: Iterable[CorpusDocumen
     last: dict[str, int] = {}  # where the line begins of every document that may be replaced
     dropped: set[int] = set()
     with replacing(target, sync=True) as unfinished, unfinished.open("w+b") as file:
-        offset = 0
+        offset = lines = 0
         for document in documents:
+            lines += 1
             if document.replaces and document.id in last:
                 dropped.add(last[document.id])
             last[document.id] = offset
             offset += file.write(_line(document))
         if dropped:
             _close_gaps(file, sorted(dropped))
-    return len(last)
+    return lines - len(dropped)
 
 
 def _line(document: CorpusDocument) -> bytes:

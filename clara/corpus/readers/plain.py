@@ -24,6 +24,7 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _SETTINGS = 1 << 16  # characters that a block of settings takes at most
 _ENDS = ("---", "...")
+_PIECE = 1 << 24  # bytes
 _NEWLINE = re.compile(r"\r?\n")
 _TITLE = re.compile(
     r"""title:[ \t]+(?:"([^"\\]+)"[ \t]*|'([^']+)'[ \t]*|([^\s"'>|&*!%@`\[{#][^#]*))"""
@@ -42,7 +43,9 @@ def read_text(descriptor: int, limits: Limits) -> Extracted:
         DataError: it is too long, not UTF-8, or holds NUL bytes or nothing.
     """
     with os.fdopen(descriptor, "rb") as file:
-        raw = file.read(limits.document_bytes + 1)
+        raw = b""
+        while len(raw) <= limits.document_bytes and (piece := file.read(_PIECE)):
+            raw += piece  # a read of as much as the limit would need its memory for any file
     if len(raw) > limits.document_bytes:
         raise DataError(limits.too_long("the file"))
     text = decoded(raw)

@@ -159,6 +159,13 @@ def test_mistakes_about_the_output(refused, folder, tmp_path):
     assert "its folder does not exist" in refused(*source, str(tmp_path / "no" / "d.jsonl"))
     (tmp_path / "file").write_text("")
     assert "is not a folder" in refused(*source, str(tmp_path / "file" / "d.jsonl"))
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe, socket or device" in refused(*source, str(tmp_path / "pipe"))
+    assert (tmp_path / "pipe").is_fifo()
+    (folder / "d.jsonl").write_text('{"id": "book/a.md", "contents": "old"}')
+    arguments = [*source, str(folder / "d.jsonl"), "--on-duplicate", "replace"]
+    assert "lies in a source" in refused(*arguments)
+    assert "old" in (folder / "d.jsonl").read_text()
 
 
 @pytest.mark.slow

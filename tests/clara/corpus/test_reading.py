@@ -199,6 +199,7 @@ def test_limits_are_those_given(tmp_path):
     with pytest.raises(CorpusError, match=r"longer than 0.001 MB, the limit document_mb"):
         list(Reading([str(tmp_path)], limits=Limits(document_mb=0.001)))
     assert len(list(Reading([str(tmp_path)], limits=Limits(document_mb=0.002)))) == 1
+    assert len(list(Reading([str(tmp_path)], limits=Limits(document_mb=100_000)))) == 1
 
 
 def test_a_file_that_is_gone_or_changed_since_it_was_listed(tmp_path):

@@ -19,6 +19,9 @@ def test_a_line_has_all_of_a_document(tmp_path):
         '"marks": [[0, "page 1"]]}'
     )
     assert json.loads(second) == {"id": "y", "contents": "text"}
+    assert write_corpus(file, [document, document]) == 2  # what replaces nothing is kept
+    assert len(file.read_text().splitlines()) == 2
+    assert write_corpus(file, []) == 0
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 22])
