@@ -16,6 +16,9 @@ from clara.errors import reason
 
 _MOST_ENTRIES = 10_000
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
+_WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+# Content controls, tracked insertions and tags: python-docx passes over all that stands in them.
+_WRAPPERS = ("sdt", "ins", "moveTo", "smartTag", "customXml")
 
 
 def read_docx(file: BinaryIO, limits: Limits) -> Extracted:
@@ -33,6 +36,7 @@ def read_docx(file: BinaryIO, limits: Limits) -> Extracted:
 
     try:
         document = docx.Document(file)
+        _unwrap(document.element.body)
         growing = Growing(limits)
         titled = None
         for level, text in _blocks(document):
@@ -71,6 +75,16 @@ def _check_archive(file: BinaryIO, limits: Limits) -> None:
             f"expands to {expanded / MB:,.0f} MB, the limit expanded_mb is {limits.expanded_mb:g}"
         )
     file.seek(0)
+
+
+def _unwrap(body: Any) -> None:
+    """Put what wrappers hold in their place, so that its text is read."""
+    for name in _WRAPPERS:
+        for wrapper in list(body.iter(_WORD + name)):
+            held = wrapper.find(f"{_WORD}sdtContent") if name == "sdt" else wrapper
+            for child in reversed([] if held is None else list(held)):
+                wrapper.addnext(child)
+            wrapper.getparent().remove(wrapper)
 
 
 def _blocks(container: Any) -> Iterator[tuple[int | None, str]]:

@@ -7,6 +7,8 @@ import zipfile
 import docx
 import pypdf
 import pytest
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsmap
 
 from clara.corpus.extraction.docx import read_docx
 from clara.corpus.extraction.html import read_html
@@ -294,3 +296,24 @@ def test_entities_of_xml_are_not_expanded():
 
 def test_characters_that_no_text_has():
     assert clean("a\0b\x1bc\ud83d\ude00d\ud83de\tf\n") == "abc😀d\ufffde\tf\n"
+
+
+def test_controls_and_tracked_insertions_are_read():
+    document = docx.Document()
+    document.add_paragraph("The harbour ")
+    around = {name: f'<w:{name} xmlns:w="{nsmap["w"]}"' for name in ("sdt", "ins", "del")}
+    run = "<w:r><w:t>{}</w:t></w:r>"
+    insertion = f'{around["ins"]} w:id="1">{run.format("is open")}</w:ins>'
+    deletion = f'{around["del"]} w:id="2"><w:r><w:delText>is shut</w:delText></w:r></w:del>'
+    for xml in (insertion, deletion):
+        document.paragraphs[0]._p.append(parse_xml(xml))
+    inner = f"<w:sdt><w:sdtContent><w:p>{run.format('Ask.')}</w:p></w:sdtContent></w:sdt>"
+    row = f"<w:tr><w:tc><w:p>{run.format('cell')}</w:p></w:tc></w:tr>"
+    grid = "<w:tblGrid><w:gridCol/></w:tblGrid>"
+    table = f"<w:tbl>{grid}<w:sdt><w:sdtContent>{row}</w:sdtContent></w:sdt></w:tbl>"
+    control = f"{around['sdt']}><w:sdtContent>{inner}{table}</w:sdtContent></w:sdt>"
+    document.element.body.insert(1, parse_xml(control))
+    document.element.body.insert(2, parse_xml(f"{around['sdt']}/>"))
+    file = io.BytesIO()
+    document.save(file)
+    assert word(file.getvalue()).text == "The harbour is open\n\nAsk.\n\ncell"
