@@ -19,6 +19,7 @@ Call = Callable[[], Any]
 
 _PAUSE = 0.01  # on a CPU: threads of OpenMP spin for some milliseconds after their work
 _MOST_CALLS = 1000
+_FROZEN = gc.get_freeze_count()  # some releases of Python start with a few hundred objects
 
 
 class Turns:
@@ -158,14 +159,16 @@ class Turns:
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """Of its own accord; what is there already is not even looked at between rounds."""
-    enabled = gc.isenabled()
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count() > _FROZEN
     gc.collect()
-    gc.freeze()
+    if not frozen:  # else by whoever runs us: to unfreeze ours would unfreeze theirs
+        gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
         if enabled:
             gc.enable()
 

@@ -75,6 +75,19 @@ def test_garbage_is_collected_between_rounds_only():
         gc.enable()
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_others_froze_stays_so(frozen, monkeypatch):
+    before = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        count = gc.get_freeze_count()
+        monkeypatch.setattr("bench.turns._FROZEN", 0 if frozen else count)
+        Turns({"a": list}).run(1)
+        assert (gc.get_freeze_count() == count) == frozen
+    finally:
+        gc.freeze() if before else gc.unfreeze()
+
+
 def test_a_gpu_that_is_not_there_is_not_asked():
     """The device of a clock by default."""
     assert Turns({"a": list}).device == torch.device("cpu")
