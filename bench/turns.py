@@ -19,7 +19,7 @@ Call = Callable[[], Any]
 
 _PAUSE = 0.01  # on a CPU: threads of OpenMP spin for some milliseconds after their work
 _MOST_CALLS = 1000
-_FROZEN = gc.get_freeze_count()  # some releases of Python start with a few hundred objects
+_FROZEN_AT_FIRST = gc.get_freeze_count()  # a few hundred objects in some releases of Python
 
 
 class Turns:
@@ -156,18 +156,31 @@ class Turns:
         return median_ratio(self.seconds[name], self.seconds[other])
 
 
+class _Freezing:
+    """Whether what is there may be frozen and unfrozen again."""
+
+    theirs = False
+
+    @classmethod
+    def is_theirs(cls) -> bool:
+        """Whoever runs us froze something, which our unfreezing would end. Once so, it stays so:
+        to count a million objects takes a tenth of a second."""
+        cls.theirs = cls.theirs or gc.get_freeze_count() > _FROZEN_AT_FIRST
+        return cls.theirs
+
+
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """Of its own accord; what is there already is not even looked at between rounds."""
-    enabled, frozen = gc.isenabled(), gc.get_freeze_count() > _FROZEN
+    enabled, theirs = gc.isenabled(), _Freezing.is_theirs()
     gc.collect()
-    if not frozen:  # else by whoever runs us: to unfreeze ours would unfreeze theirs
+    if not theirs:
         gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        if not frozen:
+        if not theirs:
             gc.unfreeze()
         if enabled:
             gc.enable()
