@@ -124,13 +124,20 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def process(environment) -> Callable[..., subprocess.CompletedProcess[str]]:
+def command(request, environment) -> list[str]:
+    """`clara`. Slow tests share what takes seconds to import; others hardly import anything."""
+    slow = request.node.get_closest_marker("slow") is not None
+    return [request.getfixturevalue("warm")(environment).clara] if slow else COMMAND
+
+
+@pytest.fixture
+def process(command, environment) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command in a process of its own."""
 
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         options = {"env": environment, "stdin": subprocess.DEVNULL, **options}
         return subprocess.run(
-            [*COMMAND, *arguments], capture_output=True, text=True, timeout=300, **options
+            [*command, *arguments], capture_output=True, text=True, timeout=300, **options
         )
 
     return run
@@ -142,13 +149,13 @@ def hear_interrupts() -> None:
 
 
 @pytest.fixture
-def start(environment) -> Callable[..., subprocess.Popen[str]]:
+def start(command, environment) -> Callable[..., subprocess.Popen[str]]:
     """Start a command in a process of its own."""
 
     def run(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*command, *arguments],
             env=environment,
             text=True,
             preexec_fn=hear_interrupts,

@@ -14,6 +14,8 @@ from clara import Clara, Document
 from clara.index import MemoryIndex, corpus
 from clara.memory.documents import CompressedDocuments
 
+from ...plugins.warm import kill
+
 LONG = "One sentence of a long document. " * 20
 
 
@@ -278,8 +280,8 @@ def test_killed_and_resumed_gives_the_same_index(start, clara, compress, write_c
     for count in (1, 2 * corpus.GROUP):
         killed = start(*compress(file, tmp_path / "killed", "--resume"))
         wait_for(tmp_path / "killed", count)
-        killed.send_signal(signal.SIGKILL)
-        assert killed.wait() == -signal.SIGKILL
+        kill(killed)
+        assert killed.returncode == -signal.SIGKILL
         killed.communicate()
     stored = MemoryIndex.open(tmp_path / "killed").info()["documents"]
     assert 2 * corpus.GROUP <= stored < len(records)

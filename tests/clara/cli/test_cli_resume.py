@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -266,14 +265,14 @@ def test_a_run_of_another_version_of_the_corpus(
 
 
 @pytest.mark.slow
-def test_two_processes_compress_one_corpus(environment, compress, write_corpus, tmp_path):
+def test_two_processes_compress_one_corpus(warm, environment, compress, write_corpus, tmp_path):
     """Both from the start, with nothing at the path of the index yet."""
     count = 60
     run_it = "from clara.index import corpus; from clara.cli import main; corpus.GROUP = 8; main()"
     command = compress(write_corpus(count=count), tmp_path / "index", "--resume", "--json")
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", run_it, *command],
+            [warm(environment).python, "-c", run_it, *command],
             env=environment,
             text=True,
             stdout=subprocess.PIPE,

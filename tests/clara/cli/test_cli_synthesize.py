@@ -143,12 +143,12 @@ GUIDE = (Path(__file__).parents[3] / "docs" / "synthesis.md").read_text(encoding
 
 @pytest.mark.slow
 @pytest.mark.parametrize("commands", re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL))
-def test_the_guide(commands, server, corpus, environment):
+def test_the_guide(commands, server, corpus, environment, warm):
     """The guide's commands, with this server in place of the ones it names."""
     (wording,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     (corpus.parent / "prompts.yaml").write_text(wording, encoding="utf-8")
     script = re.sub(r"http://\S+", server.url, commands.replace("$ ", ""))
-    scripts = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    scripts = os.pathsep.join([str(warm(environment).bin), environment["PATH"]])
     done = subprocess.run(
         ["bash", "-euc", script],
         cwd=corpus.parent,

@@ -2,29 +2,30 @@
 
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from ...plugins.warm import kill
+
 PROGRAM = Path(__file__).with_name("killed_run.py")
 TIMES = ("timings_ms", "seconds_per_document")
 
 
-def started(model, output, pause):
+def started(warm, model, output, pause):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(model), str(output), str(pause)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        [warm(environment).python, str(PROGRAM), str(model), str(output), str(pause)],
+        env=environment,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def finished(model, output):
-    process = started(model, output, 0)
+def finished(warm, model, output):
+    process = started(warm, model, output, 0)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return errors
@@ -39,25 +40,25 @@ def lines(file):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_model, tmp_path):
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_model, warm, tmp_path):
     model, whole, killed = tmp_path / "model", tmp_path / "whole", tmp_path / "killed"
     tiny_model.save_pretrained(model)
-    finished(model, whole)
+    finished(warm, model, whole)
     for name, count in (("rankings", 33), ("answers", 9), ("answers", 150)):
         file = killed / f"{name}.jsonl"
-        process = started(model, killed, 0.3)
+        process = started(warm, model, killed, 0.1)
         end = time.monotonic() + 120
         while not (file.exists() and file.read_bytes().count(b"\n") >= count):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < end
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+        kill(process)
         process.communicate()
         assert not (killed / "summary.json").exists()
     # The kill may have cut a line too.
     with (killed / "answers.jsonl").open("ab") as cut:
         cut.write(b'{"entry": "closed-b')
-    assert "the last line is cut off" in finished(model, killed)
+    assert "the last line is cut off" in finished(warm, model, killed)
     for name in ("answers.jsonl", "rankings.jsonl"):
         assert lines(killed / name) == lines(whole / name)
     for name in ("qrels.trec", "ranking.random.trec"):

@@ -46,12 +46,12 @@ for line in sys.stdin:
 """
 
 
-def race(indexes, trials):
+def race(indexes, trials, python=sys.executable):
     """Two processes that add the same id at the same time, so often to each of the indexes.
 
     Returns how often each process won.
     """
-    command = [sys.executable, "-c", WRITER]
+    command = [python, "-c", WRITER]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     writers = [subprocess.Popen([*command, str(number)], **pipes) for number in range(2)]
     won = [0, 0]
@@ -74,10 +74,10 @@ def race(indexes, trials):
 
 
 @pytest.mark.slow
-def test_two_processes_without_a_lock_store_no_id_twice(tmp_path):
+def test_two_processes_without_a_lock_store_no_id_twice(warm, tmp_path):
     """More of it by hand: `python tests/clara/index/test_index_build.py 2000`."""
     indexes = [create(tmp_path / f"index{number}") for number in range(5)]
-    won = race([index.path for index in indexes], 40)
+    won = race([index.path for index in indexes], 40, warm().python)
     assert sum(won) == 200
     for index in indexes:
         ids = lance.dataset(index.path).to_table(["id"]).column("id").to_pylist()

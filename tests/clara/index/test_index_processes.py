@@ -2,7 +2,6 @@ import hashlib
 import json
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -10,6 +9,8 @@ import torch
 
 from clara.index import MemoryIndex
 from clara.memory.documents import CompressedDocuments
+
+from ...plugins.warm import kill
 
 READER = """
 import hashlib, json, sys
@@ -51,14 +52,14 @@ while True:
 
 
 @pytest.mark.slow
-def test_a_new_process_reads_the_same_bytes_and_finds_the_same(make_index, make_documents):
+def test_a_new_process_reads_the_same_bytes_and_finds_the_same(make_index, make_documents, warm):
     index = make_index(dtype=torch.bfloat16, rate=4)
     documents = make_documents([f"d{n}#0" for n in range(30)], dtype=torch.bfloat16)
     index.add(documents[:20])
     index.add(documents[20:])
     asked = ["d3#0", "d25#0"]
     output = subprocess.run(
-        [sys.executable, "-c", READER, index.path, json.dumps(asked)],
+        [warm().python, "-c", READER, index.path, json.dumps(asked)],
         capture_output=True,
         check=True,
         text=True,
@@ -85,18 +86,18 @@ def test_a_new_process_reads_the_same_bytes_and_finds_the_same(make_index, make_
 
 
 @pytest.mark.slow
-def test_a_killed_writer_leaves_the_last_commit(make_index):
+def test_a_killed_writer_leaves_the_last_commit(make_index, warm):
     batch = 300  # 1.2 MB, most of the writer's time is spent inside `add`
     path = make_index((4, 256)).path
     before = 0
     for wait in (0.31, 0.12):
         writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, path, str(batch)], stdout=subprocess.PIPE, text=True
+            [warm().python, "-c", WRITER, path, str(batch)], stdout=subprocess.PIPE, text=True
         )
         started = [writer.stdout.readline(), writer.stdout.readline()]
         assert started == [f"adding {before}\n", f"adding {before + batch}\n"]
         time.sleep(wait)
-        writer.kill()
+        kill(writer)
         announced = int((started + writer.stdout.readlines())[-1].split()[1])
         assert writer.wait() == -signal.SIGKILL
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -56,20 +55,22 @@ def settings(backbone, data, folder, *, config=None, model=None, **arguments):
     }
 
 
-def command(folder, runs, *launcher, pause=0.0):
+def command(folder, runs, python, *launcher, pause=0.0):
     """Arguments of a Python that runs `runs`, each a stage and its settings."""
     program = folder / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
-    return [sys.executable, *launcher, str(program), json.dumps([pause, runs])]
+    return [python, *launcher, str(program), json.dumps([pause, runs])]
 
 
-def launched(folder, runs):
+def launched(folder, runs, warm):
     """Run with two processes over gloo."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    python = warm(environment).python
+    environment["PYTHON_EXEC"] = python  # for the launcher's own processes
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
     launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     done = subprocess.run(
-        command(folder, runs, *launcher),
+        command(folder, runs, python, *launcher),
         capture_output=True,
         text=True,
         timeout=300,

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from clara.training.settings import RunSettings, SettingsError
 from clara.training.teacher import TeacherFolder
 from clara.training.teacher_cache import TeacherCache
 
+from ...plugins.warm import kill
 from ..random_adapters import draw_adapters
 from .conftest import SMALL_RUN, random_model
 from .runs import assert_same, command, losses, weights
@@ -183,7 +183,7 @@ class TestRun:
 
     @pytest.mark.slow
     def test_a_killed_run_goes_on_as_if_it_had_not_been(
-        self, tiny_backbone, data, teacher_run, tmp_path
+        self, tiny_backbone, data, teacher_run, warm, tmp_path
     ):
         """What the teacher said is kept to the batch, also after the last checkpoint."""
         whole, killed = (
@@ -200,7 +200,7 @@ class TestRun:
         )
         run("instruct", whole)
         process = subprocess.Popen(
-            command(tmp_path, [("instruct", dataclasses.asdict(killed))], pause=0.2),
+            command(tmp_path, [("instruct", dataclasses.asdict(killed))], warm().python, pause=0.2),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -212,8 +212,7 @@ class TestRun:
             time.sleep(0.1)
             assert process.poll() is None, "the run ended before it could be killed"
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            kill(process)
         last = steps_of(checkpoints(tmp_path / "killed")[-1])
         assert len(TeacherCache(tmp_path / "killed" / "teacher", _made_of(killed))) >= last
         run("instruct", killed, resume=True)

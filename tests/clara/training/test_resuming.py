@@ -1,7 +1,6 @@
 """Runs that are killed and go on, and settings that may change then."""
 
 import shutil
-import signal
 import subprocess
 import time
 
@@ -13,6 +12,7 @@ from clara.training.resuming import _compare_batches, _other_curve, check_backbo
 from clara.training.run import run
 from clara.training.settings import RunSettings, SettingsError
 
+from ...plugins.warm import kill
 from .runs import command, losses, settings, weights
 
 CURRICULUM = [
@@ -35,7 +35,7 @@ CURRICULUM = [
     ids=["pretrain", "curriculum", "end-to-end"],
 )
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
-    tiny_backbone, training_data, tmp_path, stage, extra
+    tiny_backbone, training_data, warm, tmp_path, stage, extra
 ):
     """Dropout, data order, schedule, optimizer, noise and curriculum are where they were."""
     data = training_data / ("pretrain.jsonl" if stage == "pretrain" else "ranking.jsonl")
@@ -43,7 +43,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     run(stage, RunSettings(**whole))
     killed = settings(tiny_backbone("llama"), data, tmp_path / "killed", **extra)
     process = subprocess.Popen(
-        command(tmp_path, [(stage, killed)], pause=0.2),
+        command(tmp_path, [(stage, killed)], warm().python, pause=0.2),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -55,8 +55,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
         time.sleep(0.3)  # into the steps after the checkpoint
         assert process.poll() is None, "the run ended before it could be killed"
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill(process)
     done = checkpoints(tmp_path / "killed")
     assert 2 <= len(done) < 4
     (tmp_path / "killed" / ".unfinished-checkpoint-99").mkdir()

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -101,7 +100,7 @@ def trained_alone(folder, data, output, *, train_backbone):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_backbone, training_data, tmp_path_factory):
+def trained(tiny_backbone, training_data, warm, tmp_path_factory):
     """Folder with the model `start` and what two processes made of it, `adapters` and `backbone`.
 
     They are started once for both.
@@ -112,12 +111,14 @@ def trained(tiny_backbone, training_data, tmp_path_factory):
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
     launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", folder / "program.py"]
     arguments = [folder / "start", data, folder / "adapters", folder / "backbone"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    python = warm(environment).python
     done = subprocess.run(
-        [sys.executable, *map(str, launcher), *map(str, arguments)],
+        [python, *map(str, launcher), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        env={**environment, "PYTHON_EXEC": python},  # also for the launcher's own processes
         check=False,
     )
     assert done.returncode == 0, done.stderr

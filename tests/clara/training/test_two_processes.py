@@ -47,7 +47,7 @@ def unusable_data(training_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def together(tiny_backbone, training_data, unusable_data, tmp_path_factory):
+def together(tiny_backbone, training_data, unusable_data, warm, tmp_path_factory):
     """Folder with RUNS of one process and of two that have the same global batch.
 
     The two are started once for all: each run takes seconds, and so does each start.
@@ -75,7 +75,7 @@ def together(tiny_backbone, training_data, unusable_data, tmp_path_factory):
             each["eval_data"] = evaluation
         run(stage, RunSettings(**pair[0]))
         pairs.append((stage, pair[1]))
-    launched(folder, pairs)
+    launched(folder, pairs, warm)
     return folder
 
 

@@ -53,7 +53,7 @@ result = messages
 """
 
 
-def run(folder, code, sizes, rows, queries, k):
+def run(warm, folder, code, sizes, rows, queries, k):
     """What each process has saved."""
     bounds = [0, *torch.tensor(sizes).cumsum(0).tolist()]
     given = {"rows": rows, "queries": queries, "k": k, "bounds": bounds}
@@ -62,7 +62,7 @@ def run(folder, code, sizes, rows, queries, k):
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else None
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", script, str(folder), str(rank), str(len(sizes))],
+            [warm().python, "-c", script, str(folder), str(rank), str(len(sizes))],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -86,11 +86,11 @@ def equal(found, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "k"), [([90, 31], 12), ([0, 40], 60), ([25, 0, 7], 5)])
-def test_processes_find_what_one_corpus_has(tmp_path, sizes, k):
+def test_processes_find_what_one_corpus_has(warm, tmp_path, sizes, k):
     count = sum(sizes)
     rows = torch.randint(-2, 3, (count, 5)).float()  # so that scores tie between processes
     queries = torch.randn(3, 5)
-    found = run(tmp_path, SEARCH, sizes, rows, queries, k)
+    found = run(warm, tmp_path, SEARCH, sizes, rows, queries, k)
     expected = cosine_topk(queries, Corpus(rows), k)
     bounds = [0, *torch.tensor(sizes).cumsum(0).tolist()]
     # Row numbers by each process' own first row: later shards come first where scores tie.
@@ -106,8 +106,8 @@ def test_processes_find_what_one_corpus_has(tmp_path, sizes, k):
 
 
 @pytest.mark.slow
-def test_first_rows_that_do_not_go_together(tmp_path):
-    found = run(tmp_path, REFUSED, [6, 6], torch.randn(12, 3), torch.randn(2, 3), 2)
+def test_first_rows_that_do_not_go_together(warm, tmp_path):
+    found = run(warm, tmp_path, REFUSED, [6, 6], torch.randn(12, 3), torch.randn(2, 3), 2)
     assert (
         found
         == [
