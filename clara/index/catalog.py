@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
-from clara.index.layout import Heads
+from clara.index.heads import Heads
 
 Positions = npt.NDArray[np.int64]
 
@@ -24,18 +24,18 @@ class Catalog:
         document_ids: distinct.
         tokens: document tokens read, of all rows.
         memory_tokens: memory tokens written, of all rows.
+        string_bytes: of ids, titles and texts of all rows; None in formats that do not tell.
         duplicates: ids that are stored more than once.
         positions: int64, the position of each row; None while they are equal.
         stored: how many positions there are.
     """
 
-    def __init__(self, counts: Callable[[Sequence[int]], list[int]]) -> None:
-        """Args: counts: memory tokens of documents of so many tokens, see `Header.counts`."""
-        self._counts = counts
+    def __init__(self) -> None:
         self.rows: dict[str, int] = {}
         self.document_ids: set[str] = set()
         self.tokens = 0
         self.memory_tokens = 0
+        self.string_bytes: int | None = 0
         self.duplicates: dict[str, None] = {}
         self.positions: Positions | None = None
         self.stored = 0
@@ -48,11 +48,15 @@ class Catalog:
         ids: list[str] = []
         document_ids: list[str] = []
         tokens: list[int] = []
+        counts: list[int] = []
+        sizes: list[int | None] = []
         sequences: list[int | None] = []
         for heads in batches:
             ids += heads.ids
             document_ids += heads.document_ids
             tokens += heads.token_counts
+            counts += heads.counts
+            sizes += heads.string_bytes or [None] * len(heads.ids)
             sequences += heads.sequences
         order = added_order(sequences)
         chosen = []
@@ -64,19 +68,24 @@ class Catalog:
             self.rows[name] = len(self.rows)
             self.document_ids.add(document_ids[place])
             self.tokens += tokens[place]
+            self.memory_tokens += counts[place]
+            self.string_bytes = _total(self.string_bytes, sizes[place])
             chosen.append(place)
-        self.memory_tokens += sum(self._counts([tokens[place] for place in chosen]))
         begin, self.stored = self.stored, self.stored + len(ids)
         if self.positions is not None or order is not None or len(chosen) < len(ids):
             before = np.arange(begin) if self.positions is None else self.positions
             self.positions = np.concatenate([before, begin + np.array(chosen, dtype=np.int64)])
 
 
+def _total(one: int | None, two: int | None) -> int | None:
+    return None if one is None or two is None else one + two
+
+
 def added_order(sequences: list[int | None]) -> Positions | None:
     """Where the rows lie, in the order they were added; None if they lie in that order.
 
     Rows of one commit follow one another in the dataset; the sequence orders them among
-    themselves, see `clara.index.layout`. Rows without a sequence stay where they are.
+    themselves, see `clara.index.heads`. Rows without a sequence stay where they are.
     """
     count = len(sequences)
     if all(number is None for number in sequences):

@@ -30,6 +30,8 @@ class Contents:
         self.count = len(catalog.rows)
         self._rows = catalog.rows
         self._positions = catalog.positions
+        each = catalog.memory_tokens / self.count if self.count else 1
+        self._batch_rows = snapshot.batch_rows(each)
 
     def row(self, name: str) -> int | None:
         """Where the document with this id is; None if the snapshot has none."""
@@ -56,9 +58,9 @@ class Contents:
     def batches(self) -> Iterator[CompressedDocuments]:
         """All documents in order, some megabytes at a time."""
         if self._positions is None:
-            yield from self.snapshot.batches()
+            yield from self.snapshot.batches(self._batch_rows)
             return
-        step = self.snapshot.batch_rows
+        step = self._batch_rows
         for begin in range(0, self.count, step):
             yield self.snapshot.take(self._positions[begin : begin + step].tolist())
 
@@ -66,26 +68,22 @@ class Contents:
     def corpus(self) -> Corpus:
         """The vectors that documents are ranked by, read at the first use and kept.
 
-        `[N, m * H]` in the stored dtype, or `[N, H]`, the means of memory, in float32.
+        `[N, header.vector_width]` in `header.vector_dtype`, with scales if that is int8.
         """
         header = self.snapshot.header
-        if header.ranking_rule == "mean":
-            parts = [torch.empty(0, header.hidden_size)]
-            parts += [documents.padded.vectors("mean") for documents in self.batches()]
-            return Corpus(torch.cat(parts))
-        matrix = torch.empty(self.count, header.width, dtype=header.dtype)
-        if self._positions is None:
-            self.snapshot.read_memory(matrix)
-            return Corpus(matrix)
-        rows = np.full(self.snapshot.count, -1)
-        rows[self._positions] = np.arange(self.count)
-        begin = 0
-        for documents in self.snapshot.batches():
-            target = torch.from_numpy(rows[begin : begin + len(documents)])
-            begin += len(documents)
-            chosen = target >= 0
-            matrix[target[chosen]] = documents.memory.flatten(1)[chosen]
-        return Corpus(matrix)
+        matrix = torch.empty(self.count, header.vector_width, dtype=header.vector_dtype)
+        scales = torch.empty(self.count) if header.vector_dtype == torch.int8 else None
+        target = np.arange(self.snapshot.count)
+        if self._positions is not None:
+            target = np.full(self.snapshot.count, -1)
+            target[self._positions] = np.arange(self.count)
+        for rows, values, of_values in self.snapshot.vectors(self._batch_rows):
+            places = torch.from_numpy(target[rows.start : rows.stop])
+            chosen = places >= 0  # others are stored twice
+            matrix[places[chosen]] = values[chosen]
+            if scales is not None and of_values is not None:
+                scales[places[chosen]] = of_values[chosen]
+        return Corpus(matrix, scales=scales)
 
     def _at(self, rows: Sequence[int]) -> list[int]:
         if self._positions is None:

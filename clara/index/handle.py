@@ -35,7 +35,7 @@ class Handle:
             if not self._snapshot.is_latest:
                 self._take_on(Snapshot.latest(self._snapshot.path))
             if self._contents is None:
-                self._catalog = Catalog(self._header.counts)
+                self._catalog = Catalog()
                 self._catalog.extend(self._snapshot.heads())
                 self._contents = Contents(self._snapshot, self._catalog)
             return self._contents

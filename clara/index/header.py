@@ -1,10 +1,13 @@
 """The header of an index: settings of all rows, columns and format version.
 
-The header is JSON in the schema's metadata, with its own digest beside it. Two formats are read:
+The header is JSON in the schema's metadata, with its own digest beside it. Three formats are read
+and added to, the last is written anew:
 
 - 1: written by 0.1.0. Rows are appended under a lock of the folder.
 - 2: the index has an identity of its own, `id` is Lance's unenforced primary key, and the column
-  `sequence` keeps the order in which documents were added, see `clara.index.layout`.
+  `sequence` keeps the order in which documents were added, see `clara.index.heads`.
+- 3: every row has its own number of memory vectors, which may be quantized, and the mean of them
+  beside it where documents are ranked by it, see `clara.index.columns`.
 """
 
 from __future__ import annotations
@@ -19,17 +22,18 @@ import torch
 
 from clara.config import RankingRule
 from clara.errors.checks import is_integer
-from clara.index.digests import DIGEST_BYTES, digest
+from clara.index.columns import PRIMARY_KEY, fixed_columns, ragged_columns
+from clara.index.digests import digest
 from clara.index.errors import MemoryIndexError
+from clara.index.storage import STORAGES, Storage
 from clara.memory.space import MemorySpace
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The format of new indexes, and the newest that is read."""
 
 _HEADER_KEY = b"clara.memory_index"
 _DIGEST_KEY = b"clara.memory_index.digest"
-_PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
-_HEAD_COLUMNS = ("id", "document_id", "title", "tokens", "body_digest", "row_digest")
+_NAMES = ("id", "document_id", "title", "tokens")
 
 # dtype: its name, the Arrow type and the torch dtype that carry its bits.
 _CARRIERS = {
@@ -48,8 +52,11 @@ class Header:
         memory_tokens: m; in memory form "spans" the most that a document may have.
         settings: as `MemoryIndex.create` got them. "memory_form", "compression_rate" and "ranking"
             among them say what the memory is.
+        dtype: in which memory is read; in formats 1 and 2 it is stored in it, too.
         identity: tells this index from every other one, also from one that was built anew at the
             same path; None in format 1, which has none.
+        storage: how values are stored, see `clara.index.storage`; None in formats 1 and 2. A
+            floating-point storage is the dtype as well.
     """
 
     fingerprint: str
@@ -58,6 +65,7 @@ class Header:
     dtype: torch.dtype
     settings: dict[str, Any]
     identity: str | None = None
+    storage: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.fingerprint, str) or not self.fingerprint:
@@ -69,6 +77,10 @@ class Header:
             if not is_integer(value) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
             object.__setattr__(self, name, int(value))  # numpy's integers are not JSON
+        if self.storage is not None and self.storage not in tuple(STORAGES):
+            raise ValueError(f"storage must be one of {', '.join(STORAGES)}, got {self.storage!r}")
+        if self.storage in tuple(_DTYPES):
+            object.__setattr__(self, "dtype", self.storage)
         if isinstance(self.dtype, str) and self.dtype in _DTYPES:
             object.__setattr__(self, "dtype", _DTYPES[self.dtype])
         if self.dtype not in _CARRIERS:
@@ -111,11 +123,22 @@ class Header:
 
     @property
     def format_version(self) -> int:
+        if self.storage is not None:
+            return 3
         return 1 if self.identity is None else 2
 
     @property
     def dtype_name(self) -> str:
         return _CARRIERS[self.dtype][0]
+
+    @property
+    def storage_name(self) -> str:
+        """How values are stored, in any format."""
+        return self.storage or self.dtype_name
+
+    @property
+    def stored_as(self) -> Storage:
+        return STORAGES[self.storage_name]
 
     @property
     def carrier(self) -> torch.dtype:
@@ -124,7 +147,7 @@ class Header:
 
     @property
     def width(self) -> int:
-        """Values stored per document, `m * H`."""
+        """Values of a document with all its memory tokens, `m * H`."""
         return self.memory_tokens * self.hidden_size
 
     @property
@@ -139,37 +162,70 @@ class Header:
         return self.hidden_size if self.ranking_rule == "mean" else self.width
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one document's memory."""
-        return self.width * self.dtype.itemsize
+    def vector_dtype(self) -> torch.dtype:
+        """Of the vectors that documents are ranked by, as a search reads them.
+
+        int8 codes are searched as they are where a vector has one scale.
+        """
+        if self.ranking_rule == "mean":
+            return torch.float32 if self.storage is None else self.stored_as.mean_dtype
+        return torch.int8 if self.ranks_codes else self.dtype
+
+    @property
+    def ranks_codes(self) -> bool:
+        """Whether the vectors that documents are ranked by are int8 codes with one scale each."""
+        single = self.ranking_rule == "flattened" and self.memory_tokens == 1
+        return single and self.storage == "int8"
+
+    @property
+    def mean_bytes(self) -> int | None:
+        """Bytes of the mean that is stored with a row; None if none is."""
+        if self.storage is None or self.ranking_rule != "mean":
+            return None
+        return self.hidden_size * self.stored_as.mean_dtype.itemsize
+
+    @property
+    def digest_columns(self) -> list[str]:
+        """Checksums of what lies beside the small columns, in the order that they are hashed in."""
+        if self.storage is None:
+            return ["body_digest"]
+        mean = [] if self.mean_bytes is None else ["mean_digest"]
+        return ["text_digest", "memory_digest", *mean]
 
     @property
     def head_columns(self) -> list[str]:
         """The small columns: all but text and memory."""
-        return [*_HEAD_COLUMNS, *(["sequence"] if self.format_version >= 2 else [])]
+        ordered = ["sequence"] if self.format_version >= 2 else []
+        sizes = [] if self.storage is None else ["vectors", "text_bytes"]
+        return [*_NAMES, *sizes, *self.digest_columns, "row_digest", *ordered]
+
+    @property
+    def memory_columns(self) -> list[str]:
+        """What the memory of a row is read from, beside the small columns."""
+        if self.storage is None:
+            return ["text", "memory"]  # which share a checksum
+        return ["memory", "scales"] if self.stored_as.dtype is None else ["memory"]
+
+    @property
+    def vector_columns(self) -> list[str]:
+        """What a search reads of all rows."""
+        of_vectors = self.memory_columns if self.mean_bytes is None else ["mean"]
+        return [*self.head_columns, *of_vectors]
 
     @property
     def all_columns(self) -> list[str]:
-        return [*self.head_columns, "text", "memory"]
+        """What a document is read from."""
+        return [*self.head_columns, *dict.fromkeys(["text", *self.memory_columns])]
 
     @property
     def schema(self) -> pa.Schema:
         """The columns, with this header in the metadata."""
-        plain = {"lance-encoding:compression": "none"}  # nothing to gain on hidden states
-        value = _CARRIERS[self.dtype][1]
-        key = _PRIMARY_KEY if self.format_version >= 2 else None
-        fields = [
-            pa.field("id", pa.large_string(), nullable=False, metadata=key),
-            pa.field("document_id", pa.large_string(), nullable=False),
-            pa.field("title", pa.large_string()),
-            pa.field("text", pa.large_string(), nullable=False),
-            pa.field("tokens", pa.int32(), nullable=False),
-            pa.field("memory", pa.list_(value, self.width), nullable=False, metadata=plain),
-            pa.field("body_digest", pa.binary(DIGEST_BYTES), nullable=False),
-            pa.field("row_digest", pa.binary(DIGEST_BYTES), nullable=False),
-        ]
-        if self.format_version >= 2:
-            fields.append(pa.field("sequence", pa.int64()))
+        if self.storage is not None:
+            scales = self.stored_as.dtype is None
+            fields = ragged_columns(scales=scales, mean_bytes=self.mean_bytes)
+        else:
+            value = _CARRIERS[self.dtype][1]
+            fields = fixed_columns(value, self.width, ordered=self.format_version >= 2)
         return pa.schema(fields, metadata=self.metadata)
 
     @property
@@ -183,14 +239,18 @@ class Header:
             "dtype": self.dtype_name,
             "settings": self.settings,
         }
-        if self.identity is not None:
-            fields["identity"] = self.identity
+        for name in ("identity", "storage"):
+            if (value := getattr(self, name)) is not None:
+                fields[name] = value
         text = json.dumps(fields, sort_keys=True).encode()
         return {_HEADER_KEY: text, _DIGEST_KEY: digest(b"clara.header", text).hex().encode()}
 
     def is_like(self, other: Header) -> bool:
-        """Whether two indexes hold memory of the same kind: all is equal but the identity."""
-        return replace(self, identity=None) == replace(other, identity=None)
+        """Whether two indexes hold memory of the same kind, whatever their identity and format."""
+        one, two = (
+            replace(each, identity=None, storage=each.storage_name) for each in (self, other)
+        )
+        return one == two
 
     @classmethod
     def from_schema(cls, schema: pa.Schema, path: str) -> Header:
@@ -219,16 +279,18 @@ class Header:
                 dtype=_DTYPES[fields["dtype"]],
                 settings=fields["settings"],
                 identity=fields.get("identity"),
+                storage=fields.get("storage"),
             )
         except MemoryIndexError:
             raise
         except (ValueError, TypeError, KeyError) as error:
             raise MemoryIndexError(f"{path}: the header of the index is damaged") from error
-        if not intact or version != header.format_version:
+        nameless = header.storage is not None and header.identity is None
+        if not intact or version != header.format_version or nameless:
             raise MemoryIndexError(f"{path}: the header of the index is damaged")
         if not schema.equals(header.schema, check_metadata=False):
             raise MemoryIndexError(f"{path}: the columns do not fit the header of the index")
         declared = schema.field("id").metadata or {}
-        if header.format_version >= 2 and not _PRIMARY_KEY.items() <= declared.items():
+        if header.format_version >= 2 and not PRIMARY_KEY.items() <= declared.items():
             raise MemoryIndexError(f"{path}: the columns do not fit the header of the index")
         return header

@@ -58,7 +58,7 @@ def upgrade(path: str | os.PathLike[str], *, fingerprint: str | None = None) -> 
     with folder_lock(folder):  # of format 1; without one, Lance's commits still exclude each other
         for _ in range(_TRIES):
             snapshot = Snapshot.latest(folder)
-            catalog = Catalog(snapshot.header.counts)
+            catalog = Catalog()
             catalog.extend(snapshot.heads())
             duplicates |= catalog.duplicates
             if gone := _removed_rows(snapshot, catalog):

@@ -6,6 +6,7 @@ import copy
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class MemoryIndex(Handle):
         memory_tokens: int,
         hidden_size: int,
         dtype: torch.dtype = torch.float32,
+        storage: str | None = None,
         settings: dict[str, Any] | None = None,
     ) -> MemoryIndex:
         """Make an empty index.
@@ -66,7 +68,10 @@ class MemoryIndex(Handle):
             memory_tokens: m, memory tokens per document; the most of a document in memory form
                 "spans".
             hidden_size: H.
-            dtype: float32, float16 or bfloat16, or its name: the dtype to store and search in.
+            dtype: float32, float16 or bfloat16, or its name: the dtype that memory is read in.
+            storage: "float32", "float16", "bfloat16", "int8" or "int4": how memory is stored.
+                Default: the dtype. A floating-point storage takes the place of `dtype`. See
+                `clara_kernels.quantize_memory` for "int8" and "int4".
             settings: any JSON object to store with the documents. With "memory_form": "spans" the
                 index holds that form at the rate "compression_rate"; with "ranking": "mean" it
                 ranks by the mean of memory. See `ClaraConfig.index_settings`.
@@ -85,6 +90,7 @@ class MemoryIndex(Handle):
             copy.deepcopy(settings),
             identity=uuid.uuid4().hex,
         )
+        header = replace(header, storage=header.dtype_name if storage is None else storage)
         target = local_path(path)
         with new_folder(target) as unfinished:
             build.write_empty(header, unfinished)

@@ -15,14 +15,8 @@ from torch import Tensor
 
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.header import Header
-from clara.index.layout import (
-    Heads,
-    StoredText,
-    damaged,
-    decode,
-    decode_heads,
-    decode_texts,
-)
+from clara.index.heads import Heads, damaged, decode_heads
+from clara.index.layout import StoredText, decode, decode_ranked, decode_texts
 from clara.memory.documents import CompressedDocuments
 
 _BATCH_BYTES = 1 << 23  # of memory, in a batch of rows that is read at a time
@@ -102,28 +96,29 @@ class Snapshot:
         """Ids, titles and token counts in batches, without reading texts and memory."""
         for rows, batch in self._scan(self.header.head_columns, _HEAD_ROWS, start):
             with failures_in(self.path, "reading"):
-                heads = decode_heads(batch, rows, self.path)
+                heads = decode_heads(self.header, batch, rows, self.path)
             yield heads
 
     def texts(self) -> Iterator[list[StoredText]]:
         """All texts in the order they lie in, in batches, without reading memory."""
         for rows, batch in self._scan(self._text_columns, _BATCH_ROWS):
             with failures_in(self.path, "reading"):
-                texts = decode_texts(batch, rows, self.path)
+                texts = decode_texts(self.header, batch, rows, self.path)
             yield texts
 
-    def batches(self) -> Iterator[CompressedDocuments]:
-        """All rows in the order they lie in, some megabytes at a time."""
-        for rows, batch in self._scan(self.header.all_columns, self.batch_rows):
+    def batches(self, batch_rows: int) -> Iterator[CompressedDocuments]:
+        """All rows in the order they lie in, so many at a time."""
+        for rows, batch in self._scan(self.header.all_columns, batch_rows):
             with failures_in(self.path, "reading"):
                 documents = decode(self.header, batch, rows, self.path)
             yield documents
 
-    def read_memory(self, out: Tensor) -> None:
-        """Memory of all rows into `[count, m * H]` of the header's dtype."""
-        for rows, batch in self._scan(self.header.all_columns, self.batch_rows):
+    def vectors(self, batch_rows: int) -> Iterator[tuple[range, Tensor, Tensor | None]]:
+        """Positions, and the vectors and scales of `decode_ranked`, so many at a time."""
+        for rows, batch in self._scan(self.header.vector_columns, batch_rows):
             with failures_in(self.path, "reading"):
-                decode(self.header, batch, rows, self.path, out=out[rows.start : rows.stop])
+                values, scales = decode_ranked(self.header, batch, rows, self.path)
+            yield rows, values, scales
 
     def take(self, rows: Sequence[int]) -> CompressedDocuments:
         """The documents at the given positions, in that order; one may come twice."""
@@ -141,7 +136,8 @@ class Snapshot:
         distinct = sorted(set(rows))
         columns = self._text_columns
         with self._naming_unreadable(distinct, columns), failures_in(self.path, "reading"):
-            texts = decode_texts(self._take(distinct, columns), distinct, self.path)
+            batch = self._take(distinct, columns)
+            texts = decode_texts(self.header, batch, distinct, self.path)
         found = dict(zip(distinct, texts))
         return [found[row] for row in rows]
 
@@ -149,10 +145,12 @@ class Snapshot:
     def _text_columns(self) -> list[str]:
         return [*self.header.head_columns, "text"]
 
-    @property
-    def batch_rows(self) -> int:
-        """Rows whose memory is some megabytes."""
-        return max(1, min(_BATCH_ROWS, _BATCH_BYTES // self.header.row_bytes))
+    def batch_rows(self, memory_tokens: float) -> int:
+        """How many rows with so many memory tokens on average take some megabytes."""
+        if self.header.storage is None:  # every row has the most
+            memory_tokens = self.header.memory_tokens
+        row_bytes = memory_tokens * self.header.hidden_size * self.header.dtype.itemsize
+        return max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / max(1, row_bytes))))
 
     def _scan(
         self, columns: list[str], batch_rows: int, start: int = 0
