@@ -1,6 +1,6 @@
 """Make an index and add documents, in commits that store no id twice.
 
-In format 2, `id` is Lance's unenforced primary key and rows are inserted by `merge_insert`. Lance
+From format 2 on, `id` is Lance's unenforced primary key and rows are inserted by `merge_insert`. Lance
 then compares the ids of commits that others made since it read the index, and does the insertion
 again if it has to. One that finds an id is refused as a whole. That needs no lock, so writers may
 be on several hosts. In format 1, a lock of the folder keeps writers apart.
@@ -25,6 +25,9 @@ from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
 from clara.memory.space import check_shape
 
+DATA_VERSION = "2.1"
+"""The version of Lance's files."""
+
 _RETRIES = 1000
 _PATIENCE = timedelta(minutes=10)  # with other writers, in all retries of a commit
 _NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
@@ -33,7 +36,7 @@ _NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EI
 def write_empty(header: Header, folder: str) -> None:
     """An index without documents."""
     lance.write_dataset(
-        header.schema.empty_table(), folder, mode="create", data_storage_version="2.1"
+        header.schema.empty_table(), folder, mode="create", data_storage_version=DATA_VERSION
     )
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from clara.errors.checks import as_integer
 from clara.index import build
 from clara.index.contents import Contents
+from clara.index.description import describe
 from clara.index.errors import DuplicateIdError, MemoryIndexError
-from clara.index.folders import bytes_on_disk, local_path, new_folder
+from clara.index.folders import local_path, new_folder
 from clara.index.handle import TRIES, Handle
 from clara.index.header import Header
 from clara.index.hits import Hit, as_queries, read_hits
@@ -40,8 +41,9 @@ class MemoryIndex(Handle):
     call reads the new one. If it is replaced by any other index, every call raises
     MemoryIndexError.
 
-    The first search reads all memory into RAM; so does a search after an addition. Copies made by
-    `copy.deepcopy` or `pickle` use the same folder: no document is copied.
+    The first search reads what documents are ranked by into RAM: all memory, or its means; so does
+    a search after an addition. Copies made by `copy.deepcopy` or `pickle` use the same folder: no
+    document is copied.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -68,7 +70,7 @@ class MemoryIndex(Handle):
             memory_tokens: m, memory tokens per document; the most of a document in memory form
                 "spans".
             hidden_size: H.
-            dtype: float32, float16 or bfloat16, or its name: the dtype that memory is read in.
+            dtype: float32, float16 or bfloat16, or its name: in which memory is read.
             storage: "float32", "float16", "bfloat16", "int8" or "int4": how memory is stored.
                 Default: the dtype. A floating-point storage takes the place of `dtype`. See
                 `clara_kernels.quantize_memory` for "int8" and "int4".
@@ -162,7 +164,8 @@ class MemoryIndex(Handle):
             return list(self._read_catalog().rows)
 
     def texts(self, ids: Sequence[str]) -> list[StoredText]:
-        """Return title and text of these documents. Does not read memory or verify checksums.
+        """Return title and text of these documents. Does not read memory; in formats 1 and 2 the
+        checksums of texts need it, and are not verified.
 
         Raises:
             TypeError: `ids` is a single string.
@@ -194,8 +197,8 @@ class MemoryIndex(Handle):
         Raises:
             TypeError: `query_memory` or `k` has another type.
             ValueError: the shape differs, a value is not finite, or k is below 1.
-            MemoryIndexError: a document is damaged. The first search checks all documents, later
-                searches check the hits.
+            MemoryIndexError: a document is damaged. The first search checks the memory of all
+                documents, or their means, and every search checks its hits.
         """
         queries = as_queries(self._header, query_memory)
         k = as_integer(k, "k", least=1)
@@ -234,38 +237,24 @@ class MemoryIndex(Handle):
     def __repr__(self) -> str:
         return (
             f"MemoryIndex({self.path!r}, memory_tokens={self.memory_tokens}, "
-            f"hidden_size={self.hidden_size}, dtype={self._header.dtype_name})"
+            f"hidden_size={self.hidden_size}, dtype={self._header.dtype_name}, "
+            f"storage={self.storage})"
         )
 
     def info(self) -> dict[str, Any]:
         """Describe the index, as `clara info` does, in a JSON-serialisable dict.
 
         Keys: "path", "format_version", "count" (rows), "documents" (distinct document ids),
-        "memory_tokens", "hidden_size", "dtype", "fingerprint", "bytes" (on disk), "tokens"
-        (document tokens read), "effective_compression" (tokens read per memory token, 0 when
-        empty), "duplicate_ids" (ids stored more than once by writers without a lock; the first row
-        is the document, `clara index upgrade` removes the others) and "settings".
+        "vectors" (memory vectors of all rows), "memory_tokens", "hidden_size", "dtype", "storage",
+        "fingerprint", "bytes" (on disk), "bytes_per_document", "expected_bytes_per_document" (by
+        `clara.index.sizing`, after files are joined and old versions removed; None in formats 1
+        and 2, 0 when empty as the one before), "tokens" (document tokens read),
+        "effective_compression" (tokens read per memory token, 0 when empty), "duplicate_ids" (ids
+        stored more than once by writers without a lock; the first row is the document, `clara
+        index upgrade` removes the others) and "settings".
         """
         with self._lock:
-            catalog = self._read_catalog()
-            count, documents = len(catalog.rows), len(catalog.document_ids)
-            tokens, duplicates = catalog.tokens, list(catalog.duplicates)
-            written = catalog.memory_tokens
-        return {
-            "path": self.path,
-            "format_version": self._header.format_version,
-            "count": count,
-            "documents": documents,
-            "memory_tokens": self.memory_tokens,
-            "hidden_size": self.hidden_size,
-            "dtype": self._header.dtype_name,
-            "fingerprint": self.fingerprint,
-            "bytes": bytes_on_disk(self.path),
-            "tokens": tokens,
-            "effective_compression": tokens / written if written else 0.0,
-            "duplicate_ids": duplicates,
-            "settings": self.settings,
-        }
+            return describe(self._read_catalog(), self._header, self.path)
 
     @property
     def path(self) -> str:
@@ -294,8 +283,13 @@ class MemoryIndex(Handle):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype in which memory is stored."""
+        """The dtype in which memory is read. Quantized memory is stored otherwise, see `storage`."""
         return self._header.dtype
+
+    @property
+    def storage(self) -> str:
+        """How memory is stored: "float32", "float16", "bfloat16", "int8" or "int4"."""
+        return self._header.storage_name
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -41,13 +41,14 @@ def make_documents():
 def make_index(tmp_path):
     """An empty index in `tmp_path / "index"`."""
 
-    def make(shape=(2, 8), dtype=torch.float32, **settings):
+    def make(shape=(2, 8), dtype=torch.float32, storage=None, **settings):
         return MemoryIndex.create(
             tmp_path / "index",
             fingerprint=FINGERPRINT,
             memory_tokens=shape[0],
             hidden_size=shape[1],
             dtype=dtype,
+            storage=storage,
             settings=settings,
         )
 
@@ -60,6 +61,18 @@ def make_older(tmp_path):
 
     def make(name="older", shape=(2, 8), dtype=torch.float32, fingerprint=FINGERPRINT, **settings):
         header = Header(fingerprint, *shape, dtype, settings)
+        write_empty(header, str(tmp_path / name))
+        return MemoryIndex.open(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def make_second(tmp_path):
+    """An empty index of format 2 in `tmp_path / "second"`."""
+
+    def make(name="second", shape=(2, 8), dtype=torch.float32, fingerprint=FINGERPRINT, **settings):
+        header = Header(fingerprint, *shape, dtype, settings, identity=f"identity of {name}")
         write_empty(header, str(tmp_path / name))
         return MemoryIndex.open(tmp_path / name)
 

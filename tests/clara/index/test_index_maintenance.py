@@ -1,4 +1,4 @@
-"""`clara.index.maintenance`: from format 1 to the newest, in place."""
+"""`clara.index.maintenance`: from formats 1 and 2 to the newest, in place."""
 
 import fcntl
 import os
@@ -9,46 +9,79 @@ import lance
 import pytest
 import torch
 
-from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError, maintenance
+from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError, build, maintenance
+from clara.index.header import Header
 from clara.index.maintenance import upgrade
+from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NEW = "a" * 64
 
 
+@pytest.fixture(params=[1, 2])
+def make_earlier(request, make_older, make_second):
+    """An empty index of format 1 or 2."""
+    return {1: make_older, 2: make_second}[request.param]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_documents_stay_as_they_are(make_older, make_documents, assert_same, dtype):
-    index = make_older(dtype=dtype, rate=16)
+@pytest.mark.parametrize("ranking", ["flattened", "mean"])
+def test_documents_stay_as_they_are(make_earlier, make_documents, assert_same, dtype, ranking):
+    settings = {"rate": 16, "ranking": ranking}
+    index = make_earlier(dtype=dtype, **settings)
     documents = make_documents([f"d{n}#0" for n in range(9)], dtype=dtype)
     index.add(documents[:4])
     index.add(documents[4:])
     files = {file: file.read_bytes() for file in Path(index.path, "data").iterdir()}
     before = MemoryIndex.open(index.path)
-    before.search(documents.memory, 1)
+    queries = documents.padded.queries(ranking)
+    found = [[hit.row for hit in hits] for hits in before.search(queries, 1)]
+    version = lance.dataset(index.path).version
 
-    done = upgrade(index.path, fingerprint=NEW)
+    told = []
+    done = upgrade(index.path, fingerprint=NEW, on_progress=told.append)
     assert (done.path, done.changed, done.duplicate_ids, done.removed_rows) == (
         index.path,
         True,
         [],
         0,
     )
-    assert {file: file.read_bytes() for file in Path(index.path, "data").iterdir()} == files
+    assert sum(told) == 9
+    assert lance.dataset(index.path).version == version + 1
     expected = CompressedDocuments(**{**vars(documents), "fingerprint": NEW})
     for reader in (index, before, MemoryIndex.open(index.path)):
         assert reader.ids() == documents.ids
         assert_same(CompressedDocuments.concatenate(reader), expected)
-        assert [hit[0].row for hit in reader.search(documents.memory, 1)] == list(range(9))
+        assert [[hit.row for hit in hits] for hits in reader.search(queries, 1)] == found
         info = reader.info()
-        assert (info["format_version"], info["fingerprint"]) == (2, NEW)
-        assert info["settings"] == {"rate": 16}
+        assert (info["format_version"], info["fingerprint"]) == (3, NEW)
+        assert info["settings"] == settings
+    assert {file: file.read_bytes() for file in files} == files
+    assert_same(contents_of(index.path, version), documents)
     more = make_documents("xyz", dtype=dtype, fingerprint=NEW)
     index.add(more)
     assert before.ids() == [*documents.ids, "x", "y", "z"]
     with pytest.raises(DuplicateIdError):
         before.add(make_documents(["w", "d3#0"], dtype=dtype, fingerprint=NEW))
     assert not upgrade(index.path, fingerprint=NEW).changed
+
+
+def contents_of(path, version):
+    """All documents of a version of an index."""
+    dataset = lance.dataset(path, version=version)
+    snapshot = Snapshot(dataset, Header.from_schema(dataset.schema, path), path, None)
+    return CompressedDocuments.concatenate(snapshot.batches(100))
+
+
+def test_means_of_an_upgraded_index_are_in_its_precision(make_second, make_documents):
+    index = make_second(dtype=torch.bfloat16, ranking="mean")
+    documents = make_documents("abc", dtype=torch.bfloat16)
+    index.add(documents)
+    assert index._current().corpus.dtype == torch.float32
+    upgrade(index.path)
+    means = documents.memory.float().mean(1).bfloat16()
+    assert torch.equal(index._current().corpus.rows, means)
 
 
 def test_an_empty_index(make_older, make_documents):
@@ -90,7 +123,7 @@ def test_what_is_stored_twice_is_stored_once(make_older, make_documents, store_a
     assert MemoryIndex.open(index.path).ids() == ["a", "b", "c", "d", "e"]
 
 
-@pytest.mark.parametrize("step", ["delete", "commit"])
+@pytest.mark.parametrize("step", ["write", "commit"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_upgrade_that_ends_half_way(
     make_older, make_documents, store_again, monkeypatch, step, when
@@ -98,25 +131,31 @@ def test_an_upgrade_that_ends_half_way(
     index = make_older()
     index.add(make_documents("abc"))
     store_again(index, make_documents("cd"))
-    owner = lance.LanceDataset
-    real = getattr(owner, step)
+    version = lance.dataset(index.path).version
+    owner, name = {
+        "write": (maintenance, "write_fragments"),
+        "commit": (lance.LanceDataset, "commit"),
+    }[step]
+    real = getattr(owner, name)
 
     def killed(*arguments, **options):
         if when == "after":
             real(*arguments, **options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(owner, step, staticmethod(killed) if step == "commit" else killed)
+    monkeypatch.setattr(owner, name, staticmethod(killed) if step == "commit" else killed)
     with pytest.raises(KeyboardInterrupt):
         upgrade(index.path, fingerprint=NEW)
     monkeypatch.undo()
+    committed = step == "commit" and when == "after"
+    assert lance.dataset(index.path).version == version + committed
     for reader in (index, MemoryIndex.open(index.path)):
         assert reader.ids() == ["a", "b", "c", "d"]
         assert reader.search(make_documents("d").memory, 1)[0][0].id == "d"
     index.add(make_documents("e", fingerprint=index.fingerprint))
     upgrade(index.path, fingerprint=NEW)
     info = index.info()
-    assert (info["format_version"], info["fingerprint"], info["count"]) == (2, NEW, 5)
+    assert (info["format_version"], info["fingerprint"], info["count"]) == (3, NEW, 5)
 
 
 def test_documents_added_during_an_upgrade_are_kept(
@@ -125,18 +164,54 @@ def test_documents_added_during_an_upgrade_are_kept(
     """By a process that this one's lock does not exclude."""
     index = make_older()
     index.add(make_documents("ab"))
-    real = maintenance._with_header
+    real = maintenance._committed
 
     def late(*arguments):
-        monkeypatch.setattr(maintenance, "_with_header", real)
+        monkeypatch.setattr(maintenance, "_committed", real)
         store_again(index, make_documents("bc"))
         return real(*arguments)
 
-    monkeypatch.setattr(maintenance, "_with_header", late)
+    monkeypatch.setattr(maintenance, "_committed", late)
     done = upgrade(index.path)
     assert (done.duplicate_ids, done.removed_rows) == (["b"], 1)
     assert index.ids() == ["a", "b", "c"]
-    assert index.info()["format_version"] == 2
+    assert index.info()["format_version"] == 3
+    assert len(list(Path(index.path, "data").iterdir())) == 3  # none is left of the first try
+
+
+def test_an_addition_that_meets_an_upgrade_is_not_lost(make_second, make_documents, monkeypatch):
+    """The upgrade commits after the writer has looked at the index, before it has committed."""
+    index = make_second()
+    index.add(make_documents("ab"))
+    monkeypatch.setattr(
+        build.Snapshot, "latest", upgrading_afterwards(build.Snapshot.latest, index.path)
+    )
+    outcome = None
+    try:
+        index.add(make_documents("c"))
+    except MemoryIndexError as error:
+        outcome = error
+    monkeypatch.undo()
+    assert outcome is None or "\n" not in str(outcome)
+    reader = MemoryIndex.open(index.path)
+    assert reader.info()["format_version"] == 3
+    expected = make_documents("abc" if outcome is None else "ab")
+    assert reader.ids() == expected.ids
+    assert reader.get(expected.ids).texts == expected.texts
+
+
+def upgrading_afterwards(latest, path):
+    """`Snapshot.latest` that upgrades the index once, after it has read it."""
+    state = {"done": False}
+
+    def found(folder):
+        snapshot = latest(folder)
+        if not state["done"]:
+            state["done"] = True
+            upgrade(path)
+        return snapshot
+
+    return staticmethod(found)
 
 
 def test_a_file_system_without_locks(make_older, make_documents, monkeypatch):
