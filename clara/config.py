@@ -22,6 +22,7 @@ Attention = Literal["sdpa", "flash_attention_2"]
 CpuDtypeName = Literal["float32", "bfloat16"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
+StorageName = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 MemoryForm = Literal["learned", "spans"]
 RankingRule = Literal["flattened", "mean"]
 Relaxation = Literal["softmax", "sparsemax"]

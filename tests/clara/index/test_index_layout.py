@@ -1,4 +1,5 @@
 import hashlib
+import secrets
 import struct
 from dataclasses import replace
 
@@ -14,7 +15,9 @@ from clara.index.layout import encode
 from clara.memory.documents import CompressedDocuments
 
 OLDER = Header("f" * 64, 1, 2, torch.float32, {"rate": 16})
-HEADER = replace(OLDER, identity="1d")
+SECOND = replace(OLDER, identity="1d")
+HEADER = replace(SECOND, storage="float32")
+MEANS = replace(HEADER, settings={"ranking": "mean"}, storage="int8")
 
 
 def row(**fields):
@@ -30,27 +33,54 @@ def row(**fields):
     return CompressedDocuments(**fields, fingerprint="f" * 64)
 
 
-def digest(**fields):
-    return encode(OLDER, row(**fields)).column("row_digest")[0].as_py()
+def digest(header, **fields):
+    return encode(header, row(**fields)).column("row_digest")[0].as_py()
 
 
 def prefixed(value):
-    return struct.pack("<q", len(value)) + value
+    return struct.pack("<q", -1) if value is None else struct.pack("<q", len(value)) + value
+
+
+def hashed(label, *fields):
+    return hashlib.blake2b(
+        b"".join(map(prefixed, fields)), digest_size=16, person=label
+    ).digest()
+
+
+def int64(value):
+    return struct.pack("<q", value)
 
 
 def test_digests_are_what_the_layout_says():
     document = row(titles=["T"], document_ids=["d\u00fc"])
-    older, batch = encode(OLDER, document), encode(HEADER, document)
-    sequence = struct.pack("<q", batch.column("sequence")[0].as_py())
-    body = hashlib.blake2b(
-        prefixed(b"t") + prefixed(struct.pack("<2f", 1, 1)), digest_size=16, person=b"clara.body"
-    ).digest()
-    head = b"".join(map(prefixed, [b"a", "d\u00fc".encode(), b"T", struct.pack("<q", 5), body]))
-    for stored, fields in ((older, head), (batch, head + prefixed(sequence))):
+    names = b"a", "d\u00fc".encode(), b"T"
+    memory = struct.pack("<2f", 1, 1)
+    body = hashed(b"clara.body", b"t", memory)
+    for header in (OLDER, SECOND):
+        stored = encode(header, document)
+        ordered = "sequence" in stored.schema.names
+        order = [int64(stored.column("sequence")[0].as_py())] if ordered else []
         assert stored.column("body_digest")[0].as_py() == body
-        assert (
-            stored.column("row_digest")[0].as_py()
-            == hashlib.blake2b(fields, digest_size=16, person=b"clara.row").digest()
+        assert stored.column("row_digest")[0].as_py() == hashed(
+            b"clara.row", *names, int64(5), body, *order
+        )
+    for header in (HEADER, MEANS):
+        stored = encode(header, document)
+        found = {name: stored.column(name)[0].as_py() for name in stored.schema.names}
+        digests = [
+            hashed(b"clara.row.text", b"t"),
+            hashed(b"clara.memory", memory, None)
+            if header is HEADER
+            else hashed(b"clara.memory", bytes([127] * 2), np.float32([1 / 127]).tobytes()),
+            hashed(b"clara.mean", bytes.fromhex("803f803f")) if header is MEANS else None,
+        ]
+        columns = ("text_digest", "memory_digest", "mean_digest")
+        assert [found.get(name) for name in columns] == digests
+        assert found["row_digest"] == hashed(
+            b"clara.row.3",
+            *(*names, int64(5), int64(1), int64(1)),
+            *digests,
+            int64(found["sequence"]),
         )
 
 
@@ -72,7 +102,9 @@ def test_a_sequence_says_which_rows_were_added_together_and_in_which_order():
     assert "sequence" not in encode(OLDER, documents).schema.names
 
 
-def test_every_field_and_boundary_changes_the_digest():
+@pytest.mark.parametrize("header", [OLDER, HEADER, MEANS])
+def test_every_field_and_boundary_changes_the_digest(monkeypatch, header):
+    monkeypatch.setattr(secrets, "randbits", lambda count: 1)
     variants = [
         {},
         {"ids": ["b"]},
@@ -87,11 +119,13 @@ def test_every_field_and_boundary_changes_the_digest():
         {"token_counts": [6]},
         {"token_counts": [5 + 256]},
         {"memory": -torch.ones(1, 1, 2)},
-        {"memory": torch.tensor([[[1.0, 1 + 2**-23]]])},
         {"memory": torch.tensor([[[0.0, 1.0]]])},
+        {"memory": torch.tensor([[[1.0, 1 + 2**-23]]])},
         {"memory": torch.tensor([[[-0.0, 1.0]]])},
     ]
-    assert len({digest(**variant) for variant in variants}) == len(variants)
+    if header is MEANS:  # in which the last two are equal to others
+        variants[-2:] = [{"memory": torch.tensor([[[1.0, 1.5]]])}]
+    assert len({digest(header, **variant) for variant in variants}) == len(variants)
 
 
 def test_columns_are_readable_without_this_library(tmp_path):
@@ -104,6 +138,12 @@ def test_columns_are_readable_without_this_library(tmp_path):
         {"id": "a", "document_id": "a", "title": "T", "text": "t", "tokens": 5}
     ]
     memory = lance.dataset(index.path).to_table(["memory"]).column("memory")
+    assert memory.type == pa.large_binary()
+    assert memory.to_pylist() == [np.float32([0.5, -2.0]).tobytes()]
+
+
+def test_lists_of_values_in_earlier_formats():
+    memory = encode(SECOND, row(memory=torch.tensor([[[0.5, -2.0]]]))).column("memory")
     assert memory.type == pa.list_(pa.float32(), 2)
     assert memory.to_pylist() == [[0.5, -2.0]]
 
@@ -118,11 +158,16 @@ def test_bfloat16_is_stored_as_its_bits():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_header_is_read_back(dtype):
     header = Header("abc", 3, 5, dtype, {"a": [1, None, {"b": "\u00fc"}]})
-    for each in (header, replace(header, identity="of its own")):
+    second = replace(header, identity="of its own")
+    newest = replace(second, storage=header.dtype_name)
+    for each in (header, second, newest):
         assert Header.from_schema(each.schema, "path") == each
         assert each.is_like(header)
-    assert (header.format_version, each.format_version) == (1, 2)
-    assert not each.is_like(replace(header, hidden_size=6))
+        assert not each.is_like(replace(header, hidden_size=6))
+    assert [each.format_version for each in (header, second, newest)] == [1, 2, 3]
+    quantized = replace(second, storage="int8")
+    assert Header.from_schema(quantized.schema, "path") == quantized
+    assert not quantized.is_like(newest)
 
 
 def test_a_header_takes_integers_of_numpy_and_names_of_dtypes():
@@ -131,18 +176,20 @@ def test_a_header_takes_integers_of_numpy_and_names_of_dtypes():
     assert Header.from_schema(header.schema, "path") == header
 
 
-def with_header(old, new, key=b"clara.memory_index"):
-    metadata = dict(HEADER.schema.metadata)
+def with_header(old, new, key=b"clara.memory_index", header=SECOND):
+    metadata = dict(header.schema.metadata)
     assert old in metadata[key]
     metadata[key] = metadata[key].replace(old, new)
-    return HEADER.schema.with_metadata(metadata)
+    return header.schema.with_metadata(metadata)
 
 
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
         (HEADER.schema.remove_metadata(), "a Lance dataset, but not an index of clara"),
-        (with_header(b'"format_version": 2', b'"format_version": 3'), "version 3 is newer .*: upg"),
+        (with_header(b'"format_version": 2', b'"format_version": 4'), "version 4 is newer .*: upg"),
+        (with_header(b'"format_version": 2', b'"format_version": 3'), "header .* is damaged"),
+        (with_header(b'"storage": "float32"', b'"storage": "int8"', header=HEADER), "is damaged"),
         (with_header(b'"format_version": 2', b'"format_version": 1'), "header .* is damaged"),
         (with_header(b'"format_version": 2', b'"format_version": "x"'), "header .* is damaged"),
         (with_header(b'"identity": "1d"', b'"identity": "1e"'), "header .* is damaged"),
@@ -154,6 +201,9 @@ def with_header(old, new, key=b"clara.memory_index"):
         (with_header(b"{", b"["), "header .* is damaged"),
         (with_header(b"rate", b"\x00"), "header .* is damaged"),
         (HEADER.schema.remove(0), "columns do not fit"),
+        (SECOND.schema.remove(0), "columns do not fit"),
+        (MEANS.schema.with_metadata(HEADER.schema.metadata), "columns do not fit"),
+        (SECOND.schema.set(0, SECOND.schema.field(0).remove_metadata()), "columns do not fit"),
         (HEADER.schema.set(0, HEADER.schema.field(0).remove_metadata()), "columns do not fit"),
         (OLDER.schema.append(pa.field("sequence", pa.int64())), "columns do not fit"),
         (HEADER.schema.append(pa.field("more", pa.int8())), "columns do not fit"),

@@ -103,16 +103,21 @@ def test_info_counts(make_index, make_documents):
         for folder, _, names in os.walk(index.path)
         for name in names
     )
+    strings = 8 + 4 + len("title of b") + 17 + 17 + 15 + 15  # ids, documents, titles, texts
     expected = {
         "path": index.path,
-        "format_version": 2,
+        "format_version": 3,
         "count": 4,
         "documents": 3,
+        "vectors": 8,
         "memory_tokens": 2,
         "hidden_size": 8,
         "dtype": "float16",
+        "storage": "float16",
         "fingerprint": "f" * 64,
         "bytes": on_disk,
+        "bytes_per_document": on_disk / 3,
+        "expected_bytes_per_document": (4 * 110 + 4 * 2 * 8 * 2 + strings) / 3,
         "tokens": 10 + 11 + 12 + 10,
         "effective_compression": 43 / 8,
         "duplicate_ids": [],
@@ -283,6 +288,7 @@ def test_create_takes_an_empty_folder_and_nothing_else(tmp_path, make_documents)
         ({"hidden_size": 8.0}, ValueError, "hidden_size must be a positive integer, got 8.0"),
         ({"dtype": torch.float64}, ValueError, "float32, float16, bfloat16, got torch.float64"),
         ({"dtype": "float33"}, ValueError, "dtype must be one of"),
+        ({"storage": "int2"}, ValueError, "storage must be one of"),
         ({"settings": [1]}, TypeError, "settings must be a dict, got list"),
         ({"settings": {"a": object()}}, ValueError, "cannot be written as JSON"),
         ({"settings": {"a": float("nan")}}, ValueError, "cannot be written as JSON"),
