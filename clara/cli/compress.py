@@ -64,6 +64,15 @@ def compress(
     any_rate: Annotated[
         bool, typer.Option("--any-rate", help="Allow a rate that the model is not trained for.")
     ] = False,
+    storage: Annotated[
+        options.StorageName | None,
+        typer.Option(
+            "--storage",
+            help="How memory is stored. Default: the index's way, or the model's dtype for a new "
+            "index.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -83,13 +92,16 @@ def compress(
 
     ids = read_document_ids(corpus)
     existing = existing_index(output, resume)
+    check_storage(existing, storage)
     loaded = load_model(model, backbone=backbone, device=device, quantization=quantization)
     rate = chosen_rate(loaded, existing, compression_rate, any_rate)
     plan = checked_plan(loaded, existing, corpus, ids, overflow, model, rate)
     index = existing
     if index is None:
-        index, ours = create_index(loaded, output, plan.overflow, rate, resume)
+        stored = None if storage is None else storage.value
+        index, ours = create_index(loaded, output, plan.overflow, rate, stored, resume)
         if not ours:
+            check_storage(index, storage)
             rate = chosen_rate(loaded, index, compression_rate, any_rate)
             plan = checked_plan(loaded, index, corpus, ids, overflow, model, rate)
     result = carry_out(loaded, index, corpus, plan, rate, batch_tokens)
@@ -110,6 +122,15 @@ def existing_index(output: str, resume: bool) -> MemoryIndex | None:
     if not resume:
         raise CommandError(f"{output}: exists already; add --resume to continue that index")
     return open_index(output)
+
+
+def check_storage(index: MemoryIndex | None, asked: options.StorageName | None) -> None:
+    """Refuse to go on with an index that stores memory otherwise."""
+    if index is not None and asked is not None and asked.value != index.storage:
+        raise CommandError(
+            f"{index.path}: was created with --storage {index.storage}; --storage {asked.value} "
+            "does not match"
+        )
 
 
 def checked_plan(
@@ -189,7 +210,12 @@ def chosen_rate(
 
 
 def create_index(
-    model: Clara, output: str, overflow: Overflow, rate: int | None, resume: bool
+    model: Clara,
+    output: str,
+    overflow: Overflow,
+    rate: int | None,
+    storage: str | None,
+    resume: bool,
 ) -> tuple[MemoryIndex, bool]:
     """A new index and True; or that which another process has begun meanwhile, and False."""
     from clara.index import MemoryIndex, MemoryIndexError
@@ -202,6 +228,7 @@ def create_index(
             memory_tokens=config.most_memory_tokens(rate),
             hidden_size=model.hidden_size,
             dtype=model.dtype,
+            storage=storage,
             settings={**config.index_settings(rate), "overflow": overflow},
         )
     except MemoryIndexError:

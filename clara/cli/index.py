@@ -8,12 +8,31 @@ import typer
 
 from clara.cli import options
 from clara.cli.errors import Group, user_errors
-from clara.cli.loading import load_both
+from clara.cli.loading import load_both, open_index
 from clara.terminal.printing import one_line, print_json
 
 index = typer.Typer(cls=Group, name="index", no_args_is_help=True, help="Maintain an index.")
 
 _SHOWN = 5  # ids in a line
+
+
+@index.command("info")
+def info(
+    path: Annotated[str, typer.Argument(help="Folder of the index.")],
+    as_json: options.Json = False,
+) -> None:
+    """Describe an index: format, storage, documents, and bytes of a document.
+
+    The bytes of a document are those on disk, and those by the formula of docs/sizing.md, which
+    are reached once the files of an index are joined and old versions removed.
+    """
+    found = open_index(path).info()
+    if as_json:
+        print_json(found)
+        return
+    from clara.cli.inspection import print_described
+
+    print_described(found)
 
 
 @index.command("upgrade")
@@ -26,17 +45,21 @@ def upgrade(
     """Upgrade an index of an earlier release to the current format, without compressing again.
 
     After the upgrade several hosts can add documents at once, the fingerprint covers all weights
-    of the model, and the index stores every document once. Memory is not rewritten.
+    of the model, and the index stores every document once, without padding. It is one commit: a
+    command that is killed leaves the index as it was. Memory keeps every bit. The files of the
+    earlier format stay in the folder, as an old version, so it needs room for both.
     """
     opened, loaded = load_both(path, model, backbone, "cpu", None)
     from clara.index.maintenance import upgrade as upgrade_index
+    from clara.terminal.progress import document_progress
 
     with user_errors():
         loaded.memory_space.require(
             opened, f"{opened.path}: was written", "name the model that wrote it"
         )
     before = opened.info()
-    done = upgrade_index(path, fingerprint=loaded.fingerprint)
+    with document_progress("upgrade", before["count"]) as bar:
+        done = upgrade_index(path, fingerprint=loaded.fingerprint, on_progress=bar.advance)
     after = opened.info()
     result = {
         "index": done.path,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clara.cli.errors import CommandError, user_errors
+from clara.terminal.printing import one_line, size
 from clara.training.folder import describe, is_run
 
 _REFERENCE_SETTINGS = (
@@ -43,6 +44,19 @@ def inspect(folder: Path) -> dict[str, Any]:
     raise CommandError(
         f"{folder}: neither a model, an index, a training run, nor a reference checkpoint{hint}"
     )
+
+
+def print_described(found: dict[str, Any]) -> None:
+    """Print what `inspect` found, a line for each thing that the files tell."""
+    for name, value in found.items():
+        if value is None or value == {}:
+            continue
+        if name == "scores":
+            print(f"{name.replace('_', ' ')}:")
+            for each, figure in value.items():
+                print(f"  {one_line(each)}: {one_line(_shown(each, figure))}")
+            continue
+        print(f"{name.replace('_', ' ')}: {one_line(_shown(name, value))}")
 
 
 def is_trained(folder: Path) -> bool:
@@ -125,3 +139,19 @@ def _settings(file: Path) -> dict[str, Any]:
 
 def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "bytes":
+        return size(value)
+    if name.endswith("bytes_per_document"):
+        return f"{value:,.0f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(str(each) for each in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_shown(key, each)}" for key, each in value.items())
+    return str(value)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.paths import check_backbone, check_parent, check_reference, expanded
-from clara.terminal.printing import one_line, print_json, quiet_libraries, size
+from clara.terminal.printing import one_line, print_json, quiet_libraries
 
 _LEARNED = options.MemoryForm("learned")
 Target = Annotated[str, typer.Argument(help="Folder to write: new or empty.")]
@@ -97,21 +97,13 @@ def info(
     as_json: options.Json = False,
 ) -> None:
     """Describe a model, index, training run or reference checkpoint."""
-    from clara.cli.inspection import inspect
+    from clara.cli.inspection import inspect, print_described
 
     found = inspect(expanded(path))
     if as_json:
         print_json(found)
         return
-    for name, value in found.items():
-        if value is None or value == {}:
-            continue  # what the files do not tell
-        if name == "scores":
-            print(f"{name.replace('_', ' ')}:")
-            for each, figure in value.items():
-                print(f"  {one_line(each)}: {one_line(_shown(each, figure))}")
-            continue
-        print(f"{name.replace('_', ' ')}: {one_line(_shown(name, value))}")
+    print_described(found)
 
 
 def empty_folder(target: str) -> Path:
@@ -125,17 +117,3 @@ def empty_folder(target: str) -> Path:
         raise CommandError(f"{target}: exists already; choose a new or an empty folder")
     check_parent(folder)
     return folder
-
-
-def _shown(name: str, value: Any) -> str:
-    if name == "bytes":
-        return size(value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(str(each) for each in value) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_shown(key, each)}" for key, each in value.items())
-    return str(value)

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     Overflow: TypeAlias = Enum
     Quantization: TypeAlias = Enum
     Stage: TypeAlias = Enum
+    StorageName: TypeAlias = Enum
 else:
     MemoryForm = _words("MemoryForm", config.MemoryForm)
     Overflow = _words("Overflow", config.Overflow)
     Quantization = _words("Quantization", config.Quantization)
     Stage = _words("Stage", settings.Stage)
+    StorageName = _words("StorageName", config.StorageName)
 
 
 def _checked_device(value: str | None) -> str | None:

@@ -1,9 +1,9 @@
 """Make an index and add documents, in commits that store no id twice.
 
-From format 2 on, `id` is Lance's unenforced primary key and rows are inserted by `merge_insert`. Lance
-then compares the ids of commits that others made since it read the index, and does the insertion
-again if it has to. One that finds an id is refused as a whole. That needs no lock, so writers may
-be on several hosts. In format 1, a lock of the folder keeps writers apart.
+From format 2 on, `id` is Lance's unenforced primary key and rows are inserted by `merge_insert`.
+Lance then compares the ids of commits that others made since it read the index, and does the
+insertion again if it has to. One that finds an id is refused as a whole. That needs no lock, so
+writers may be on several hosts. In format 1, a lock of the folder keeps writers apart.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import lance
 import pyarrow as pa
@@ -25,7 +25,7 @@ from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
 from clara.memory.space import check_shape
 
-DATA_VERSION = "2.1"
+DATA_VERSION: Final = "2.1"
 """The version of Lance's files."""
 
 _RETRIES = 1000

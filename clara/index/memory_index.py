@@ -283,7 +283,7 @@ class MemoryIndex(Handle):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype in which memory is read. Quantized memory is stored otherwise, see `storage`."""
+        """The dtype in which memory is read; `storage` says how it is stored."""
         return self._header.dtype
 
     @property

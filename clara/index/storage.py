@@ -60,7 +60,8 @@ class Storage:
         if self.dtype is not None:
             return vectors.to(self.dtype).contiguous().view(torch.uint8), None
         codes, scales = quantize_memory(vectors, self.bits)
-        return codes.view(torch.uint8), scales.view(len(vectors), self.vector_scales(vectors.shape[1]))
+        count, hidden_size = vectors.shape
+        return codes.view(torch.uint8), scales.view(count, self.vector_scales(hidden_size))
 
     def unpack(
         self, stored: Tensor, scales: Tensor | None, hidden_size: int, dtype: torch.dtype

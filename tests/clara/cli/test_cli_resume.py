@@ -332,7 +332,7 @@ def test_an_older_index_is_upgraded(
     before = MemoryIndex.open(older)
     printed = clara("index", "upgrade", "--model", model, older).stdout
     assert printed == (
-        f"{older}: upgraded, 3 documents; format 1 became 2; it has the fingerprint of all "
+        f"{older}: upgraded, 3 documents; format 1 became 3; it has the fingerprint of all "
         "weights\n"
     )
     fingerprint = Clara.from_pretrained(model).fingerprint
@@ -362,7 +362,7 @@ def test_an_upgrade_names_what_was_stored_twice(clara, model, older):
     assert json.loads(found) == {
         "index": f"{older}-copy",
         "changed": True,
-        "format_version": 2,
+        "format_version": 3,
         "fingerprint": Clara.from_pretrained(model).fingerprint,
         "duplicate_ids": ["a", "c"],
         "removed_rows": 2,

@@ -42,9 +42,7 @@ def prefixed(value):
 
 
 def hashed(label, *fields):
-    return hashlib.blake2b(
-        b"".join(map(prefixed, fields)), digest_size=16, person=label
-    ).digest()
+    return hashlib.blake2b(b"".join(map(prefixed, fields)), digest_size=16, person=label).digest()
 
 
 def int64(value):

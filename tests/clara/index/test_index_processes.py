@@ -4,6 +4,7 @@ import signal
 import subprocess
 import time
 
+import lance
 import pytest
 import torch
 
@@ -51,6 +52,31 @@ while True:
 """
 
 
+# Upgrades and tells how many rows are written; waits before the commit for a line of input.
+UPGRADER = """
+import sys
+from clara.index import maintenance
+
+commit = maintenance._committed
+
+def waiting(*arguments):
+    print("commit", flush=True)
+    sys.stdin.readline()
+    return commit(*arguments)
+
+maintenance._committed = waiting
+written = 0
+
+def told(rows):
+    global written
+    written += rows
+    print(written, flush=True)
+
+maintenance.upgrade(sys.argv[1], on_progress=told)
+print("done", flush=True)
+"""
+
+
 @pytest.mark.slow
 def test_a_new_process_reads_the_same_bytes_and_finds_the_same(make_index, make_documents, warm):
     index = make_index(dtype=torch.bfloat16, rate=4)
@@ -86,9 +112,10 @@ def test_a_new_process_reads_the_same_bytes_and_finds_the_same(make_index, make_
 
 
 @pytest.mark.slow
-def test_a_killed_writer_leaves_the_last_commit(make_index, warm):
-    batch = 300  # 1.2 MB, most of the writer's time is spent inside `add`
-    path = make_index((4, 256)).path
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_a_killed_writer_leaves_the_last_commit(make_index, storage):
+    batch = 300  # 1.2 MB in float32, most of the writer's time is spent inside `add`
+    path = make_index((4, 256), storage=storage).path
     before = 0
     for wait in (0.31, 0.12):
         writer = subprocess.Popen(
@@ -108,7 +135,9 @@ def test_a_killed_writer_leaves_the_last_commit(make_index, warm):
         assert everything.ids == index.ids() == [str(n) for n in range(count)]
         assert everything.texts == [f"text {n}" for n in range(count)]
         expected = torch.arange(count, dtype=torch.float32)[:, None, None].expand(-1, 4, 256) + 1
-        assert torch.equal(everything.memory, expected)
+        torch.testing.assert_close(
+            everything.memory, expected, rtol=0 if storage == "float32" else 1e-6, atol=0
+        )
         assert index.contains(["0", str(count - 1), str(count)]) == [True, True, False]
 
         more = [str(n) for n in range(count, count + batch)]
@@ -125,3 +154,41 @@ def test_a_killed_writer_leaves_the_last_commit(make_index, warm):
         )
         before = count + batch
         assert len(MemoryIndex.open(path)) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["2048", "commit"])
+def test_a_killed_upgrade_leaves_the_index_as_it_was(make_second, when):
+    index = make_second(shape=(4, 256))
+    names = [str(n) for n in range(3000)]
+    documents = CompressedDocuments(
+        memory=torch.randn(3000, 4, 256),
+        ids=names,
+        document_ids=names,
+        token_counts=[7] * 3000,
+        texts=[f"text {name}" for name in names],
+        titles=[None] * 3000,
+        fingerprint=index.fingerprint,
+    )
+    index.add(documents)
+    version = lance.dataset(index.path).version
+    command = [sys.executable, "-c", UPGRADER, index.path]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as upgrader:
+        for line in upgrader.stdout:
+            if line == f"{when}\n":
+                upgrader.kill()
+                break
+    assert upgrader.returncode == -signal.SIGKILL
+    reader = MemoryIndex.open(index.path)
+    assert lance.dataset(index.path).version == version
+    assert reader.info()["format_version"] == 2
+    assert torch.equal(CompressedDocuments.concatenate(reader).memory, documents.memory)
+    with subprocess.Popen(command, **pipes) as upgrader:
+        output, _ = upgrader.communicate("go on\n")
+    assert output.splitlines() == ["1024", "2048", "3000", "commit", "done"]
+    for each in (index, MemoryIndex.open(index.path)):
+        assert each.info()["format_version"] == 3
+        everything = CompressedDocuments.concatenate(each)
+        assert (everything.ids, everything.texts) == (names, documents.texts)
+        assert torch.equal(everything.memory, documents.memory)

@@ -146,15 +146,14 @@ def test_storages_with_means_in_16_bits_rank_alike(tmp_path):
             settings=SPANS,
         )
         index.add(documents)
-        rankings.append([[(hit.row, hit.score) for hit in hits] for hits in index.search(queries, 5)])
+        found = index.search(queries, 5)
+        rankings.append([[(hit.row, hit.score) for hit in hits] for hits in found])
     assert rankings[0] == rankings[1] == rankings[2]
 
 
 @pytest.mark.parametrize("storage", CODES)
 @pytest.mark.parametrize("m", [1, 2])
-def test_all_memory_tokens_are_searched_as_they_are_stored(
-    make_index, make_documents, storage, m
-):
+def test_all_memory_tokens_are_searched_as_they_are_stored(make_index, make_documents, storage, m):
     index = make_index((m, 96), storage=storage)
     documents = make_documents([f"d{n}" for n in range(9)], (m, 96))
     index.add(documents[:4])
@@ -194,7 +193,7 @@ def test_rows_of_another_number_of_vectors_cannot_be_ranked_by_all_of_them(
     """The number of values differs; ranking by the mean takes any."""
     index = make_index((2, 96), memory_form="spans", compression_rate=4, ranking="flattened")
     index.add(ragged(counts=[2, 2]))
-    with pytest.raises(MemoryIndexError, match="'d2' has 1 memory tokens; .* needs 2") as caught:
+    with pytest.raises(MemoryIndexError, match=r"'d2' has 1 memory tokens; .* needs 2") as caught:
         index.add(ragged(counts=[1], first=2))
     assert "\n" not in str(caught.value)
     assert index.ids() == ["d0", "d1"]
