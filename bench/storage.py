@@ -1,0 +1,208 @@
+"""What storing memory in fewer bits changes about what is found: `python -m bench.storage`.
+
+Passages of the World Factbook are compressed once and kept in an index for each storage. Questions
+are asked of all of them. What is found is compared with what the index in bfloat16 finds: the ten
+best documents and the first one, as the index ranks, and as `Clara.rerank` orders thirty of them
+again, vector by vector. The model computes in float32. Without `--model`, memory is span means of
+SmolLM2-135M's embeddings and nothing is trained.
+
+Each finished rate becomes lines of the results. `--table` only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from bench.environment import environment
+from bench.program import results_path, run_on_cpu
+from bench.runs import Run, RunFile, read_runs
+from clara import Clara, ClaraConfig, CompressedDocuments
+from clara.data.examples import ExampleFile, RankingExample, ranking_example
+from clara.data.factbook import smollm2_file
+from clara.index import MemoryIndex
+from clara.index.storage import STORAGES
+from clara.reports.tables import Table
+
+FILE = "storage.jsonl"
+COMPARISON = "storage"
+BASELINE = "bfloat16"
+MOST = 10  # documents compared
+_RERANKED = 30  # that are ordered again
+_TOGETHER = 16  # questions
+
+Ranked = list[list[str]]
+"""Ids of the best documents of each question."""
+
+
+def passages(examples: Sequence[RankingExample], count: int) -> list[str]:
+    """Texts that hold the answers, and others up to a number, each once."""
+    right = (example.documents[place] for example in examples for place in example.positives)
+    others = (text for example in examples for text in example.documents)
+    return list(dict.fromkeys([*right, *others]))[:count]
+
+
+def compare(
+    model: Clara, texts: Sequence[str], questions: Sequence[str], rate: int | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For each storage its name and what was found with it.
+
+    "bytes" of a document by `clara.index.sizing`, "error" of its memory (mean of all vectors of
+    |stored - given| / |given|), and shares: "found" of the best ten documents that the baseline
+    finds, "first" of the questions with the same first document, and both after reranking.
+    """
+    memory = model.compress(list(texts), compression_rate=rate)
+    queries = model.encode_queries(list(questions))
+    baseline: tuple[Ranked, Ranked] | None = None
+    for storage in (BASELINE, *(name for name in STORAGES if name != BASELINE)):
+        with TemporaryDirectory() as folder:
+            index = MemoryIndex.create(
+                Path(folder, "index"),
+                fingerprint=model.fingerprint,
+                memory_tokens=model.config.most_memory_tokens(rate),
+                hidden_size=model.hidden_size,
+                dtype=model.dtype,
+                storage=storage,
+                settings=model.config.index_settings(rate),
+            )
+            index.add(memory)
+            rankings = _rankings(model, index, questions, queries)
+            baseline = baseline or rankings
+            found = {
+                "bytes": index.info()["expected_bytes_per_document"],
+                "error": _error(index, memory),
+            }
+            for suffix, ours, theirs in zip(("", "_reranked"), rankings, baseline, strict=True):
+                found[f"found{suffix}"] = _shared(ours, theirs)
+                found[f"first{suffix}"] = _same_first(ours, theirs)
+        yield storage, found
+
+
+def _rankings(
+    model: Clara, index: MemoryIndex, questions: Sequence[str], queries: torch.Tensor
+) -> tuple[Ranked, Ranked]:
+    """As the index ranks, and as the best of it are ordered again."""
+    ranked: Ranked = []
+    again: Ranked = []
+    for start in range(0, len(questions), _TOGETHER):
+        part = slice(start, start + _TOGETHER)
+        found = model.find(queries[part], index, min(_RERANKED, len(index)))
+        ranked += [[document.id for document in each.documents[:MOST]] for each in found]
+        best = model.rerank(questions[part], found, MOST)
+        again += [[document.id for document in each.documents] for each in best]
+    return ranked, again
+
+
+def _error(index: MemoryIndex, given: CompressedDocuments) -> float:
+    stored = CompressedDocuments.concatenate(index)
+    one, two = (torch.cat(each.padded.documents()).float() for each in (stored, given))
+    return float(((one - two).norm(dim=1) / two.norm(dim=1)).mean())
+
+
+def _shared(ours: Ranked, theirs: Ranked) -> float:
+    shares = [len({*one} & {*two}) / len(two) for one, two in zip(ours, theirs, strict=True)]
+    return sum(shares) / len(shares)
+
+
+def _same_first(ours: Ranked, theirs: Ranked) -> float:
+    same = [one[0] == two[0] for one, two in zip(ours, theirs, strict=True)]
+    return sum(same) / len(same)
+
+
+def storage_table(runs: Sequence[Run]) -> Table:
+    """What each storage finds of what bfloat16 finds, for each memory and rate."""
+    shares = ("found", "first", "found_reranked", "first_reranked")
+    rows = [
+        (
+            run.names["memory"],
+            str(run.names["rate"] or ""),
+            run.names["storage"],
+            f"{run.found['bytes']:,.0f}",
+            f"{run.found['error']:.4f}",
+            *(f"{run.found[name]:.3f}" for name in shares),
+        )
+        for run in runs
+        if run.comparison == COMPARISON
+    ]
+    head = ("memory", "tokens a vector", "storage", "bytes a document", "error of memory")
+    compared = ("of the ten best", "first", "of the ten best, reranked", "first, reranked")
+    return Table("", (*head, *compared), rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    return run_on_cpu("bench.storage", arguments, options.threads, partial(_run, options))
+
+
+def _run(options: argparse.Namespace, command: str) -> None:
+    known = environment(torch.device("cpu"))
+    output = options.output or results_path(str(known["device"]), FILE)
+    if options.table:
+        print(storage_table(read_runs(output)).markdown(level=0), end="")
+        return
+    settings = {
+        "documents": options.documents,
+        "questions": options.questions,
+        "data": options.data.name,
+    }
+    finished = RunFile(output, COMPARISON, settings, {**known, "command": command})
+    examples = list(ExampleFile(options.data, ranking_example))
+    random.Random(0).shuffle(examples)
+    examples = examples[: options.questions]
+    texts = passages(examples, options.documents)
+    questions = [example.question for example in examples]
+    model = _model(options.model)
+    rates = options.rates if model.config.memory_form == "spans" else [None]
+    for rate in rates:
+        names: dict[str, Any] = {"memory": options.name, "rate": rate}
+        if finished.holds({**names, "storage": [*STORAGES][-1]}):
+            continue
+        for storage, found in compare(model, texts, questions, rate):
+            if not finished.holds({**names, "storage": storage}):
+                finished.add({**names, "storage": storage}, found)
+                print(f"{options.name}, rate {rate}, {storage}: {found}", flush=True)
+    print(f"\n{storage_table(finished.runs).markdown(level=0)}", end="")
+
+
+def _model(folder: Path | None) -> Clara:
+    if folder is not None:
+        return Clara.from_pretrained(folder, dtype="float32")
+    config = ClaraConfig(
+        memory_form="spans", compression_rate=4, document_length=160, dtype="float32"
+    )
+    return Clara.from_backbone(str(smollm2_file()), config)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.storage", description="What is found of memory in fewer bits."
+    )
+    parser.add_argument("--model", type=Path, help="folder; default: span means of SmolLM2-135M")
+    parser.add_argument("--name", help="what the table calls the model's memory")
+    parser.add_argument("--data", type=Path, default=Path("data/factbook/ranking.validation.jsonl"))
+    parser.add_argument("--documents", type=int, default=300)
+    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--rates", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--output", type=Path, help="default: a file in bench/results/PROCESSOR/")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print what is there")
+    options = parser.parse_args(arguments)
+    if (options.model is None) != (options.name is None):
+        parser.error("--model and --name go together")
+    options.name = options.name or "span means of SmolLM2-135M, untrained"
+    for name in ("documents", "questions", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
