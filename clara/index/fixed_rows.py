@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from clara.index.arrays import values_of
 from clara.index.digests import digest
 from clara.index.errors import MemoryIndexError
 from clara.index.header import Header
-from clara.index.heads import Heads, damaged, encode_heads, record_batch, string_bytes
+from clara.index.heads import Heads, damaged, encode_heads, record_batch
 from clara.memory.documents import CompressedDocuments
 from clara.memory.padded import PaddedMemory
 
@@ -50,7 +51,7 @@ def decode_fixed(
     Raises:
         MemoryIndexError: a row is not what was written; names its document.
     """
-    texts = string_bytes(batch.column("text"))
+    texts = values_of(batch.column("text"))
     carried = batch.column("memory").flatten().to_numpy()
     out = torch.empty(len(heads.ids), header.width, dtype=header.dtype)
     if carried.size != out.numel():

@@ -25,14 +25,16 @@ that order: rows that were added together share its upper 32 bits, a random numb
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
 
 from clara.errors.checks import surrogate_flaw
-from clara.index.digests import digest, number
+from clara.index.arrays import values_of
+from clara.index.digests import number, small_digest
 from clara.index.errors import MemoryIndexError
 from clara.index.header import Header
 from clara.memory.documents import CompressedDocuments
@@ -95,9 +97,10 @@ def encode_heads(
             "sequence": tag + row if "sequence" in columns else None,
             **body(row, text),
         }
-        fields["row_digest"] = _row_digest(header, fields)
         for column, values in columns.items():
-            values.append(fields[column])
+            if column != "row_digest":
+                values.append(fields[column])
+    columns["row_digest"] = list(_row_digests(header, columns))
     return columns
 
 
@@ -118,18 +121,16 @@ def decode_heads(header: Header, batch: pa.RecordBatch, rows: Sequence[int], pat
     Raises:
         MemoryIndexError: a row is not what was written; names it.
     """
-    columns: dict[str, list[Any]] = {name: [None] * batch.num_rows for name in ("sequence",)}
+    columns: dict[str, list[Any]] = {}
     for name in header.head_columns:
         column = batch.column(name)
-        columns[name] = (
-            string_bytes(column) if column.type == pa.large_string() else column.to_pylist()
-        )
-    optional = ("title", "sequence")
-    for row in range(batch.num_rows):
-        fields = {name: values[row] for name, values in columns.items()}
-        missing = any(value is None for name, value in fields.items() if name not in optional)
-        if missing or _row_digest(header, fields) != fields["row_digest"]:
-            raise damaged(path, fields["id"], rows[row])
+        columns[name] = values_of(column)
+        if column.null_count and name not in ("title", "sequence"):
+            row = columns[name].index(None)
+            raise damaged(path, columns["id"][row], rows[row])
+    for row, expected in enumerate(_row_digests(header, columns)):
+        if columns["row_digest"][row] != expected:
+            raise damaged(path, columns["id"][row], rows[row])
     return Heads(
         ids=[value.decode() for value in columns["id"]],
         document_ids=[value.decode() for value in columns["document_id"]],
@@ -137,7 +138,7 @@ def decode_heads(header: Header, batch: pa.RecordBatch, rows: Sequence[int], pat
         token_counts=columns["tokens"],
         counts=columns.get("vectors") or header.counts(columns["tokens"]),
         digests={name: columns[name] for name in header.digest_columns},
-        sequences=columns["sequence"],
+        sequences=columns.get("sequence") or [None] * batch.num_rows,
         string_bytes=_string_sizes(columns) if header.format_version >= 3 else None,
     )
 
@@ -150,27 +151,31 @@ def damaged(path: str, name: bytes | None, row: int) -> MemoryIndexError:
     )
 
 
-def string_bytes(column: pa.Array) -> list[Any]:
-    """Strings as bytes, so that invalid UTF-8 gets as far as the checksum."""
-    return column.view(pa.large_binary()).to_pylist()
-
-
 def _string_sizes(columns: dict[str, list[Any]]) -> list[int]:
     names = zip(columns["id"], columns["document_id"], columns["title"], strict=True)
     sizes = (sum(map(len, filter(None, fields))) for fields in names)
     return [size + text for size, text in zip(sizes, columns["text_bytes"], strict=True)]
 
 
-def _row_digest(header: Header, fields: dict[str, Any]) -> bytes:
-    names = [fields["id"], fields["document_id"], fields["title"], number(fields["tokens"])]
-    digests = [fields[name] for name in header.digest_columns]
-    sequence = fields["sequence"]
-    order = None if sequence is None else number(sequence)
-    if header.format_version < 3:
-        return digest(b"clara.row", *names, *digests, *([] if order is None else [order]))
-    sizes = number(fields["vectors"]), number(fields["text_bytes"])
-    absent = [None] * (3 - len(digests))  # without a mean
-    return digest(b"clara.row.3", *names, *sizes, *digests, *absent, order)
+def _row_digests(header: Header, columns: dict[str, list[Any]]) -> Iterator[bytes]:
+    """The digest of each row, from the other small columns."""
+    newest = header.format_version >= 3
+    sizes = ["tokens", "vectors", "text_bytes"] if newest else ["tokens"]
+    digests = [columns[name] for name in header.digest_columns]
+    absent = [repeat(None)] * (3 - len(digests)) if newest else []  # without a mean
+    fields = zip(
+        columns["id"],
+        columns["document_id"],
+        columns["title"],
+        *(map(number, columns[name]) for name in sizes),
+        *digests,
+        *absent,
+    )
+    label = b"clara.row.3" if newest else b"clara.row"
+    sequences = columns.get("sequence") or repeat(None)
+    for row, sequence in zip(fields, sequences):
+        order = None if sequence is None else number(sequence)
+        yield small_digest(label, row if order is None and not newest else (*row, order))
 
 
 def _utf8(value: str, field: str, name: str) -> bytes:

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import pyarrow as pa
 from torch import Tensor
 
+from clara.index.arrays import values_of
 from clara.index.digests import digest
 from clara.index.fixed_rows import decode_fixed, encode_fixed
 from clara.index.header import Header
-from clara.index.heads import Heads, damaged, decode_heads, string_bytes
+from clara.index.heads import Heads, damaged, decode_heads
 from clara.index.ragged_rows import decode_memory, decode_vectors, encode_ragged
 from clara.memory.documents import CompressedDocuments
 from clara.memory.padded import PaddedMemory
@@ -110,7 +111,7 @@ def _texts(
 ) -> list[str]:
     found = []
     digests = heads.digests.get("text_digest")
-    for place, text in enumerate(string_bytes(batch.column("text"))):
+    for place, text in enumerate(values_of(batch.column("text"))):
         intact = text is not None
         if intact and digests is not None:
             intact = digest(b"clara.row.text", text) == digests[place]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from clara.index.arrays import values_of
 from clara.index.digests import digest
 from clara.index.errors import MemoryIndexError
 from clara.index.fixed_rows import require_finite
@@ -174,7 +175,7 @@ def _stored_means(
     out = torch.empty(len(heads.ids), header.hidden_size, dtype=header.vector_dtype)
     target = out.view(torch.uint8).numpy()
     for row, (value, expected) in enumerate(
-        zip(batch.column("mean").to_pylist(), heads.digests["mean_digest"], strict=True)
+        zip(values_of(batch.column("mean")), heads.digests["mean_digest"], strict=True)
     ):
         if value is None or digest(b"clara.mean", value) != expected:
             raise damaged(path, heads.ids[row].encode(), rows[row])
