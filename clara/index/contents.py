@@ -77,7 +77,8 @@ class Contents:
         if self._positions is not None:
             target = np.full(self.snapshot.count, -1)
             target[self._positions] = np.arange(self.count)
-        for rows, values, of_values in self.snapshot.vectors(self._batch_rows):
+        step = self._batch_rows if header.mean_bytes is None else self.snapshot.batch_rows(1)
+        for rows, values, of_values in self.snapshot.vectors(step):
             places = torch.from_numpy(target[rows.start : rows.stop])
             chosen = places >= 0  # others are stored twice
             matrix[places[chosen]] = values[chosen]

@@ -187,10 +187,12 @@ class IndexedMemory:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Numbers of an index may be stored in another dtype, and texts be cut in other chunks."""
-        dtype = str(self._index.dtype).removeprefix("torch.")
-        chunks = len(self._index)
-        index = {"dtype": dtype, "chunks": chunks, "settings": self._index.settings}
+        """Numbers of an index may be stored in other bits, and texts be cut in other chunks."""
+        index = {
+            "dtype": self._index.storage,
+            "chunks": len(self._index),
+            "settings": self._index.settings,
+        }
         return {"rate": self.rate, "from": "index", "index": index}
 
     def plan(self, documents: Iterable[Document]) -> None:

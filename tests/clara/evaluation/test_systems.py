@@ -143,14 +143,28 @@ def test_a_prompt_that_does_not_fit_names_its_question(tiny_model):
         TextSystem(tiny_model).answer(QUESTIONS[:1], [many])
 
 
-def test_an_index_gives_documents_and_memory(tiny_model, tiny_backbone, tmp_path):
-    index = MemoryIndex.create(
-        tmp_path / "index",
-        fingerprint=tiny_model.fingerprint,
+def index_of(model, path, storage=None):
+    return MemoryIndex.create(
+        path,
+        fingerprint=model.fingerprint,
         memory_tokens=4,
         hidden_size=48,
-        settings=tiny_model.config.index_settings(),
+        storage=storage,
+        settings=model.config.index_settings(),
     )
+
+
+def test_an_index_that_stores_memory_otherwise_is_another_system(tiny_model, tmp_path):
+    settings = []
+    for storage in ("float32", "int8"):
+        stored = IndexedMemory(tiny_model, index_of(tiny_model, tmp_path / storage, storage))
+        assert stored.settings["index"]["dtype"] == storage
+        settings.append(MemorySystem(stored).settings)
+    assert settings[0] != settings[1]
+
+
+def test_an_index_gives_documents_and_memory(tiny_model, tiny_backbone, tmp_path):
+    index = index_of(tiny_model, tmp_path / "index")
     compressed = tiny_model.compress([*DOCUMENTS, LONG])
     index.add(compressed)
     assert documents_of(index) == {each.id: each for each in [*DOCUMENTS, LONG]}
