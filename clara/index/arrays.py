@@ -17,6 +17,8 @@ def values_of(column: pa.Array) -> list[Any]:
     if pa.types.is_integer(column.type):
         return column.to_pylist() if column.null_count else column.to_numpy().tolist()
     count = len(column)
+    if not count:
+        return []  # whose buffers may be missing
     if pa.types.is_fixed_size_binary(column.type):
         size = column.type.byte_width
         offsets = list(range(column.offset * size, (column.offset + count) * size + 1, size))
