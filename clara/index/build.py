@@ -121,31 +121,48 @@ class Writer:
             snapshot: the caller found none of the ids in it. In format 1 the caller has the lock.
 
         Returns:
-            False if nothing was stored since the index was upgraded or replaced after `snapshot`.
+            False if nothing was stored since the index was upgraded or replaced after `snapshot`,
+            also while the rows were written.
 
         Raises:
             MemoryIndexError: writing failed, or another process has added one of the ids.
         """
         latest = Snapshot.latest(snapshot.path)
-        if latest.header != snapshot.header or latest.identity != snapshot.identity:
+        if not _is_of(snapshot, latest):
             return False
         if latest.header.format_version < 2:
             latest.append(batch)
             return True
-        with failures_in(snapshot.path, "writing"):
-            if self._identity != latest.identity:
-                self._identity, self._dataset = latest.identity, latest.dataset
-            self._dataset.checkout_latest()
-            builder = self._dataset.merge_insert("id").when_matched_fail()
-            builder = builder.when_not_matched_insert_all()
-            builder = builder.conflict_retries(_RETRIES).retry_timeout(_PATIENCE)
-            counts = builder.execute(pa.Table.from_batches([batch]))
+        try:
+            counts = self._inserted(latest, batch)
+        except MemoryIndexError:
+            # Lance refuses rows of the earlier format, and those that an upgrade overtook.
+            if not _is_of(snapshot, Snapshot.latest(snapshot.path)):
+                return False
+            raise
         if counts["num_inserted_rows"] != batch.num_rows:
             raise MemoryIndexError(
                 f"{snapshot.path}: {counts['num_inserted_rows']} of {batch.num_rows} documents "
                 "were stored, the ids of the others are in the index already"
             )
         return True
+
+    def _inserted(self, latest: Snapshot, batch: pa.RecordBatch) -> dict[str, int]:
+        """Insert rows, and what Lance counts of them."""
+        with failures_in(latest.path, "writing"):
+            if self._identity != latest.identity:
+                self._identity, self._dataset = latest.identity, latest.dataset
+            self._dataset.checkout_latest()
+            builder = self._dataset.merge_insert("id").when_matched_fail()
+            builder = builder.when_not_matched_insert_all()
+            builder = builder.conflict_retries(_RETRIES).retry_timeout(_PATIENCE)
+            counts: dict[str, int] = builder.execute(pa.Table.from_batches([batch]))
+            return counts
+
+
+def _is_of(snapshot: Snapshot, latest: Snapshot) -> bool:
+    """Whether the last commit is of the same index in the same format."""
+    return latest.header == snapshot.header and latest.identity == snapshot.identity
 
 
 @contextmanager
