@@ -47,7 +47,7 @@ def encode_ragged(header: Header, documents: CompressedDocuments) -> pa.RecordBa
         parts["scales"] = _Pieces(as_bytes.numpy().reshape(-1), ends * as_bytes.shape[1])
     means = None
     if header.mean_bytes is not None:
-        means = _means(header, each)
+        means = _means(header, documents.ids, each)
 
     def body(row: int, text: bytes) -> dict[str, Any]:
         found = {
@@ -183,12 +183,23 @@ def _stored_means(
     return out
 
 
-def _means(header: Header, documents: Sequence[Tensor]) -> Bytes:
-    """Means of memory vectors as they were given, `[rows, mean_bytes]`."""
+def _means(header: Header, ids: Sequence[str], documents: Sequence[Tensor]) -> Bytes:
+    """Means of memory vectors as they were given, `[rows, mean_bytes]`.
+
+    Raises:
+        MemoryIndexError: finite vectors have a mean that is not; no search could read it.
+    """
     means = torch.empty(len(documents), header.hidden_size, dtype=header.vector_dtype)
     for row, vectors in enumerate(documents):
         wide = torch.promote_types(vectors.dtype, torch.float32)
         means[row] = vectors.mean(0, dtype=wide)
+    finite = means.isfinite().all(1)
+    if not finite.all():
+        name = ids[int(finite.logical_not().nonzero()[0])]
+        raise MemoryIndexError(
+            f"document {name!r}: the mean of its memory is not finite in "
+            f"{str(means.dtype).removeprefix('torch.')}; its values are too large"
+        )
     return means.view(torch.uint8).numpy()
 
 

@@ -231,6 +231,21 @@ def test_memory_that_is_not_finite_is_refused(make_index, storage, value):
     assert len(index) == 5
 
 
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", *CODES])
+def test_a_mean_that_is_not_finite_is_refused(make_index, storage):
+    """The sum of finite vectors may overflow. Stored, it would end every search of the index."""
+    index = make_index((5, 96), storage=storage, **SPANS)
+    documents = ragged()
+    documents.memory[3, :, 95] = 2e38
+    kind = "float32" if storage == "float32" else "bfloat16"
+    with pytest.raises(MemoryIndexError, match=f"'d3': the mean .* not finite in {kind}") as caught:
+        index.add(documents)
+    assert "\n" not in str(caught.value)
+    documents.memory[3, :, 95] = 2e37
+    index.add(documents)
+    assert len(index.search(torch.ones(1, 96), 5)[0]) == 5
+
+
 def changed(batch, column, row):
     """The rows with another value in one of them."""
     values = batch.column(column).to_pylist()
