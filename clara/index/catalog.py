@@ -24,6 +24,7 @@ class Catalog:
         document_ids: distinct.
         tokens: document tokens read, of all rows.
         memory_tokens: memory tokens written, of all rows.
+        longest: memory tokens of the row that has most.
         string_bytes: of ids, titles and texts of all rows; None in formats that do not tell.
         duplicates: ids that are stored more than once.
         positions: int64, the position of each row; None while they are equal.
@@ -35,6 +36,7 @@ class Catalog:
         self.document_ids: set[str] = set()
         self.tokens = 0
         self.memory_tokens = 0
+        self.longest = 0
         self.string_bytes: int | None = 0
         self.duplicates: dict[str, None] = {}
         self.positions: Positions | None = None
@@ -69,6 +71,7 @@ class Catalog:
             self.document_ids.add(document_ids[place])
             self.tokens += tokens[place]
             self.memory_tokens += counts[place]
+            self.longest = max(self.longest, counts[place])
             self.string_bytes = _total(self.string_bytes, sizes[place])
             chosen.append(place)
         begin, self.stored = self.stored, self.stored + len(ids)

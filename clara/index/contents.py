@@ -31,7 +31,7 @@ class Contents:
         self._rows = catalog.rows
         self._positions = catalog.positions
         each = catalog.memory_tokens / self.count if self.count else 1
-        self._batch_rows = snapshot.batch_rows(each)
+        self._batch_rows = snapshot.batch_rows(each, catalog.longest)
 
     def row(self, name: str) -> int | None:
         """Where the document with this id is; None if the snapshot has none."""
@@ -43,7 +43,7 @@ class Contents:
         return self.snapshot.take(self._at(rows))
 
     def take_texts(self, rows: Sequence[int]) -> list[StoredText]:
-        """Texts of the given rows; no memory is read, so their checksums are not verified."""
+        """Texts of the given rows, without reading memory."""
         return self.snapshot.take_texts(self._at(rows))
 
     def texts(self) -> Iterator[StoredText]:
@@ -77,7 +77,7 @@ class Contents:
         if self._positions is not None:
             target = np.full(self.snapshot.count, -1)
             target[self._positions] = np.arange(self.count)
-        step = self._batch_rows if header.mean_bytes is None else self.snapshot.batch_rows(1)
+        step = self._batch_rows if header.mean_bytes is None else self.snapshot.batch_rows(1, 1)
         for rows, values, of_values in self.snapshot.vectors(step):
             places = torch.from_numpy(target[rows.start : rows.stop])
             chosen = places >= 0  # others are stored twice

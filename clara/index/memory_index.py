@@ -169,7 +169,7 @@ class MemoryIndex(Handle):
 
         Raises:
             TypeError: `ids` is a single string.
-            MemoryIndexError: an id is not in the index.
+            MemoryIndexError: an id is not in the index, or its document is damaged.
         """
         ids = _as_ids(ids)
         return self._read(lambda contents: contents.take_texts(self._rows(contents, ids)))

@@ -20,6 +20,7 @@ from clara.index.layout import StoredText, decode, decode_ranked, decode_texts
 from clara.memory.documents import CompressedDocuments
 
 _BATCH_BYTES = 1 << 23  # of memory, in a batch of rows that is read at a time
+_PADDED_BYTES = 1 << 26  # of a batch in which one row is as long as the longest
 _BATCH_ROWS = 1024
 _HEAD_ROWS = 1 << 14
 _PROBED_ROWS = 1 << 14  # rows that are tried one by one after a failure; Lance reads ahead
@@ -145,12 +146,19 @@ class Snapshot:
     def _text_columns(self) -> list[str]:
         return [*self.header.head_columns, "text"]
 
-    def batch_rows(self, memory_tokens: float) -> int:
-        """How many rows with so many memory tokens on average take some megabytes."""
+    def batch_rows(self, memory_tokens: float, longest: int) -> int:
+        """How many rows take some megabytes, and not many times more once they are padded.
+
+        Args:
+            memory_tokens: of a row on average.
+            longest: of the row that has most: a batch is padded to the longest of its rows.
+        """
         if self.header.storage is None:  # every row has the most
-            memory_tokens = self.header.memory_tokens
-        row_bytes = memory_tokens * self.header.hidden_size * self.header.dtype.itemsize
-        return max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / max(1, row_bytes))))
+            memory_tokens = longest = self.header.memory_tokens
+        vector_bytes = self.header.hidden_size * self.header.dtype.itemsize
+        together = _BATCH_BYTES / max(1, memory_tokens * vector_bytes)
+        padded = _PADDED_BYTES / max(1, longest * vector_bytes)
+        return max(1, int(min(_BATCH_ROWS, together, padded)))
 
     def _scan(
         self, columns: list[str], batch_rows: int, start: int = 0

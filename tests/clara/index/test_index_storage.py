@@ -246,6 +246,28 @@ def test_a_mean_that_is_not_finite_is_refused(make_index, storage):
     assert len(index.search(torch.ones(1, 96), 5)[0]) == 5
 
 
+def test_one_long_document_does_not_make_batches_large(make_index):
+    """A batch is padded to its longest row, so batches of many short rows may not hold it."""
+    index = make_index((4096, 96), **SPANS)
+    counts = [1] * 199 + [4096]
+    documents = ragged(counts=[1] * 200)
+    documents = CompressedDocuments(
+        memory=documents.memory.expand(200, 4096, 96),
+        counts=counts,
+        ids=documents.ids,
+        document_ids=documents.ids,
+        token_counts=[4 * count - 1 for count in counts],
+        texts=documents.texts,
+        titles=documents.titles,
+        fingerprint=documents.fingerprint,
+    )
+    index.add(documents)
+    batches = list(index)
+    assert sum(map(len, batches)) == 200
+    assert max(batch.memory.nbytes for batch in batches) <= 1 << 26
+    assert [count for batch in batches for count in batch.counts] == counts
+
+
 def changed(batch, column, row):
     """The rows with another value in one of them."""
     values = batch.column(column).to_pylist()
