@@ -130,11 +130,20 @@ def _rewritten(
             raise
     if _committed(snapshot, lance.LanceOperation.Overwrite(header.schema, written)):
         return True
-    for fragment in written:
-        for file in fragment.files:
-            with suppress(OSError):
-                os.remove(os.path.join(snapshot.path, "data", file.path))
+    files = [file.path for fragment in written for file in fragment.files]
+    if _held(Snapshot.latest(snapshot.path)) & set(files):
+        return True  # what failed came after the commit
+    for file in files:
+        with suppress(OSError):
+            os.remove(os.path.join(snapshot.path, "data", file))
     return False
+
+
+def _held(snapshot: Snapshot) -> set[str]:
+    """The files of a version."""
+    with failures_in(snapshot.path, "reading"):
+        fragments = snapshot.dataset.get_fragments()
+        return {file.path for part in fragments for file in part.metadata.files}
 
 
 def _committed(snapshot: Snapshot, operation: Any) -> bool:

@@ -179,6 +179,25 @@ def test_documents_added_during_an_upgrade_are_kept(
     assert len(list(Path(index.path, "data").iterdir())) == 3  # none is left of the first try
 
 
+def test_a_commit_that_fails_once_it_is_made_keeps_its_files(
+    make_second, make_documents, assert_same, monkeypatch
+):
+    """As on a full disk, where Lance writes more after the manifest."""
+    index = make_second()
+    documents = make_documents("ab")
+    index.add(documents)
+    real = lance.LanceDataset.commit
+
+    def failing(*arguments, **options):
+        real(*arguments, **options)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(lance.LanceDataset, "commit", failing)
+    assert upgrade(index.path).changed
+    assert index.info()["format_version"] == 3
+    assert_same(MemoryIndex.open(index.path).get(["a", "b"]), documents)
+
+
 def test_an_addition_that_meets_an_upgrade_is_not_lost(
     make_second, make_documents, assert_same, monkeypatch
 ):
