@@ -262,7 +262,7 @@ def promises(
         peer, least = best_peer(turns, name), FASTER.get((data.shape[1], batch), 1.0)
         yield times(peer, f"the better peer ({peer.partition(', ')[2]})", least)
         return
-    vnni = build_info()["simd"] in ("avx512vnni", "amx")
+    vnni = build_info()["simd"] in ("avx512vnni", "avx512bf16", "amx")
     of_int8 = INT8_FASTER_VNNI if vnni else INT8_FASTER
     least = (of_int8 if name == "int8" else HALF_FASTER).get(batch)
     if least is not None:

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <vector>
 
 #include "core/parallel.hpp"
+#include "core/screen.hpp"
 
 namespace clara {
 namespace {
@@ -63,20 +65,27 @@ struct Search {
     void by_rows(int64_t begin, int64_t end, int threads) const {
         const PackedQueries packed(queries, begin, end, searched.rows.type, used, threads);
         const int64_t count = end - begin, rows = searched.rows.count;
+        std::optional<RoundedQueries> rounded;
+        if (RoundedQueries::useful(packed, searched.rows, width, threads, used)) {
+            rounded.emplace(packed, *used.screen, threads);
+        }
+        const RoundedQueries* screened = rounded ? &*rounded : nullptr;
         const int64_t row_bytes = searched.rows.columns * item_size(searched.rows.type);
         const int64_t most = (rows + threads - 1) / threads;
         const int64_t some = std::max<int64_t>(kSpanBytes / std::max<int64_t>(row_bytes, 1), 1);
-        const int64_t unit = std::max<int64_t>(
-            kLeastRows, Scorer::block_rows(packed, used.panels_of(searched.rows.type)));
+        const int64_t block =
+            Scorer::block_rows(packed, screened, used.panels_of(searched.rows.type));
+        const int64_t unit = (kLeastRows + block - 1) / block * block;
         const int64_t span = std::min(most, (some + unit - 1) / unit * unit);
         std::vector<std::vector<TopList>> lists(threads);
         std::atomic<int64_t> next{0};
         for_each_part(threads, threads, [&](int part, int64_t, int64_t) {
             lists[part].assign(count, TopList(width));
-            Scorer scorer(packed, searched, used);
+            Scorer scorer(packed, screened, searched, used, width);
             for (int64_t row = next.fetch_add(span); row < rows; row = next.fetch_add(span)) {
                 scan(scorer, mask, row, std::min(rows, row + span), lists[part]);
             }
+            scorer.finish(lists[part].data());
         });
         const double found = static_cast<double>(count) * threads * static_cast<double>(width);
         for_each_part(count, useful_threads(kElementsPerCandidate * found, count, threads),

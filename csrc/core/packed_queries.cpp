@@ -16,6 +16,15 @@ constexpr double kInt16Steps = 32639;  // 127 · 256 + 127: its two bytes are wi
 
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
+/// Bytes of a chunk of a packed query, never a power of two: those would share cache sets.
+int64_t stride_of(const Chunks& chunks, DataType row_type, const Kernels& kernels) {
+    const PanelKernels* panels = kernels.panels_of(row_type);
+    const int64_t bytes = row_type == DataType::int8 ? kernels.int8_query_bytes(chunks.size)
+                          : panels != nullptr ? panels->query_bytes(chunks.size)
+                                              : chunks.size * static_cast<int64_t>(sizeof(float));
+    return aligned(bytes) + kAlignment;
+}
+
 }  // namespace
 
 // At least 512 columns, at most 1,023, are as many as share a level-1 cache with enough queries and
@@ -36,17 +45,11 @@ PackedQueries::PackedQueries(const Rows& queries, int64_t begin, int64_t end, Da
       end_(end),
       row_type_(row_type),
       chunks_(queries.columns, row_type),
+      stride_(stride_of(chunks_, row_type, kernels)),
+      memory_(chunks_.count * (end - begin) * stride_),
+      data_(memory_.data()),
       scales_(end - begin) {
     const PanelKernels* panels = kernels.panels_of(row_type);
-    const int64_t bytes = row_type == DataType::int8 ? kernels.int8_query_bytes(chunks_.size)
-                          : panels != nullptr ? panels->query_bytes(chunks_.size)
-                                              : chunks_.size * static_cast<int64_t>(sizeof(float));
-    stride_ = aligned(bytes) + kAlignment;  // never a power of two: those would share cache sets
-    const int64_t total = chunks_.count * count() * stride_ + kAlignment;
-    memory_ = std::make_unique<char[]>(total);
-    void* address = memory_.get();
-    size_t space = total;
-    data_ = static_cast<char*>(std::align(kAlignment, 1, address, space));
     const double elements = static_cast<double>(count()) * queries.columns;
     const int64_t together = panels != nullptr ? kPanelQueries : 1;
     const int64_t pieces = (count() + together - 1) / together;

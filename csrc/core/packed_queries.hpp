@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "core/rows.hpp"
 #include "core/simd/kernels.hpp"
+#include "core/zeroed_memory.hpp"
 
 namespace clara {
 
@@ -20,6 +20,16 @@ struct Chunks {
 
     int64_t begin(int64_t chunk) const { return chunk * size; }
     int64_t length(int64_t chunk) const;
+};
+
+/// Where packed queries are: for each chunk, its part of one query after another.
+struct QueryLayout {
+    int64_t count;
+    Chunks chunks;
+    int64_t stride;    // bytes from a query to the next
+    const char* data;  // aligned to 64 bytes
+
+    const char* chunk(int64_t chunk) const { return data + chunk * count * stride; }
 };
 
 /// Some consecutive queries in the layout that kernels read: for each chunk, its part of one query
@@ -37,6 +47,7 @@ public:
     static int64_t value_bytes(DataType row_type, const Kernels& kernels);
 
     int64_t count() const { return end_ - begin_; }
+    QueryLayout layout() const { return {count(), chunks_, stride_, data_}; }
     const Chunks& chunks() const { return chunks_; }
     const char* chunk(int64_t chunk) const { return data_ + chunk * count() * stride_; }
     int64_t stride() const { return stride_; }
@@ -59,8 +70,8 @@ private:
     DataType row_type_;
     Chunks chunks_;
     int64_t stride_;
-    std::unique_ptr<char[]> memory_;
-    char* data_;  // in `memory_`, aligned to 64 bytes
+    ZeroedMemory memory_;
+    char* data_;
     std::vector<float> scales_;
 };
 

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <memory>
 
 #include "core/inverse_norms.hpp"
 
@@ -23,7 +21,9 @@ constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 /// The more queries, the more rows are worth keeping in the second-level cache while the queries of
 /// a tile, once read, stay in the first: above all where not all queries fit there as well. Panels
 /// read queries so fast that these had better come from further away for very many rows only.
-int Scorer::block_rows(const PackedQueries& queries, const PanelKernels* panels) {
+int Scorer::block_rows(const PackedQueries& queries, const RoundedQueries* rounded,
+                       const PanelKernels* panels) {
+    if (rounded != nullptr) return Screen::kBlockRows;
     const int64_t bytes = queries.count() * queries.chunks().count * queries.stride();
     const bool fits = bytes <= kSecondLevelCache, few = queries.count() <= kFewQueries;
     if (panels != nullptr) return !fits ? RowBlock::kMost : few ? kSomeRows : kManyRows;
@@ -31,23 +31,20 @@ int Scorer::block_rows(const PackedQueries& queries, const PanelKernels* panels)
 }
 
 Scorer::Scorer(const PackedQueries& queries, const Searched& searched, const Kernels& kernels)
+    : Scorer(queries, nullptr, searched, kernels, 0) {}
+
+Scorer::Scorer(const PackedQueries& queries, const RoundedQueries* rounded,
+               const Searched& searched, const Kernels& kernels, int64_t k)
     : queries_(queries),
       searched_(searched),
       kernels_(kernels),
       panels_(kernels.panels_of(searched.rows.type)),
-      most_queries_(searched.rows.type == DataType::int8 ? kernels.tile_queries_int8
-                                                         : kernels.tile_queries),
-      block_rows_(block_rows(queries, panels_)),
-      crowded_(block_rows_ > kFilterRows &&
-               searched.rows.stride * item_size(searched.rows.type) % kPage == 0),
-      wide_stride_(queries.chunks().size + 16),
+      block_rows_(block_rows(queries, rounded, panels_)),
       sums_(queries.count() * block_rows_) {
-    const int wide_rows = panels_ != nullptr ? 0 : block_rows_;
-    const size_t bytes = wide_rows * wide_stride_ * sizeof(float) + kCacheLine;
-    memory_ = std::make_unique<char[]>(bytes);
-    void* address = memory_.get();
-    size_t space = bytes;
-    wide_ = static_cast<float*>(std::align(kCacheLine, 1, address, space));
+    if (panels_ != nullptr) return;
+    const int64_t copied = searched.rows.type == DataType::int8 ? 1 : sizeof(float);
+    tiles_.emplace(queries.layout(), searched.rows, way(), block_rows_, copied);
+    if (rounded != nullptr) screen_.emplace(queries, *rounded, searched, kernels, k);
 }
 
 void Scorer::score(const RowBlock& block, const RowBlock& next, TopList* lists) {
@@ -67,6 +64,10 @@ void Scorer::score(const RowBlock& block, const RowBlock& next, TopList* lists) 
         }
         inverse_norms_[j] = inverse;
     }
+    if (screen_ && screen_->take(block, next, inverse_norms_, lists)) {
+        for (int64_t i = 0; i < queries_.count(); ++i) offer_apart(block, i, lists[i]);
+        return;
+    }
     std::fill(sums_.begin(), sums_.end(), 0.0f);
     multiply(block, next);
     for (int64_t i = 0; i < queries_.count(); ++i) {
@@ -74,27 +75,15 @@ void Scorer::score(const RowBlock& block, const RowBlock& next, TopList* lists) 
     }
 }
 
+void Scorer::finish(TopList* lists) {
+    if (screen_) screen_->finish(lists);
+}
+
 void Scorer::multiply(const RowBlock& block, const RowBlock& next) {
     if (panels_ != nullptr) {
         multiply_panels(block, next);
-        return;
-    }
-    const Chunks& chunks = queries_.chunks();
-    const int64_t item = item_size(searched_.rows.type);
-    const int rows = static_cast<int>(div_up(block.count, kTileRows) * kTileRows);
-    const char* addresses[kManyRows];
-    const char* ahead[kManyRows];
-    for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {
-        const bool is_last = chunk + 1 == chunks.count;
-        const RowBlock& following = is_last && next.count > 0 ? next : block;
-        const int64_t following_column = is_last ? 0 : chunks.begin(chunk + 1);
-        for (int j = 0; j < rows; ++j) {
-            const int64_t row = block.rows[std::min(j, block.count - 1)];
-            const int64_t row_ahead = following.rows[std::min(j, following.count - 1)];
-            addresses[j] = searched_.rows.row(row) + chunks.begin(chunk) * item;
-            ahead[j] = searched_.rows.row(row_ahead) + following_column * item;
-        }
-        multiply_tiles(chunk, rows, addresses, ahead);
+    } else {
+        tiles_->multiply(block, next, sums_.data());
     }
 }
 
@@ -134,49 +123,23 @@ void Scorer::multiply_panels(const RowBlock& block, const RowBlock& next) {
     }
 }
 
-void Scorer::multiply_tiles(int64_t chunk, int rows, const char* const* addresses,
-                            const char* const* ahead) {
-    const int64_t count = queries_.count(), tiles = div_up(count, most_queries_);
-    const bool is_int8 = searched_.rows.type == DataType::int8;
-    const TileKernel kernel = first_kernel(tiles > 1);
-    const bool copies = is_int8 && tiles > 1 && crowded_;
-    const bool widens = kernel != kernels_.float32 && !is_int8;
-    Tile tile{};
-    tile.query_stride = queries_.stride();
-    tile.columns = queries_.chunks().length(chunk);
-    tile.sums_stride = block_rows_;
-    for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t begin = count * t / tiles, end = count * (t + 1) / tiles;
-        const bool reads_copy = copies || (widens && t > 0);
-        tile.queries = queries_.chunk(chunk) + begin * queries_.stride();
-        tile.query_count = static_cast<int>(end - begin);
-        // Each tile of queries brings its share of the four rows that come next.
-        const char* nothing = tile.queries;  // is in the cache
-        const int64_t share = kTileRows * t / tiles, share_end = kTileRows * (t + 1) / tiles;
-        for (int j = 0; j < rows; j += kTileRows) {
-            tile.sums = sums_.data() + begin * block_rows_ + j;
-            for (int r = 0; r < kTileRows; ++r) {
-                // Rows that are used once need no place of their own.
-                tile.wide[r] = wide_ + (tiles > 1 ? j + r : r) * wide_stride_;
-                if (copies && t == 0) std::memcpy(tile.wide[r], addresses[j + r], tile.columns);
-                tile.rows[r] =
-                    reads_copy ? reinterpret_cast<const char*>(tile.wide[r]) : addresses[j + r];
-                tile.ahead[r] = share + r < share_end ? ahead[j + share + r] : nothing;
-            }
-            (widens && t > 0 ? kernels_.float32 : kernel)(tile);
-        }
+/// Several tiles of queries had better read float32 in whole cache lines that do not crowd each
+/// other out: other rows are widened, or just copied, on the way.
+TileWay Scorer::way() const {
+    const Rows& rows = searched_.rows;
+    const int64_t bytes = rows.stride * item_size(rows.type);
+    const bool crowded = block_rows_ > kFilterRows && bytes % kPage == 0;
+    if (rows.type == DataType::int8) {
+        return {kernels_.int8, kernels_.int8, kernels_.tile_queries_int8, false, crowded};
     }
-}
-
-/// What reads rows the first time. Several tiles of queries had better read float32 in whole cache
-/// lines that do not crowd each other out: other rows are widened, or just copied, on the way.
-TileKernel Scorer::first_kernel(bool several_tiles) const {
-    const DataType type = searched_.rows.type;
-    if (type != DataType::float32) return kernels_.reading(type);
-    const int64_t bytes = searched_.rows.stride * static_cast<int64_t>(sizeof(float));
-    const bool aligned = reinterpret_cast<uintptr_t>(searched_.rows.data) % kCacheLine == 0 &&
-                         bytes % kCacheLine == 0;
-    return several_tiles && (!aligned || crowded_) ? kernels_.widen_float32 : kernels_.float32;
+    const bool several = queries_.count() > kernels_.tile_queries;
+    const bool aligned =
+        reinterpret_cast<uintptr_t>(rows.data) % kCacheLine == 0 && bytes % kCacheLine == 0;
+    TileKernel first = kernels_.reading(rows.type);
+    if (rows.type == DataType::float32 && several && (!aligned || crowded)) {
+        first = kernels_.widen_float32;
+    }
+    return {first, kernels_.float32, kernels_.tile_queries, first != kernels_.float32, false};
 }
 
 void Scorer::offer(const RowBlock& block, int64_t query, const float* sums, TopList& list) {
@@ -193,8 +156,13 @@ void Scorer::offer(const RowBlock& block, int64_t query, const float* sums, TopL
             list.offer({std::min(1.0f, std::max(-1.0f, scores[j])), block.rows[first + j]});
         }
     }
+    offer_apart(block, query, list);
+}
+
+/// What has no ordinary score: all rows if the query is not finite, else rows without a norm.
+void Scorer::offer_apart(const RowBlock& block, int64_t query, TopList& list) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
-    if (!is_number) {
+    if (std::isnan(queries_.scale(query))) {
         for (int j = 0; j < block.count; ++j) list.offer({nan, block.rows[j]});
         return;
     }

@@ -176,7 +176,9 @@ void Multiplier::multiply_tiles(const Rows& rows, int64_t first, int64_t end, co
     Tile tile{};
     tile.query_stride = inputs.stride(rows.type);
     tile.sums_stride = kBlock;
-    for (int j = 0; j < kTileRows; ++j) tile.wide[j] = wide_.data() + j * kWideStride;
+    for (int j = 0; j < kTileRows; ++j) {
+        tile.copies[j] = reinterpret_cast<char*>(wide_.data() + j * kWideStride);
+    }
     for (int64_t column = 0; column < rows.columns; column += chunk) {
         tile.columns = std::min(chunk, rows.columns - column);
         for (int64_t row = first; row < last; row += kTileRows) {
@@ -191,7 +193,7 @@ void Multiplier::multiply_tiles(const Rows& rows, int64_t first, int64_t end, co
                 for (int j = 0; j < kTileRows; ++j) {
                     const int64_t ahead = std::min(row + kTileRows + share + j, end - 1);
                     tile.rows[j] = widens && t > 0
-                                       ? reinterpret_cast<const char*>(tile.wide[j])
+                                       ? tile.copies[j]
                                        : rows.row(std::min(row + j, end - 1)) + column * item;
                     tile.ahead[j] = share + j < share_end ? rows.row(ahead) + column * item
                                                           : tile.queries;  // is in the cache

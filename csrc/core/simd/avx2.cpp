@@ -59,7 +59,7 @@ struct Products16 {
 }  // namespace
 }  // namespace clara
 
+#include "core/simd/define_kernels.hpp"
 #include "core/simd/dot8.hpp"
-#include "core/simd/tile.hpp"
 
 CLARA_DEFINE_KERNELS(kAvx2, "avx2", kAvx2Rows)

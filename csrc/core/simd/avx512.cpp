@@ -24,7 +24,7 @@ struct Products16 {
 }  // namespace
 }  // namespace clara
 
+#include "core/simd/define_kernels.hpp"
 #include "core/simd/dot8.hpp"
-#include "core/simd/tile.hpp"
 
 CLARA_DEFINE_KERNELS(kAvx512, "avx512", kAvx512Rows)

@@ -14,7 +14,7 @@ struct Dot8 {
     static constexpr int kItemSize = 1;
     static constexpr int kPieces = 2;  // high and low bytes
     static constexpr int kQueryStep = 2 * kColumns;
-    static constexpr bool kWide = false;
+    static constexpr bool kWritten = false;
 
     /// The instruction takes bytes without a sign on one side: rows are read as code + 128, and
     /// what that adds to the sums of a query is in the first vector of the packed query, negated.
@@ -55,6 +55,6 @@ private:
 }  // namespace
 }  // namespace clara
 
-#include "core/simd/tile.hpp"
+#include "core/simd/define_kernels.hpp"
 
 CLARA_DEFINE_KERNELS(kAvx512Vnni, "avx512vnni", kAvx512Rows)

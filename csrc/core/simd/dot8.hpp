@@ -12,7 +12,7 @@ struct Dot8 {
     static constexpr int kItemSize = 1;
     static constexpr int kPieces = 1;
     static constexpr int kQueryStep = kColumns * 2;
-    static constexpr bool kWide = false;
+    static constexpr bool kWritten = false;
 
     static Row load(const char* row) { return Products16::widen(row); }
     static Sum begin(const char*, int) { return Products16::zero(); }

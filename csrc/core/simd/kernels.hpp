@@ -5,29 +5,12 @@
 
 #include "core/rows.hpp"
 #include "core/simd/panel.hpp"
+#include "core/simd/screen.hpp"
+#include "core/simd/tile_work.hpp"
 
 namespace clara {
 
-constexpr int kTileRows = 4;        // rows that a tile kernel takes at a time
-constexpr int kFilterRows = 16;     // what the count of rows to filter is a multiple of
-constexpr int64_t kCacheLine = 64;  // bytes
-
-/// Work for a tile kernel: sums[i * sums_stride + j] += ⟨query i, row j⟩ over `columns` columns.
-struct Tile {
-    const char* queries;  // packed, query_stride bytes apart
-    int64_t query_stride;
-    int query_count;
-    const char* rows[kTileRows];  // of fewer rows, one is repeated; exactly `columns` are read
-    int64_t columns;
-    float* sums;
-    int64_t sums_stride;
-    float* wide[kTileRows];  // where kernels that widen write the rows as float32, padded with 0
-    // From these on lines are brought towards the cache, one of each for every vector of columns;
-    // from the last two only by kernels of few queries, which wait for memory most of the time.
-    const char* ahead[kTileRows];
-};
-
-using TileKernel = void (*)(const Tile& tile);
+constexpr int kFilterRows = 16;  // what the count of rows to filter is a multiple of
 
 struct RowKernels;  // see core/elementwise
 
@@ -39,7 +22,7 @@ struct Kernels {
     int tile_queries_int8;  // the same for int8 rows
 
     TileKernel float32;
-    TileKernel widen_float32;  // this and the next two write Tile::wide
+    TileKernel widen_float32;  // this and the next two write Tile::copies, as float32
     TileKernel widen_float16;
     TileKernel widen_bfloat16;
     TileKernel int8;
@@ -60,7 +43,8 @@ struct Kernels {
 
     const RowKernels* rows;  // of norms, gated activations and rotary embedding
 
-    const PanelKernels* panels = nullptr;  // for bfloat16 rows, or null
+    const PanelKernels* panels = nullptr;   // for bfloat16 rows, or null
+    const ScreenKernels* screen = nullptr;  // for rows of floating point, or null
 
     /// What multiplies rows of a type as a panel; null where tile kernels do.
     const PanelKernels* panels_of(DataType type) const {
@@ -68,7 +52,7 @@ struct Kernels {
     }
 
     /// The tile kernel that reads rows of a type; all but those of float32 and int8 write
-    /// Tile::wide.
+    /// Tile::copies.
     TileKernel reading(DataType type) const;
 };
 

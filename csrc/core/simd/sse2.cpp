@@ -70,7 +70,7 @@ struct Products16 {
 }  // namespace
 }  // namespace clara
 
+#include "core/simd/define_kernels.hpp"
 #include "core/simd/dot8.hpp"
-#include "core/simd/tile.hpp"
 
 CLARA_DEFINE_KERNELS(kSse2, "sse2", kPlainRows)

@@ -1,8 +1,7 @@
 // The one micro-kernel, written over vector types. Each instruction set has a file that defines
-// `Vector` (float32 lanes) and `Dot8` (products with int8 rows), includes this, and ends with
-// CLARA_DEFINE_KERNELS. All is in an unnamed namespace and nothing of the standard library is
-// instantiated: of a function that other files share, the linker might keep the copy that was
-// compiled for instructions which the processor lacks.
+// `Vector` (float32 lanes) and includes this. All is in an unnamed namespace and nothing of the
+// standard library is instantiated: of a function that other files share, the linker might keep the
+// copy that was compiled for instructions which the processor lacks.
 
 #include "core/simd/kernels.hpp"
 
@@ -12,8 +11,8 @@
 namespace clara {
 namespace {
 
-/// Rows read as float32 vectors; `kWidens` says whether they are also written as such.
-template <DataType type, bool kWidens>
+/// Rows read as float32 vectors; `kWrites` says whether they are also written as such.
+template <DataType type, bool kWrites>
 struct FloatDot {
     using Sum = Vector::Type;
     using Row = Vector::Type;
@@ -22,7 +21,7 @@ struct FloatDot {
     static constexpr int kQueryStep = kColumns * 4;  // bytes of a packed query for kColumns
     static constexpr int kPieces = 1;                // of a query, each with sums of its own
     static constexpr int kTileQueries = Vector::kTileQueries;
-    static constexpr bool kWide = kWidens;
+    static constexpr bool kWritten = kWrites;
 
     static Row load(const char* row) {
         if constexpr (type == DataType::float32) {
@@ -33,7 +32,9 @@ struct FloatDot {
             return Vector::load_bfloat16(row);
         }
     }
-    static void widen(Row row, float* out) { Vector::store(out, row); }
+    static void write(Row row, char* out, int64_t column) {
+        Vector::store(reinterpret_cast<float*>(out) + column, row);
+    }
     static Sum begin(const char*, int) { return Vector::zero(); }
     static Row load_query(const char* query, int) {
         return Vector::load(reinterpret_cast<const float*>(query));
@@ -84,9 +85,9 @@ void multiply(const Tile& tile) {
         row1 += Dot::kColumns * Dot::kItemSize;
         row2 += Dot::kColumns * Dot::kItemSize;
         row3 += Dot::kColumns * Dot::kItemSize;
-        if constexpr (Dot::kWide) {
+        if constexpr (Dot::kWritten) {
             CLARA_UNROLL for (int j = 0; j < kTileRows; ++j)
-                Dot::widen(row[j], tile.wide[j] + column);
+                Dot::write(row[j], tile.copies[j], column);
         }
         CLARA_UNROLL for (int i = 0; i < kQueries; ++i) {
             CLARA_UNROLL for (int p = 0; p < Dot::kPieces; ++p) {
@@ -112,69 +113,5 @@ void tile_kernel(const Tile& tile) {
     multiply<Dot, kMost>(tile);
 }
 
-template <DataType type, bool kWidens>
-constexpr TileKernel kFloatTile = tile_kernel<FloatDot<type, kWidens>, Vector::kTileQueries>;
-
-template <DataType type>
-float squares(const char* row, int64_t count) {
-    using Dot = FloatDot<type, false>;
-    Vector::Type sum = Vector::zero();
-    int64_t i = 0;
-    for (; i + Dot::kColumns <= count; i += Dot::kColumns) {
-        const Vector::Type values = Dot::load(row + i * Dot::kItemSize);
-        sum = Vector::fma(values, values, sum);
-    }
-    if (i < count) {
-        alignas(64) char rest[Dot::kColumns * Dot::kItemSize] = {};
-        __builtin_memcpy(rest, row + i * Dot::kItemSize, (count - i) * Dot::kItemSize);
-        const Vector::Type values = Dot::load(rest);
-        sum = Vector::fma(values, values, sum);
-    }
-    float sums[kTileRows] = {};
-    Vector::add_sums(sum, Vector::zero(), Vector::zero(), Vector::zero(), sums);
-    return sums[0];
-}
-
-float squares_int8(const char* row, int64_t count) {
-    int32_t sum = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const int32_t value = static_cast<signed char>(row[i]);
-        sum += value * value;
-    }
-    return static_cast<float>(sum);
-}
-
-int filter(const float* sums, float scale, const float* inverse_norms, int count, float threshold,
-           float* scores, uint8_t* found) {
-    int passed = 0;
-    for (int j = 0; j < count; j += Vector::kLanes) {
-        unsigned bits = Vector::score(sums + j, scale, inverse_norms + j, threshold, scores + j);
-        for (; bits != 0; bits &= bits - 1) {
-            found[passed++] = static_cast<uint8_t>(j + __builtin_ctz(bits));
-        }
-    }
-    return passed;
-}
-
 }  // namespace
 }  // namespace clara
-
-#define CLARA_DEFINE_KERNELS(variable, name, row_kernels)                              \
-    namespace clara {                                                                  \
-    extern const RowKernels row_kernels;                                               \
-    extern const Kernels variable;                                                     \
-    const Kernels variable = {name,                                                    \
-                              Vector::kTileQueries,                                    \
-                              Dot8::kTileQueries,                                      \
-                              kFloatTile<DataType::float32, false>,                    \
-                              kFloatTile<DataType::float32, true>,                     \
-                              kFloatTile<DataType::float16, true>,                     \
-                              kFloatTile<DataType::bfloat16, true>,                    \
-                              tile_kernel<Dot8, Dot8::kTileQueries>,                   \
-                              {squares<DataType::float32>, squares<DataType::float16>, \
-                               squares<DataType::bfloat16>, squares_int8},             \
-                              Dot8::query_bytes,                                       \
-                              Dot8::pack,                                              \
-                              filter,                                                  \
-                              &(row_kernels)};                                         \
-    }
