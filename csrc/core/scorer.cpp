@@ -80,10 +80,10 @@ void Scorer::finish(TopList* lists) {
 }
 
 void Scorer::multiply(const RowBlock& block, const RowBlock& next) {
-    if (panels_ != nullptr) {
-        multiply_panels(block, next);
-    } else {
+    if (tiles_) {
         tiles_->multiply(block, next, sums_.data());
+    } else {
+        multiply_panels(block, next);
     }
 }
 

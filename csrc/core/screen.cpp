@@ -69,9 +69,10 @@ void RoundedQueries::pack(const PackedQueries& queries, int64_t i, const ScreenK
     std::vector<uint16_t> rounded(chunks_.columns + 1);
     double changed = 0;
     for (int64_t c = 0; c < layout.chunks.count; ++c) {
-        auto* out = reinterpret_cast<char*>(&rounded[layout.chunks.begin(c)]);
+        uint16_t& first = rounded[layout.chunks.begin(c)];
         const char* values = layout.chunk(c) + i * layout.stride;
-        changed += kernels.round[0](values, layout.chunks.length(c), out);
+        changed +=
+            kernels.round[0](values, layout.chunks.length(c), reinterpret_cast<char*>(&first));
     }
     const int64_t place = i - first_group(t) * kScreenQueries;
     for (int64_t c = 0; c < chunks_.count; ++c) {
@@ -197,13 +198,13 @@ void Screen::look_ahead(const RowBlock& block, int first, int64_t chunk) {
 void Screen::copy_rows(const RowBlock& block, int first, int count, int64_t chunk,
                        double* changed) {
     const Rows& rows = searched_.rows;
-    const auto type = static_cast<int>(rows.type);
+    const auto round = kernels_.round[rows.type == DataType::float16 ? 1 : 0];
     const int64_t begin = rounded_.chunks().begin(chunk), length = rounded_.chunks().length(chunk);
     for (int j = 0; j < count; ++j) {
         const char* from = rows.row(block.rows[first + j]) + begin * item_size(rows.type);
         char* to = copies_ + j * row_stride_;
         if (rounds_rows_) {
-            changed[first + j] += kernels_.round[type](from, length, to);
+            changed[first + j] += round(from, length, to);
         } else {
             std::memcpy(to, from, kItem * length);
         }
@@ -242,7 +243,7 @@ void Screen::keep(const RowBlock& block, const float* inverse_norms, TopList* li
             score(i, lists[i]);
         }
     }
-    const double most = static_cast<double>(2 * most_kept_ * queries_.count());
+    const auto most = static_cast<double>(2 * most_kept_ * queries_.count());
     const double earned = kShare * static_cast<double>(block.count * queries_.count());
     credit_ = std::min(credit_ + earned - static_cast<double>(kept), most);
 }

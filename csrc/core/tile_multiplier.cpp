@@ -22,6 +22,7 @@ TileMultiplier::TileMultiplier(const QueryLayout& queries, const Rows& rows, con
       copies_(memory_.data()) {}
 
 void TileMultiplier::multiply(const RowBlock& block, const RowBlock& next, float* sums) {
+    if (block.count <= 0) return;
     const Chunks& chunks = queries_.chunks;
     const int64_t item = item_size(rows_.type);
     const int rows = static_cast<int>(div_up(block.count, kTileRows) * kTileRows);

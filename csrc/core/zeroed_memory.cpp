@@ -9,6 +9,7 @@
 namespace clara {
 ZeroedMemory::ZeroedMemory(size_t bytes) {
     const size_t whole = (bytes / kCacheLine + 1) * kCacheLine;
+    // NOLINTNEXTLINE(cppcoreguidelines-owning-memory): the pointer that Free takes
     data_.reset(static_cast<char*>(std::aligned_alloc(kCacheLine, whole)));
     if (data_ == nullptr) throw std::bad_alloc();
     std::memset(data_.get(), 0, bytes);

@@ -18,7 +18,7 @@ __m512bh repeat_pair(const char* values) {
     return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
 }
 
-constexpr int64_t kGroupBytes = kScreenQueries * 4;  // of a pair of columns
+constexpr int64_t kGroupBytes = int64_t{kScreenQueries} * 4;  // of a pair of columns
 
 }  // namespace
 }  // namespace clara
@@ -63,7 +63,7 @@ void multiply_rows(const ScreenTile& tile, const char* rows, float* sums, const 
 #pragma GCC unroll 24
     for (int j = 0; j < kRows; ++j) {
         CLARA_UNROLL for (int g = 0; g < kGroups; ++g) {
-            float* to = sums + j * sums_stride + g * kScreenQueries;
+            float* to = sums + j * sums_stride + int64_t{g} * kScreenQueries;
             _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sum[j][g]));
         }
     }
