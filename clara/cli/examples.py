@@ -54,6 +54,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "clara data show data/factbook/documents.train.jsonl",
         "clara data show data/factbook/questions.test.jsonl --number 10 --seed 1",
     ),
+    "corpus show": (
+        "clara corpus show handbook --limit 5",
+        "clara corpus show cities.csv --text-field about --id-field city",
+    ),
+    "corpus write": (
+        "clara corpus write handbook more.jsonl --output docs.jsonl",
+        "clara corpus write 'docs/**/*.md' -o docs.jsonl --on-error skip",
+        "clara corpus write t.parquet -o d.jsonl --metadata-field year:int",
+    ),
     "index info": ("clara index info index",),
     "index upgrade": ("clara index upgrade --model models/mine index",),
     "bench report": (

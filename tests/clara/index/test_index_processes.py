@@ -113,7 +113,7 @@ def test_a_new_process_reads_the_same_bytes_and_finds_the_same(make_index, make_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["float32", "int8"])
-def test_a_killed_writer_leaves_the_last_commit(make_index, storage):
+def test_a_killed_writer_leaves_the_last_commit(make_index, warm, storage):
     batch = 300  # 1.2 MB in float32, most of the writer's time is spent inside `add`
     path = make_index((4, 256), storage=storage).path
     before = 0
@@ -158,7 +158,7 @@ def test_a_killed_writer_leaves_the_last_commit(make_index, storage):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["2048", "commit"])
-def test_a_killed_upgrade_leaves_the_index_as_it_was(make_second, when):
+def test_a_killed_upgrade_leaves_the_index_as_it_was(make_second, warm, when):
     index = make_second(shape=(4, 256))
     names = [str(n) for n in range(3000)]
     documents = CompressedDocuments(
@@ -172,7 +172,7 @@ def test_a_killed_upgrade_leaves_the_index_as_it_was(make_second, when):
     )
     index.add(documents)
     version = lance.dataset(index.path).version
-    command = [sys.executable, "-c", UPGRADER, index.path]
+    command = [warm().python, "-c", UPGRADER, index.path]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as upgrader:
         for line in upgrader.stdout:
