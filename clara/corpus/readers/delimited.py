@@ -7,6 +7,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from clara.corpus.documents import Failure
@@ -74,22 +75,23 @@ def delimited_rows(descriptor: int, shown_path: str, limits: Limits) -> Iterator
     with os.fdopen(descriptor, "rb") as file:
         lines = _Lines(file, limits)
         tabs = shown_path.lower().endswith(".tsv")
-        # The csv module's own limit is one for the whole process. Ours is checked by line.
-        csv.field_size_limit(max(csv.field_size_limit(), limits.document_bytes + 1))
         first = next(lines, "")
         if flaw := lines.flaw:
             raise DataError(flaw)
         delimiter = "\t" if tabs else max(_DELIMITERS, key=_unquoted(first).count)
         reader = csv.reader(_with(first, lines), delimiter=delimiter, strict=True)
         try:
-            columns = _columns(next(reader, []))
+            with _long_fields(limits):
+                header = next(reader, [])
+            columns = _columns(header)
         except csv.Error as error:
             raise DataError(f"header: {reason(error)}") from error
         lines.begin_record()
         number = 0
         while True:
             try:
-                values = next(reader)
+                with _long_fields(limits):
+                    values = next(reader)
             except StopIteration:
                 return
             except (csv.Error, DataError) as error:
@@ -107,6 +109,17 @@ def delimited_rows(descriptor: int, shown_path: str, limits: Limits) -> Iterator
                 continue
             fields = {name: value or None for name, value in zip(columns, values) if name}
             yield Row(where, number, fields, fields.keys())
+
+
+@contextmanager
+def _long_fields(limits: Limits) -> Iterator[None]:
+    """The csv module's own limit, which is one for the whole process, out of the way of ours."""
+    before = csv.field_size_limit()
+    csv.field_size_limit(max(before, limits.document_bytes + 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _with(first: str, lines: Iterator[str]) -> Iterator[str]:

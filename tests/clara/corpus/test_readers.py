@@ -1,5 +1,6 @@
 """Readers of text and of tables, and each way in which a file can be bad."""
 
+import csv
 import json
 import os
 
@@ -205,6 +206,15 @@ def test_tables_with_any_delimiter(opened, delimiter):
         ("f.csv:2", {"id": "1", "text": 'a "b"\r\nc', "n": None}),
         ("f.csv:5", {"id": "2", "text": "x", "n": "3"}),
     ]
+
+
+def test_fields_longer_than_the_csv_module_reads_by_itself(opened):
+    before = csv.field_size_limit()
+    long = "x" * (before + 1)
+    rows = delimited_rows(opened(f"id,text\n1,{long}\n2,y\n"), "f", Limits())
+    assert next(rows).values["text"] == long
+    assert csv.field_size_limit() == before  # between records, too: it is one for the process
+    assert [row.values["text"] for row in rows] == ["y"]
 
 
 def test_a_table_with_tabs_by_its_name(opened):

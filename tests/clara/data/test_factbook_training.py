@@ -304,7 +304,7 @@ def test_two_processes_write_the_same_bytes(tmp_path, thirteen_countries):
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
         for name in ("here", "there")
     )
-    assert len(first) == 25
+    assert len(first) == 28
     assert first == second
     assert json.loads(first["ranking.test.jsonl"].splitlines()[0])["answer"]
 
