@@ -67,8 +67,9 @@ class Warm:
         self._server = subprocess.Popen(
             [sys.executable, str(server), path, *modules],
             # Bars that have no other switch: tqdm reads this when it is imported, in the command
-            # line after `clara` has set it.
-            env={**environment, "TQDM_DISABLE": "1"},
+            # line after `clara` has set it. And NumPy's library must not start threads: a baseline
+            # of the benchmarks, which tests import, asks for as many as there are cores.
+            env={**environment, "TQDM_DISABLE": "1", "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

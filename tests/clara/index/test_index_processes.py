@@ -177,7 +177,7 @@ def test_a_killed_upgrade_leaves_the_index_as_it_was(make_second, warm, when):
     with subprocess.Popen(command, **pipes) as upgrader:
         for line in upgrader.stdout:
             if line == f"{when}\n":
-                upgrader.kill()
+                kill(upgrader)
                 break
     assert upgrader.returncode == -signal.SIGKILL
     reader = MemoryIndex.open(index.path)
