@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from clara.data import read_documents
+from tests.clara.cli.conftest import COMMAND
 from tests.clara.corpus.made_files import DEEP, pdf_of
 
 
@@ -168,6 +169,12 @@ def test_mistakes_about_the_output(refused, folder, tmp_path):
     assert "old" in (folder / "d.jsonl").read_text()
 
 
+@pytest.fixture
+def command():
+    """In a new Python: the test below looks at the children of the process that it starts."""
+    return COMMAND
+
+
 @pytest.mark.slow
 def test_a_killed_write_leaves_what_was_there_and_can_be_run_again(start, folder, tmp_path):
     (tmp_path / "out").mkdir()
@@ -177,6 +184,7 @@ def test_a_killed_write_leaves_what_was_there_and_can_be_run_again(start, folder
     writing = start("corpus", "write", str(folder), "-o", str(file))
     readers = []
     while not readers or readers[0].cpu_times().user < 1.5:  # until it has begun with the page
+        assert writing.poll() is None
         time.sleep(0.05)
         readers = psutil.Process(writing.pid).children()
     writing.kill()
