@@ -10,21 +10,19 @@ Each finished rate becomes a line of the results. `--table` only prints.
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.environment import environment
+from bench.memory_options import drawn_examples, measured_model, memory_parser, parsed
 from bench.program import results_path, run_on_cpu
 from bench.runs import Run, RunFile, read_runs
-from clara import Clara, ClaraConfig
-from clara.data.examples import ExampleFile, RankingExample, ranking_example
-from clara.data.factbook import smollm2_file
+from clara import Clara
+from clara.data.examples import RankingExample
 from clara.model.answers import Found
 from clara.reports.tables import Table
 
@@ -80,7 +78,10 @@ def reranking(runs: Sequence[Run]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _options(arguments)
+    parser = memory_parser(
+        "bench.reranking", "Recall with and without reranking.", rates=(4, 8), questions=400
+    )
+    options = parsed(parser, arguments)
     return run_on_cpu("bench.reranking", arguments, options.threads, partial(_run, options))
 
 
@@ -92,44 +93,14 @@ def _run(options: argparse.Namespace, command: str) -> None:
         return
     settings = {"questions": options.questions, "data": options.data.name}
     finished = RunFile(output, COMPARISON, settings, {**known, "command": command})
-    examples = list(ExampleFile(options.data, ranking_example))
-    random.Random(0).shuffle(examples)
-    model = _model(options.model)
+    examples = drawn_examples(options.data, options.questions)
+    model = measured_model(options.model)
     for rate in options.rates:
         names: dict[str, Any] = {"memory": options.name, "rate": rate}
         if not finished.holds(names):
-            run = finished.add(names, recalls(model, examples[: options.questions], rate))
+            run = finished.add(names, recalls(model, examples, rate))
             print(f"{options.name}, rate {rate}: {run.found}", flush=True)
     print(f"\n{reranking(finished.runs).markdown(level=0)}", end="")
-
-
-def _model(folder: Path | None) -> Clara:
-    if folder is not None:
-        return Clara.from_pretrained(folder)
-    config = ClaraConfig(memory_form="spans", compression_rate=4, document_length=160)
-    return Clara.from_backbone(str(smollm2_file()), config)
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.reranking", description="Recall with and without reranking."
-    )
-    parser.add_argument("--model", type=Path, help="folder; default: span means of SmolLM2-135M")
-    parser.add_argument("--name", help="what the table calls the model's memory")
-    parser.add_argument("--data", type=Path, default=Path("data/factbook/ranking.validation.jsonl"))
-    parser.add_argument("--questions", type=int, default=400)
-    parser.add_argument("--rates", type=int, nargs="+", default=[4, 8])
-    parser.add_argument("--output", type=Path, help="default: a file in bench/results/PROCESSOR/")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="print what is there")
-    options = parser.parse_args(arguments)
-    if (options.model is None) != (options.name is None):
-        parser.error("--model and --name go together")
-    options.name = options.name or "span means of SmolLM2-135M, untrained"
-    for name in ("questions", "threads"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
-    return options
 
 
 if __name__ == "__main__":

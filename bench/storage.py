@@ -12,7 +12,6 @@ Each finished rate becomes lines of the results. `--table` only prints.
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,11 +22,11 @@ from typing import Any
 import torch
 
 from bench.environment import environment
+from bench.memory_options import drawn_examples, measured_model, memory_parser, parsed
 from bench.program import results_path, run_on_cpu
 from bench.runs import Run, RunFile, read_runs
-from clara import Clara, ClaraConfig, CompressedDocuments
-from clara.data.examples import ExampleFile, RankingExample, ranking_example
-from clara.data.factbook import smollm2_file
+from clara import Clara, CompressedDocuments
+from clara.data.examples import RankingExample
 from clara.index import MemoryIndex
 from clara.index.storage import STORAGES
 from clara.reports.tables import Table
@@ -138,7 +137,14 @@ def storage_table(runs: Sequence[Run]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _options(arguments)
+    parser = memory_parser(
+        "bench.storage",
+        "What is found of memory in fewer bits.",
+        rates=(4, 16),
+        documents=300,
+        questions=200,
+    )
+    options = parsed(parser, arguments)
     return run_on_cpu("bench.storage", arguments, options.threads, partial(_run, options))
 
 
@@ -154,12 +160,10 @@ def _run(options: argparse.Namespace, command: str) -> None:
         "data": options.data.name,
     }
     finished = RunFile(output, COMPARISON, settings, {**known, "command": command})
-    examples = list(ExampleFile(options.data, ranking_example))
-    random.Random(0).shuffle(examples)
-    examples = examples[: options.questions]
+    examples = drawn_examples(options.data, options.questions)
     texts = passages(examples, options.documents)
     questions = [example.question for example in examples]
-    model = _model(options.model)
+    model = measured_model(options.model, dtype="float32")
     rates = options.rates if model.config.memory_form == "spans" else [None]
     for rate in rates:
         names: dict[str, Any] = {"memory": options.name, "rate": rate}
@@ -170,38 +174,6 @@ def _run(options: argparse.Namespace, command: str) -> None:
                 finished.add({**names, "storage": storage}, found)
                 print(f"{options.name}, rate {rate}, {storage}: {found}", flush=True)
     print(f"\n{storage_table(finished.runs).markdown(level=0)}", end="")
-
-
-def _model(folder: Path | None) -> Clara:
-    if folder is not None:
-        return Clara.from_pretrained(folder, dtype="float32")
-    config = ClaraConfig(
-        memory_form="spans", compression_rate=4, document_length=160, dtype="float32"
-    )
-    return Clara.from_backbone(str(smollm2_file()), config)
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.storage", description="What is found of memory in fewer bits."
-    )
-    parser.add_argument("--model", type=Path, help="folder; default: span means of SmolLM2-135M")
-    parser.add_argument("--name", help="what the table calls the model's memory")
-    parser.add_argument("--data", type=Path, default=Path("data/factbook/ranking.validation.jsonl"))
-    parser.add_argument("--documents", type=int, default=300)
-    parser.add_argument("--questions", type=int, default=200)
-    parser.add_argument("--rates", type=int, nargs="+", default=[4, 16])
-    parser.add_argument("--output", type=Path, help="default: a file in bench/results/PROCESSOR/")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="print what is there")
-    options = parser.parse_args(arguments)
-    if (options.model is None) != (options.name is None):
-        parser.error("--model and --name go together")
-    options.name = options.name or "span means of SmolLM2-135M, untrained"
-    for name in ("documents", "questions", "threads"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
-    return options
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ class CorpusDocument:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of text, title and metadata; see `digest_of`."""
-        return digest_of(self.text, self.title, self.metadata)
+        """SHA-256 of text, title, metadata and marks; see `digest_of`."""
+        return digest_of(self.text, self.title, self.metadata, self.marks)
 
     def plain(self) -> Document:
         """The part of it that is compressed."""
@@ -90,7 +90,9 @@ class Failure:
         return f"{self.where}: {self.reason}"
 
 
-def digest_of(text: str, title: str | None, metadata: Mapping[str, Scalar]) -> str:
+def digest_of(
+    text: str, title: str | None, metadata: Mapping[str, Scalar], marks: Sequence[Mark] = ()
+) -> str:
     """SHA-256 of what a document holds, 64 hexadecimal digits.
 
     It depends on nothing else: not on the file's kind or time, nor on the order of the metadata.
@@ -98,9 +100,9 @@ def digest_of(text: str, title: str | None, metadata: Mapping[str, Scalar]) -> s
 
     Example:
         >>> digest_of("Aruba is an island.", None, {})[:8]
-        '61f0bac0'
+        '54752fb6'
     """
-    content = [text, title, dict(sorted(metadata.items()))]
+    content = [text, title, dict(sorted(metadata.items())), marks]
     encoded = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(encoded.encode("ascii")).hexdigest()
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/inverse_norms.hpp"
+#include "core/round_up.hpp"
 
 namespace clara {
 namespace {
@@ -13,8 +14,6 @@ constexpr int kSomeRows = 64, kManyRows = 128;  // of a block
 constexpr int64_t kFewQueries = 24;             // which wait for memory more than they multiply
 constexpr int64_t kSecondLevelCache = 1 << 20;  // bytes of it that queries may take
 constexpr int64_t kPage = 4096;                 // what the sets of a cache repeat after, or a part
-
-constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/parallel.hpp"
+#include "core/round_up.hpp"
 
 namespace clara {
 namespace {
@@ -24,10 +25,6 @@ constexpr float kRoundingOfRow = 0x1.02p-8f, kStepOfMargin = 0x1p-13f;
 constexpr double kSafety = 1.001;  // for what is itself computed in float32
 
 constexpr int64_t kItem = 2, kPairBytes = 2 * kItem;  // bytes of bfloat16 values
-
-int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-int64_t whole_lines(int64_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
 
 }  // namespace
 
@@ -96,7 +93,7 @@ Screen::Screen(const PackedQueries& queries, const RoundedQueries& rounded,
       most_kept_(2 * k + kKeptBeside),
       rounds_rows_(searched.rows.type != DataType::bfloat16),
       padded_(rounded.groups() * kScreenQueries),
-      row_stride_(whole_lines(2 * rounded.chunks().size) + kCacheLine),
+      row_stride_(round_up(kItem * rounded.chunks().size, kCacheLine) + kCacheLine),
       copied_(kScreenRows * row_stride_),
       copies_(copied_.data()),
       sums_(kBlockRows * padded_),

@@ -3,12 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/round_up.hpp"
+
 namespace clara {
-namespace {
-
-int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
 
 TileMultiplier::TileMultiplier(const QueryLayout& queries, const Rows& rows, const TileWay& way,
                                int block_rows, int64_t copy_bytes)
@@ -25,7 +22,7 @@ void TileMultiplier::multiply(const RowBlock& block, const RowBlock& next, float
     if (block.count <= 0) return;
     const Chunks& chunks = queries_.chunks;
     const int64_t item = item_size(rows_.type);
-    const int rows = static_cast<int>(div_up(block.count, kTileRows) * kTileRows);
+    const int rows = static_cast<int>(round_up(block.count, kTileRows));
     const char* addresses[RowBlock::kMost];
     const char* ahead[RowBlock::kMost];
     for (int64_t chunk = 0; chunk < chunks.count; ++chunk) {

@@ -1,12 +1,16 @@
 """`clara corpus`: what files hold, shown and written."""
 
+import inspect
 import json
 import os
 import time
+from dataclasses import asdict
 
 import psutil
 import pytest
 
+from clara.cli.corpus import show, write
+from clara.corpus import Limits
 from clara.data import read_documents
 from tests.clara.cli.conftest import COMMAND
 from tests.clara.corpus.made_files import DEEP, pdf_of
@@ -202,3 +206,11 @@ def test_rows_of_a_table_need_no_id(clara, tmp_path):
     (tmp_path / "t.csv").write_text("about;n\nA town;5\n")
     printed = clara("corpus", "show", f"towns={tmp_path}/t.csv", "--text-field", "about").stdout
     assert printed.startswith("towns/1 [csv, 6 bytes] A town\n")
+
+
+def test_limits_of_the_commands_are_those_of_the_library():
+    """Written again in the commands, which hardly import anything."""
+    limits = asdict(Limits())
+    for command in (show, write):
+        defaults = inspect.signature(command).parameters
+        assert {name: defaults[f"max_{name}"].default for name in limits} == limits

@@ -15,11 +15,13 @@ def test_examples_in_docstrings():
 
 
 def test_a_digest_is_that_of_the_content():
-    written = b'["\\u00e9",null,{"a":1,"b":null}]'
+    written = b'["\\u00e9",null,{"a":1,"b":null},[]]'
     expected = hashlib.sha256(written).hexdigest()
     assert digest_of("é", None, {"b": None, "a": 1}) == expected
     assert CorpusDocument("x", "é", metadata={"a": 1, "b": None}).digest == expected
     assert CorpusDocument("y", "é", metadata={"a": 1, "b": None}, kind="csv").digest == expected
+    marked = CorpusDocument("z", "text", marks=(Mark(0, "page 1"),))
+    assert marked.digest == hashlib.sha256(b'["text",null,{},[[0,"page 1"]]]').hexdigest()
 
 
 def test_what_differs_has_another_digest():
@@ -33,6 +35,9 @@ def test_what_differs_has_another_digest():
         ("text", None, {"a": True}),
         ("text", None, {"a": "1"}),
         ("text", None, {"b": 1}),
+        ("text", None, {}, [Mark(0, "# a")]),
+        ("text", None, {}, [Mark(0, "## a")]),
+        ("text", None, {}, [Mark(1, "# a")]),
     ]
     assert len({digest_of(*content) for content in contents}) == len(contents)
 
