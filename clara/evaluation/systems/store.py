@@ -187,9 +187,10 @@ class IndexedMemory:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Numbers of an index may be stored in other bits, and texts be cut in other chunks."""
+        """Memory may be stored in other bits or read in others, and texts cut in other chunks."""
         index = {
-            "dtype": self._index.storage,
+            "dtype": str(self._index.dtype).removeprefix("torch."),
+            "storage": self._index.storage,
             "chunks": len(self._index),
             "settings": self._index.settings,
         }

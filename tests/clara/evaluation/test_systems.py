@@ -158,7 +158,8 @@ def test_an_index_that_stores_memory_otherwise_is_another_system(tiny_model, tmp
     settings = []
     for storage in ("float32", "int8"):
         stored = IndexedMemory(tiny_model, index_of(tiny_model, tmp_path / storage, storage))
-        assert stored.settings["index"]["dtype"] == storage
+        held = stored.settings["index"]
+        assert (held["storage"], held["dtype"]) == (storage, "float32")
         settings.append(MemorySystem(stored).settings)
     assert settings[0] != settings[1]
 
