@@ -28,7 +28,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "clara train pretrain --config recipes/smollm2-135m/16x.yaml",
         "clara train instruct --config run.yaml --max-steps 20 --resume",
     ),
-    "plot": ("clara plot runs/mine/pretrain --output curves.png",),
+    "plot": (
+        "clara plot runs/mine/pretrain --output curves.png",
+        "clara plot runs/first runs/second --begin 0 --begin 1200 --output curves.png",
+    ),
     "synthesize": (
         "export OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none",
         "clara synthesize --corpus docs.jsonl --output scp.jsonl --generator openai:m",

@@ -63,21 +63,43 @@ def train(
 
 
 def plot(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a training run. Several are drawn as one training, each going on from "
+            "the one before.",
+        ),
+    ],
+    begin: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--begin",
+            metavar="STEP",
+            help="With several runs, once for each: how many steps were done when it began. "
+            "Default: 0, then what the runs before have logged.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="PNG file. Default: RUN/curves.png.", show_default=False),
+        typer.Option(
+            "--output",
+            help="PNG file. Default: curves.png in the folder of the last RUN.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Draw the curves of a training run."""
-    target = output or run_folder / "curves.png"
-    if not (run_folder / "log.jsonl").is_file():
-        raise CommandError(f"{run_folder}: is not a training run: it has no log.jsonl")
+    target = output or runs[-1] / "curves.png"
+    for run_folder in runs:
+        if not (run_folder / "log.jsonl").is_file():
+            raise CommandError(f"{run_folder}: is not a training run: it has no log.jsonl")
     if not target.absolute().parent.is_dir():
         raise CommandError(f"{target.parent}: no such folder")
     check_parent(target)
-    from clara.training.plot import plot_run
+    from clara.training.plot import plot_runs
 
     with user_errors():
-        plot_run(run_folder, target)
+        plot_runs(runs, target, begin or ())
     print(target)

@@ -1,9 +1,11 @@
-"""The curves of a run as a picture."""
+"""The curves of a run, or of runs that go on from one another, as a picture."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,20 +68,19 @@ _COLOURS = (
 )
 
 
-def plot_run(run: Path, output: Path) -> None:
-    """Draw what a run has logged so far, one panel for each kind of figure.
+def plot_runs(runs: Sequence[Path], output: Path, begins: Sequence[int] = ()) -> None:
+    """Draw what runs have logged so far, one panel for each kind of figure.
 
     Args:
-        run: folder with a `log.jsonl`.
+        runs: folders with a `log.jsonl`. Several are one training, each going on from the model of
+            the one before.
         output: PNG file to write.
+        begins: see `joined`.
 
     Raises:
-        ValueError: no such run, nothing logged yet, or matplotlib is not installed.
+        ValueError: see `joined`; or nothing is logged yet, or matplotlib is not installed.
     """
-    file = run / LOG
-    if not file.is_file():
-        raise ValueError(f"{run}: is not a training run: it has no {LOG}")
-    records = read_log(file)
+    records = joined(runs, begins)
     panels = [
         (title, curves)
         for title, curves in (
@@ -89,7 +90,7 @@ def plot_run(run: Path, output: Path) -> None:
         if curves
     ]
     if not panels:
-        raise ValueError(f"{file}: nothing is logged yet")
+        raise ValueError(f"{runs[0] / LOG}: nothing is logged yet")
     if find_spec("matplotlib") is None:
         raise ValueError("drawing needs the package matplotlib: pip install matplotlib")
     from matplotlib.figure import Figure
@@ -113,6 +114,42 @@ def plot_run(run: Path, output: Path) -> None:
     for axis in axes[len(panels) :]:
         axis.remove()
     figure.savefig(output, format="png", dpi=120)
+
+
+def joined(runs: Sequence[Path], begins: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """The records of runs that go on from one another, with the steps of all together.
+
+    A run may have gone on from a checkpoint before the last: what the run before it logged after
+    that step is left out.
+
+    Args:
+        runs: folders with a `log.jsonl`, at least one.
+        begins: for each run, how many steps were done when it began, ascending. Default: 0, and
+            then what the runs before have logged.
+
+    Raises:
+        ValueError: no such run, a log is damaged, or `begins` has another length or another order.
+    """
+    logs = []
+    for run in runs:
+        if not (run / LOG).is_file():
+            raise ValueError(f"{run}: is not a training run: it has no {LOG}")
+        logs.append(read_log(run / LOG))
+    if not begins:
+        lengths = [max((record["step"] for record in log), default=0) for log in logs]
+        begins = list(accumulate(lengths[:-1], initial=0))
+    elif len(begins) != len(runs):
+        raise ValueError(f"begin must be given for each of the {len(runs)} runs, got {len(begins)}")
+    elif begins[0] < 0 or any(later <= former for former, later in pairwise(begins)):
+        shown = ", ".join(map(str, begins))
+        raise ValueError(f"begin must be steps in ascending order, the first 0 or more: {shown}")
+    ends = [*begins[1:], math.inf]
+    return [
+        {**record, "step": begin + record["step"]}
+        for log, begin, end in zip(logs, begins, ends, strict=True)
+        for record in log
+        if begin + record["step"] <= end
+    ]
 
 
 class _Curve(NamedTuple):

@@ -295,3 +295,22 @@ def test_a_terminal_gets_a_bar(start, settings):
 
 def test_a_plot_of_nothing(refused, tmp_path):
     assert "is not a training run" in refused("plot", str(tmp_path))
+
+
+def test_a_plot_of_runs_that_go_on_from_one_another(clara, refused, tmp_path):
+    pytest.importorskip("matplotlib")
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for run in runs:
+        run.mkdir()
+        (run / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    names = [str(run) for run in runs]
+    done = clara("plot", *names, "--begin", "0", "--begin", "1")
+    assert done.stdout.strip() == str(runs[1] / "curves.png")
+    assert (runs[1] / "curves.png").read_bytes().startswith(b"\x89PNG")
+    (runs[1] / "curves.png").unlink()
+    assert "for each of the 2 runs, got 1" in refused("plot", *names, "--begin", "3")
+    assert "in ascending order, the first 0 or more: 3, 3" in refused(
+        "plot", *names, "--begin", "3", "--begin", "3"
+    )
+    assert "none: is not a training run" in refused("plot", names[0], str(tmp_path / "none"))
+    assert not (runs[1] / "curves.png").exists()

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from clara.training.plot import plot_run
+from clara.training.plot import joined, plot_runs
 from clara.training.settings import GROUPS
 
 RECORDS = [
@@ -37,7 +37,7 @@ def drawn(file):
 
 @pytest.mark.parametrize("cut", [0, 7])
 def test_curves(log, tmp_path, cut):
-    plot_run(log(cut=cut), tmp_path / "curves.png")
+    plot_runs([log(cut=cut)], tmp_path / "curves.png")
     data = (tmp_path / "curves.png").read_bytes()
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     pixels = drawn(tmp_path / "curves.png")
@@ -45,8 +45,8 @@ def test_curves(log, tmp_path, cut):
 
 
 def test_only_what_was_logged_has_a_panel(log, tmp_path):
-    plot_run(log(), tmp_path / "all.png")
-    plot_run(log([{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]), tmp_path / "one.png")
+    plot_runs([log()], tmp_path / "all.png")
+    plot_runs([log([{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}])], tmp_path / "one.png")
     assert drawn(tmp_path / "one.png").shape[0] < drawn(tmp_path / "all.png").shape[0]
 
 
@@ -67,7 +67,7 @@ def axes(monkeypatch):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 100, 12_345])
 def test_the_axes_show_whole_steps(log, tmp_path, axes, steps):
-    plot_run(log([{**RECORDS[0], "step": step} for step in (1, steps)]), tmp_path / "curves.png")
+    plot_runs([log([{**RECORDS[0], "step": step} for step in (1, steps)])], tmp_path / "curves.png")
     assert len(axes) == 6
     for axis in axes:
         low, high = axis.get_xlim()
@@ -78,7 +78,7 @@ def test_the_axes_show_whole_steps(log, tmp_path, axes, steps):
 
 
 def test_an_evaluation_is_told_from_what_it_evaluates(log, tmp_path, axes):
-    plot_run(log(), tmp_path / "curves.png")
+    plot_runs([log()], tmp_path / "curves.png")
     loss, evaluated = axes[0].get_lines()
     assert (loss.get_label(), evaluated.get_label()) == ("loss", "eval_loss")
     assert loss.get_color() == evaluated.get_color()
@@ -100,7 +100,7 @@ def controls(step):
 
 
 def test_controls_have_a_colour_each_and_rates_a_line(log, tmp_path, axes):
-    plot_run(log([*RECORDS, controls(4), controls(8)]), tmp_path / "curves.png")
+    plot_runs([log([*RECORDS, controls(4), controls(8)])], tmp_path / "curves.png")
     panels = {axis.get_title(): axis.get_lines() for axis in axes}
     lines = {line.get_label(): line for line in panels["exact match of held-out answers"]}
     assert list(lines) == [
@@ -129,7 +129,7 @@ def test_rates_of_candidates_have_a_line_each(log, tmp_path, axes):
         | {f"eval_recall_candidates@{k}@{rate}": 0.5 for k in (1, 5) for rate in (16, 4)}
         for step in (2, 4)
     ]
-    plot_run(log(records), tmp_path / "curves.png")
+    plot_runs([log(records)], tmp_path / "curves.png")
     panels = {axis.get_title(): axis.get_lines() for axis in axes}
     loss = {line.get_label(): line for line in panels["held-out loss by rate"]}
     assert list(loss) == ["eval_loss, rate 4", "eval_loss, rate 16"]
@@ -138,21 +138,47 @@ def test_rates_of_candidates_have_a_line_each(log, tmp_path, axes):
     assert recall == [f"{k}, rate {rate}" for k in ("first", "first five") for rate in (4, 16)]
 
 
+def test_runs_that_go_on_from_one_another_are_one_training(tmp_path, axes):
+    runs = [tmp_path / name for name in ("first", "second", "third")]
+    for run, last in zip(runs, (30, 20, 10), strict=True):
+        run.mkdir()
+        records = [{"step": step, "loss": float(last)} for step in range(10, last + 1, 10)]
+        records.append({"step": last, "eval_loss": 1.0})
+        (run / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+
+    def losses(begins=()):
+        return [(r["step"], r["loss"]) for r in joined(runs, begins) if "loss" in r]
+
+    assert losses() == [(10, 30), (20, 30), (30, 30), (40, 20), (50, 20), (60, 10)]
+    # The second began at step 20 of the first, whose last steps were taken back.
+    found = losses([0, 20, 35])
+    assert found == [(10, 30), (20, 30), (30, 20), (45, 10)]
+    evaluated = [r["step"] for r in joined(runs, [0, 20, 35]) if "eval_loss" in r]
+    assert evaluated == [45]
+    plot_runs(runs, tmp_path / "curves.png", [100, 120, 140])
+    assert list(axes[0].get_lines()[0].get_xdata()) == [110, 120, 130, 140, 150]
+    with pytest.raises(ValueError, match="begin must be given for each of the 3 runs, got 2"):
+        joined(runs, [0, 20])
+    for wrong in ([0, 20, 20], [-1, 20, 30], [30, 20, 40]):
+        with pytest.raises(ValueError, match="begin must be steps in ascending order"):
+            joined(runs, wrong)
+
+
 def test_all_groups_have_curves(log, tmp_path, axes):
     groups = {f"{kind}_{group}": 1.0 for kind in ("grad_norm", "learning_rate") for group in GROUPS}
     records = [{"step": step, "loss": 1.0, "learning_rate": 1.0, **groups} for step in (1, 2)]
-    plot_run(log(records), tmp_path / "curves.png")
+    plot_runs([log(records)], tmp_path / "curves.png")
     counts = {axis.get_title(): len(axis.get_lines()) for axis in axes}
     assert counts == {"loss": 1, "gradient norm": 6, "learning rate": 7}
 
 
 def test_what_cannot_be_drawn(log, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"it has no log\.jsonl"):
-        plot_run(tmp_path, tmp_path / "curves.png")
+        plot_runs([tmp_path], tmp_path / "curves.png")
     with pytest.raises(ValueError, match="nothing is logged yet"):
-        plot_run(log([]), tmp_path / "curves.png")
+        plot_runs([log([])], tmp_path / "curves.png")
     log()
     monkeypatch.setattr("clara.training.plot.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package matplotlib"):
-        plot_run(tmp_path, tmp_path / "curves.png")
+        plot_runs([tmp_path], tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
