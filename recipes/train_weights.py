@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -259,13 +260,18 @@ def restore(source: Path, folder: Path, recipe: Mapping[str, Any] | None = None)
             weight depends on it, and a recipe may change it between snapshots.
 
     Raises:
-        SnapshotError: a file of the snapshot is missing.
+        SnapshotError: a file of the snapshot is missing or damaged. `folder` is as it was then.
     """
     needed = [source / "config.json", source / MEMORY_TOKENS, source / CONNECTORS]
     needed += [source / name / _ADAPTER for name in ADAPTERS if name != QUERY_REASONER]
     for file in needed:
         if not file.is_file():
             raise SnapshotError(f"{source}: not a whole snapshot, {file.name} is missing")
+    for file in source.rglob("*.safetensors"):
+        try:
+            load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise SnapshotError(f"{file}: damaged, not a whole snapshot: {error}") from error
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder)
     if recipe is not None:

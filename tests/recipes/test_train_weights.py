@@ -179,6 +179,25 @@ def test_an_interrupted_snapshot_is_named(weights, tmp_path, capsys):
     assert "not a whole snapshot, adapter_model.safetensors is missing" in said
 
 
+@pytest.mark.parametrize("kept", [0, 100, 1000])
+def test_a_snapshot_whose_file_was_cut_off_is_named(weights, tmp_path, kept, capsys):
+    made, start = tmp_path / "snapshots" / "tiny", tmp_path / "runs" / "snapshot"
+    for name in ("compressor", "generator"):
+        (made / name).mkdir(parents=True)
+        save_file({"rows": torch.ones(500)}, made / name / "adapter_model.safetensors")
+    for name in ("memory_tokens.safetensors", "connectors.safetensors"):
+        save_file({"rows": torch.ones(500)}, made / name)
+    (made / "config.json").write_text("{}")
+    start.mkdir(parents=True)
+    (start / "earlier").write_text("stays")
+    cut = made / "compressor" / "adapter_model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:kept])
+    assert weights.main(["--stage", "instruct"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "compressor/adapter_model.safetensors: damaged, not a whole snapshot" in said
+    assert (start / "earlier").read_text() == "stays"
+
+
 def test_the_curriculum_goes_on_where_the_snapshot_was_made(weights, tmp_path):
     phases = [
         {"until": 60, "averages_only": True},

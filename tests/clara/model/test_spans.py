@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from transformers import GemmaConfig, LlamaConfig
+from transformers import GemmaConfig, GraniteConfig, LlamaConfig
 
 from clara import Clara, ClaraConfig, CompressedDocuments
 from clara.model.connector import weighted_means
@@ -132,25 +132,39 @@ def test_an_untrained_model_averages_and_at_rate_one_is_the_text(tiny_backbone, 
 
 
 def test_at_rate_one_the_generator_reads_the_text(untrained):
-    model = untrained
-    draw_adapters(model, seed=3)
+    draw_adapters(untrained, seed=3)
     try:
-        found = model.compress(TEXTS[:1], compression_rate=1)
-        (prompt,) = model.memory_prompts(QUESTIONS[:1], [found.counts], ["Ada"])
-        ids = model.tokenizer.encode_texts(TEXTS[:1])[0].ids
-        at = prompt.first_slot
-        replaced = [*prompt.ids[:at], *ids, *prompt.ids[at + len(ids) :]]
-        assert Marker.MEMORY not in replaced
-        ours = model.embed(torch.tensor(prompt.ids), found.memory[0])
-        theirs = model.embed(torch.tensor(replaced), found.memory[0, :0])
-        with torch.no_grad(), model.adapters.active("generator"):
-            logits = [model.backbone(inputs_embeds=each[None]).logits for each in (ours, theirs)]
-        torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
+        check_the_generator_reads_the_text(untrained)
     finally:
         for name in ("compressor", "query_reasoner", "generator"):
-            for key, value in model.adapters.parameters(name).items():
+            for key, value in untrained.adapters.parameters(name).items():
                 if "lora_B" in key:
                     value.data.zero_()
+
+
+def test_a_multiplier_of_the_backbone_reaches_memory_as_it_does_text(random_backbone):
+    """Granite multiplies what its embedding layer returns, memory among it."""
+    folder = random_backbone(GraniteConfig, embedding_multiplier=3.0)
+    model = draw_adapters(Clara.from_backbone(folder, spans_config()), seed=3)
+    found = model.compress(TEXTS[:1], compression_rate=1)
+    ids = model.tokenizer.encode_texts(TEXTS[:1])[0].ids
+    assert torch.equal(found.memory[0], embedding(model, ids))
+    check_the_generator_reads_the_text(model)
+
+
+def check_the_generator_reads_the_text(model):
+    """The generator's logits are those of the same prompt with tokens in place of memory."""
+    found = model.compress(TEXTS[:1], compression_rate=1)
+    (prompt,) = model.memory_prompts(QUESTIONS[:1], [found.counts], ["Ada"])
+    ids = model.tokenizer.encode_texts(TEXTS[:1])[0].ids
+    at = prompt.first_slot
+    replaced = [*prompt.ids[:at], *ids, *prompt.ids[at + len(ids) :]]
+    assert Marker.MEMORY not in replaced
+    ours = model.embed(torch.tensor(prompt.ids), found.memory[0])
+    theirs = model.embed(torch.tensor(replaced), found.memory[0, :0])
+    with torch.no_grad(), model.adapters.active("generator"):
+        logits = [model.backbone(inputs_embeds=each[None]).logits for each in (ours, theirs)]
+    torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_documents_memory_does_not_depend_on_its_neighbours(model):

@@ -5,7 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from clara.backbone.adapters import COMPRESSOR, QUERY_REASONER
+from clara import Clara
+from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import AnswerExample, PretrainingExample, RankingExample
 from clara.model.encoding import answer_cross_entropy
 from clara.text.packing import PackedPrompts
@@ -285,6 +286,26 @@ def test_every_evaluation_of_a_run_has_controls(settings, tmp_path, stage):
     shown = describe(tmp_path / "run")["scores"]
     assert set(shares + losses) <= shown.keys()
     assert outcome.metrics["eval_exact_match"] == records[1]["eval_exact_match"]
+
+
+def test_the_best_checkpoint_has_the_highest_mean_exact_match(settings, tmp_path, monkeypatch):
+    scores = iter([0.2, 0.6, 0.4])
+    measure = Controls.measure
+    monkeypatch.setattr(
+        Controls, "measure", lambda self: measure(self) | {"exact_match": next(scores)}
+    )
+    made = settings(
+        eval_steps=1,
+        save_steps=1,
+        max_steps=3,
+        load_best_model_at_end=True,
+        metric_for_best_model="exact_match",
+    )
+    outcome = run("instruct", made)
+    folders = [outcome.model, *(tmp_path / "run" / f"checkpoint-{step}" for step in (2, 3))]
+    kept, best, last = (Clara.from_pretrained(each).adapters.state(GENERATOR) for each in folders)
+    assert all(torch.equal(kept[name], value) for name, value in best.items())
+    assert not all(torch.equal(kept[name], value) for name, value in last.items())
 
 
 def test_a_run_goes_on_as_without_controls(settings, tmp_path):

@@ -10,6 +10,7 @@ from clara.training.collators import CompressionCollator, RankingCollator
 from clara.training.compression import CompressionObjective
 from clara.training.contrastive import ContrastiveObjective
 from clara.training.encoder import Encoder
+from clara.training.stages import start_query_reasoner
 from clara_kernels import select_topk
 
 from .conftest import random_model
@@ -114,6 +115,18 @@ def test_what_was_trained_is_saved(make_model, tmp_path):
     assert loaded.fingerprint == model.fingerprint
     texts = [text for e in ANSWERS for text in e.documents]
     assert torch.equal(loaded.compress(texts).memory, model.compress(texts).memory)
+
+
+def test_a_query_reasoner_begins_with_the_compressors_connector(make_model):
+    model = make_model()
+    connectors = [model.connectors.of(name).up for name in (COMPRESSOR, QUERY_REASONER)]
+    with torch.no_grad():
+        connectors[0].add_(1)
+    before = model.fingerprint
+    assert start_query_reasoner(model, "compressor")
+    assert torch.equal(*connectors)
+    assert connectors[0] is not connectors[1]
+    assert model.fingerprint == before
 
 
 def test_end_to_end_loss_and_recall(make_model, tmp_path):
