@@ -261,12 +261,14 @@ def restore(source: Path, folder: Path, recipe: Mapping[str, Any] | None = None)
 
     Raises:
         SnapshotError: a file of the snapshot is missing or damaged. `folder` is as it was then.
+        ValueError: so are its settings.
     """
     needed = [source / "config.json", source / MEMORY_TOKENS, source / CONNECTORS]
     needed += [source / name / _ADAPTER for name in ADAPTERS if name != QUERY_REASONER]
     for file in needed:
         if not file.is_file():
             raise SnapshotError(f"{source}: not a whole snapshot, {file.name} is missing")
+    config = ClaraConfig.load(source / "config.json")
     for file in source.rglob("*.safetensors"):
         try:
             load_file(file)
@@ -275,7 +277,6 @@ def restore(source: Path, folder: Path, recipe: Mapping[str, Any] | None = None)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder)
     if recipe is not None:
-        config = ClaraConfig.load(folder / "config.json")
         slope = recipe.get("span_slope", ClaraConfig.span_slope)
         config.replace(span_slope=slope).save(folder / "config.json")
     if not (folder / QUERY_REASONER).exists():
@@ -347,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         return _trained(given)
-    except ClaraError as error:
+    except (ClaraError, ValueError) as error:
         say(f"error: {error}")
         return 1
 

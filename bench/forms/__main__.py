@@ -12,10 +12,10 @@ is made again and goes on with what is missing, from the last checkpoint. `--tab
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
@@ -23,11 +23,9 @@ import torch
 
 from bench.environment import environment
 from bench.memory_forms import FORMS
-from bench.program import results_path
+from bench.program import results_path, run_on_cpu
 from bench.runs import RunFile, read_runs
 from clara.data.factbook import smollm2_file
-from clara.errors import ClaraError
-from clara.terminal.printing import one_line, quiet_libraries
 
 from .table import COMPARISON, forms
 from .training import SEEDS, Place, Size, folder_of, train
@@ -39,19 +37,11 @@ _RATES = (4, 8, 2, 16)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    try:
-        _run(options, shlex.join(["python", "-m", "bench.forms", *(arguments or sys.argv[1:])]))
-    except ClaraError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    return run_on_cpu("bench.forms", arguments, options.threads, partial(_run, options))
 
 
 def _run(options: argparse.Namespace, command: str) -> None:
-    device = torch.device("cpu")
-    torch.set_num_threads(options.threads)
-    quiet_libraries()
-    known = environment(device)
+    known = environment(torch.device("cpu"))
     output = options.output or results_path(str(known["device"]), FILE)
     if options.table:
         print(forms(read_runs(output)).markdown(level=0), end="")

@@ -13,11 +13,11 @@ on with what is missing, from the last checkpoint. `--table` only prints.
 from __future__ import annotations
 
 import argparse
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,10 @@ import torch
 
 from bench.environment import environment
 from bench.memory_forms import FORMS
-from bench.program import results_path
+from bench.program import results_path, run_on_cpu
 from bench.runs import RunFile, read_runs
 from bench.watching import Watch
-from clara.errors import ClaraError
 from clara.files.writing import new_folder
-from clara.terminal.printing import one_line, quiet_libraries
 from clara.training.folder import MODEL
 from clara.training.run import run
 
@@ -134,18 +132,11 @@ def _data(seed: int, size: Size, work: Path, writing: float) -> Path:
 
 def main(arguments: Sequence[str] | None = None, size: Size = Size()) -> int:
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
-    quiet_libraries()
-    command = ["python", "-m", "bench.learning.comparison", *(arguments or sys.argv[1:])]
-    try:
-        _run(options, shlex.join(command), size)
-    except ClaraError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    measured = partial(_run, options, size)
+    return run_on_cpu("bench.learning.comparison", arguments, options.threads, measured)
 
 
-def _run(options: argparse.Namespace, command: str, size: Size) -> None:
+def _run(options: argparse.Namespace, size: Size, command: str) -> None:
     known = environment(torch.device("cpu"))
     output = options.output or results_path(str(known["device"]), FILE)
     if options.table:

@@ -187,7 +187,7 @@ def test_a_snapshot_whose_file_was_cut_off_is_named(weights, tmp_path, kept, cap
         save_file({"rows": torch.ones(500)}, made / name / "adapter_model.safetensors")
     for name in ("memory_tokens.safetensors", "connectors.safetensors"):
         save_file({"rows": torch.ones(500)}, made / name)
-    (made / "config.json").write_text("{}")
+    ClaraConfig().save(made / "config.json")
     start.mkdir(parents=True)
     (start / "earlier").write_text("stays")
     cut = made / "compressor" / "adapter_model.safetensors"
@@ -195,6 +195,10 @@ def test_a_snapshot_whose_file_was_cut_off_is_named(weights, tmp_path, kept, cap
     assert weights.main(["--stage", "instruct"]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "compressor/adapter_model.safetensors: damaged, not a whole snapshot" in said
+    (made / "config.json").write_text((made / "config.json").read_text()[: kept // 10])
+    assert weights.main(["--stage", "instruct"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "config.json: cannot read the configuration" in said
     assert (start / "earlier").read_text() == "stays"
 
 

@@ -139,6 +139,20 @@ def test_the_command_goes_on_with_what_is_missing(place, tmp_path, capsys, monke
     assert "holds runs with every 1, not 2; choose another file" in capsys.readouterr().err
 
 
+def test_a_training_of_another_version_is_refused_with_a_line(place, tmp_path, capsys, monkeypatch):
+    def stale(*names):
+        raise ValueError("config.json: unknown setting 'rows'\nsettings are many")
+
+    monkeypatch.setattr(program, "train", stale)
+    output = tmp_path / "forms.jsonl"
+    arguments = ["--output", str(output), "--work", str(place.work), "--backbone", "x"]
+    assert program.main(arguments) == 1
+    assert capsys.readouterr().err == (
+        "error: config.json: unknown setting 'rows' settings are many\n"
+    )
+    assert not output.exists()
+
+
 def test_the_order_and_number_of_trainings():
     order = program.wanted(FORMS, (4, 8, 2, 16), None)
     assert len(order) == len(set(order)) == 3 * (3 + 3 + 1 + 1)
