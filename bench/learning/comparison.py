@@ -38,6 +38,8 @@ from .stages import ABLATIONS, BATCH, STEPS, exact_from_memory, settings_of
 from .table import COMPARISON, learning
 
 FILE = "learning.jsonl"
+_SAVED_EVERY = 2
+"""Minutes between checkpoints. Most trainings end before the first step at which stages save."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def teach(case: Case, seed: int, size: Size, work: Path) -> dict[str, Any]:
     if not (folder / "instruct" / MODEL).exists():
         settings = settings_of("instruct", folder, None, size.most, seed, changes, case.shape, work)
         settings = replace(settings, backbone=str(backbone), train_data=str(data))
+        settings.arguments["save_minutes"] = _SAVED_EVERY
         run("instruct", settings, resume=True, callbacks=[watch])
     curve = watch.records
     reached = [record["step"] for record in curve if record["memory"] >= size.goal]

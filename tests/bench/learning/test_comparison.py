@@ -42,6 +42,7 @@ def test_the_teacher_of_an_ablation_is_the_text_stage(tmp_path, monkeypatch):
     text, instruct = (settings for _, settings in asked)
     assert text.arguments["output_dir"] == instruct.arguments["teacher"] == str(tmp_path / "text")
     assert any((tmp_path / "spans-3-distillation" / "instruct" / "teacher").iterdir())
+    assert instruct.arguments["save_minutes"] == 2  # long before the step at which stages save
 
 
 def test_the_command_goes_on_with_what_is_missing(tmp_path, capsys, monkeypatch):
