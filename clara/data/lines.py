@@ -132,6 +132,12 @@ def _peeked(file: Any) -> bytes:
     return bytes(file.peek(recognition.HEAD))
 
 
+def not_json(error: json.JSONDecodeError) -> str:
+    """What is wrong on a line, and in which column."""
+    what = error.msg.removesuffix(" at")  # of "Unterminated string starting at"
+    return f"not valid JSON: {what} at column {error.colno}"
+
+
 def parsed(raw: bytes, place: str) -> dict[str, Any]:
     """The object on a line.
 
@@ -146,7 +152,7 @@ def parsed(raw: bytes, place: str) -> dict[str, Any]:
             f"{place}: not valid UTF-8: byte 0x{raw[error.start]:02x} at {error.start}"
         ) from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON: {error.msg} at column {error.colno}") from error
+        raise DataError(f"{place}: {not_json(error)}") from error
     except RecursionError as error:
         raise DataError(f"{place}: not valid JSON: nested too deeply") from error
     except ValueError as error:  # a number with thousands of digits

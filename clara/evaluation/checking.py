@@ -17,7 +17,7 @@ def check_dataset(dataset: Dataset, *, answered: bool = True, ranked: bool = Fal
     Raises:
         EvaluationError: there is no question or no document, an id is given twice, a question is
             empty or has no golden answers, or names a document that is not there; names the
-            question and the field.
+            file and line, or the question, and the field.
     """
     if not dataset.questions:
         raise EvaluationError("there are no questions to evaluate")
@@ -25,7 +25,7 @@ def check_dataset(dataset: Dataset, *, answered: bool = True, ranked: bool = Fal
         raise EvaluationError("there are no documents to rank")
     seen: set[str] = set()
     for question in dataset.questions:
-        place = f"question {shown(question.id)}"
+        place = question.place or f"question {shown(question.id)}"
         if question.id in seen:
             raise EvaluationError(f"{place}: this id is given twice")
         seen.add(question.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clara.data.records import Document
 
@@ -18,6 +18,7 @@ class EvaluatedQuestion:
         positives: ids of the documents that hold the answer; empty if they are not known.
         candidates: ids of the documents to rank for this question; None means all documents.
         answerable: False if no document holds the answer; the right reply is then a refusal.
+        place: file and line that it was read from, for messages; None if it was read from none.
     """
 
     id: str
@@ -26,6 +27,7 @@ class EvaluatedQuestion:
     positives: tuple[str, ...] = ()
     candidates: tuple[str, ...] | None = None
     answerable: bool = True
+    place: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

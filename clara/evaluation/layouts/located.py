@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clara.data.lines import Fields
 from clara.data.records import Document
@@ -38,7 +38,7 @@ def golden_answers(fields: Fields, name: str = "golden_answers") -> tuple[str, .
 
 
 def checked(questions: Iterable[Located], documents: dict[str, Document], source: str) -> Dataset:
-    """A data set whose questions name only documents that are there.
+    """A data set whose questions name only documents that are there, and know their places.
 
     Args:
         source: where the questions are from, for the message that there are none.
@@ -59,7 +59,7 @@ def checked(questions: Iterable[Located], documents: dict[str, Document], source
                         f"{located.where}: field '{field}' names {shown(name)}, an id that none of "
                         f"the {len(documents)} documents has"
                     )
-        chosen.append(question)
+        chosen.append(replace(question, place=located.where))
     if not chosen:
         raise DataError(f"{source}: holds no questions")
     return Dataset(chosen, documents)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 
-from clara.data.lines import Fields, identifier
+from clara.data.lines import Fields, identifier, not_json
 from clara.data.records import Document
 from clara.data.values import DataError, kind, shown
 from clara.evaluation.dataset import Dataset, EvaluatedQuestion
@@ -83,9 +83,7 @@ def _parsed(path: Path) -> Fields:
             f"{place}: not valid UTF-8: byte 0x{error.object[error.start]:02x}"
         ) from error
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{place}:{error.lineno}: not valid JSON: {error.msg} at column {error.colno}"
-        ) from error
+        raise DataError(f"{place}:{error.lineno}: {not_json(error)}") from error
     except RecursionError as error:
         raise DataError(f"{place}: not valid JSON: nested too deeply") from error
     except ValueError as error:  # a number with thousands of digits

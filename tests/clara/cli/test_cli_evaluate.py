@@ -211,7 +211,7 @@ def test_rankers_alone_need_no_answers(clara, refused, backbone, tmp_path):
     assert rows[0] == ["1", "question,", "2", "documents"]
     assert rows[2][:2] == ["gold", "100.0"]
     line = refused(*arguments, *output, "--systems", "closed-book", "--rankers", "random")
-    assert "question 'q1': field 'golden_answers' is empty" in line
+    assert f"{beir / 'queries.jsonl'}:1: 'q1': field 'golden_answers' is empty" in line
 
 
 @pytest.fixture

@@ -25,6 +25,11 @@ def test_own_json_lines(tmp_path):
         EvaluatedQuestion("2", "Who owns the mill?", ("Ida Marsh",)),
         EvaluatedQuestion("q3", "When did it burn?", (), candidates=("mill",), answerable=False),
     ]
+    assert [each.place for each in dataset.questions] == [
+        f"{questions}:1: 'q1'",
+        f"{questions}:2: '2'",
+        f"{questions}:3: 'q3'",
+    ]
     assert dataset.documents == {
         "alder": Document("alder", "The Alder is 12 km long.", "Alder"),
         "mill": Document("mill", "Ida Marsh owns the mill."),
@@ -75,7 +80,10 @@ def test_documents_in_memory_or_none_at_all(tmp_path):
         (files.edited(files.OWN_QUESTIONS[0], answerable="no"), "'answerable' must be a boolean"),
         (files.edited(files.OWN_QUESTIONS[0], answerable=False), "'answerable' is false"),
         (files.edited(files.OWN_QUESTIONS[1], id="q0"), "id 'q0' is also on line 1"),
-        ('{"id": "q9", "question": "cut of', "not valid JSON: Unterminated string"),
+        (
+            '{"id": "q9", "question": "cut of',
+            "not valid JSON: Unterminated string starting at column 26",
+        ),
         ("[]", "must be a JSON object, got a list"),
     ],
 )
