@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,22 @@ def test_no_split_holds_a_country_of_another(read, split_by_name, split):
         texts = {text for example in read(kind, split) for text in example.documents}
         found = {split_by_name[country_of(text)] for text in texts}
         assert found == {split}, kind
+
+
+def test_splits_share_no_passage(read):
+    """Nor does a passage of one split stand among the candidates of another."""
+    held = {
+        split: {
+            text
+            for kind in ("documents", "ranking", "two-chunks", "unanswerable", "paraphrases")
+            for example in read(kind, split)
+            for text in example.documents
+        }
+        for split in SPLITS
+    }
+    assert all(len(texts) > 1_500 for texts in held.values())
+    for one, other in combinations(SPLITS, 2):
+        assert held[one].isdisjoint(held[other])
 
 
 def test_no_passage_of_a_held_out_country_is_in_training(read):
