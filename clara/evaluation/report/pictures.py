@@ -257,19 +257,22 @@ def _scatter(figure: Any, theme: Theme, points: list[Cost], label: str) -> bool:
         axis.errorbar([cost], [score.mean], _bars([score]), across, capsize=2, lw=1, **style)
         upright = (score.low or score.mean, score.high or score.mean)
         labels.append(Point(cost, score.mean, entry.name, style, (low, high), upright))
-    costs = [cost for _, cost, _ in points]
-    _cost_axis(axis, costs, label)
+    _cost_axis(axis, points, label)
     share_axis(axis, max(_top(entry) for entry, _, _ in points), "answered exactly")
     say_left_out(axis, len(points) - _MOST_POINTS)
     label_points(figure, axis, labels)
     return True
 
 
-def _cost_axis(axis: Any, costs: Sequence[float], label: str) -> None:
-    """From 0, or logarithmic where some cost many times as much as others, and says so."""
+def _cost_axis(axis: Any, points: Sequence[Cost], label: str) -> None:
+    """From 0, or logarithmic where some cost many times as much as others, and says so.
+
+    It holds the intervals too: bars are drawn beyond an axis that does not.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = min(costs), max(costs)
+    low = min(min(cost, *ends) for _, cost, ends in points)
+    high = max(max(cost, *ends) for _, cost, ends in points)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.grid(axis="x", alpha=0.3)
     if high <= _FAR * low:

@@ -15,7 +15,7 @@ from clara.evaluation.report.lead import leaders
 from clara.evaluation.report.look import DARK, LIGHT
 from clara.evaluation.report.pictures import PICTURES, file_prefix
 from clara.evaluation.report.reading import read_run
-from clara.evaluation.report.records import Score
+from clara.evaluation.report.records import Score, Timing
 
 KINDS = {kind.name: kind for kind in PICTURES}
 
@@ -171,6 +171,20 @@ def test_a_narrow_range_of_costs_begins_at_0(read):
     axis = drawn("bytes", replace(read, entries=entries)).axes[0]
     assert axis.get_xlim()[0] == 0
     assert axis.get_xscale() == "linear"
+
+
+@pytest.mark.parametrize(("longest", "scale"), [(30.0, "linear"), (3000.0, "log")])
+def test_an_axis_of_times_holds_their_intervals(read, longest, scale):
+    """A machine that paused once makes the interval of few batches far wider than the medians."""
+    first, *others = [
+        replace(e, timings={"generate": Timing(10.0, 9.0, 11.0)})
+        for e in read.entries
+        if e.control is None
+    ]
+    first = replace(first, timings={"generate": Timing(10.0, 9.0, longest)})
+    axis = drawn("latency", replace(read, entries=[first, *others])).axes[0]
+    assert axis.get_xscale() == scale
+    assert axis.get_xlim()[1] > longest / 1000
 
 
 def test_errors_by_answer_type(read):
