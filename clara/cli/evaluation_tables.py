@@ -26,7 +26,8 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
         console().print(_rankers(summary))
     elif summary["rankers"] and not summary["entries"]:
         print("no ranking is measured: no question has positives, or ir-measures is not installed")
-    if shown := probes_markdown(summary):
+    remarks = {entry["entry"]: _remark(entry) for entry in summary["entries"]}
+    if shown := probes_markdown(summary, remarks):
         print(f"\n{shown}")
     if any(entry["trained"] is False for entry in summary["entries"]):
         print(UNTRAINED)
@@ -37,27 +38,31 @@ def _entries(summary: dict[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from clara.evaluation.summary import NOT_FROM_MEMORY
-
     table = Table(box=None, pad_edge=False)
     table.add_column("entry", no_wrap=True)
     for title in ("exact match", "F1", "prompt tokens"):
         table.add_column(title, justify="right")
     table.add_column("remarks", overflow="fold")
     for entry in summary["entries"]:
-        remarks = [
-            "control" if entry["control"] else "",
-            "untrained" if entry["trained"] is False else "",
-            NOT_FROM_MEMORY if entry["reads_memory"] is False else "",
-        ]
         table.add_row(
             Text(one_line(entry["entry"])),
             _percent(entry["scores"]["exact_match"]),
             f"{100 * entry['scores']['f1']['mean']:.1f}",
             f"{entry['prompt_tokens']:.0f}",
-            Text("; ".join(filter(None, remarks))),
+            Text(_remark(entry)),
         )
     return table
+
+
+def _remark(entry: dict[str, Any]) -> str:
+    from clara.evaluation.summary import NOT_FROM_MEMORY
+
+    remarks = [
+        "control" if entry["control"] else "",
+        "untrained" if entry["trained"] is False else "",
+        NOT_FROM_MEMORY if entry["reads_memory"] is False else "",
+    ]
+    return "; ".join(filter(None, remarks))
 
 
 def _rankers(summary: dict[str, Any]) -> Table:

@@ -61,11 +61,16 @@ def most_candidates(dataset: Dataset) -> int:
     return max(len(question.candidates or ()) for question in dataset.questions)
 
 
-def probes_markdown(summary: Mapping[str, Any]) -> str:
-    """The scores of a run by condition; empty where there is no probe in it."""
+def probes_markdown(summary: Mapping[str, Any], remarks: Mapping[str, str]) -> str:
+    """The scores of a run by condition; empty where there is no probe in it.
+
+    Args:
+        remarks: by entry.
+    """
     from clara.evaluation.probes import conditions_markdown
 
     entries = summary["entries"]
     return conditions_markdown(
-        {each["entry"]: each["by_condition"] for each in entries if each.get("by_condition")}
+        {each["entry"]: each["by_condition"] for each in entries if each.get("by_condition")},
+        remarks,
     )

@@ -58,7 +58,8 @@ class ConditionTable(NamedTuple):
     Attributes:
         title: of the score.
         head: "condition", "n" and the entries.
-        rows: as long as the head; "" where an entry has no score.
+        rows: as long as the head; "" where an entry has no score. The first has the remarks, if
+            there are any.
     """
 
     title: str
@@ -66,7 +67,9 @@ class ConditionTable(NamedTuple):
     rows: list[list[str]]
 
 
-def condition_tables(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[ConditionTable]:
+def condition_tables(
+    table: Mapping[str, Mapping[str, Mapping[str, Any]]], remarks: Mapping[str, str] | None = None
+) -> list[ConditionTable]:
     """A table for each score: a row for each condition, a column for each entry.
 
     Conditions under which nobody refused are left out of the table of refusals, but for those of
@@ -74,8 +77,10 @@ def condition_tables(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> li
 
     Args:
         table: of `by_condition`.
+        remarks: by entry, such as that its answers do not come from memory.
     """
     entries = list(table)
+    said = [(remarks or {}).get(entry, "") for entry in entries]
     names = sorted({name for found in table.values() for name in found}, key=_natural)
     tables = []
     for score, title in _COLUMNS.items():
@@ -89,6 +94,8 @@ def condition_tables(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> li
             count = max(each["questions"] for each in found if each)
             cells = ["" if value is None else f"{100 * value:.1f}" for value in values]
             rows.append([name, str(count), *cells])
+        if rows and any(said):
+            rows.insert(0, ["remark", "", *said])
         if rows:
             tables.append(ConditionTable(title, ["condition", "n", *entries], rows))
     return tables
@@ -104,11 +111,13 @@ def _is_group(conditions: set[str], lines: Sequence[Mapping[str, Any]]) -> bool:
     return len(conditions) > 1 and len({line.get("answerable", True) for line in lines}) == 1
 
 
-def conditions_markdown(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def conditions_markdown(
+    table: Mapping[str, Mapping[str, Mapping[str, Any]]], remarks: Mapping[str, str] | None = None
+) -> str:
     """`condition_tables` as Markdown; empty without conditions."""
     parts = [
         f"Probes: {each.title}, %\n\n{_markdown(each.head, each.rows)}\n"
-        for each in condition_tables(table)
+        for each in condition_tables(table, remarks)
     ]
     return "\n".join(parts)
 

@@ -16,6 +16,7 @@ _NOTES = {
 
 def probe_tables(run: Run) -> list[Table]:
     """Scores by condition, a table for each; none for a run without probes."""
+    remarks = {entry.name: entry.remark for entry in run.entries}
     return [
         Table(
             f"Probes: {each.title}",
@@ -24,14 +25,14 @@ def probe_tables(run: Run) -> list[Table]:
             figures=1,
             note=_NOTES.get(each.title, ""),
         )
-        for each in condition_tables(_conditions(run))
+        for each in condition_tables(_conditions(run), remarks)
     ]
 
 
 def probe_rows(run: Run) -> list[list[Cell]]:
     """The same figures as CSV."""
     rows: list[list[Cell]] = [
-        ["entry", "condition", "questions", "exact_match", "cover_substring", "refused"]
+        ["entry", "condition", "questions", "exact_match", "cover_substring", "refused", "remark"]
     ]
     for entry, found in _conditions(run).items():
         for name, scores in found.items():
@@ -39,7 +40,7 @@ def probe_rows(run: Run) -> list[list[Cell]]:
             for each in ("questions", "exact_match", "cover_substring", "refused"):
                 value = scores[each]
                 row.append("" if value is None else value)
-            rows.append(row)
+            rows.append([*row, run.by_name[entry].remark])
     return rows
 
 

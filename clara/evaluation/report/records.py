@@ -101,6 +101,14 @@ class Entry:
     def mark(self) -> str:
         return NOT_FROM_MEMORY if self.reads_memory is False else ""
 
+    @property
+    def remark(self) -> str:
+        """What else to know of it: the mark, or that it is a control or untrained."""
+        if self.control is not None:
+            return "control"
+        untrained = "untrained adapters" if self.trained is False else ""
+        return "; ".join(filter(None, (self.mark, untrained)))
+
 
 @dataclass(frozen=True)
 class RankerFigures:

@@ -43,7 +43,7 @@ def entry_table(run: Run) -> Table:
             "" if entry.bytes_per_document is None else amount(entry.bytes_per_document, "bytes"),
             "" if total is None else _time(total.median),
         ]
-        cells.append([entry.name, _remark(entry), *scores, *figures])
+        cells.append([entry.name, entry.remark, *scores, *figures])
     note = (
         f"{run.questions:,} questions. Exact match with its 95 % interval; the other scores are "
         "means. “Tokens per vector” is how many tokens of the documents one vector stands for, as "
@@ -313,14 +313,6 @@ def _present(order: Iterable[str], names: set[str]) -> list[str]:
     """Names in the usual order, others after them."""
     usual = [name for name in order if name in names]
     return usual + sorted(names.difference(usual))
-
-
-def _remark(entry: Entry) -> str:
-    """What else to know of an entry: the mark, or that it is a control or untrained."""
-    if entry.control is not None:
-        return "control"
-    untrained = "untrained adapters" if entry.trained is False else ""
-    return "; ".join(filter(None, (entry.mark, untrained)))
 
 
 def _remarks(entries: Sequence[Entry]) -> str:

@@ -1,6 +1,6 @@
 """Scores by condition, and their tables."""
 
-from clara.evaluation.probes import by_condition, conditions_markdown
+from clara.evaluation.probes import by_condition, condition_tables, conditions_markdown
 
 
 def line(entry, question, answer, exact, *, answerable=True):
@@ -86,6 +86,16 @@ def test_markdown_has_a_row_for_each_condition():
         "| refusal/absent | 1 | 100.0 |  |",
     ]
     assert conditions_markdown({}) == ""
+
+
+def test_remarks_stand_above_the_figures_of_their_entry():
+    table = by_condition(LINES)
+    exact, *_ = condition_tables(table, {"clara@4|x+given": "untrained", "other": "control"})
+    assert exact.head[2:] == ["text+given", "clara@4|x+given"]
+    assert exact.rows[0] == ["remark", "", "", "untrained"]
+    assert exact.rows[1] == ["needle", "4", "50.0", "100.0"]
+    assert condition_tables(table, {"other": "control"}) == condition_tables(table)
+    assert condition_tables({}, {"other": "control"}) == []
 
 
 def test_hostile_names_stay_in_their_cell():
