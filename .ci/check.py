@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 SECONDS = 60
+PATIENCE = 5  # seconds that tests have to stop in
 # Where the tests of a folder are; longer names first.
 TESTS = {
     "kernels/clara_kernels": "tests/clara_kernels",
@@ -170,7 +171,7 @@ def stop(process: subprocess.Popen[bytes]) -> int:
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(5)
+            process.wait(PATIENCE)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
@@ -180,7 +181,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("base", nargs="?", default="main", help="branch to compare with")
     base = parser.parse_args().base
-    end = time.monotonic() + SECONDS - 5  # which the tests need to stop
+    end = time.monotonic() + SECONDS - PATIENCE
     changed = changed_files(ROOT, base)
     tests = tests_of(ROOT, changed)
     print(f"{len(changed)} changed files, {len(tests)} test files", flush=True)

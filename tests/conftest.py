@@ -62,7 +62,7 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # Tests compare with float32, whatever this processor has; those about bfloat16 ask for it.
 os.environ.setdefault("CLARA_CPU_DTYPE", "float32")
 
-pytest_plugins = ["tests.plugins.warm"]
+pytest_plugins = ["tests.plugins.warm", "tests.plugins.slow_files"]
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     pytest_plugins += ["tests.plugins.fast_interpreter"]

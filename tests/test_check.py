@@ -150,6 +150,7 @@ def test_the_tests_of_a_change(tree, changed, tests):
 def test_tests_are_stopped_when_the_time_is_over(tmp_path, monkeypatch, capfd, body, passes):
     """Where none failed until then, the check passes and says what is left."""
     monkeypatch.setattr(check, "ROOT", tmp_path)
+    monkeypatch.setattr(check, "PATIENCE", 1)  # a test that sleeps does not stop by itself
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow: slow\n    gpu: gpu\n")
     (tmp_path / "test_it.py").write_text(f"def test_it():\n    {body}\n")
     assert check.run_tests(["test_it.py"], 5 if "sleep" in body else 300) is passes
@@ -167,7 +168,7 @@ def test_an_interrupt_ends_the_tests_too(tmp_path):
         "import importlib.util, pathlib, sys\n"
         f"spec = importlib.util.spec_from_file_location('check', {str(ROOT / '.ci/check.py')!r})\n"
         "check = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(check)\n"
-        "check.ROOT = pathlib.Path.cwd()\ncheck.run_tests(['test_it.py'], 600)\n"
+        "check.ROOT, check.PATIENCE = pathlib.Path.cwd(), 1\ncheck.run_tests(['test_it.py'], 600)\n"
     )
     started = tmp_path / "started"
     # A background job of a shell without job control ignores Ctrl-C, and so would the process.
