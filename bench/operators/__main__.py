@@ -33,6 +33,8 @@ from bench.recording import Recorder
 FILES = {"operators": "kernels.json", "scoring": "scoring.json"}
 SOME_FAILED = 3
 """Exit status of a process that measures one operator; 1 is that of any Python that fails."""
+STARTING = 4.0
+"""Seconds of a process that are no time to measure: it has to start and to end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,12 +90,12 @@ def measure_apart(
     program: Sequence[str] = ("-m", "bench.operators"),
 ) -> bool:
     """One operator in a process of its own; the results say so if it did not end well."""
-    if limit < 5:
+    if limit < STARTING + 1:
         recorder.withhold(SUITE, name, "ours", "not run, out of time")
         return False
     command = [sys.executable, *program, "--inside", "--suite", options.suite]
     command += ["--operator", name, "--device", options.device, "--only", options.only]
-    command += ["--limit", str(limit - 4), "--output", str(recorder.path)]
+    command += ["--limit", str(limit - STARTING), "--output", str(recorder.path)]
     for path in recorder.copies:
         command += ["--copy", str(path)]
     try:

@@ -22,7 +22,9 @@ FACTS = [
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    """Requests that fail are sent to it again after some hundredths of a second."""
+    monkeypatch.setattr("clara.synthesis.server.FIRST_PAUSE", 0.02)
     made = Server()
     yield made
     made.close()
