@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,7 +186,8 @@ def test_a_conversion_that_fails_leaves_nothing(small, monkeypatch, tmp_path, er
     assert_complete(convert_gguf(small))
 
 
-def test_a_killed_conversion_does_no_harm(small, tmp_path):
+@pytest.mark.slow
+def test_a_killed_conversion_does_no_harm(small, warm, tmp_path):
     script = """
 import os, sys, torch, transformers
 from pathlib import Path
@@ -204,7 +204,7 @@ backbone.transformers.AutoTokenizer = Read(tokenizer)
 tokenizer.save_pretrained = lambda folder: os._exit(9)
 backbone.convert_gguf(file)
 """
-    command = [sys.executable, "-c", script, str(small), str(BASE)]
+    command = [warm().python, "-c", script, str(small), str(BASE)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 9, result.stderr
     (scratch,) = (tmp_path / "cache" / "gguf").iterdir()

@@ -2,7 +2,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -111,7 +110,8 @@ def test_saving_does_not_change_the_model(model, saved, tmp_path):
 # What is read back
 
 
-def test_a_new_process_computes_the_same(model, saved, tmp_path):
+@pytest.mark.slow
+def test_a_new_process_computes_the_same(model, saved, warm, tmp_path):
     script = """
 import sys, torch
 from safetensors.torch import save_file
@@ -129,7 +129,7 @@ print(repr((model.fingerprint, [(a.text, [d.id for d in a.documents]) for a in a
     target = tmp_path / "computed.safetensors"
     arguments = [saved, target, torch.get_num_threads(), TEXTS, QUESTIONS]
     result = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [warm().python, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,

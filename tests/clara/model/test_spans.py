@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import warnings
 
 import pytest
@@ -255,7 +254,8 @@ def test_flattened_ranking_needs_equal_lengths():
 # Saving, fingerprints
 
 
-def test_another_process_computes_the_same(model, tmp_path):
+@pytest.mark.slow
+def test_another_process_computes_the_same(model, warm, tmp_path):
     folder = tmp_path / "model"
     model.save_pretrained(folder)
     code = """
@@ -270,8 +270,8 @@ tensors = {"memory": found.memory, "queries": queries.contiguous()}
 save_file(tensors, folder + "/found.safetensors")
 print(json.dumps([model.fingerprint, found.counts, model.config.compression_rate]))
 """
-    arguments = [sys.executable, "-c", code, str(folder), json.dumps(TEXTS), json.dumps(QUESTIONS)]
-    printed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    command = [warm().python, "-c", code, str(folder), json.dumps(TEXTS), json.dumps(QUESTIONS)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = model.compress(TEXTS)
     assert json.loads(printed) == [model.fingerprint, found.counts, 8]
     from safetensors.torch import load_file

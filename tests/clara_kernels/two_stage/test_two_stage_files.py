@@ -33,7 +33,8 @@ torch.save(found, f"{folder}/found.pt")
 """
 
 
-def test_another_process_finds_the_same(tmp_path):
+@pytest.mark.slow
+def test_another_process_finds_the_same(warm, tmp_path):
     corpus, queries = Corpus(torch.randn(120, 32)), torch.randn(5, 32)
     firsts = {name: make(corpus) for name, make in MAKE.items()}
     (tmp_path / "stages").mkdir()
@@ -43,7 +44,7 @@ def test_another_process_finds_the_same(tmp_path):
     assert {path.name for path in (tmp_path / "stages").iterdir()} == set(MAKE)
     kinds = {name: type(first).__name__ for name, first in firsts.items()}
     torch.save({"queries": queries, "kinds": kinds}, tmp_path / "given.pt")
-    command = [sys.executable, "-c", LOAD, str(tmp_path)]
+    command = [warm().python, "-c", LOAD, str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     found = torch.load(tmp_path / "found.pt")
