@@ -226,13 +226,8 @@ def shared(backbone: PreTrainedModel, attention: str = "sdpa") -> PreTrainedMode
     return model.requires_grad_(False).eval()
 
 
-def plain_backbone(model: Clara) -> PreTrainedModel:
-    """What a `Clara` computes with no adapter, by transformers alone, sharing its weights."""
-    return shared(model.backbone)
-
-
 def plain_from_files(model: Clara) -> PreTrainedModel:
-    """The same from the files that it was loaded from."""
+    """What a `Clara` computes with no adapter, by transformers alone, from the backbone's files."""
     backbone = AutoModelForCausalLM.from_pretrained(
         resolve_backbone(str(model.config.backbone)), dtype=model.dtype, attn_implementation="sdpa"
     )

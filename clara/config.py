@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from clara.errors import SavedModelError
 from clara.errors.checks import as_integer, is_number
 
 FORMAT_VERSION = 1
@@ -290,14 +291,17 @@ class ClaraConfig:
         """Make a configuration from the dict that `to_dict` returns.
 
         Raises:
-            ValueError: not a CLaRa configuration, a newer format, or an unknown setting.
+            SavedModelError: not a CLaRa configuration, or one of a newer format.
+            TypeError, ValueError: an unknown setting, or a value that is none of its values.
         """
         values = dict(values)
         version = values.pop("clara_format", None)
         if version is None:
-            raise ValueError("not a CLaRa configuration: 'clara_format' is missing")
+            raise SavedModelError("not a CLaRa configuration: 'clara_format' is missing")
         if version != FORMAT_VERSION:
-            raise ValueError(f"clara_format {version!r} is not supported; this version reads 1")
+            raise SavedModelError(
+                f"clara_format {version!r} is not supported; this version reads 1"
+            )
         # A file without the word is of a time when None was the default.
         return cls(dtype=None).replace(**values)
 
@@ -307,17 +311,21 @@ class ClaraConfig:
 
     @classmethod
     def load(cls, path: str | Path) -> ClaraConfig:
-        """Read a `config.json`; errors name the file."""
+        """Read a `config.json`.
+
+        Raises:
+            SavedModelError: it cannot be read, or `from_dict` refuses it; names the file.
+        """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: cannot read the configuration: {error}") from error
+            raise SavedModelError(f"{path}: cannot read the configuration: {error}") from error
         if not isinstance(values, dict):
-            raise ValueError(f"{path}: not a CLaRa configuration: not a JSON object")
+            raise SavedModelError(f"{path}: not a CLaRa configuration: not a JSON object")
         try:
             return cls.from_dict(values)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise SavedModelError(f"{path}: {error}") from error
 
 
 _FIELDS = {f.name for f in dataclasses.fields(ClaraConfig)}

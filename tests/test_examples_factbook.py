@@ -19,9 +19,9 @@ THIRTEEN = os.pathsep.join(filter(None, FEW))
 SCRIPT = Path(__file__).parents[1] / "examples" / "factbook.py"
 
 
-def run(folder, *arguments, **environment):
+def run(folder, *arguments, python=sys.executable, **environment):
     return subprocess.run(
-        [sys.executable, str(SCRIPT), "--output", str(folder), *map(str, arguments)],
+        [python, str(SCRIPT), "--output", str(folder), *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -40,8 +40,8 @@ def small_tokenizer(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_chunks_fit_smollm2(tmp_path):
-    done = run(tmp_path / "factbook")
+def test_chunks_fit_smollm2(warm, tmp_path):
+    done = run(tmp_path / "factbook", python=warm().python)
     assert done.returncode == 0, done.stderr
     documents = list(read_documents(tmp_path / "factbook" / "docs.jsonl"))
     questions = list(read_questions(tmp_path / "factbook" / "questions.jsonl"))
@@ -73,8 +73,8 @@ def test_two_runs_write_the_same_bytes(tmp_path, small_tokenizer):
 
 
 @pytest.mark.slow
-def test_an_error_of_the_script_has_no_traceback(tmp_path):
-    done = run(tmp_path, "--tokenizer", tmp_path / "absent")
+def test_an_error_of_the_script_has_no_traceback(warm, tmp_path):
+    done = run(tmp_path, "--tokenizer", tmp_path / "absent", python=warm().python)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("factbook: ")
     assert "Traceback" not in done.stderr

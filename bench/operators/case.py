@@ -202,7 +202,3 @@ def mapped(inputs: Inputs, function: Callable[[Tensor], Any]) -> Inputs:
 def wide(inputs: Inputs) -> Inputs:
     """Floating-point tensors in float64."""
     return mapped(inputs, lambda x: x.double() if x.is_floating_point() else x)
-
-
-def size_of(*tensors: Tensor) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

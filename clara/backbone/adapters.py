@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clara.backbone.sharding import fill, whole
 from clara.config import ClaraConfig
+from clara.errors import SavedModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -158,7 +159,7 @@ class Adapters:
         """Fill an adapter.
 
         Raises:
-            ValueError: keys or shapes differ from those of the backbone's linear layers.
+            SavedModelError: keys or shapes differ from those of the backbone's linear layers.
         """
         own = self.parameters(name)
         missing, extra = (
@@ -168,12 +169,12 @@ class Adapters:
         if missing or extra:
             what = f"lacks {missing[0]!r}" if missing else f"has the unknown key {extra[0]!r}"
             count = len(missing) + len(extra)
-            raise ValueError(
+            raise SavedModelError(
                 f"adapter {name!r} does not fit the backbone: it {what} ({count} in all)"
             )
         for key, parameter in own.items():
             if parameter.shape != state[key].shape:
-                raise ValueError(
+                raise SavedModelError(
                     f"adapter {name!r} does not fit the backbone: {key!r} is "
                     f"{list(state[key].shape)}, expected {list(parameter.shape)}"
                 )
@@ -199,11 +200,11 @@ class Adapters:
         """Read all three adapters from `save`'s folders.
 
         Raises:
-            ValueError: one is missing, unreadable, or does not fit.
+            SavedModelError: one is missing, unreadable, or does not fit.
         """
         missing = [name for name in ADAPTERS if not (folder / name / _WEIGHTS).is_file()]
         if missing:
-            raise ValueError(
+            raise SavedModelError(
                 f"{folder}: adapter {missing[0]!r} is missing ({missing[0]}/{_WEIGHTS})"
             )
         for name in ADAPTERS:
@@ -211,7 +212,7 @@ class Adapters:
             try:
                 state = load_file(file)
             except (OSError, SafetensorError) as error:
-                raise ValueError(f"{file}: cannot read: {error}") from error
+                raise SavedModelError(f"{file}: cannot read: {error}") from error
             self.load_state(name, {key.removeprefix(_PREFIX): v for key, v in state.items()})
 
 

@@ -9,6 +9,7 @@ import transformers
 from torch import Tensor
 
 from clara.backbone.sharding import fill, whole
+from clara.errors import SavedModelError
 from clara.terminal.loading_bars import bars_on_a_terminal_only
 
 FOLDER = "backbone"
@@ -54,16 +55,16 @@ def load(backbone: transformers.PreTrainedModel, folder: Path) -> None:
     """Fill the backbone with weights that `save` wrote.
 
     Raises:
-        ValueError: they cannot be read or are of another backbone.
+        SavedModelError: they cannot be read or are of another backbone.
     """
     own = plain_state(backbone)
     try:
         with bars_on_a_terminal_only():
             plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: cannot read the backbone: {error}") from error
+        raise SavedModelError(f"{folder}: cannot read the backbone: {error}") from error
     saved = plain.state_dict()
     if saved.keys() != own.keys() or any(own[name].shape != saved[name].shape for name in own):
-        raise ValueError(f"{folder}: holds another backbone")
+        raise SavedModelError(f"{folder}: holds another backbone")
     for name, value in own.items():
         fill(value, saved[name])

@@ -1,4 +1,4 @@
-"""`ClaraError`, the base of every error that this package raises on purpose."""
+"""`ClaraError`, the base of every kind of error that this package defines."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ LONGEST_REASON = 200
 
 
 class ClaraError(Exception):
-    """An error that the caller can fix. The message is one line.
+    """An error in what a program is given from outside: a file, a model, an answer of a server.
 
-    Each kind of error derives from this class and from the built-in class that fits, such as
-    ValueError: `except ValueError` catches it too.
+    The message is one line. Each kind of error derives from this class and from the built-in class
+    that fits, such as ValueError: `except ValueError` catches it too. An argument that is wrong by
+    itself, such as `top_k=0`, is a plain TypeError or ValueError, as everywhere in Python.
     """
+
+
+class SavedModelError(ClaraError, ValueError):
+    """A model folder, its settings or its weights are missing, damaged, or do not fit."""
 
 
 def reason(

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 Place = str | os.PathLike[str]
 
@@ -45,6 +46,22 @@ def write_text(path: Place, text: str, *, sync: bool = False, private: bool = Fa
     """Write a text in UTF-8; `path` holds all of it or what it held before, see `replacing`."""
     with replacing(path, sync=sync, private=private) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def new_files(folder: Place) -> Iterator[Path]:
+    """A new empty folder, whose files move into `folder` once the block is left without error.
+
+    They replace files of the same names; others stay. An error in the block leaves all as it was.
+
+    Args:
+        folder: exists.
+    """
+    target = Path(folder)
+    with TemporaryDirectory(prefix=".", suffix=".tmp", dir=target) as made:
+        yield Path(made)
+        for file in sorted(Path(made).iterdir()):
+            os.replace(file, target / file.name)
 
 
 @contextmanager

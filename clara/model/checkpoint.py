@@ -19,6 +19,7 @@ from clara.backbone.files import weight_files
 from clara.backbone.loading import backbone_digest, sampled_backbone_digest
 from clara.backbone.sharding import fill, whole
 from clara.config import ClaraConfig
+from clara.errors import SavedModelError
 
 if TYPE_CHECKING:
     from clara.model.forward import ClaraCore
@@ -117,20 +118,20 @@ def locate(name_or_path: str | Path) -> Path:
     """Folder of a saved model, downloaded from the hub if it is not a local one.
 
     Raises:
-        ValueError: no such folder or hub model, or one that is not a CLaRa model; a `HubError`
-            if it cannot be got from the hub.
+        SavedModelError: no such folder, or one that is not a CLaRa model.
+        HubError: it cannot be got from the hub, or is no CLaRa model there.
     """
     folder = Path(os.path.expanduser(name_or_path))
     if not folder.is_dir():
         name = str(name_or_path)
         if folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-            raise ValueError(f"model folder {name!r} does not exist")
+            raise SavedModelError(f"model folder {name!r} does not exist")
         try:
             folder = hub.snapshot(name, choose=_needed_files, complete=_is_complete)
         except hub.HubError as error:
             raise hub.HubError(f"model {error}") from error
     if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} is not a CLaRa model: it holds no {CONFIG}")
+        raise SavedModelError(f"{folder} is not a CLaRa model: it holds no {CONFIG}")
     return folder
 
 
@@ -162,13 +163,13 @@ def read_config(folder: Path, expected: Mapping[str, Any]) -> ClaraConfig:
     """The saved settings, with those that only say how to run the model replaced by `expected`.
 
     Raises:
-        ValueError: `expected` contradicts a setting that the checkpoint was made with.
+        SavedModelError: `expected` contradicts a setting that the checkpoint was made with.
     """
     config = ClaraConfig.load(folder / CONFIG)
     wanted = config.replace(**expected)
     for name in config.model_fields:
         if getattr(wanted, name) != getattr(config, name):
-            raise ValueError(
+            raise SavedModelError(
                 f"{name}={getattr(wanted, name)!r} contradicts the checkpoint {folder}, which has "
                 f"{name}={getattr(config, name)!r}"
             )
@@ -179,7 +180,7 @@ def load_weights(model: ClaraCore, folder: Path) -> None:
     """Fill a model from a folder, with its backbone where that belongs to it.
 
     Raises:
-        ValueError: an adapter or a row is missing or does not fit; names it.
+        SavedModelError: an adapter or a row is missing or does not fit; names it.
     """
     model.adapters.load(folder)
     for file, module in _own_weights(model).items():
@@ -192,19 +193,19 @@ def _load_own(module: nn.Module, file: Path) -> None:
     """Fill one of our own modules.
 
     Raises:
-        ValueError: the file cannot be read, or holds something else.
+        SavedModelError: the file cannot be read, or holds something else.
     """
     try:
         rows = load_file(file)
     except (OSError, SafetensorError) as error:
         what = file.stem.replace("_", " ")
-        raise ValueError(f"{file}: cannot read the {what}: {error}") from error
+        raise SavedModelError(f"{file}: cannot read the {what}: {error}") from error
     own = module.state_dict()
     if own.keys() != rows.keys():
-        raise ValueError(f"{file}: holds {sorted(rows)}, expected {sorted(own)}")
+        raise SavedModelError(f"{file}: holds {sorted(rows)}, expected {sorted(own)}")
     for name, value in own.items():
         if value.shape != rows[name].shape:
-            raise ValueError(
+            raise SavedModelError(
                 f"{file}: {name} is {list(rows[name].shape)}, expected {list(value.shape)}"
             )
     for name, value in own.items():

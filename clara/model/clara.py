@@ -16,6 +16,7 @@ from clara.backbone.loading import backbone_digest, load_backbone
 from clara.backbone.output_path import states_to_logits
 from clara.backbone.processor import torch_dtype
 from clara.config import ClaraConfig
+from clara.errors import SavedModelError
 from clara.errors.checks import as_integer
 from clara.memory.searching import SearchableIndex
 from clara.model import checkpoint, encoding
@@ -99,7 +100,7 @@ class Clara(Retriever):
                 define it must agree with the checkpoint.
 
         Raises:
-            ValueError: there is no model, a file is missing or unreadable, or a setting
+            SavedModelError: there is no model, a file is missing or unreadable, or a setting
                 contradicts the checkpoint.
         """
         folder = checkpoint.locate(name_or_path)
@@ -107,7 +108,7 @@ class Clara(Retriever):
         if backbone is not None:
             config = config.replace(backbone=_absolute(backbone))
         if config.backbone is None:
-            raise ValueError(f"{folder}: the configuration names no backbone; pass backbone=")
+            raise SavedModelError(f"{folder}: the configuration names no backbone; pass backbone=")
         own = config.backbone == trained.FOLDER and backbone is None
         if own:
             config = config.replace(backbone=str((folder / trained.FOLDER).resolve()))
@@ -145,7 +146,7 @@ class Clara(Retriever):
         """Load the weights of a model folder with the same configuration.
 
         Raises:
-            ValueError: something is missing, unreadable or does not fit.
+            SavedModelError: something is missing, unreadable or does not fit.
         """
         checkpoint.load_weights(self, folder)
 

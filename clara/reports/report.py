@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from clara.files.writing import new_files
 from clara.reports import tables
 from clara.reports.comparison import (
     Change,
@@ -86,8 +85,7 @@ def write_report(files: Sequence[Path], output: Path) -> Report:
     if output.exists() and not output.is_dir():
         raise ResultsError(f"{output}: is not a folder")
     output.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".report-", dir=output) as folder:
-        made = Path(folder)
+    with new_files(output) as made:
         try:
             drawn = draw_all(results, made)
         except ModuleNotFoundError as error:
@@ -102,8 +100,6 @@ def write_report(files: Sequence[Path], output: Path) -> Report:
         )
         for name, content in {**report.files, **made_pages}.items():
             (made / name).write_text(content, encoding="utf-8")
-        for path in sorted(made.iterdir()):
-            os.replace(path, output / path.name)
     return report
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clara.errors import ClaraError
+from clara.errors.checks import is_number
 from clara.files.writing import write_text
 
 FORMAT = "clara-benchmark/1"
@@ -321,7 +322,7 @@ def _record(row: Any, kind: type[Record], known: Mapping[str, bool]) -> Record:
 
 
 def _is_number(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not is_number(value):
         return False
     return value == 0 or _SMALLEST <= abs(value) <= _LARGEST
 

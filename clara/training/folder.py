@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clara.errors import ClaraError
 from clara.files.writing import put_back, write_text
 from clara.training.settings import SettingsError
 
@@ -22,6 +23,10 @@ UNFINISHED = ".unfinished-"
 """What the name of a checkpoint or model begins with while it is written."""
 REPLACED = ".replaced-"
 """What the name of a checkpoint or model begins with while a new one takes its place."""
+
+
+class RunError(ClaraError, ValueError):
+    """What a training run has written is missing or damaged, or cannot be drawn."""
 
 
 def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
@@ -80,7 +85,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """`run.json` of a run or a checkpoint; None if there is none, as in runs of version 0.1.
 
     Raises:
-        ValueError: the file cannot be read; names it.
+        RunError: the file cannot be read; names it.
     """
     file = folder / RECORD
     if not file.is_file():
@@ -88,9 +93,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: cannot read the run's settings: {error}") from error
+        raise RunError(f"{file}: cannot read the run's settings: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{file}: is not a JSON object")
+        raise RunError(f"{file}: is not a JSON object")
     return record
 
 
@@ -98,7 +103,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a run; a last line that a kill cut off is left out.
 
     Raises:
-        ValueError: a line before the last is not a record.
+        RunError: a line before the last is not a record.
     """
     records: list[dict[str, Any]] = []
     written = path.read_text(encoding="utf-8").splitlines()
@@ -110,7 +115,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             if number == len(written):
                 break
-            raise ValueError(f"{path}:{number}: is not a record of a run") from error
+            raise RunError(f"{path}:{number}: is not a record of a run") from error
         records.append(record)
     return records
 
@@ -125,7 +130,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "finished". Values that the files do not tell are None.
 
     Raises:
-        ValueError: a file of the run is damaged; names it.
+        RunError: a file of the run is damaged; names it.
     """
     record = read_record(folder) or {}
     logged = read_log(folder / LOG) if (folder / LOG).is_file() else []

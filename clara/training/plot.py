@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clara.training.folder import LOG, read_log
+from clara.training.folder import LOG, RunError, read_log
 from clara.training.settings import GROUPS
 
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -78,7 +78,7 @@ def plot_runs(runs: Sequence[Path], output: Path, begins: Sequence[int] = ()) ->
         begins: see `joined`.
 
     Raises:
-        ValueError: see `joined`; or nothing is logged yet, or matplotlib is not installed.
+        RunError: see `joined`; or nothing is logged yet, or matplotlib is not installed.
     """
     records = joined(runs, begins)
     panels = [
@@ -90,9 +90,9 @@ def plot_runs(runs: Sequence[Path], output: Path, begins: Sequence[int] = ()) ->
         if curves
     ]
     if not panels:
-        raise ValueError(f"{runs[0] / LOG}: nothing is logged yet")
+        raise RunError(f"{runs[0] / LOG}: nothing is logged yet")
     if find_spec("matplotlib") is None:
-        raise ValueError("drawing needs the package matplotlib: pip install matplotlib")
+        raise RunError("drawing needs the package matplotlib: pip install matplotlib")
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -128,21 +128,21 @@ def joined(runs: Sequence[Path], begins: Sequence[int] = ()) -> list[dict[str, A
             then what the runs before have logged.
 
     Raises:
-        ValueError: no such run, a log is damaged, or `begins` has another length or another order.
+        RunError: no such run, a log is damaged, or `begins` has another length or another order.
     """
     logs = []
     for run in runs:
         if not (run / LOG).is_file():
-            raise ValueError(f"{run}: is not a training run: it has no {LOG}")
+            raise RunError(f"{run}: is not a training run: it has no {LOG}")
         logs.append(read_log(run / LOG))
     if not begins:
         lengths = [max((record["step"] for record in log), default=0) for log in logs]
         begins = list(accumulate(lengths[:-1], initial=0))
     elif len(begins) != len(runs):
-        raise ValueError(f"begin must be given for each of the {len(runs)} runs, got {len(begins)}")
+        raise RunError(f"begin must be given for each of the {len(runs)} runs, got {len(begins)}")
     elif begins[0] < 0 or any(later <= former for former, later in pairwise(begins)):
         shown = ", ".join(map(str, begins))
-        raise ValueError(f"begin must be steps in ascending order, the first 0 or more: {shown}")
+        raise RunError(f"begin must be steps in ascending order, the first 0 or more: {shown}")
     ends = [*begins[1:], math.inf]
     return [
         {**record, "step": begin + record["step"]}

@@ -52,7 +52,7 @@ def test_a_plain_backbone_shares_all_weights_and_computes_the_same(quantization,
         pytest.importorskip("bitsandbytes")
     loaded = backbones.load("random:tiny", CPU, quantization=quantization)
     model = loaded.clara(16, document_length=128)
-    plain = backbones.plain_backbone(model)
+    plain = backbones.shared(model.backbone)
     assert places(plain) == places(model.backbone) == places(loaded.model)
     assert not any(isinstance(module, BaseTunerLayer) for module in plain.modules())
     assert plain.config._attn_implementation == "sdpa"
@@ -78,7 +78,7 @@ def test_baselines_on_shared_weights_leave_them_alone(model, ids):
     weights = [p.clone() for p in model.backbone.parameters()]
     memory = model.compress(TEXTS).memory
     for baseline in (ReferenceWay, ReferenceAnswering):
-        theirs = baseline(model, backbone=backbones.plain_backbone(model)).compress(TEXTS)
+        theirs = baseline(model, backbone=backbones.shared(model.backbone)).compress(TEXTS)
         assert distance(memory, theirs) < 1e-5
     with model.adapters.active("generator"):
         assert torch.equal(logits(model.backbone, ids), before)
@@ -89,12 +89,12 @@ def test_baselines_on_shared_weights_leave_them_alone(model, ids):
 
 def test_a_batch_is_answered_as_each_question_alone(model):
     questions, texts = backbones.QUESTIONS[:3], [TEXTS[:1], TEXTS, TEXTS[1:]]
-    rag = TextRag(model, backbones.plain_backbone(model))
+    rag = TextRag(model, backbones.shared(model.backbone))
     assert rag.answers(questions, texts, 6) == [
         rag.answer(*pair, 6) for pair in zip(questions, texts, strict=True)
     ]
     together = last_logits(lambda: rag.answers(questions, texts, 1), rag.backbone)
-    reference = ReferenceAnswering(model, backbone=backbones.plain_backbone(model))
+    reference = ReferenceAnswering(model, backbone=backbones.shared(model.backbone))
     memory = torch.stack([reference.compress(TEXTS), reference.compress(TEXTS[::-1])])
     both = last_logits(lambda: reference.answers(questions[:2], memory, 2, 1), reference.backbone)
     for row, (question, own) in enumerate(zip(questions[:2], texts)):

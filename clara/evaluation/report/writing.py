@@ -7,7 +7,6 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from clara.data.values import DataError
@@ -20,6 +19,7 @@ from clara.evaluation.report.probes import probe_rows, probe_tables
 from clara.evaluation.report.reading import read_run
 from clara.evaluation.report.records import Run
 from clara.evaluation.report.types import example_rows, example_tables
+from clara.files.writing import new_files
 from clara.reports.page import pages
 from clara.reports.report import NO_PICTURES
 from clara.reports.sections import Picture, Section, filled
@@ -92,8 +92,7 @@ def write_report(
     if target.exists() and not target.is_dir():
         raise DataError(f"{target}: is not a folder")
     target.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".report-", dir=target) as folder:
-        made = Path(folder)
+    with new_files(target) as made:
         prefixes = [file_prefix(run.name) if len(runs) > 1 else "" for run in runs]
         pictures, lacking = _pictures(runs, prefixes, made)
         drawn = None if lacking else {Path(picture.name).stem for picture in pictures}
@@ -109,8 +108,6 @@ def write_report(
         for name, content in {**_csv(runs, prefixes), **whole}.items():
             (made / name).write_text(content, encoding="utf-8")
         names = sorted(path.name for path in made.iterdir())
-        for name in names:
-            os.replace(made / name, target / name)
     return Report(lead_sentences, notes, names)
 
 

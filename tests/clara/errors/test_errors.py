@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import clara
+from clara.config import ClaraConfig
 from clara.errors import ClaraError, reason
 
 OF_CONTROL_FLOW = {
@@ -46,11 +47,13 @@ def test_every_error_of_the_package_has_one_base():
         "backbone.files.BackboneError",
         "backbone.hub.HubError",
         "data.factbook.FactbookError",
+        "errors.SavedModelError",
         "data.values.DataError",
         "index.errors.DuplicateIdError",
         "index.errors.MemoryIndexError",
         "reports.results.ResultsError",
         "synthesis.replies.UnreadableReplyError",
+        "training.folder.RunError",
         "training.settings.SettingsError",
         "training.state.CheckpointError",
         "training.trainer.TrainingError",
@@ -60,6 +63,14 @@ def test_every_error_of_the_package_has_one_base():
 def test_errors_stay_value_errors(name):
     module, _, kind = name.rpartition(".")
     assert issubclass(getattr(importlib.import_module(f"clara.{module}"), kind), ValueError)
+
+
+def test_a_folder_without_a_model_is_no_bare_value_error(tmp_path):
+    (tmp_path / "config.json").write_text('{"clara_format": 9}')
+    for load in (clara.Clara.from_pretrained, lambda path: ClaraConfig.load(path / "config.json")):
+        for path in (tmp_path, tmp_path / "none"):
+            with pytest.raises(ClaraError):
+                load(path)
 
 
 def test_the_base_costs_no_import():

@@ -8,7 +8,14 @@ import sys
 
 import pytest
 
-from clara.files.writing import new_folder, put_back, replace_folder, replacing, write_text
+from clara.files.writing import (
+    new_files,
+    new_folder,
+    put_back,
+    replace_folder,
+    replacing,
+    write_text,
+)
 
 KILLED = """
 import os, signal, sys
@@ -160,6 +167,25 @@ def test_an_error_leaves_neither_the_folder_nor_its_parents(place):
     with pytest.raises(RuntimeError):
         fail_in(new_folder(place / "a" / "b" / "c"), lambda made: (made / "one").touch())
     assert names(place) == []
+
+
+def test_new_files_come_together_and_others_stay(tmp_path):
+    (tmp_path / "kept").write_text("old")
+    (tmp_path / "one").write_text("old")
+    with new_files(tmp_path) as made:
+        (made / "one").write_text("new")
+        (made / "two").write_text("new")
+        assert names(tmp_path) == sorted([made.name, "kept", "one"])
+        assert (tmp_path / "one").read_text() == "old"
+    found = {each.name: each.read_text() for each in tmp_path.iterdir()}
+    assert found == {"kept": "old", "one": "new", "two": "new"}
+
+
+def test_an_error_leaves_the_files_as_they_were(tmp_path):
+    (tmp_path / "one").write_text("old")
+    with pytest.raises(RuntimeError):
+        fail_in(new_files(tmp_path), lambda made: (made / "one").write_text("half"))
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {"one": "old"}
 
 
 def test_parents_in_use_by_others_stay(place):
