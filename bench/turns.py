@@ -29,8 +29,8 @@ class Turns:
     alone. Every other round goes backwards. Garbage is collected between rounds, not within.
 
     Args:
-        calls: by name. One of several is the same on different inputs: whoever is called takes the
-            next ones, so that none finds in the cache what another left there.
+        calls: by name. A name with several has the same work on different inputs. Calls rotate
+            through them, so that none benefits from a warm cache.
         device: the clock is stopped when its work is done.
         shortest: `warm` finds out how often calls that take less than so many seconds have to be
             repeated to take as long; 0 never repeats.

@@ -23,8 +23,8 @@ from clara.training.run import run
 from .questions import DOCUMENTS, QUESTIONS, write_questions
 from .size import SEED_OF_QUESTIONS, Size
 
-OPPONENT = "text-tuned"
-SYSTEMS = ("clara", "text", OPPONENT, "closed-book")
+BASELINE = "text-tuned"
+SYSTEMS = ("clara", "text", BASELINE, "closed-book")
 RANKERS = ("clara", "bm25", "random", "gold")
 _ANSWER_TOKENS = 3  # a value, the end, and one too many
 
@@ -49,7 +49,7 @@ class Chain:
 
     @property
     def learning(self) -> Path:
-        """Backbone, data and runs of `bench.learning`, and the run of the text opponent."""
+        """Backbone, data and runs of `bench.learning`, and the run of the text baseline."""
         return self.folder / "learning"
 
     @property
@@ -71,7 +71,7 @@ class Chain:
         return {
             "questions": self.write_questions,
             "training": self.train,
-            "text opponent": self.train_opponent,
+            "text baseline": self.train_baseline,
             "evaluation": lambda: clara(self.evaluate_command()),
             "report": lambda: clara(self.report_command()),
         }
@@ -93,12 +93,12 @@ class Chain:
             report=_tell,
         )
 
-    def train_opponent(self) -> None:
+    def train_baseline(self) -> None:
         """LoRA that reads text, upon the backbone that instruction tuning begins with.
 
         Records, batches, steps and learning rate are those of instruction tuning.
         """
-        folder = self.learning / OPPONENT
+        folder = self.learning / BASELINE
         if (folder / MODEL).exists():
             return
         steps = self.size.steps["instruct"]
@@ -114,7 +114,7 @@ class Chain:
         """Arguments of `clara`. One document a question is what the task is learnt with."""
         options = {
             "model": self.learning / "end-to-end" / MODEL,
-            "text-model": self.learning / OPPONENT,
+            "text-model": self.learning / BASELINE,
             "questions": self.questions / QUESTIONS,
             "documents": self.questions / DOCUMENTS,
             "systems": ",".join(SYSTEMS),

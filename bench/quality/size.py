@@ -17,7 +17,7 @@ class Size:
     """One of `SIZES`.
 
     Attributes:
-        steps: of each stage of `bench.learning`. The text opponent has those of "instruct".
+        steps: of each stage of `bench.learning`. The text baseline has those of "instruct".
         questions: that are held out and evaluated.
         every: steps between two looks at what a stage has learnt.
         watched: questions of such a look, which are others than those evaluated.

@@ -11,11 +11,11 @@ from clara.reports.tables import Table
 from clara.terminal.printing import one_line
 from clara.training.folder import describe
 
-from .chain import OPPONENT, Chain
+from .chain import BASELINE, Chain
 
 _TRAINS = {
     "text": "the backbone's own weights, on text",
-    OPPONENT: "LoRA, on text: the opponent",
+    BASELINE: "LoRA, on text: the baseline",
     "instruct": "compressor and generator, on memory",
     "end-to-end": "query reasoner and generator, on memory that is ranked",
 }
@@ -67,7 +67,7 @@ def page(
 
 def _trainings(chain: Chain) -> Table:
     rows = []
-    for stage in ("text", OPPONENT, *list(STEPS)[1:]):
+    for stage in ("text", BASELINE, *list(STEPS)[1:]):
         found = describe(chain.learning / stage)
         hours = found["hours"]
         taken = "" if hours is None else f"{60 * hours:.1f}"

@@ -68,11 +68,11 @@ def test_the_tiny_size_trains_as_the_learning_task_does():
     assert set(chain.RANKERS) <= set(RANKERS)
 
 
-def test_the_opponent_is_told_what_instruction_tuning_is(tmp_path, monkeypatch):
+def test_the_baseline_is_told_what_instruction_tuning_is(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(chain, "run", lambda *a, **k: asked.append((a, k)))
     made = Chain(tmp_path, TINY, seed=7)
-    made.train_opponent()
+    made.train_baseline()
     (((stage, settings), options),) = asked
     told_to_instruct = settings_of("instruct", made.learning, None, STEPS["instruct"], 7, {})
     assert (stage, options) == ("text", {"resume": True})
@@ -82,7 +82,7 @@ def test_the_opponent_is_told_what_instruction_tuning_is(tmp_path, monkeypatch):
     assert differs == {"output_dir"}
     assert not settings.arguments["train_backbone"]
     (made.learning / "text-tuned" / "model").mkdir(parents=True)
-    made.train_opponent()
+    made.train_baseline()
     assert len(asked) == 1
 
 
@@ -135,7 +135,7 @@ class TestProgram:
                     ours = [entry("a", "clara@8", True), entry("b", "gold", True)]
                     summed_up(made, *ours)
 
-            names = ("questions", "training", "text opponent", "evaluation", "report")
+            names = ("questions", "training", "text baseline", "evaluation", "report")
             return {name: lambda name=name: do(name) for name in names}
 
         monkeypatch.setattr(Chain, "steps", property(steps))

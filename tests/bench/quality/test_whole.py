@@ -65,5 +65,5 @@ def test_a_chain_that_is_killed_goes_on_to_its_report(tmp_path):
     assert found["gold"] == 1
     assert (output / "report" / "report.html").read_text().startswith("<!doctype html>")
     steps = [json.loads(line)["names"]["step"] for line in (output / "steps.jsonl").open()]
-    assert steps == ["questions", "training", "text opponent", "evaluation", "report"]
+    assert steps == ["questions", "training", "text baseline", "evaluation", "report"]
     assert "its figures mean nothing" in (output / "chain.md").read_text()
