@@ -154,7 +154,7 @@ def random_model(
 
 
 def own_tokenizer() -> PreTrainedTokenizerBase:
-    """That of the tests' tiny model, taught the words of prompts and questions.
+    """The tokenizer of the tests' tiny model, taught the words of prompts and questions.
 
     A prompt then has as many tokens as with a tokenizer of tens of thousands of entries, about
     one a word, and no file has to be there. Documents are cut to a number of tokens anyway.

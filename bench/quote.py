@@ -249,7 +249,7 @@ def _seconds(found: Measurement) -> str:
 
 
 def _times(found: Sequence[float]) -> str:
-    """Of the rounds' ratios the median, in brackets the 20th and 80th percentile."""
+    """The median of the rounds' ratios, in brackets the 20th and 80th percentile."""
     if not found:
         return ""
     low, high = map(times, spread(found))

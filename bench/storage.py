@@ -88,7 +88,7 @@ def compare(
 def _rankings(
     model: Clara, index: MemoryIndex, questions: Sequence[str], queries: torch.Tensor
 ) -> tuple[Ranked, Ranked]:
-    """As the index ranks, and as the best of it are ordered again."""
+    """The ranking of the index, and the order of its best after reranking."""
     ranked: Ranked = []
     again: Ranked = []
     for start in range(0, len(questions), _TOGETHER):

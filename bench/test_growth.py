@@ -77,7 +77,7 @@ def check_search(call: Callable[[], Any], queries: Tensor, rows: Tensor) -> None
 
 @pytest.mark.usefixtures("compiled_search")
 def test_documents_in_the_index(grow, size, device, recorder):
-    """Of int8 rows at 128x: 1,152 bytes a document."""
+    """Search of int8 rows at 128x: 1,152 bytes a document."""
     width = LIMIT // 128 * HIDDEN
     case, of = "search, int8 at 128x", "documents in the index"
     counts, room = sizes(INDEXED, size.name), available_memory(device) // (2 * width)

@@ -148,7 +148,7 @@ class Turns:
         return statistics.median(self.seconds[name])
 
     def fastest(self, names: Iterable[str]) -> str | None:
-        """That of the lowest median; None of none."""
+        """The name with the lowest median; None where there is none."""
         return min((name for name in names if name in self), key=self.median, default=None)
 
     def ratio(self, name: str, other: str) -> float:

@@ -114,7 +114,7 @@ def sources(count: int, words: int = LONGEST) -> list[str]:
 
 @cache
 def _sections() -> list[str]:
-    """Of all countries in the World Factbook."""
+    """The sections of all countries in the World Factbook."""
     return [
         "\n".join(field.line for field in fields)
         for country in load_factbook()

@@ -94,7 +94,7 @@ def flash_attention(
     longest_q: int,
     longest_k: int,
 ) -> Tensor:
-    """That of the package flash-attn, causal; the last query sees the last key."""
+    """Attention of the package flash-attn, causal; the last query sees the last key."""
     from flash_attn import flash_attn_varlen_func
 
     return flash_attn_varlen_func(q, k, v, offsets_q, offsets_k, longest_q, longest_k, causal=True)

@@ -142,7 +142,7 @@ class ReferenceTraining(nn.Module):
         return cross_entropy(logits[:, :-1].flatten(0, 1).float(), label[:, 1:].flatten())
 
     def pretraining_loss(self, batch: object, alignment_weight: float) -> Tensor:
-        """Of a `CompressionBatch`."""
+        """The loss of a `CompressionBatch`."""
         states, mask = self.encode(batch.documents.batch, COMPRESSOR)  # type: ignore[attr-defined]
         memory = self.memory(states).flatten(0, 1)
         prompts = batch.prompts  # type: ignore[attr-defined]
@@ -152,7 +152,7 @@ class ReferenceTraining(nn.Module):
     def end_to_end_loss(
         self, batch: object, documents: PackedBatch, k: int, temperature: float
     ) -> Tensor:
-        """Of a `RankingBatch` whose questions all have the same number of candidates.
+        """The loss of a `RankingBatch` whose questions all have the same number of candidates.
 
         Args:
             documents: the candidates of one question after another's.

@@ -17,14 +17,14 @@ def sorted_sparsemax(x: Tensor) -> Tensor:
 
 
 def entmax_sparsemax(x: Tensor) -> Tensor:
-    """That of the package entmax: a sort."""
+    """sparsemax of the package entmax, which sorts."""
     from entmax import sparsemax
 
     return sparsemax(x, dim=-1)
 
 
 def liger_sparsemax(x: Tensor) -> Tensor:
-    """That of Liger-Kernel: a sort by PyTorch and a Triton kernel."""
+    """sparsemax of Liger-Kernel: a sort by PyTorch and a Triton kernel."""
     from liger_kernel.ops.sparsemax import LigerSparsemaxFunction
 
     return LigerSparsemaxFunction.apply(x, -1)

@@ -36,7 +36,7 @@ EXACT_LAYERS = 2
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
-    """Of vectors `[..., H]`; infinite where one is not finite."""
+    """The mean relative distance of vectors `[..., H]`; infinite where one is not finite."""
     ours, theirs = ours.float(), theirs.float()
     apart = ((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).mean().item()
     return apart if apart == apart else float("inf")

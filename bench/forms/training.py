@@ -62,7 +62,7 @@ class Place:
     work: Path
 
     def tokenizer(self) -> SafeTokenizer:
-        """That of the backbone."""
+        """The tokenizer of the backbone."""
         device = torch.device("cpu")
         _, tokenizer = load_backbone(str(self.backbone), device=device, dtype=torch.bfloat16)
         return SafeTokenizer(tokenizer)
@@ -139,7 +139,7 @@ def train(form: str, rate: int, seed: int, size: Size, place: Place) -> dict[str
 
 
 def folder_of(form: str, rate: int, seed: int, place: Place) -> Path:
-    """Of a training that is under way; of no use once its figures are kept."""
+    """The folder of a training that is under way; of no use once its figures are kept."""
     return place.work / f"{form}-{rate}-{seed}"
 
 

@@ -75,7 +75,7 @@ class Sheet:
 
 
 def config(**changes: Any) -> ClaraConfig:
-    """Of a model for sheets: a memory token for each fact and one for the name."""
+    """Settings of a model for sheets: a memory token for each fact and one for the name."""
     settings: dict[str, Any] = {
         "document_length": 40,
         "compression_rate": 8,

@@ -40,7 +40,7 @@ class Inputs:
         return normalize(self.rows, dim=1)
 
     def cosines(self, found: Tensor) -> Tensor:
-        """Of each query and the rows `[B, k]`, in float32."""
+        """The cosines of each query and the rows `[B, k]`, in float32."""
         rows = normalize(self.rows[found].float(), dim=-1)
         return torch.einsum("bd,bkd->bk", normalize(self.queries.float(), dim=1), rows)
 

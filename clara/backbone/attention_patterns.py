@@ -92,7 +92,7 @@ class Recording:
     _kept: list[Tensor] = field(default_factory=list)
 
     def mask(self, rule: Callable[..., Tensor], size: int | None, device: torch.device) -> Tensor:
-        """Stands for the mask with this rule, in whose making `size` was given."""
+        """A stand-in for the mask with this rule; `size` was given to make it."""
         pattern = _pattern(rule, size, device)
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
         self._kept.append(mask)

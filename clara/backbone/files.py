@@ -52,7 +52,7 @@ def resolve_backbone(name_or_path: str) -> str:
 
 
 def _needed_files(files: Sequence[str], download: Callable[[str], Path]) -> list[str]:
-    """Of the files on the hub, those that transformers reads: no pickles and no other formats."""
+    """The files on the hub that transformers reads: no pickles and no other formats."""
     here = [file for file in files if "/" not in file]
     if "config.json" not in here:
         raise hub.HubError("on the hub holds no config.json")

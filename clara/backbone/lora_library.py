@@ -19,7 +19,7 @@ _BITSANDBYTES = "bitsandbytes"
 
 
 class _Awaited(ModuleType):
-    """Stands for a module that is imported when an attribute of it is asked for."""
+    """A stand-in for a module, which is imported when an attribute of it is asked for."""
 
     def __getattr__(self, name: str) -> Any:
         if sys.modules.get(self.__name__) is self:

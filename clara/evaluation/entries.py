@@ -25,7 +25,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Such as "text+bm25", "text+clara@4" or "closed-book".
+        """The name, such as "text+bm25", "text+clara@4" or "closed-book".
 
         A ranker's rate is left out where it is that of the system: "clara@4+clara".
         """

@@ -24,7 +24,7 @@ _DIGEST = pa.binary(DIGEST_BYTES)
 
 
 def fixed_columns(value: pa.DataType, width: int, *, ordered: bool) -> list[pa.Field]:
-    """Of formats 1 and 2.
+    """The columns of formats 1 and 2.
 
     Args:
         value: what carries a value of memory.
@@ -47,7 +47,7 @@ def fixed_columns(value: pa.DataType, width: int, *, ordered: bool) -> list[pa.F
 
 
 def ragged_columns(*, scales: bool, mean_bytes: int | None) -> list[pa.Field]:
-    """Of format 3.
+    """The columns of format 3.
 
     Args:
         scales: memory is quantized.

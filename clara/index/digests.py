@@ -14,7 +14,7 @@ _ABSENT = _LENGTH.pack(-1)
 
 
 def digest(label: bytes, *fields: Any) -> bytes:
-    """Of bytes, contiguous arrays and None, personalised with the label."""
+    """The digest of bytes, contiguous arrays and None, personalised with the label."""
     state = hashlib.blake2b(digest_size=DIGEST_BYTES, person=label)
     for field in fields:
         if field is None:

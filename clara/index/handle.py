@@ -67,7 +67,7 @@ class Handle:
         return latest.header
 
     def _read_catalog(self) -> Catalog:
-        """Of the last commit. The caller holds the lock."""
+        """Read the catalog of the last commit. The caller holds the lock."""
         self._current()
         if self._catalog is None:
             raise MemoryIndexError(f"{self._snapshot.path}: the catalog of the index is not loaded")

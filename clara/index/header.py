@@ -163,7 +163,7 @@ class Header:
 
     @property
     def vector_dtype(self) -> torch.dtype:
-        """Of the vectors that documents are ranked by, as a search reads them.
+        """The dtype of the vectors that documents are ranked by, as a search reads them.
 
         int8 codes are searched as they are where a vector has one scale.
         """

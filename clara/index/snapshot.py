@@ -251,7 +251,7 @@ def _derived_identity(path: str) -> str:
 
 
 def _version(manifest: str) -> int:
-    """Of the name of a manifest; 0 if it is not that of a version."""
+    """The version that the name of a manifest says; 0 if it says none."""
     number = manifest.removesuffix(_MANIFEST)
     if not number.isdecimal():
         return 0

@@ -11,7 +11,7 @@ from clara.index.digests import DIGEST_BYTES, number
 
 
 def text_digest(title: str | None, parts: Iterable[str]) -> bytes:
-    """Of a document's title and text, 16 bytes; the text may come in parts."""
+    """The digest of a document's title and text, 16 bytes; the text may come in parts."""
     name = None if title is None else title.encode(errors="surrogatepass")
     state = hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"clara.text")
     state.update(number(-1) if name is None else number(len(name)) + name)

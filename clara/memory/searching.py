@@ -39,7 +39,7 @@ class SearchableIndex(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Of the model that wrote the memory, see `Clara.fingerprint`."""
+        """The fingerprint of the model that wrote the memory, see `Clara.fingerprint`."""
 
     def search(self, query_memory: Tensor, k: int, /) -> Sequence[Sequence[SearchHit]]:
         """The best `k` documents for each query `[B, m, H]`, best first."""

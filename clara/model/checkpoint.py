@@ -136,7 +136,7 @@ def locate(name_or_path: str | Path) -> Path:
 
 
 def _needed_files(files: Sequence[str], download: Callable[[str], Path]) -> list[str]:
-    """Of the files on the hub, those that a model folder has; nothing that could be a pickle."""
+    """The files on the hub that a model folder has; nothing that could be a pickle."""
     if CONFIG not in files or MEMORY_TOKENS not in files:
         remedy = ""
         if any(Path(file).name == "adapters.pth" for file in files):

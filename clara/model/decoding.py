@@ -139,7 +139,7 @@ class _Continued:
         self._cache = _decoder_cache(weights, read, mask)
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Of what follows the tokens `[B]`."""
+        """The logits of what follows the tokens `[B]`."""
         if self._cache.full:
             self._cache = self._cache.grown(self._weights, 2 * self._cache.capacity)
         embeddings = self._backbone.get_input_embeddings()(tokens)

@@ -46,7 +46,7 @@ class Change:
 
     @property
     def verdict(self) -> Literal["same", "slower", "faster"]:
-        """Of bytes, "slower" means more of them."""
+        """The word for the change; for bytes "slower" means more of them."""
         if 1 / (1 + self.noise) <= self.ratio <= 1 + self.noise:
             return "same"
         return "slower" if self.ratio > 1 else "faster"
@@ -109,5 +109,5 @@ def differences(before: Results, after: Results) -> list[str]:
 
 
 def ceiling_name(name: str) -> str:
-    """Of a measured ceiling among what a run depends on."""
+    """The name of a measured ceiling among what a run depends on."""
     return f"measured {name.replace('_', ' ')}"

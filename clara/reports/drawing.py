@@ -75,7 +75,7 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _style(place: int) -> dict[str, Any]:
-    """Of each round through the colours, the markers are moved by one."""
+    """Colour and marker; each round through the colours moves the markers by one."""
     count = len(COLOURS)
     marker = MARKERS[(place + place // count) % count]
     return {"color": COLOURS[place % count], "marker": marker, "markersize": 6}

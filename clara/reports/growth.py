@@ -78,7 +78,7 @@ class Curve:
 
 
 def curves(results: Results) -> list[Curve]:
-    """Of all that the suite "growth" measured at two sizes or more."""
+    """The curves of all that the suite "growth" measured at two sizes or more."""
     groups: dict[tuple[str, str, str], list[Measurement]] = {}
     for each in results.of("growth"):
         size = each.parameters.get("size")

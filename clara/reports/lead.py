@@ -47,7 +47,7 @@ def _measured(results: Results) -> str:
 
 
 def _main_result(results: Results) -> str:
-    """Of the first of these that was measured: answers, compression, training, anything else."""
+    """The first of these that was measured: answers, compression, training, anything else."""
     return (
         _answers(results)
         or _beside(results, "compress", "throughput", "compressing documents")

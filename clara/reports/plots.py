@@ -235,7 +235,7 @@ def _memory(results: Results, figure: Any) -> bool:
 
 
 def _by_case(group: list[Measurement]) -> list[Measurement]:
-    """Those of a case beside each other, cases in the order of their first one."""
+    """Measurements by case: those of one case together, cases in the order of their first one."""
     cases: dict[tuple[Any, ...], list[Measurement]] = {}
     for each in group:
         cases.setdefault(each.case_key, []).append(each)
@@ -259,7 +259,7 @@ def _peaks(axis: Any, places: list[float], group: list[Measurement]) -> None:
 
 
 def _timed(measured: list[Measurement]) -> list[Measurement]:
-    """Those that can lie on a logarithmic axis."""
+    """The measurements that can lie on a logarithmic axis."""
     return [each for each in measured if each.unit == "s" and each.median > 0]
 
 

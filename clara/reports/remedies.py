@@ -77,7 +77,7 @@ def has_gpu() -> bool:
 
 
 def _packages(report: dict[str, Any]) -> list[Check]:
-    """Those that all of clara needs; extras have lines of their own."""
+    """The packages that all of clara needs; extras have lines of their own."""
     installed = [f"{name} {found}" for name, found in report["packages"].items() if found]
     shown = [Check("fine", ", ".join(installed))]
     for name, wanted in report["missing_packages"].items():

@@ -179,7 +179,7 @@ class Results:
     promises: list[Promise] = field(default_factory=list)
 
     def of(self, suite: str, case: str | None = None) -> list[Measurement]:
-        """Those of a suite, or of one of its cases, that have samples."""
+        """The measurements of a suite, or of one of its cases, that have samples."""
         return [
             each
             for each in self.measurements
@@ -231,7 +231,7 @@ def ratios(ours: Measurement, theirs: Measurement) -> list[float]:
 
 
 def usual(measurements: Iterable[Measurement], but: Iterable[str] = ()) -> list[Measurement]:
-    """Those with the parameters of `USUAL`, or where none has them, the most common ones.
+    """Measurements with the parameters of `USUAL`; if none has them, with the most common ones.
 
     Args:
         but: parameters that may be anything.
@@ -328,6 +328,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_detail(value: Any) -> bool:
-    """Of an environment."""
+    """Whether a value may stand in an environment."""
     listed = value if isinstance(value, list) else [value]
     return all(each is None or isinstance(each, str | bool) or _is_number(each) for each in listed)

@@ -187,7 +187,7 @@ def _roofline_styles() -> dict[str, dict[str, Any]]:
 
 
 def _ours_and_fastest(measured: Sequence[Measurement]) -> list[Measurement]:
-    """Of each case ours and the fastest of the others."""
+    """For each case, ours and the fastest of the others."""
     chosen: dict[tuple[Any, ...], Measurement] = {}
     for each in measured:
         key = *each.case_key, _is_ours(each)
@@ -197,7 +197,7 @@ def _ours_and_fastest(measured: Sequence[Measurement]) -> list[Measurement]:
 
 
 def _words(found: Measurement) -> list[str]:
-    """Of a case such as "sparsemax, backward, long rows"."""
+    """The words of a case such as "sparsemax, backward, long rows"."""
     return re.split(r"[\s,]+", found.case.strip())
 
 
@@ -245,7 +245,7 @@ def _computes(found: Measurement) -> bool:
 
 
 def _place(found: Measurement) -> tuple[float, float]:
-    """Of a measurement in its panel."""
+    """The place of a measurement in its panel."""
     moved, flops = found.quantities["bytes"], found.quantities.get("flops", 0)
     if _computes(found):
         return flops / moved, flops / found.median

@@ -145,7 +145,7 @@ def _row(found: Measurement, first: Measurement | None) -> tuple[str, ...]:
 
 
 def limit_share(found: Measurement, ceilings: dict[str, float]) -> float | None:
-    """Of the faster of the two ceilings that a call's bytes and flops allow; None if unknown."""
+    """The share that a call reached of the speed its two ceilings allow; None if unknown."""
     pairs = ("bytes", "bandwidth"), ("flops", "matrix_rate")
     if not found.samples or not found.median or found.unit != "s":
         return None

@@ -45,7 +45,7 @@ class Statistics:
     paid_completion_tokens: int = 0
 
     def report(self, price_input: float | None, price_output: float | None) -> dict[str, Any]:
-        """As JSON.
+        """The statistics as a JSON object.
 
         Args:
             price_input, price_output: of a million tokens, for the cost of what this run paid for

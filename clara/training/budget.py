@@ -48,7 +48,7 @@ class Budget(TrainerCallback):
 
     @property
     def hours(self) -> float:
-        """Of wall time that training took, before it was resumed too."""
+        """The hours of wall time that training took, before it was resumed too."""
         now = 0.0 if self._began is None else self._clock() - self._began
         return (self._before + now) / 3600
 

@@ -126,7 +126,7 @@ class CandidateMemory:
                 made = made[[row for row, known in enumerate(there) if not known]]
 
     def _usable(self, documents: list[Document]) -> list[Document]:
-        """Those that can be compressed; the others are noted."""
+        """The documents that can be compressed; the others are noted."""
         usable = []
         for document in documents:
             try:

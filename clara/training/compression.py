@@ -70,7 +70,7 @@ class CompressionObjective(Objective):
         return sums
 
     def _sums_of_averages(self, batch: CompressionBatch) -> dict[str, Tensor]:
-        """As with a connector at zero, at the cost of the generator alone."""
+        """The sums with a connector at zero, at the cost of the generator alone."""
         means = self.model.span_means(batch.documents.batch).to(self.model.dtype)
         memory = torch.cat(batch.documents.in_order(means))
         sums = self._sums_of_answers(batch, memory)

@@ -132,7 +132,7 @@ class SavingTrainer(Trainer):
         return metrics
 
     def _scores(self) -> dict[str, float]:
-        """Of the evaluation that the run has made at this step; empty without one."""
+        """The scores of the evaluation that the run has made at this step; empty without one."""
         metric = "eval_" + (self.args.metric_for_best_model or "loss").removeprefix("eval_")
         for record in reversed(self.state.log_history):
             if record.get("step") != self.state.global_step:

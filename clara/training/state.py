@@ -25,7 +25,7 @@ class CheckpointError(ClaraError, ValueError):
 
 
 def save_optimizer(folder: Path, optimizer: Any, scheduler: Any, scaler: Any = None) -> None:
-    """Write the state of all three.
+    """Write the state of the optimizer, the schedule and the scaler.
 
     Raises:
         CheckpointError: the optimizer keeps something that is neither a tensor nor a plain value.

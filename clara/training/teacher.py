@@ -263,7 +263,7 @@ class Teacher:
         return [TaughtAnswer(*of_one) for of_one in each]
 
     def _most_likely(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Of all positions, on the CPU. Logits behind the vocabulary are padding of the head."""
+        """The most likely tokens of all positions, on the CPU. The head's padding is left out."""
         known = len(self._model.tokenizer.tokenizer)
         rows = max(CHUNK_LOGITS // known, 1)
         parts = [

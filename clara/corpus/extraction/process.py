@@ -70,7 +70,7 @@ class Extractor:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs now; None where there is none."""
+        """The id of the process that runs now; None where there is none."""
         return None if self._running is None else self._running.process.pid
 
     def read(self, kind: str, descriptor: int) -> Extracted:

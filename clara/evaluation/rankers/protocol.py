@@ -23,7 +23,7 @@ class Ranker(Protocol):
 
     @property
     def name(self) -> str:
-        """Such as "bm25" or "clara@4"; no two rankers of a run have the same."""
+        """The name, such as "bm25" or "clara@4"; no two rankers of a run have the same."""
 
     def rank(
         self,

@@ -29,7 +29,7 @@ class Theme:
 
     @property
     def settings(self) -> dict[Any, Any]:
-        """Those of matplotlib."""
+        """The settings of matplotlib."""
         names = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
         grounds = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
         return {

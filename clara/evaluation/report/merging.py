@@ -175,6 +175,6 @@ def _renamed(run: Run, whole: Run) -> Run:
 def _added(
     known: Sequence[Figures], new: Iterable[Figures], key: Callable[[Figures], object]
 ) -> list[Figures]:
-    """Those that are known, and those of `new` whose key is not."""
+    """What is known, and what of `new` has a key that is not known."""
     keys = {key(each) for each in known}
     return [*known, *(each for each in new if key(each) not in keys)]

@@ -46,7 +46,7 @@ class System(Protocol):
 
     @property
     def name(self) -> str:
-        """Such as "text" or "clara@4"; no two systems of a run have the same."""
+        """The name, such as "text" or "clara@4"; no two systems of a run have the same."""
 
     @property
     def reads_documents(self) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class _Format(NamedTuple):
-    """Of a floating-point dtype: its bits as integers, and which norms are ordinary."""
+    """The format of a floating-point dtype: its bits as integers, and which norms are ordinary."""
 
     integer: torch.dtype
     mantissa: int

@@ -46,7 +46,7 @@ def _bounds(document, p_offsets, rows):
 
 @triton.jit
 def _weights(n_rows, n_memory):
-    """Of a token row and of a memory row; NaN where a document has none of them."""
+    """The weights of a token row and of a memory row; NaN where a document has none of them."""
     n_tokens = n_rows - n_memory
     complete = tl.minimum(n_tokens, n_memory) > 0
     for_tokens = tl.math.div_rn(1.0, tl.maximum(n_tokens, 1).to(tl.float32))
@@ -224,7 +224,7 @@ def _backward(
 
 
 def _unit(columns: int) -> int:
-    """Of a multiple of 16 columns the compiler knows that all rows allow 16-byte accesses."""
+    """16 if it divides the columns: all rows then allow accesses of 16 bytes; else 1."""
     return 16 if columns % 16 == 0 else 1
 
 

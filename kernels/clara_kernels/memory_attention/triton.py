@@ -91,7 +91,7 @@ class _Problem:
         return self.documents, self.rows_each, self.heads
 
     def strides(self) -> tuple[int, int]:
-        """Of the rows of k and v, in heads: a multiple of a constant is known to be aligned."""
+        """Strides of the rows of k and v, in heads: multiples of a constant are known to be aligned."""
         return self.k.stride(0) // self.head_dim, self.v.stride(0) // self.head_dim
 
     def constants(self, blocks: Blocks) -> dict[str, Any]:
@@ -325,7 +325,7 @@ def _builds(
 
 
 def _type(name: str, x: str, result: str) -> str:
-    """Of a parameter of the three large kernels."""
+    """The type of a parameter of the three large kernels."""
     if name in ("p_out", "p_dq"):
         return result
     if name in ("p_lse", "p_sums"):

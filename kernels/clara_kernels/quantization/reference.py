@@ -39,7 +39,7 @@ def quantize(memory: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def scales_of(values: Tensor, bits: int) -> Tensor:
-    """Of the last dimension, float32."""
+    """The scales of the last dimension, float32."""
     highest = values.abs().amax(-1)  # NaN if any value is
     scales = (highest / LARGEST_CODE[bits]).float()
     bounded = scales.clamp(SMALLEST_SCALE, LARGEST_SCALE[bits])

@@ -107,7 +107,7 @@ def _quantize_8_long(
 
 @triton.jit
 def _row_bytes(units, UNIT: tl.constexpr):
-    """Of packed codes; as a multiple where it is one."""
+    """The bytes of a row of packed codes; as a multiple where it is one."""
     return units * (UNIT // 2) if UNIT % 2 == 0 else (units * UNIT + 1) // 2
 
 
