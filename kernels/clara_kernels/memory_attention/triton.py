@@ -91,7 +91,7 @@ class _Problem:
         return self.documents, self.rows_each, self.heads
 
     def strides(self) -> tuple[int, int]:
-        """Strides of the rows of k and v, in heads: multiples of a constant are known to be aligned."""
+        """Strides of the rows of k and v, in heads: the compiler sees that they are aligned."""
         return self.k.stride(0) // self.head_dim, self.v.stride(0) // self.head_dim
 
     def constants(self, blocks: Blocks) -> dict[str, Any]:
