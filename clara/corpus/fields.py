@@ -21,6 +21,7 @@ _NAMES = {str: "a string", int: "an integer", float: "a float", bool: "a boolean
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 _WORDS = {"true": True, "false": False}
 _LONGEST_INTEGER = 64  # bits, with the sign
+_DECLARED, _FIXED = "as declared", "as in the index"
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,43 @@ class Columns:
     Attributes:
         types: by the name of the field.
         first: where each had its first value.
+        fixed: whether there are no columns but those of `types`.
+        left_out: fields with values for which there is no column, and where each was first.
     """
 
     types: dict[str, type] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
+    fixed: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, names: FieldNames) -> Columns:
-        """The types that are declared."""
+    def of(cls, names: FieldNames, fixed: Mapping[str, type] | None = None) -> Columns:
+        """The types that are declared, or those that are fixed beforehand.
+
+        Args:
+            fixed: the types of all columns that there are. A type that is declared for one of
+                them must be the same.
+
+        Raises:
+            DataError: a field is declared with another type.
+        """
         types = {name: type_ for name, type_ in names.declared.items() if type_ is not None}
-        return cls(types, dict.fromkeys(types, "as declared"))
+        if fixed is None:
+            return cls(types, dict.fromkeys(types, _DECLARED))
+        for name, type_ in types.items():
+            if name in fixed and fixed[name] is not type_:
+                raise DataError(
+                    f"field {shown(name)} is declared as {_NAMES[type_]}; it is "
+                    f"{_NAMES[fixed[name]]}, as in the index"
+                )
+        first = {name: _DECLARED if name in types else _FIXED for name in fixed}
+        return cls(dict(fixed), first, fixed=True)
 
     def taken(self, values: Mapping[str, Any], where: str) -> dict[str, Scalar]:
         """The metadata of a record, after which its types are known.
 
-        Integers become floats in a column of floats, and strings what a declared type says.
+        Integers become floats in a column of floats, and strings what a declared type says. Fields
+        without a column are left out where the columns are fixed.
 
         Raises:
             DataError: a value has another type than earlier ones, which the message locates, or
@@ -94,6 +117,10 @@ class Columns:
         for name, value in values.items():
             if flaw := surrogate_flaw(name):
                 raise DataError(f"the name of field {shown(name)} {flaw}")
+            if self.fixed and name not in self.types:
+                if not is_missing(value):
+                    self.left_out.setdefault(name, where)
+                continue
             taken[name] = self._fitted(name, _plain(name, value))
         for name, scalar in taken.items():
             if scalar is not None and name not in self.types:
@@ -106,10 +133,10 @@ class Columns:
             return value
         if expected is float and type(value) is int and abs(value) <= 2**53:
             return float(value)
-        declared = self.first[name] == "as declared"
-        if declared and isinstance(value, str):
+        first = self.first[name]
+        if first == _DECLARED and isinstance(value, str):
             return _converted(name, value, expected)
-        place = "declared so" if declared else f"at {self.first[name]}"
+        place = {_DECLARED: "declared so", _FIXED: _FIXED}.get(first, f"at {first}")
         raise DataError(
             f"field {shown(name)} is {_NAMES[type(value)]}; it is {_NAMES[expected]}, {place}"
         )

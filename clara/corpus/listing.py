@@ -24,6 +24,32 @@ _SAVED = ("state.json", "dataset_dict.json")  # what `datasets` writes into a fo
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a source lies.
+
+    Attributes:
+        path: absolute, of the file, the folder, or the folder before the pattern; without links.
+        pattern: with slashes, empty if there is none.
+    """
+
+    path: str
+    pattern: str = ""
+
+    def holds(self, path: str) -> bool:
+        """Whether a file, given by an absolute path without links, is one of the source.
+
+        Example:
+            >>> Origin("/data/docs", "**/*.md").holds("/data/docs/harbour/prices.md")
+            True
+        """
+        if not self.pattern:
+            return path == self.path or path.startswith(os.path.join(self.path, ""))
+        relative = os.path.relpath(path, self.path)
+        parts = PurePath(relative).parts
+        return parts[:1] != ("..",) and _fits(parts, tuple(self.pattern.split("/")))
+
+
+@dataclass(frozen=True)
 class SourceFile:
     """A file to read, or a folder that `datasets` saved.
 
@@ -55,6 +81,7 @@ class Listing:
         hidden: files and folders whose name begins with a dot, which are left out.
         linked_folders: links to folders of the same source, whose files are read in their place.
         others: files of kinds that are not read, by suffix.
+        origins: where each source lies, by its name.
     """
 
     files: list[SourceFile] = field(default_factory=list)
@@ -62,6 +89,7 @@ class Listing:
     hidden: int = 0
     linked_folders: int = 0
     others: Counter[str] = field(default_factory=Counter)
+    origins: dict[str, Origin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,6 +125,8 @@ def list_sources(sources: Sequence[str]) -> Listing:
                 "one source"
             )
         names[source.name] = given
+        root = os.path.realpath(source.root)
+        listing.origins[source.name] = Origin(root, "/".join(source.pattern))
         before = len(listing.files) + len(listing.failures)
         _list(source, given, listing)
         if len(listing.files) + len(listing.failures) == before:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from clara.corpus.documents import CorpusDocument, Extracted, Failure
@@ -33,6 +34,21 @@ class CorpusError(DataError):
     """Some of a corpus could not be read, or an id occurs more than once."""
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What a look at sources tells, before their documents are used.
+
+    Attributes:
+        documents: how many there are, if every file can be read.
+        types: of the metadata.
+        repeated: how often each id occurs that occurs more than once.
+    """
+
+    documents: int
+    types: Mapping[str, type]
+    repeated: Mapping[str, int]
+
+
 class Reading:
     """The documents of sources, in an order that depends on nothing but their content.
 
@@ -49,13 +65,15 @@ class Reading:
             the end; "skip" leaves them out; "replace" gives them too, with
             `CorpusDocument.replaces` set: the consumer drops the earlier one.
         on_failure: is called with every failure when it happens.
+        columns: the types of all metadata that may be kept, such as those of an index; fields
+            without a type are left out. None: each field has the type of its first value.
 
     Attributes:
         listing: the files, before anything is read.
         failures: how many files and records could not be read.
         duplicates: how many documents had the id of an earlier one.
         counts: documents given, by kind of file.
-        columns: the types of the metadata so far.
+        columns: the types of the metadata so far, and which fields were left out.
 
     Raises:
         DataError: as `list_sources`.
@@ -74,6 +92,7 @@ class Reading:
         on_error: OnError = "fail",
         on_duplicate: OnDuplicate = "error",
         on_failure: Callable[[Failure], None] | None = None,
+        columns: Mapping[str, type] | None = None,
     ) -> None:
         _check_choice("on_error", on_error, ("fail", "skip"))
         _check_choice("on_duplicate", on_duplicate, ("error", "skip", "replace"))
@@ -81,6 +100,7 @@ class Reading:
         self._limits = Limits() if limits is None else limits
         self._on_error, self._on_duplicate = on_error, on_duplicate
         self._on_failure = on_failure
+        self._fixed = columns
         self.listing: Listing = list_sources(sources)
         self._begin()
 
@@ -88,7 +108,7 @@ class Reading:
         self.failures = 0
         self.duplicates = 0
         self.counts: Counter[str] = Counter()
-        self.columns = Columns.of(self._names)
+        self.columns = Columns.of(self._names, self._fixed)
         self._first_failure: Failure | None = None
         self._repeated: dict[str, tuple[str, str]] = {}
         self._places: dict[str, str] = {}  # where each id was first
@@ -114,6 +134,31 @@ class Reading:
                 except OSError as error:
                     self._fail(Failure(file.shown, error.strerror or str(error)))
         self.check()
+
+    def survey(self) -> Survey:
+        """Count the documents and learn the types of their metadata.
+
+        Tables are read once for it. Of all other files it is known that each is one document
+        without metadata. Nothing is reported: reading all reports it.
+
+        Raises:
+            DataError: as the class says.
+        """
+        self._begin()
+        report, self._on_failure = self._on_failure, None
+        times: Counter[str] = Counter()
+        try:
+            for file in self.listing.files:
+                if file.kind not in TABLES:
+                    times[file.id] += 1
+                    continue
+                with suppress(DataError, OSError):
+                    for document in self._records(file):
+                        times[document.id] += 1
+        finally:
+            self._on_failure = report
+        repeated = {name: count for name, count in times.items() if count > 1}
+        return Survey(times.total(), dict(self.columns.types), repeated)
 
     def _documents(self, file: SourceFile, extractor: Extractor) -> Iterator[CorpusDocument]:
         """The documents of a file; failures of records are reported.

@@ -152,3 +152,24 @@ def test_marks_are_read_and_other_fields_of_that_name_are_metadata():
     ):
         with pytest.raises(DataError, match=r"field 'marks' is a list"):
             document_of({**record, "marks": bad})
+
+
+def test_fixed_columns_leave_other_fields_out_and_refuse_other_types():
+    columns = Columns.of(FieldNames(), {"a": int, "b": float})
+    assert columns.taken({"a": 1, "c": None, "d": None}, "f:1") == {"a": 1}
+    assert columns.left_out == {}
+    assert columns.taken({"b": 2, "c": [], "d": "x"}, "f:2") == {"b": 2.0}
+    assert columns.taken({"c": 1}, "f:3") == {}
+    assert columns.left_out == {"c": "f:2", "d": "f:2"}
+    assert columns.types == {"a": int, "b": float}
+    with pytest.raises(DataError, match=r"^field 'a' is a string; it is an integer, as in the in"):
+        columns.taken({"a": "1"}, "f:4")
+
+
+def test_types_declared_for_fixed_columns_must_be_the_same():
+    declared = FieldNames(metadata=("a:int", "new:str"))
+    columns = Columns.of(declared, {"a": int})
+    assert columns.taken({"a": " 7 "}, "f:1") == {"a": 7}
+    assert columns.types == {"a": int}
+    with pytest.raises(DataError, match=r"^field 'a' is declared as an integer; it is a string, a"):
+        Columns.of(declared, {"a": str})

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from clara.corpus import kinds
-from clara.corpus.listing import _fits, list_sources
+from clara.corpus.listing import Origin, _fits, list_sources
 from clara.data import DataError
 
 
@@ -208,3 +208,27 @@ def test_names_are_shown_on_one_line(tmp_path):
         ("s/a\nb.txt", f"{tmp_path}/a\\nb.txt")
     ]
     assert listing.failures[0].where == f"{tmp_path}/c\\x1b.txt"
+
+
+def test_where_sources_lie(folder, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(folder)
+    listing = list_sources([str(tmp_path / "link"), f"md={folder}/**/*.md", f"{folder}/b.txt"])
+    assert listing.origins == {
+        "link": Origin(str(folder)),
+        "md": Origin(str(folder), "**/*.md"),
+        "b.txt": Origin(f"{folder}/b.txt"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("origin", "held", "others"),
+    [
+        (Origin("/a/b"), ["/a/b", "/a/b/c", "/a/b/c/d"], ["/a", "/a/bc", "/a/c"]),
+        (Origin("/a/b", "*.md"), ["/a/b/x.md"], ["/a/b/c/x.md", "/a/x.md", "/a/b/x.txt"]),
+        (Origin("/a/b", "**/*.md"), ["/a/b/x.md", "/a/b/c/x.md"], ["/a/c/x.md", "/a/b/x"]),
+        (Origin("/"), ["/x"], []),
+    ],
+)
+def test_which_files_a_source_holds(origin, held, others):
+    assert [path for path in held if not origin.holds(path)] == []
+    assert [path for path in others if origin.holds(path)] == []

@@ -12,7 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clara.corpus import CorpusError, FieldNames, Limits, Reading, digest_of, write_corpus
+from clara.corpus import (
+    CorpusError,
+    Failure,
+    FieldNames,
+    Limits,
+    Reading,
+    Survey,
+    digest_of,
+    write_corpus,
+)
+from clara.corpus.extraction.process import Extractor
 from clara.data import DataError, read_documents
 
 from .made_files import DEEP, docx_of, pdf_of
@@ -58,6 +68,36 @@ def test_every_kind(mixed):
     assert reading.columns.types == {"year": int, "place": str, "w": float}
     assert by_kind["csv"].digest == digest_of("row", None, {"place": "here"})
     assert list(reading) == found  # again, from the start
+
+
+def test_a_survey_counts_without_reading_texts(mixed, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(Extractor, "read", None)
+        seen: list[Failure] = []
+        reading = Reading([str(mixed)], on_failure=seen.append)
+        survey = reading.survey()
+    assert survey == Survey(8, {"year": int, "place": str, "w": float}, {})
+    again = Reading([str(mixed)], columns={"place": str})
+    found = {document.kind: document.metadata for document in again}
+    assert (found["csv"], found["jsonl"], found["parquet"]) == ({"place": "here"}, {}, {})
+    assert again.columns.left_out == {
+        "year": f"{mixed}/f.jsonl:1",
+        "w": f"{mixed}/h.parquet: row 1",
+    }
+
+
+def test_a_survey_knows_repeated_ids_and_reports_no_failures(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        jsonl({"id": "x", "contents": "1"}, {"id": "y", "contents": "2"}, {"id": "x"}) + "{\n"
+    )
+    (tmp_path / "b.jsonl").write_text(jsonl(*[{"id": "x", "contents": "3"}] * 2))
+    failures: list[Failure] = []
+    reading = Reading([str(tmp_path)], on_failure=failures.append)
+    assert reading.survey() == Survey(4, {}, {"x": 3})
+    assert failures == []
+    with pytest.raises(CorpusError):
+        list(reading)
+    assert len(failures) == 2  # which reading them reports
 
 
 def test_what_is_written_is_read_back(mixed, tmp_path):
