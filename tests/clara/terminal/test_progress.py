@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from clara.terminal.progress import document_progress
+from clara.terminal.progress import Lines, document_progress, duration
 
 
 class Stream(io.StringIO):
@@ -43,3 +43,32 @@ def test_a_terminal_shows_counts_and_details(monkeypatch):
 def test_nothing_is_written_otherwise(monkeypatch, capfd, options):
     assert shown(monkeypatch, **options) == ""
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_log_gets_a_line_every_so_often(monkeypatch, capsys):
+    times = iter([0.0, 4.0, 10.0, 10.0, 15.0, 30.0, 30.0])
+    lines = Lines("build", 1500, 100, "documents", 10.0, lambda: next(times))
+    lines.advance(100)
+    lines.advance(100, "8.0x compression")
+    lines.advance(50)
+    lines.advance(10, "8.1x\x1b compression")
+    assert capsys.readouterr().err.splitlines() == [
+        "build: 300 of 1,500 documents, 20.0 documents/s, 8.0x compression, 1 min left",
+        "build: 360 of 1,500 documents, 3.0 documents/s, 8.1x\ufffd compression, 6 min left",
+    ]
+
+
+def test_lines_only_where_there_is_no_terminal(monkeypatch):
+    text = shown(monkeypatch, terminal=False, lines_every=0.0)
+    assert len(text.splitlines()) == 2
+    assert "40 of 40 documents" in text
+    assert shown(monkeypatch, terminal=False, visible=False, lines_every=0.0) == ""
+    assert "40 of 40" not in shown(monkeypatch, terminal=True, lines_every=0.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0 s"), (59.4, "59 s"), (60, "1 min"), (3599, "1 h 0 min"), (450_000, "125 h 0 min")],
+)
+def test_durations(seconds, expected):
+    assert duration(seconds) == expected
