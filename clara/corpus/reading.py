@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from clara.corpus.documents import CorpusDocument, Extracted, Failure
 from clara.corpus.extraction.process import Extractor
@@ -65,8 +65,6 @@ class Reading:
             the end; "skip" leaves them out; "replace" gives them too, with
             `CorpusDocument.replaces` set: the consumer drops the earlier one.
         on_failure: is called with every failure when it happens.
-        columns: the types of all metadata that may be kept, such as those of an index; fields
-            without a type are left out. None: each field has the type of its first value.
 
     Attributes:
         listing: the files, before anything is read.
@@ -92,15 +90,15 @@ class Reading:
         on_error: OnError = "fail",
         on_duplicate: OnDuplicate = "error",
         on_failure: Callable[[Failure], None] | None = None,
-        columns: Mapping[str, type] | None = None,
     ) -> None:
         _check_choice("on_error", on_error, ("fail", "skip"))
         _check_choice("on_duplicate", on_duplicate, ("error", "skip", "replace"))
         self._names = FieldNames() if names is None else names
         self._limits = Limits() if limits is None else limits
-        self._on_error, self._on_duplicate = on_error, on_duplicate
+        self.on_error: Final = on_error
+        self.on_duplicate: Final = on_duplicate
         self._on_failure = on_failure
-        self._fixed = columns
+        self._fixed: Mapping[str, type] | None = None
         self.listing: Listing = list_sources(sources)
         self._begin()
 
@@ -121,7 +119,7 @@ class Reading:
         """
         self._begin()
         for failure in self.listing.failures:
-            self._fail(failure)
+            self.fail(failure)
         with Extractor(self._limits) as extractor:
             for file in self.listing.files:
                 try:
@@ -130,10 +128,21 @@ class Reading:
                             self.counts[file.kind] += 1
                             yield replace(kept, kind=file.kind, source=file.source)
                 except DataError as error:
-                    self._fail(Failure(file.shown, str(error)))
+                    self.fail(Failure(file.shown, str(error)))
                 except OSError as error:
-                    self._fail(Failure(file.shown, error.strerror or str(error)))
+                    self.fail(Failure(file.shown, error.strerror or str(error)))
         self.check()
+
+    def fix_columns(self, types: Mapping[str, type]) -> None:
+        """Keep only metadata of these types from now on, such as those that an index has.
+
+        Other fields are left out; see `Columns.left_out`.
+
+        Raises:
+            DataError: a field is declared with another type.
+        """
+        Columns.of(self._names, types)
+        self._fixed = dict(types)
 
     def survey(self) -> Survey:
         """Count the documents and learn the types of their metadata.
@@ -186,7 +195,7 @@ class Reading:
         for row in rows:
             empty = False
             if isinstance(row, Failure):
-                self._fail(row)
+                self.fail(row)
                 continue
             if row.columns is not None and roles is None:  # a table without them fails as a whole
                 roles = Roles.of(self._names, row.columns, table=True)
@@ -195,7 +204,7 @@ class Reading:
                 name = f"{file.id}/{row.number}"
                 document = as_document(row.values, chosen, self.columns, name, row.where)
             except DataError as error:
-                self._fail(Failure(row.where, str(error)))
+                self.fail(Failure(row.where, str(error)))
                 continue
             yield document
         if empty:
@@ -208,13 +217,14 @@ class Reading:
             self._places[document.id] = document.where
             return document
         self.duplicates += 1
-        if self._on_duplicate == "replace":
+        if self.on_duplicate == "replace":
             return replace(document, replaces=True)
         if len(self._repeated) < _LISTED:
             self._repeated.setdefault(document.id, (earlier, document.where))
         return None
 
-    def _fail(self, failure: Failure) -> None:
+    def fail(self, failure: Failure) -> None:
+        """Count and report a failure, also one of what is done with a document."""
         self.failures += 1
         self._first_failure = self._first_failure or failure
         if self._on_failure is not None:
@@ -226,7 +236,7 @@ class Reading:
         Raises:
             CorpusError: something failed that was not to be skipped, or an id occurs twice.
         """
-        if self._on_duplicate == "error" and self.duplicates:
+        if self.on_duplicate == "error" and self.duplicates:
             listed = ", ".join(
                 f"{shown(name)} ({first} and {second})"
                 for name, (first, second) in self._repeated.items()
@@ -237,7 +247,7 @@ class Reading:
                 f"{documents} the id of an earlier document: {listed}{more}; "
                 "rename them, or choose skip or replace for duplicates"
             )
-        if self._on_error == "fail" and self._first_failure is not None:
+        if self.on_error == "fail" and self._first_failure is not None:
             several = f"{self.failures:,} files or records could not be read, the first is "
             one = self.failures == 1
             raise CorpusError(f"{'could not be read: ' if one else several}{self._first_failure}")

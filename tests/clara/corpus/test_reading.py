@@ -77,7 +77,8 @@ def test_a_survey_counts_without_reading_texts(mixed, monkeypatch):
         reading = Reading([str(mixed)], on_failure=seen.append)
         survey = reading.survey()
     assert survey == Survey(8, {"year": int, "place": str, "w": float}, {})
-    again = Reading([str(mixed)], columns={"place": str})
+    again = Reading([str(mixed)])
+    again.fix_columns({"place": str})
     found = {document.kind: document.metadata for document in again}
     assert (found["csv"], found["jsonl"], found["parquet"]) == ({"place": "here"}, {}, {})
     assert again.columns.left_out == {
