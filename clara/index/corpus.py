@@ -176,7 +176,7 @@ class Work:
                 self._compress(todo, advance)
 
     def _compress(self, documents: list[Document], advance: Advance) -> None:
-        shown = _Shown(len(documents), advance)
+        shown = Shown(len(documents), advance)
         todo = self._without_others(documents)
         if not todo:
             shown.all_done()
@@ -186,7 +186,7 @@ class Work:
         self.rows += len(added)
         self.tokens += sum(added.token_counts)
         self.memory_tokens += sum(added.counts)
-        self.short_documents += _count_short(added)
+        self.short_documents += count_short(added)
         reached = self.tokens / self.memory_tokens if self.memory_tokens else 0.0
         shown.all_done(f"{reached:.1f}x compression")
 
@@ -225,7 +225,7 @@ class Work:
                 compressed = compressed[rows]
 
 
-class _Shown:
+class Shown:
     """Progress of one group: rows are reported, documents are shown."""
 
     def __init__(self, documents: int, advance: Advance) -> None:
@@ -249,7 +249,7 @@ def groups(corpus: str) -> Iterator[list[Document]]:
         yield group
 
 
-def _count_short(compressed: CompressedDocuments) -> int:
+def count_short(compressed: CompressedDocuments) -> int:
     """How many documents have fewer tokens than memory tokens; chunks of long ones do not count."""
     lists = compressed.ids, compressed.document_ids, compressed.token_counts, compressed.counts
     rows = zip(*lists, strict=True)

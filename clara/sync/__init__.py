@@ -1,1 +1,7 @@
 """Keep an index in step with its sources: add what is new, replace what changed, prune."""
+
+from clara.sync.build import Build
+from clara.sync.built import BuildError, Built
+from clara.sync.deciding import Decision
+
+__all__ = ["Build", "BuildError", "Built", "Decision"]

@@ -1,0 +1,279 @@
+"""Bring an index in step with its sources: batch by batch, a commit for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing, suppress
+
+from clara.corpus import CorpusDocument, CorpusError, Failure, Origin, Reading
+from clara.data.values import shown
+from clara.index import MemoryIndex, MemoryIndexError
+from clara.index.columns import RESERVED
+from clara.index.corpus import Advance, Compress, Shown
+from clara.index.folders import bytes_on_disk
+from clara.index.origins import read_origins, record_origins
+from clara.memory.documents import CompressedDocuments
+from clara.sync.built import BuildError, Built
+from clara.sync.deciding import Decision, Stored, decide, plan_pruning
+from clara.sync.origins import as_text, check_origins, from_text
+from clara.sync.storing import compressed_of, store
+from clara.terminal.printing import size
+
+BATCH = 256
+"""Documents of one commit, at most. A process that is killed loses one batch."""
+
+_BATCH_CHARACTERS = 4_000_000
+_SIZE_EVERY = 10.0  # seconds between two looks at how large the index is
+_LISTED = 10  # ids in a message
+
+Create = Callable[[Mapping[str, type]], MemoryIndex]
+"""Makes an empty index with these columns for metadata."""
+
+Confirm = Callable[[int, int], bool]
+"""Is asked before more than a tenth is deleted: how many documents, and of how many."""
+
+ALL = frozenset({Decision.ADD, Decision.REPLACE})
+
+
+class Build:
+    """One pass over sources, after which an index holds their documents.
+
+    Documents that the index holds with the same digest are left alone, whoever stored them. So a
+    build that was killed goes on where it was.
+
+    The metadata of the first build are the columns of the index. Later values must have the same
+    types. Fields without a column are left out, and so are those that have the name of a column of
+    the index's own; `Built.left_out` names them.
+
+    Args:
+        reading: of the sources.
+        index: None makes one when the first documents are stored.
+        create: makes it.
+        compress: makes memory of documents. It raises DataError for a document that it cannot
+            read, which is then a failure, and the others are compressed without it.
+        allowed: what may be done with documents; one that needs anything else is a failure.
+        prune: delete documents of these sources that are gone from them, but not after a failure.
+        confirm: see `Confirm`; None deletes no more than a tenth of the sources' documents.
+
+    Attributes:
+        built: what was done so far.
+        total: documents in the sources, as far as that is known before all of them are read.
+
+    Raises:
+        DataError: sources overlap, or the types of metadata are not those of the index.
+        MemoryIndexError: the index cannot be read, or has no columns for metadata.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        index: MemoryIndex | None,
+        create: Create,
+        compress: Compress,
+        *,
+        allowed: Collection[Decision] = ALL,
+        prune: bool = False,
+        confirm: Confirm | None = None,
+    ) -> None:
+        self._reading, self._index, self._create = reading, index, create
+        self._compress, self._allowed = compress, allowed
+        self._prune, self._confirm = prune, confirm
+        self._stored = {} if index is None else stored_documents(index)
+        recorded = {} if index is None else recorded_origins(index, self._stored)
+        check_origins(reading.listing, recorded)
+        if index is not None:
+            reading.fix_columns(index.columns or {})
+        survey = reading.survey()
+        self.total = survey.documents
+        self._types = {name: kind for name, kind in survey.types.items() if name not in RESERVED}
+        if index is None:
+            reading.fix_columns(self._types)
+        self._to_come = dict(survey.repeated) if reading.on_duplicate == "replace" else {}
+        self._seen: set[str] = set()
+        self._foreign: dict[str, str] = {}
+        self._batch: list[CorpusDocument] = []
+        self._characters = 0
+        self._advance: Advance = _no_progress
+        self._size, self._sized = "", 0.0
+        self.built = Built(None if index is None else index.path)
+
+    def run(self, advance: Advance | None = None) -> Built:
+        """Read, compress, store and prune.
+
+        Args:
+            advance: is told of progress.
+
+        Raises:
+            BuildError: at the end, if something failed that was not to be skipped. All that did
+                not fail is stored.
+            MemoryIndexError: the index cannot be read or written.
+        """
+        begin = time.perf_counter()
+        self._advance = advance or _no_progress
+        if self._index is not None:
+            self._record(self._index)
+        try:
+            with closing(iter(self._reading)) as documents, suppress(CorpusError):
+                for document in documents:
+                    self._take(document)
+            self._flush()
+            self._delete_gone()
+        finally:
+            self._count(time.perf_counter() - begin)
+        self._check()
+        return self.built
+
+    def _take(self, document: CorpusDocument) -> None:
+        """Put a document into the batch, or leave it alone."""
+        self._seen.add(document.id)
+        if self._is_replaced_later(document.id):
+            self._advance(1)
+            return
+        stored = self._stored.get(document.id)
+        decision = decide(
+            stored, document.source, document.digest, self._reading.on_duplicate
+        )
+        if decision in self._allowed:
+            self._batch.append(document)
+            self._characters += len(document.text)
+            if len(self._batch) >= BATCH or self._characters >= _BATCH_CHARACTERS:
+                self._flush()
+            return
+        self._advance(1)
+        if decision is Decision.REFUSE:
+            self._foreign[document.id] = "" if stored is None else stored.source or ""
+        elif decision is not Decision.KEEP:
+            self._reading.fail(Failure(document.where, _not_allowed(document.id, decision)))
+        elif stored is not None and stored.digest != document.digest:
+            self.built.duplicates += 1
+        else:
+            self.built.unchanged += 1
+
+    def _is_replaced_later(self, name: str) -> bool:
+        """Whether another document with this id comes, which then is the document."""
+        if name not in self._to_come:
+            return False
+        self._to_come[name] -= 1
+        return self._to_come[name] > 0
+
+    def _flush(self) -> None:
+        """Compress and store the batch."""
+        batch, self._batch, self._characters = self._batch, [], 0
+        if not batch:
+            return
+        progress = Shown(len(batch), self._advance)
+        fail = self._reading.fail
+        parts = compressed_of(batch, self._compress, fail, progress.rows_done)
+        if parts:
+            compressed = CompressedDocuments.concatenate(parts)
+            if self._index is None:
+                self._index = self._create(self._types)
+                self.built.index = self._index.path
+                self._record(self._index)
+            store(self._index, batch, compressed, fail, self.built)
+        progress.all_done(self._detail())
+
+    def _detail(self) -> str:
+        """What stands beside the number of documents: the compression and the size so far."""
+        now = time.monotonic()
+        if self._index is not None and now - self._sized >= _SIZE_EVERY:
+            self._sized, self._size = now, f", {size(bytes_on_disk(self._index.path))}"
+        return f"{self.built.effective_compression:.1f}x compression{self._size}"
+
+    def _record(self, index: MemoryIndex) -> None:
+        origins = self._reading.listing.origins
+        record_origins(index.path, {name: as_text(each) for name, each in origins.items()})
+
+    def _delete_gone(self) -> None:
+        """Delete documents that are gone from their sources, or say why not."""
+        if not self._prune or self._index is None:
+            return
+        plan = plan_pruning(self._stored, self._reading.listing.origins, self._seen)
+        if not plan.gone:
+            return
+        built, failures = self.built, self._reading.failures
+        if failures or self._foreign or self._repeated:
+            what = f"{failures:,} failed" if failures else "ids occur twice"
+            built.why_not_deleted = f"{what}, so it is not certain what is gone"
+        elif plan.is_large and not (self._confirm or _never)(len(plan.gone), plan.documents):
+            built.why_not_deleted = (
+                f"that is more than a tenth of the {plan.documents:,} documents of these sources"
+            )
+        else:
+            built.deleted = self._index.delete(plan.gone, missing_ok=True)
+            return
+        built.not_deleted = len(plan.gone)
+
+    @property
+    def _repeated(self) -> bool:
+        """Whether ids occur twice in the sources, which is an error."""
+        return self._reading.on_duplicate == "error" and self._reading.duplicates > 0
+
+    def _count(self, seconds: float) -> None:
+        built, reading = self.built, self._reading
+        built.seconds = seconds
+        built.failed = reading.failures
+        built.duplicates += reading.duplicates + len(self._foreign)
+        built.left_out = dict(reading.columns.left_out)
+
+    def _check(self) -> None:
+        """Raise what was not to be skipped.
+
+        Raises:
+            BuildError: says what.
+        """
+        try:
+            self._reading.check()
+        except CorpusError as error:
+            raise BuildError(str(error), self.built) from error
+        if self._foreign:
+            names = list(self._foreign.items())
+            listed = ", ".join(
+                f"{shown(name)} ({f'of source {shown(source)}' if source else 'of no source'})"
+                for name, source in names[:_LISTED]
+            )
+            more = ", …" if len(names) > _LISTED else ""
+            whose = "1 document has" if len(names) == 1 else f"{len(names):,} documents have"
+            raise BuildError(
+                f"{whose} the id of a document that another source brought: {listed}{more}; "
+                "rename them, or choose skip or replace for duplicates",
+                self.built,
+            )
+        if self._index is None:
+            raise BuildError("no document could be stored, so no index was made", self.built)
+
+
+def stored_documents(index: MemoryIndex) -> dict[str, Stored]:
+    """Source and digest of each document of an index that was made with columns.
+
+    Raises:
+        MemoryIndexError: it was made without.
+    """
+    if index.columns is None:
+        raise MemoryIndexError(
+            f"{index.path}: was made without columns for metadata, so it does not tell which "
+            "documents have changed; build a new index"
+        )
+    return {name: Stored(*known) for name, known in index.digests().items()}
+
+
+def recorded_origins(index: MemoryIndex, stored: Mapping[str, Stored]) -> dict[str, Origin]:
+    """Where the sources of an index lay, of those that it holds documents of."""
+    alive = {each.source for each in stored.values()}
+    found = {name: from_text(text) for name, text in read_origins(index.path).items()}
+    return {name: origin for name, origin in found.items() if origin and name in alive}
+
+
+def _not_allowed(name: str, decision: Decision) -> str:
+    if decision is Decision.ADD:
+        return f"document {shown(name)} is not in the index, so there is nothing to replace"
+    return f"document {shown(name)} is in the index with another content"
+
+
+def _never(gone: int, documents: int) -> bool:
+    return False
+
+
+def _no_progress(documents: int, detail: str | None = None) -> None:
+    pass
