@@ -1,11 +1,12 @@
 """Documents from files of many kinds: tables, text, and pages that a child process reads."""
 
-from clara.corpus.documents import CorpusDocument, Failure, Mark, digest_of, place_of
+from clara.corpus.documents import CorpusDocument, Failure, digest_of
 from clara.corpus.fields import FieldNames
 from clara.corpus.limits import Limits
 from clara.corpus.listing import Listing, Origin, list_sources
 from clara.corpus.reading import CorpusError, Reading, Survey
 from clara.corpus.writing import write_corpus
+from clara.data.marks import Mark, place_of
 
 __all__ = [
     "CorpusDocument",

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from clara.data.marks import Mark, Scalar
 from clara.data.records import Document
 from clara.errors.checks import is_integer, surrogate_flaw
-
-Scalar = str | int | float | bool | None
-"""A value of metadata."""
-
-
-class Mark(NamedTuple):
-    """A place in a text: where a page or the part below a heading begins.
-
-    Attributes:
-        offset: characters before it.
-        label: "page 3", or a heading with a "#" for each of its levels, such as "## Rivers".
-    """
-
-    offset: int
-    label: str
 
 
 @dataclass(frozen=True)
@@ -105,24 +90,6 @@ def digest_of(
     content = [text, title, dict(sorted(metadata.items())), marks]
     encoded = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(encoded.encode("ascii")).hexdigest()
-
-
-def place_of(marks: Sequence[Mark], offset: int) -> str | None:
-    """The label of the page or heading that a character of a text stands in.
-
-    Args:
-        marks: by offset, as `CorpusDocument.marks` has them.
-        offset: characters before it.
-
-    Returns:
-        The last label at or before the offset, None before the first.
-
-    Example:
-        >>> place_of([Mark(0, "page 1"), Mark(120, "page 2")], 119)
-        'page 1'
-    """
-    found = bisect_right(marks, offset, key=lambda mark: mark.offset)
-    return marks[found - 1].label if found else None
 
 
 def marks_of(value: Any, text: str) -> tuple[Mark, ...] | None:

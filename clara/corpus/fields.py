@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clara.corpus.documents import CorpusDocument, Scalar, marks_of
+from clara.corpus.documents import CorpusDocument, marks_of
+from clara.data.marks import Scalar
 from clara.data.values import DataError, as_id, as_text, as_title, is_missing, kind, shown
 from clara.errors.checks import is_integer, is_number, surrogate_flaw
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from clara.index.catalog import Catalog
-from clara.index.layout import StoredText
+from clara.index.layout import Entry, StoredText
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
 from clara_kernels import Corpus
@@ -54,6 +54,10 @@ class Contents:
             return
         for begin in range(0, self.count, _TEXTS):
             yield from self.snapshot.take_texts(self._positions[begin : begin + _TEXTS].tolist())
+
+    def take_entries(self, rows: Sequence[int]) -> list[Entry]:
+        """The given rows without texts and memory."""
+        return self.snapshot.take_entries(self._at(rows))
 
     def batches(self) -> Iterator[CompressedDocuments]:
         """All documents in order, some megabytes at a time."""

@@ -33,6 +33,7 @@ def describe(catalog: Catalog, header: Header, path: str) -> dict[str, Any]:
         "tokens": catalog.tokens,
         "effective_compression": catalog.tokens / written if written else 0.0,
         "duplicate_ids": list(catalog.duplicates),
+        "columns": None if header.columns is None else dict(header.columns),
         "settings": copy.deepcopy(header.settings),
     }
 
@@ -49,5 +50,6 @@ def _expected(catalog: Catalog, header: Header) -> float | None:
         vectors=catalog.memory_tokens,
         string_bytes=catalog.string_bytes,
         with_means=header.mean_bytes is not None,
+        with_details=header.columns is not None,
     )
     return total / documents if documents else 0.0

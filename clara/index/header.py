@@ -7,7 +7,8 @@ and added to, the last is written anew:
 - 2: the index has an identity of its own, `id` is Lance's unenforced primary key, and the column
   `sequence` keeps the order in which documents were added, see `clara.index.heads`.
 - 3: every row has its own number of memory vectors, which may be quantized, and the mean of them
-  beside it where documents are ranked by it, see `clara.index.columns`.
+  beside it where documents are ranked by it, see `clara.index.columns`. It may have columns for
+  metadata, whose names and types are in the header, see `clara.index.details`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ import torch
 
 from clara.config import RankingRule
 from clara.errors.checks import is_integer
-from clara.index.columns import PRIMARY_KEY, fixed_columns, ragged_columns
+from clara.index.columns import (
+    PRIMARY_KEY,
+    check_columns,
+    detail_columns,
+    fixed_columns,
+    metadata_column,
+    ragged_columns,
+)
 from clara.index.digests import digest
 from clara.index.errors import MemoryIndexError
 from clara.index.storage import STORAGES, Storage
@@ -57,6 +65,8 @@ class Header:
             same path; None in format 1, which has none.
         storage: how values are stored, see `clara.index.storage`; None in formats 1 and 2. A
             floating-point storage is the dtype as well.
+        columns: of metadata, name and type of each, see `clara.index.columns.KINDS`; None: the
+            index has no such columns, and none for where documents are from.
     """
 
     fingerprint: str
@@ -66,6 +76,7 @@ class Header:
     settings: dict[str, Any]
     identity: str | None = None
     storage: str | None = None
+    columns: tuple[tuple[str, str], ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.fingerprint, str) or not self.fingerprint:
@@ -98,6 +109,10 @@ class Header:
         rate = self.span_rate
         if rate is not None and (not is_integer(rate) or rate < 1):
             raise ValueError(f"settings.compression_rate must be a positive integer, got {rate!r}")
+        if self.columns is not None:
+            if self.storage is None:
+                raise ValueError("columns must be None in formats 1 and 2")
+            check_columns(self.columns)
 
     @property
     def span_rate(self) -> int | None:
@@ -190,14 +205,31 @@ class Header:
         if self.storage is None:
             return ["body_digest"]
         mean = [] if self.mean_bytes is None else ["mean_digest"]
-        return ["text_digest", "memory_digest", *mean]
+        details = [] if self.columns is None else ["details_digest"]
+        return ["text_digest", "memory_digest", *mean, *details]
 
     @property
     def head_columns(self) -> list[str]:
         """The small columns: all but text and memory."""
         ordered = ["sequence"] if self.format_version >= 2 else []
-        sizes = [] if self.storage is None else ["vectors", "text_bytes"]
-        return [*_NAMES, *sizes, *self.digest_columns, "row_digest", *ordered]
+        return [*_NAMES, *self.size_columns, *self.digest_columns, "row_digest", *ordered]
+
+    @property
+    def size_columns(self) -> list[str]:
+        """Small columns with numbers, beside that of tokens."""
+        details = [] if self.columns is None else ["details_bytes"]
+        return [] if self.storage is None else ["vectors", "text_bytes", *details]
+
+    @property
+    def detail_columns(self) -> list[str]:
+        """What `clara.index.details` reads beside the small columns."""
+        names = [metadata_column(number) for number in range(len(self.columns or ()))]
+        return ["source", "document_digest", "offset", "place", *names]
+
+    @property
+    def entry_columns(self) -> list[str]:
+        """All but text and memory."""
+        return [*self.head_columns, *([] if self.columns is None else self.detail_columns)]
 
     @property
     def memory_columns(self) -> list[str]:
@@ -223,6 +255,8 @@ class Header:
         if self.storage is not None:
             scales = self.stored_as.dtype is None
             fields = ragged_columns(scales=scales, mean_bytes=self.mean_bytes)
+            if self.columns is not None:
+                fields += detail_columns([kind for _, kind in self.columns])
         else:
             value = _CARRIERS[self.dtype][1]
             fields = fixed_columns(value, self.width, ordered=self.format_version >= 2)
@@ -239,7 +273,7 @@ class Header:
             "dtype": self.dtype_name,
             "settings": self.settings,
         }
-        for name in ("identity", "storage"):
+        for name in ("identity", "storage", "columns"):
             if (value := getattr(self, name)) is not None:
                 fields[name] = value
         text = json.dumps(fields, sort_keys=True).encode()
@@ -280,6 +314,7 @@ class Header:
                 settings=fields["settings"],
                 identity=fields.get("identity"),
                 storage=fields.get("storage"),
+                columns=_as_columns(fields.get("columns")),
             )
         except MemoryIndexError:
             raise
@@ -294,3 +329,8 @@ class Header:
         if header.format_version >= 2 and not PRIMARY_KEY.items() <= declared.items():
             raise MemoryIndexError(f"{path}: the columns do not fit the header of the index")
         return header
+
+
+def _as_columns(stored: Any) -> tuple[tuple[str, str], ...] | None:
+    """From JSON, which has lists."""
+    return None if stored is None else tuple((name, kind) for name, kind in stored)

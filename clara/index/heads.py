@@ -10,7 +10,12 @@ absent field stands the length -1: no two rows give the same input. In format 3:
     row_digest    = blake2b(id, document_id, title, tokens, vectors, text_bytes, text_digest,
                             memory_digest, mean_digest, sequence)        "clara.row.3"
 
-so each of texts, memory and means can be read and checked alone. In formats 1 and 2:
+so each of texts, memory and means can be read and checked alone. In an index with columns for
+metadata, `details_bytes` follows `text_bytes` and `details_digest` the mean's, which is
+
+    details_digest = blake2b(source, document_digest, offset, place, metadata…)  "clara.details"
+
+In formats 1 and 2:
 
     body_digest = blake2b(text, memory bytes)                            "clara.body"
     row_digest  = blake2b(id, document_id, title, tokens, body_digest, sequence)   "clara.row"
@@ -25,7 +30,7 @@ that order: rows that were added together share its upper 32 bits, a random numb
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -50,8 +55,8 @@ class Heads:
     Attributes:
         counts: memory tokens of each row.
         digests: of each row, by the name of the column.
-        string_bytes: of ids, titles and texts of each row, in UTF-8; None in formats 1 and 2,
-            where texts have to be read for it.
+        string_bytes: of ids, titles and texts of each row, in UTF-8, and `details_bytes`; None in
+            formats 1 and 2, where texts have to be read for it.
     """
 
     ids: list[str]
@@ -154,22 +159,22 @@ def damaged(path: str, name: bytes | None, row: int) -> MemoryIndexError:
 def _string_sizes(columns: dict[str, list[Any]]) -> list[int]:
     names = zip(columns["id"], columns["document_id"], columns["title"], strict=True)
     sizes = (sum(map(len, filter(None, fields))) for fields in names)
-    return [size + text for size, text in zip(sizes, columns["text_bytes"], strict=True)]
+    details = columns.get("details_bytes") or repeat(0)
+    return [size + text + more for size, text, more in zip(sizes, columns["text_bytes"], details)]
 
 
 def _row_digests(header: Header, columns: dict[str, list[Any]]) -> Iterator[bytes]:
     """The digest of each row, from the other small columns."""
     newest = header.format_version >= 3
-    sizes = ["tokens", "vectors", "text_bytes"] if newest else ["tokens"]
-    digests = [columns[name] for name in header.digest_columns]
-    absent = [repeat(None)] * (3 - len(digests)) if newest else []  # without a mean
+    digests: list[Iterable[bytes | None]] = [columns[name] for name in header.digest_columns]
+    if newest and header.mean_bytes is None:
+        digests.insert(2, repeat(None))
     fields = zip(
         columns["id"],
         columns["document_id"],
         columns["title"],
-        *(map(number, columns[name]) for name in sizes),
+        *(map(number, columns[name]) for name in ("tokens", *header.size_columns)),
         *digests,
-        *absent,
     )
     label = b"clara.row.3" if newest else b"clara.row"
     sequences = columns.get("sequence") or repeat(None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from clara.data.marks import Scalar
 from clara.index.contents import Contents
+from clara.index.details import RowDetails
 from clara.index.header import Header
 
 _QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -23,6 +26,10 @@ class Hit:
         row: position in the index, in the order documents were added.
         memory: `[m, H]` on the CPU, in the index's dtype; m is the document's own in memory form
             "spans".
+        metadata: of the document; empty in an index without columns for metadata.
+        offset: characters of the document's text before `text`; None without such columns.
+        place: the page or heading that `text` begins in, "page 3" or "## Rivers"; None where the
+            index does not know it.
     """
 
     id: str
@@ -32,6 +39,9 @@ class Hit:
     score: float
     row: int
     memory: Tensor = field(repr=False, compare=False)
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    offset: int | None = None
+    place: str | None = None
 
 
 def as_queries(header: Header, query_memory: Tensor) -> Tensor:
@@ -78,9 +88,13 @@ def read_hits(contents: Contents, scores: Tensor, rows: Tensor) -> list[list[Hit
     distinct = sorted(set(rows.flatten().tolist()))
     found = contents.take(distinct)
     place = {row: position for position, row in enumerate(distinct)}
+    details: Sequence[RowDetails | None] = [None] * len(distinct)
+    if contents.snapshot.header.columns is not None:
+        details = [entry.details for entry in contents.take_entries(distinct)]
 
     def hit(score: float, row: int) -> Hit:
         at = place[row]
+        beside = details[at]
         return Hit(
             id=found.ids[at],
             document_id=found.document_ids[at],
@@ -89,6 +103,9 @@ def read_hits(contents: Contents, scores: Tensor, rows: Tensor) -> list[list[Hit
             score=score,
             row=row,
             memory=found.memory[at, : found.counts[at]],
+            metadata={} if beside is None else dict(beside.metadata),
+            offset=None if beside is None else beside.offset,
+            place=None if beside is None else beside.place,
         )
 
     return [

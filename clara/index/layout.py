@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 from torch import Tensor
 
 from clara.index.arrays import values_of
+from clara.index.details import Details, RowDetails, decode_details, encode_details
 from clara.index.digests import digest
 from clara.index.fixed_rows import decode_fixed, encode_fixed
 from clara.index.header import Header
@@ -21,13 +22,23 @@ from clara.memory.documents import CompressedDocuments
 from clara.memory.padded import PaddedMemory
 
 
-def encode(header: Header, documents: CompressedDocuments) -> pa.RecordBatch:
+def encode(
+    header: Header,
+    documents: CompressedDocuments,
+    details: Mapping[str, Details] | None = None,
+) -> pa.RecordBatch:
     """Rows to store.
+
+    Args:
+        details: by the id of the document, see `clara.index.details`.
 
     Raises:
         MemoryIndexError: a value that cannot be stored; names the document.
     """
-    return (encode_fixed if header.storage is None else encode_ragged)(header, documents)
+    beside = encode_details(header, documents, details)
+    if header.storage is None:
+        return encode_fixed(header, documents)
+    return encode_ragged(header, documents, beside)
 
 
 def decode(
@@ -96,6 +107,39 @@ def decode_texts(
     texts = _texts(header, batch, heads, rows, path)
     found = zip(heads.ids, heads.document_ids, heads.titles, texts, strict=True)
     return [StoredText(*each) for each in found]
+
+
+class Entry(NamedTuple):
+    """A row without text and memory.
+
+    Attributes:
+        tokens: document tokens read.
+        vectors: memory tokens written.
+        details: None in an index without columns for metadata.
+    """
+
+    id: str
+    document_id: str
+    title: str | None
+    tokens: int
+    vectors: int
+    details: RowDetails | None
+
+
+def decode_entries(
+    header: Header, batch: pa.RecordBatch, rows: Sequence[int], path: str
+) -> list[Entry]:
+    """Check and read rows without text and memory, from `Header.entry_columns`.
+
+    Raises:
+        MemoryIndexError: a row is not what was written; names its document.
+    """
+    heads = decode_heads(header, batch, rows, path)
+    details: Sequence[RowDetails | None] = [None] * len(heads.ids)
+    if header.columns is not None:
+        details = decode_details(header, batch, heads, rows, path)
+    fields = heads.ids, heads.document_ids, heads.titles, heads.token_counts, heads.counts
+    return [Entry(*each) for each in zip(*fields, details, strict=True)]
 
 
 def _memory(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from clara.errors.checks import as_integer
 from clara.index import build
 from clara.index.contents import Contents
 from clara.index.description import describe
+from clara.index.details import Details, columns_of, types_of
 from clara.index.errors import DuplicateIdError, MemoryIndexError
 from clara.index.folders import local_path, new_folder
 from clara.index.handle import TRIES, Handle
@@ -61,6 +62,7 @@ class MemoryIndex(Handle):
         dtype: torch.dtype = torch.float32,
         storage: str | None = None,
         settings: dict[str, Any] | None = None,
+        columns: Mapping[str, type] | None = None,
     ) -> MemoryIndex:
         """Make an empty index.
 
@@ -77,6 +79,9 @@ class MemoryIndex(Handle):
             settings: any JSON object to store with the documents. With "memory_form": "spans" the
                 index holds that form at the rate "compression_rate"; with "ranking": "mean" it
                 ranks by the mean of memory. See `ClaraConfig.index_settings`.
+            columns: names and types (str, int, float, bool) of the documents' metadata, perhaps
+                none; they stay as they are. Each row then also has its document's source and
+                digest, and the place of its text, see `Details`. Default: no such columns.
 
         Raises:
             ValueError, TypeError: an argument is not as stated.
@@ -92,7 +97,11 @@ class MemoryIndex(Handle):
             copy.deepcopy(settings),
             identity=uuid.uuid4().hex,
         )
-        header = replace(header, storage=header.dtype_name if storage is None else storage)
+        header = replace(
+            header,
+            storage=header.dtype_name if storage is None else storage,
+            columns=None if columns is None else columns_of(columns),
+        )
         target = local_path(path)
         with new_folder(target) as unfinished:
             build.write_empty(header, unfinished)
@@ -107,7 +116,9 @@ class MemoryIndex(Handle):
         """
         return cls(Snapshot.latest(local_path(path)))
 
-    def add(self, compressed: CompressedDocuments) -> None:
+    def add(
+        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None = None
+    ) -> None:
         """Add documents at the end of the index, all of them or none.
 
         Add hundreds of documents per call: every call writes its own files. Memory is converted to
@@ -116,17 +127,19 @@ class MemoryIndex(Handle):
 
         Args:
             compressed: N documents with memory `[N, m, H]`, on any device.
+            details: metadata and origin of documents, by their ids. The offsets of rows count from
+                the document's first row in `compressed`.
 
         Raises:
-            TypeError: `compressed` is not CompressedDocuments, or its memory is not floating point.
+            TypeError: an argument has another type, or the memory is not floating point.
             DuplicateIdError: the index already holds some of the ids. It is a MemoryIndexError.
             MemoryIndexError: the memory is of another model or shape, an id is empty or given
-                twice, a value cannot be stored, or the index has format 1 and its file system
-                has no locks.
+                twice, a value cannot be stored or is not of its column's type, the index has no
+                such column, or it has format 1 and its file system has no locks.
         """
         with self._lock:
             for _ in range(TRIES):
-                if self._added(compressed):
+                if self._added(compressed, details):
                     return
         raise MemoryIndexError(f"{self.path}: was upgraded or replaced while documents were added")
 
@@ -251,7 +264,8 @@ class MemoryIndex(Handle):
         and 2, 0 when empty as the one before), "tokens" (document tokens read),
         "effective_compression" (tokens read per memory token, 0 when empty), "duplicate_ids" (ids
         stored more than once by writers without a lock; the first row is the document, `clara
-        index upgrade` removes the others) and "settings".
+        index upgrade` removes the others), "columns" (names and types of metadata, None without
+        such columns) and "settings".
         """
         with self._lock:
             return describe(self._read_catalog(), self._header, self.path)
@@ -292,6 +306,11 @@ class MemoryIndex(Handle):
         return self._header.storage_name
 
     @property
+    def columns(self) -> dict[str, type] | None:
+        """Names and types of the metadata; None: the index was made without columns for them."""
+        return types_of(self._header)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """A copy of the settings that `create` got."""
         return copy.deepcopy(self._header.settings)
@@ -310,12 +329,14 @@ class MemoryIndex(Handle):
             rows.append(row)
         return rows
 
-    def _added(self, compressed: CompressedDocuments) -> bool:
+    def _added(
+        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None
+    ) -> bool:
         """Add; False if the index was upgraded or replaced before that. The caller has the lock."""
         self._current()
         build.check_documents(self._header, self.path, compressed)
         header = self._header
-        batch = encode(header, compressed)
+        batch = encode(header, compressed, details)
         with build.only_writer(self._snapshot):
             self._refuse_duplicates(compressed.ids)
             if self._header != header:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clara.index.arrays import values_of
+from clara.index.details import EncodedDetails
 from clara.index.digests import digest
 from clara.index.errors import MemoryIndexError
 from clara.index.fixed_rows import require_finite
@@ -23,7 +24,9 @@ from clara.memory.padded import PaddedMemory
 Bytes = npt.NDArray[np.uint8]
 
 
-def encode_ragged(header: Header, documents: CompressedDocuments) -> pa.RecordBatch:
+def encode_ragged(
+    header: Header, documents: CompressedDocuments, details: EncodedDetails | None
+) -> pa.RecordBatch:
     """Rows to store. The padding of documents with fewer memory tokens is not looked at.
 
     Raises:
@@ -56,9 +59,14 @@ def encode_ragged(header: Header, documents: CompressedDocuments) -> pa.RecordBa
         }
         if means is not None:
             found["mean_digest"] = digest(b"clara.mean", means[row])
+        if details is not None:
+            found["details_digest"] = details.digests[row]
+            found["details_bytes"] = details.sizes[row]
         return found
 
     columns = encode_heads(header, documents, body)
+    if details is not None:
+        columns |= details.columns
     schema = header.schema
     arrays = {name: pieces.array() for name, pieces in parts.items()}
     if means is not None:

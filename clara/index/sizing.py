@@ -10,6 +10,8 @@ SCALES_BYTES = 9
 """More where memory is quantized, beside the scales themselves."""
 MEAN_BYTES = 17
 """More where a mean is stored, beside the mean itself."""
+DETAILS_BYTES = 29
+"""More in an index with columns for metadata, beside what is in them."""
 
 
 def index_bytes(
@@ -20,6 +22,7 @@ def index_bytes(
     vectors: int,
     string_bytes: int,
     with_means: bool,
+    with_details: bool = False,
 ) -> int:
     """Bytes of an index of format 3 after its files were joined and old versions removed.
 
@@ -28,8 +31,11 @@ def index_bytes(
         hidden_size: H.
         rows: documents, or chunks of them.
         vectors: memory vectors of all rows.
-        string_bytes: of ids, ids of documents, titles and texts of all rows, in UTF-8.
+        string_bytes: of ids, ids of documents, titles and texts of all rows, in UTF-8; and of
+            metadata, sources, digests and places, 8 for each value that is there but booleans,
+            and the strings among them.
         with_means: documents are ranked by the mean of their memory.
+        with_details: the index has columns for metadata.
 
     Example:
         >>> from clara.index.storage import STORAGES
@@ -41,5 +47,7 @@ def index_bytes(
     row_bytes = ROW_BYTES + (SCALES_BYTES if quantized else 0)
     if with_means:
         row_bytes += MEAN_BYTES + hidden_size * storage.mean_dtype.itemsize
+    if with_details:
+        row_bytes += DETAILS_BYTES
     vector_bytes = storage.vector_bytes(hidden_size) + storage.scale_bytes(hidden_size)
     return rows * row_bytes + vectors * vector_bytes + string_bytes

@@ -16,7 +16,14 @@ from torch import Tensor
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.header import Header
 from clara.index.heads import Heads, damaged, decode_heads
-from clara.index.layout import StoredText, decode, decode_ranked, decode_texts
+from clara.index.layout import (
+    Entry,
+    StoredText,
+    decode,
+    decode_entries,
+    decode_ranked,
+    decode_texts,
+)
 from clara.memory.documents import CompressedDocuments
 
 _BATCH_BYTES = 1 << 23  # of memory, in a batch of rows that is read at a time
@@ -74,13 +81,14 @@ class Snapshot:
     def continues(self, earlier: Snapshot) -> bool:
         """Whether this holds the rows of an earlier snapshot, and perhaps more behind them.
 
-        That is so if the same fragments come first with the same number of deletions. The names
-        of files are random, and one commit follows another: the last name stands for all.
+        That is so if the same fragments come first with the same deletions. The names of files
+        are random, and one commit follows another: the last name stands for all. A version that
+        was restored may be followed by as many deletions of other rows: they are in another file.
         """
         with failures_in(self.path, "reading"):
             before, after = earlier._fragments, self._fragments[: len(earlier._fragments)]
-            return [(part.fragment_id, part.num_deletions) for part in before] == [
-                (part.fragment_id, part.num_deletions) for part in after
+            return [(part.fragment_id, _deletions_of(part)) for part in before] == [
+                (part.fragment_id, _deletions_of(part)) for part in after
             ] and (not before or _file_of(before[-1]) == _file_of(after[-1]))
 
     @cached_property
@@ -140,6 +148,23 @@ class Snapshot:
             batch = self._take(distinct, columns)
             texts = decode_texts(self.header, batch, distinct, self.path)
         found = dict(zip(distinct, texts))
+        return [found[row] for row in rows]
+
+    def entries(self) -> Iterator[list[Entry]]:
+        """All rows without texts and memory, in the order they lie in, in batches."""
+        for rows, batch in self._scan(self.header.entry_columns, _BATCH_ROWS):
+            with failures_in(self.path, "reading"):
+                entries = decode_entries(self.header, batch, rows, self.path)
+            yield entries
+
+    def take_entries(self, rows: Sequence[int]) -> list[Entry]:
+        """The rows at the given positions, without texts and memory; one may come twice."""
+        distinct = sorted(set(rows))
+        columns = self.header.entry_columns
+        with self._naming_unreadable(distinct, columns), failures_in(self.path, "reading"):
+            batch = self._take(distinct, columns)
+            entries = decode_entries(self.header, batch, distinct, self.path)
+        found = dict(zip(distinct, entries))
         return [found[row] for row in rows]
 
     @property
@@ -218,6 +243,12 @@ class Snapshot:
         except MemoryIndexError:
             return False
         return True
+
+
+def _deletions_of(fragment: Any) -> object:
+    """What tells the deleted rows of a fragment from those of the same one in another version."""
+    file = fragment.metadata.deletion_file
+    return None if file is None else (file.id, file.read_version, fragment.num_deletions)
 
 
 def _file_of(fragment: Any) -> str:

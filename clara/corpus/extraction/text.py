@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from clara.corpus.documents import Extracted, Mark
+from clara.corpus.documents import Extracted
 from clara.corpus.limits import Limits
+from clara.data.marks import Mark
 from clara.data.values import DataError
 
 _TITLE = 300  # characters

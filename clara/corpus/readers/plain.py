@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Iterator
 
-from clara.corpus.documents import Extracted, Mark
+from clara.corpus.documents import Extracted
 from clara.corpus.limits import Limits
+from clara.data.marks import Mark
 from clara.data.values import DataError
 
 # UTF-32 first: its mark in one order begins with that of UTF-16.

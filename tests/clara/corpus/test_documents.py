@@ -6,12 +6,14 @@ import hashlib
 import pytest
 
 from clara.corpus import documents
-from clara.corpus.documents import CorpusDocument, Mark, digest_of, place_of
+from clara.corpus.documents import CorpusDocument, digest_of
+from clara.data import marks
+from clara.data.marks import Mark, place_of
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(documents).failed == 0
-    assert doctest.testmod(documents).attempted == 2
+    for module in (documents, marks):
+        assert doctest.testmod(module) == (0, 1)
 
 
 def test_a_digest_is_that_of_the_content():

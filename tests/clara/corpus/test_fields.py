@@ -5,9 +5,9 @@ import decimal
 
 import pytest
 
-from clara.corpus.documents import Mark
 from clara.corpus.fields import Columns, FieldNames, Roles, as_document
 from clara.data import DataError
+from clara.data.marks import Mark
 
 
 def document_of(record, names=None, *, table=False, columns=None):

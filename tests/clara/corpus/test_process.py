@@ -10,11 +10,11 @@ import time
 import psutil
 import pytest
 
-from clara.corpus.documents import Mark
 from clara.corpus.extraction import process
 from clara.corpus.extraction.process import Extractor
 from clara.corpus.limits import Limits
 from clara.data import DataError
+from clara.data.marks import Mark
 
 from .made_files import DEEP, docx_of, pdf_of
 

@@ -41,14 +41,17 @@ def make_documents():
 def make_index(tmp_path):
     """An empty index in `tmp_path / "index"`."""
 
-    def make(shape=(2, 8), dtype=torch.float32, storage=None, **settings):
+    def make(
+        shape=(2, 8), dtype=torch.float32, storage=None, columns=None, name="index", **settings
+    ):
         return MemoryIndex.create(
-            tmp_path / "index",
+            tmp_path / name,
             fingerprint=FINGERPRINT,
             memory_tokens=shape[0],
             hidden_size=shape[1],
             dtype=dtype,
             storage=storage,
+            columns=columns,
             settings=settings,
         )
 

@@ -121,6 +121,7 @@ def test_info_counts(make_index, make_documents):
         "tokens": 10 + 11 + 12 + 10,
         "effective_compression": 43 / 8,
         "duplicate_ids": [],
+        "columns": None,
         "settings": {"rate": 16},
     }
     assert index.info() == expected
