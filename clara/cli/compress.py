@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -126,11 +125,11 @@ def existing_index(output: str, resume: bool) -> MemoryIndex | None:
 
 def check_storage(index: MemoryIndex | None, asked: options.StorageName | None) -> None:
     """Refuse to go on with an index that stores memory otherwise."""
-    if index is not None and asked is not None and asked.value != index.storage:
-        raise CommandError(
-            f"{index.path}: was created with --storage {index.storage}; --storage {asked.value} "
-            "does not match"
-        )
+    from clara.model import index_settings
+
+    if index is not None and asked is not None:
+        with user_errors():
+            index_settings.check_storage(index, asked.value, options.spelled)
 
 
 def checked_plan(
@@ -169,19 +168,13 @@ def chosen_overflow(
         CommandError: the index was begun otherwise, by another model, or has a fingerprint of an
             earlier release.
     """
-    chosen: Overflow = model.config.overflow if asked is None else asked.value
-    if index is None:
-        return chosen
+    from clara.model import index_settings
+
+    how = None if asked is None else asked.value
     with user_errors():
-        model.memory_space.require_addable(
-            index, "compress into a new folder", model_name=model_name
+        return index_settings.chosen_overflow(
+            model, index, how, model_name=model_name, spelled=options.spelled
         )
-    begun: Overflow = index.settings.get("overflow", model.config.overflow)
-    if asked is not None and chosen != begun:
-        raise CommandError(
-            f"{index.path}: was created with --overflow {begun}; --overflow {chosen} does not match"
-        )
-    return begun
 
 
 def chosen_rate(
@@ -192,20 +185,13 @@ def chosen_rate(
     Raises:
         CommandError: the index was begun with another, or the model is not trained for it.
     """
-    begun = None if index is None else index.settings.get("compression_rate")
-    if index is not None and asked is not None and begun is not None and asked != begun:
-        raise CommandError(
-            f"{index.path}: was created with --compression-rate {begun}; --compression-rate "
-            f"{asked} does not match"
-        )
+    from clara.model import index_settings
+
     with warnings.catch_warnings(record=True) as caught, user_errors():
         warnings.simplefilter("always")  # the command hides those of libraries
-        # What an index was begun with needs no second permission.
-        allowed = any_rate or begun is not None
-        rate = model.rate(asked if begun is None else begun, any_rate=allowed)
-    if any_rate or begun is None:
-        for warning in caught:
-            say(str(warning.message))
+        rate = index_settings.chosen_rate(model, index, asked, any_rate, spelled=options.spelled)
+    for warning in caught:
+        say(str(warning.message))
     return rate
 
 
@@ -218,19 +204,11 @@ def create_index(
     resume: bool,
 ) -> tuple[MemoryIndex, bool]:
     """A new index and True; or that which another process has begun meanwhile, and False."""
-    from clara.index import MemoryIndex, MemoryIndexError
+    from clara.index import MemoryIndexError
+    from clara.model import index_settings
 
-    config = model.config
     try:
-        made = MemoryIndex.create(
-            output,
-            fingerprint=model.fingerprint,
-            memory_tokens=config.most_memory_tokens(rate),
-            hidden_size=model.hidden_size,
-            dtype=model.dtype,
-            storage=storage,
-            settings={**config.index_settings(rate), "overflow": overflow},
-        )
+        made = index_settings.create_index(model, output, overflow, rate, storage)
     except MemoryIndexError:
         other = existing_index(output, resume)
         if other is None:
@@ -249,22 +227,13 @@ def carry_out(
 ) -> dict[str, Any]:
     """Do what is planned; what `--json` prints."""
     from clara.index.corpus import Work
+    from clara.model.index_settings import compressing
     from clara.terminal.progress import document_progress
 
-    compress = partial(
-        model.compress,
-        batch_tokens=batch_tokens,
-        overflow=plan.overflow,
-        compression_rate=rate,
-        any_rate=True,  # checked before
-    )
+    compress = compressing(model, plan.overflow, rate, batch_tokens)
     work = Work(index, corpus, plan, compress)
     begin = time.perf_counter()
-    with (
-        document_progress("compress", len(plan.ids), done=len(plan.stored)) as bar,
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore", "the model is not trained for")  # said before
+    with document_progress("compress", len(plan.ids), done=len(plan.stored)) as bar:
         work.run(bar.advance)
     return described(model, rate, work, time.perf_counter() - begin)
 

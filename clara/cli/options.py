@@ -33,6 +33,11 @@ else:
     StorageName = _words("StorageName", config.StorageName)
 
 
+def spelled(name: str) -> str:
+    """How messages name a setting: "compression_rate" is "--compression-rate "."""
+    return f"--{name.replace('_', '-')} "
+
+
 def _checked_device(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
         raise typer.BadParameter(f"must be cpu, cuda or cuda:N, got {value!r}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -33,6 +35,10 @@ from clara.text.passages import (
     prepare_passages,
     prepare_questions,
 )
+
+if TYPE_CHECKING:
+    from clara.corpus import Reading
+    from clara.sync import Built
 
 
 class Retriever(ClaraCore):
@@ -133,6 +139,66 @@ class Retriever(ClaraCore):
             titles=[p.title for p in passages],
             fingerprint=self.fingerprint,
         )
+
+    def build_index(
+        self,
+        path: str | os.PathLike[str],
+        sources: Sequence[str] | Reading,
+        *,
+        prune: bool = False,
+        confirm: Callable[[int, int], bool] | None = None,
+        overflow: Overflow | None = None,
+        compression_rate: int | None = None,
+        any_rate: bool = False,
+        storage: str | None = None,
+        batch_tokens: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> Built:
+        """Bring an index in step with files, folders and tables, or make one of them.
+
+        What the index holds already, by the digest of each document, is left alone. So a build
+        that was killed goes on where it was, and a second one compresses nothing.
+
+        Args:
+            path: the folder of the index, which is made if there is none.
+            sources: files, folders and patterns, see `clara.corpus.list_sources`; or a `Reading`
+                of them with other fields, limits and ways with failures.
+            prune: delete documents of these sources that are gone from them. Nothing is deleted
+                after a failure.
+            confirm: asked before more than a tenth of the sources' documents is deleted, with how
+                many, and of how many. Default: no more than a tenth is deleted.
+            overflow, compression_rate, any_rate, batch_tokens: as in `compress`. An index that is
+                there has its own, which these must not contradict.
+            storage: see `MemoryIndex.create`.
+
+        Raises:
+            BuildError: at the end, if something failed that the reading does not skip. All else
+                is stored.
+            DataError: the sources cannot be listed, overlap, or do not fit the index's columns.
+            ValueError: the index is of another model, or was begun with other settings.
+            MemoryIndexError: the index cannot be opened or written.
+
+        Example:
+            >>> built = model.build_index("index", ["handbook"], prune=True)  # doctest: +SKIP
+            >>> built.added, built.replaced, built.unchanged  # doctest: +SKIP
+            (9, 0, 0)
+        """
+        from clara.model.building import prepare_build
+
+        build = prepare_build(
+            self,
+            path,
+            sources,
+            prune=prune,
+            confirm=confirm,
+            overflow=overflow,
+            compression_rate=compression_rate,
+            any_rate=any_rate,
+            storage=storage,
+            batch_tokens=batch_tokens,
+        )
+        with document_progress("build", build.total, visible=show_progress_bar) as bar:
+            return build.run(bar.advance)
 
     def encode_queries(
         self, questions: Sequence[str], *, batch_tokens: int | None = None

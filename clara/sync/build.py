@@ -131,9 +131,7 @@ class Build:
             self._advance(1)
             return
         stored = self._stored.get(document.id)
-        decision = decide(
-            stored, document.source, document.digest, self._reading.on_duplicate
-        )
+        decision = decide(stored, document.source, document.digest, self._reading.on_duplicate)
         if decision in self._allowed:
             self._batch.append(document)
             self._characters += len(document.text)

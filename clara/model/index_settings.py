@@ -1,0 +1,164 @@
+"""What all documents of an index have in common: a model, a rate, and what becomes of long texts.
+
+What an index was begun with holds for all that is added to it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from clara.config import Overflow
+from clara.data.records import Document
+from clara.data.values import DataError
+from clara.index import MemoryIndex
+from clara.index.corpus import Compress
+from clara.memory.documents import CompressedDocuments
+
+if TYPE_CHECKING:
+    from clara.model.retrieval import Retriever
+
+Spelled = Callable[[str], str]
+"""How messages name a setting before its value: as an argument of a function, or as an option."""
+
+
+def as_argument(name: str) -> str:
+    """As it is given in Python: "storage="."""
+    return f"{name}="
+
+
+def check_storage(
+    index: MemoryIndex | None, asked: str | None, spelled: Spelled = as_argument
+) -> None:
+    """Refuse to go on with an index that stores memory otherwise.
+
+    Raises:
+        ValueError: it does.
+    """
+    if index is not None and asked is not None and asked != index.storage:
+        raise _mismatch(index, spelled("storage"), index.storage, asked)
+
+
+def chosen_overflow(
+    model: Retriever,
+    index: MemoryIndex | None,
+    asked: Overflow | None,
+    *,
+    model_name: str = "MODEL",
+    spelled: Spelled = as_argument,
+) -> Overflow:
+    """What to do with long documents.
+
+    Args:
+        index: to go on with, if there is one.
+        model_name: how a command that a message names calls the model.
+
+    Raises:
+        ValueError: the index was begun otherwise, by another model, or has a fingerprint of an
+            earlier release.
+    """
+    chosen: Overflow = model.config.replace(overflow=asked or model.config.overflow).overflow
+    if index is None:
+        return chosen
+    model.memory_space.require_addable(index, "compress into a new folder", model_name=model_name)
+    begun: Overflow = index.settings.get("overflow", model.config.overflow)
+    if asked is not None and chosen != begun:
+        raise _mismatch(index, spelled("overflow"), begun, chosen)
+    return begun
+
+
+def chosen_rate(
+    model: Retriever,
+    index: MemoryIndex | None,
+    asked: int | None,
+    any_rate: bool,
+    *,
+    spelled: Spelled = as_argument,
+) -> int | None:
+    """The compression rate; None in memory form "learned".
+
+    What an index was begun with needs no second permission, and gives no second warning.
+
+    Raises:
+        ValueError: the index was begun with another, or the model is not trained for it.
+    """
+    begun = None if index is None else index.settings.get("compression_rate")
+    if index is not None and asked is not None and begun is not None and asked != begun:
+        raise _mismatch(index, spelled("compression_rate"), begun, asked)
+    with warnings.catch_warnings():
+        if begun is not None and not any_rate:
+            warnings.filterwarnings("ignore", "the model is not trained for")
+        return model.rate(asked if begun is None else begun, any_rate=any_rate or begun is not None)
+
+
+def create_index(
+    model: Retriever,
+    path: str | os.PathLike[str],
+    overflow: Overflow,
+    rate: int | None,
+    storage: str | None,
+    columns: Mapping[str, type] | None = None,
+) -> MemoryIndex:
+    """An empty index for memory of a model.
+
+    Raises:
+        MemoryIndexError, ValueError: as `MemoryIndex.create`.
+    """
+    config = model.config
+    return MemoryIndex.create(
+        path,
+        fingerprint=model.fingerprint,
+        memory_tokens=config.most_memory_tokens(rate),
+        hidden_size=model.hidden_size,
+        dtype=model.dtype,
+        storage=storage,
+        settings={**config.index_settings(rate), "overflow": overflow},
+        columns=columns,
+    )
+
+
+def compressing(
+    model: Retriever, overflow: Overflow, rate: int | None, batch_tokens: int | None = None
+) -> Compress:
+    """`Clara.compress` for one index: a document that it refuses is a DataError.
+
+    Any other ValueError is none of a document, and stays what it is.
+    """
+
+    def compress(
+        documents: Sequence[Document], *, on_progress: Callable[[int], None]
+    ) -> CompressedDocuments:
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "the model is not trained for")  # said before
+                return model.compress(
+                    documents,
+                    batch_tokens=batch_tokens,
+                    overflow=overflow,
+                    compression_rate=rate,
+                    any_rate=True,  # checked before
+                    on_progress=on_progress,
+                )
+        except ValueError:
+            _refuse(model, documents, overflow, rate)
+            raise
+
+    return compress
+
+
+def _refuse(
+    model: Retriever, documents: Sequence[Document], overflow: Overflow, rate: int | None
+) -> None:
+    """Raise a DataError if it is a document that the model does not take."""
+    try:
+        model.check_fits(model.passages(documents, overflow), rate)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def _mismatch(index: MemoryIndex, option: str, begun: object, asked: object) -> ValueError:
+    return ValueError(
+        f"{index.path}: was created with {option}{begun}; {option}{asked} does not match"
+    )
