@@ -32,46 +32,11 @@ def compress(
         typer.Option("--corpus", help="Corpus: JSON lines with id, contents and optionally title."),
     ],
     output: Annotated[str, typer.Option("--output", help="Folder of the index to write.")],
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-tokens",
-            min=1,
-            help="Batch size in tokens. Default: chosen for the device.",
-            show_default=False,
-        ),
-    ] = None,
-    overflow: Annotated[
-        options.Overflow | None,
-        typer.Option(
-            "--overflow",
-            help="Split, cut or refuse documents over the model's limit. Default: the index's "
-            "setting, or the model's for a new index.",
-            show_default=False,
-        ),
-    ] = None,
-    compression_rate: Annotated[
-        int | None,
-        typer.Option(
-            "--compression-rate",
-            min=1,
-            help="Tokens per memory token, for a model in memory form spans. Default: the index's "
-            "rate, or the model's for a new index.",
-            show_default=False,
-        ),
-    ] = None,
-    any_rate: Annotated[
-        bool, typer.Option("--any-rate", help="Allow a rate that the model is not trained for.")
-    ] = False,
-    storage: Annotated[
-        options.StorageName | None,
-        typer.Option(
-            "--storage",
-            help="How memory is stored. Default: the index's way, or the model's dtype for a new "
-            "index.",
-            show_default=False,
-        ),
-    ] = None,
+    batch_tokens: options.BatchTokens = None,
+    overflow: options.OverflowOfIndex = None,
+    compression_rate: options.RateOfIndex = None,
+    any_rate: options.AnyRate = False,
+    storage: options.StorageOfIndex = None,
     resume: Annotated[
         bool,
         typer.Option(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,16 +12,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clara.cli import streams
-from clara.cli.errors import BAD_USAGE, CommandError, Group, user_errors
+from clara.cli.errors import CommandError, Group
 from clara.cli.options import Json
 from clara.cli.paths import check_parent
+from clara.cli.sources import (
+    DuplicateChoice,
+    ErrorChoice,
+    Failures,
+    IdField,
+    MaxDocument,
+    MaxExpanded,
+    MaxMemory,
+    MaxSeconds,
+    MetadataField,
+    NoMetadata,
+    OnDuplicate,
+    OnError,
+    Sources,
+    TextField,
+    TitleField,
+    field_names,
+    limits_of,
+    reading_of,
+)
 from clara.errors import ClaraError
-from clara.terminal.printing import excerpt, one_line, print_json, say, size
+from clara.terminal.printing import excerpt, one_line, print_json, size
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from clara.corpus import CorpusDocument, Failure, FieldNames, Limits, Reading
+    from clara.corpus import CorpusDocument, Reading
     from clara.terminal.progress import DocumentProgress
 
 corpus = typer.Typer(
@@ -32,113 +51,9 @@ corpus = typer.Typer(
     help="Show files of many kinds as documents, or write them as JSON lines.",
 )
 
-_MOST_LISTED = 100  # failures that have a line of their own
 _MOST_SUFFIXES = 5
 _EXCERPT = 60  # characters
 _LOOKED_AT = 1000  # characters of a text that an excerpt is made of
-
-
-class OnError(Enum):
-    """What becomes of the exit status if something cannot be read."""
-
-    fail = "fail"
-    skip = "skip"
-
-
-class OnDuplicate(Enum):
-    """What becomes of a document with the id of an earlier one."""
-
-    error = "error"
-    skip = "skip"
-    replace = "replace"
-
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE",
-        help="File, folder, quoted pattern such as 'docs/**/*.md', or folder that datasets saved; "
-        "NAME=PATH names it.",
-    ),
-]
-TextField = Annotated[
-    str | None,
-    typer.Option(
-        "--text-field",
-        help="Field of a record with its text. Default: contents, or else text.",
-        show_default=False,
-    ),
-]
-IdField = Annotated[
-    str | None,
-    typer.Option(
-        "--id-field",
-        help="Field with its id. Default: id, or else _id; rows of a table without either are "
-        "numbered.",
-        show_default=False,
-    ),
-]
-TitleField = Annotated[
-    str | None,
-    typer.Option(
-        "--title-field",
-        help="Field with its title. Default: title, if there is one.",
-        show_default=False,
-    ),
-]
-MetadataField = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--metadata-field",
-        help="Another field to keep, as NAME or NAME:TYPE (str, int, float, bool); can be given "
-        "many times. Default: all.",
-        show_default=False,
-    ),
-]
-NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="Keep no other fields.")]
-ErrorChoice = Annotated[
-    OnError,
-    typer.Option(
-        "--on-error",
-        help="fail: end with an error if a file or record could not be read, after reading all "
-        "others. skip: leave it out.",
-    ),
-]
-DuplicateChoice = Annotated[
-    OnDuplicate,
-    typer.Option(
-        "--on-duplicate",
-        help="A document with the id of an earlier one is an error, is left out, or replaces it.",
-    ),
-]
-MaxDocument = Annotated[
-    float, typer.Option("--max-document-mb", help="Longest record, text file or extracted text.")
-]
-MaxSeconds = Annotated[
-    float,
-    typer.Option("--max-seconds", help="Processor time to extract one HTML, PDF or DOCX file."),
-]
-MaxMemory = Annotated[
-    float, typer.Option("--max-memory-mb", help="Memory of the process that extracts.")
-]
-MaxExpanded = Annotated[
-    float, typer.Option("--max-expanded-mb", help="Size of an unpacked DOCX file.")
-]
-
-
-class _Failures:
-    """Says each failure on standard error; of many, the first ones."""
-
-    def __init__(self) -> None:
-        self.shown: list[dict[str, str]] = []
-
-    def __call__(self, failure: Failure) -> None:
-        if len(self.shown) < _MOST_LISTED:
-            self.shown.append({"where": failure.where, "reason": failure.reason})
-            say(f"failed: {failure}")
-        elif len(self.shown) == _MOST_LISTED:
-            self.shown.append({"where": "", "reason": "…"})
-            say("further failures are only counted")
 
 
 @corpus.command("show")
@@ -170,10 +85,10 @@ def show(
 
     Failures are listed on standard error. Nothing is written.
     """
-    failures = _Failures()
-    names = _names(text_field, id_field, title_field, metadata_field, no_metadata)
-    limits = _limits(max_document_mb, max_seconds, max_memory_mb, max_expanded_mb)
-    reading = _reading(sources, names, limits, on_error, on_duplicate, failures)
+    failures = Failures()
+    names = field_names(text_field, id_field, title_field, metadata_field, no_metadata)
+    limits = limits_of(max_document_mb, max_seconds, max_memory_mb, max_expanded_mb)
+    reading = reading_of(sources, names, limits, on_error, on_duplicate, failures)
     documents: list[dict[str, Any]] = []
     error: ClaraError | None = None
     stopped = False
@@ -235,10 +150,10 @@ def write(
     from clara.corpus import write_corpus
     from clara.terminal.progress import document_progress
 
-    failures = _Failures()
-    names = _names(text_field, id_field, title_field, metadata_field, no_metadata)
-    limits = _limits(max_document_mb, max_seconds, max_memory_mb, max_expanded_mb)
-    reading = _reading(sources, names, limits, on_error, on_duplicate, failures)
+    failures = Failures()
+    names = field_names(text_field, id_field, title_field, metadata_field, no_metadata)
+    limits = limits_of(max_document_mb, max_seconds, max_memory_mb, max_expanded_mb)
+    reading = reading_of(sources, names, limits, on_error, on_duplicate, failures)
     real = os.path.realpath(target)
     if any(file.root is not None and file.path == real for file in reading.listing.files):
         raise CommandError(
@@ -269,48 +184,6 @@ def _advancing(reading: Reading, bar: DocumentProgress) -> Iterator[CorpusDocume
     for document in reading:
         bar.advance(1)
         yield document
-
-
-def _names(
-    text: str | None,
-    name: str | None,
-    title: str | None,
-    metadata: list[str] | None,
-    no_metadata: bool,
-) -> FieldNames:
-    from clara.corpus import FieldNames
-
-    if no_metadata and metadata:
-        raise CommandError("--metadata-field and --no-metadata exclude each other", BAD_USAGE)
-    kept = () if no_metadata else tuple(metadata) if metadata else None
-    return FieldNames(text, name, title, kept)
-
-
-def _limits(document: float, seconds: float, memory: float, expanded: float) -> Limits:
-    from clara.corpus import Limits
-
-    with user_errors():
-        return Limits(document, seconds, memory, expanded)
-
-
-def _reading(
-    sources: list[str],
-    names: FieldNames,
-    limits: Limits,
-    on_error: OnError,
-    on_duplicate: OnDuplicate,
-    failures: _Failures,
-) -> Reading:
-    from clara.corpus import Reading
-
-    return Reading(
-        sources,
-        names=names,
-        limits=limits,
-        on_error=on_error.value,
-        on_duplicate=on_duplicate.value,
-        on_failure=failures,
-    )
 
 
 def line(document: CorpusDocument) -> str:

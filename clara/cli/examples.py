@@ -66,6 +66,24 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "clara corpus write 'docs/**/*.md' -o docs.jsonl --on-error skip",
         "clara corpus write t.parquet -o d.jsonl --metadata-field year:int",
     ),
+    "index build": (
+        "clara index build --model models/mine --output index handbook",
+        "clara index build --model m --output i a.jsonl 'docs/**/*.md' --prune",
+        "clara index build --model m --output i t.parquet --text-field about",
+    ),
+    "index add": ("clara index add --model m --index i more.jsonl",),
+    "index replace": ("clara index replace --model m --index i mended.jsonl",),
+    "index list": (
+        "clara index list index --limit 20",
+        "clara index list index --prefix handbook/ --json",
+    ),
+    "index get": ("clara index get index handbook/hours.txt",),
+    "index delete": (
+        "clara index delete index handbook/hours.txt n1",
+        "clara index delete index --source handbook --yes",
+    ),
+    "index export": ("clara index export index --output docs.jsonl",),
+    "index import": ("clara index import index other --on-duplicate skip",),
     "index info": ("clara index info index",),
     "index upgrade": ("clara index upgrade --model models/mine index",),
     "bench report": (

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clara.cli import options
+from clara.cli import index_build, index_documents, options
 from clara.cli.errors import Group, user_errors
 from clara.cli.loading import load_both, open_index
 from clara.terminal.printing import one_line, print_json
@@ -14,6 +14,28 @@ from clara.terminal.printing import one_line, print_json
 index = typer.Typer(cls=Group, name="index", no_args_is_help=True, help="Maintain an index.")
 
 _SHOWN = 5  # ids in a line
+
+index.command(
+    "build",
+    help="Bring an index in step with files, folders and tables, or make one of them.\n\n"
+    "Documents that the index holds unchanged are skipped, so a build that was killed goes on "
+    "where it was. Failures are listed on standard error; all other documents are stored.",
+)(index_build.build)
+index.command(
+    "add",
+    help="Add documents of files, folders and tables.\n\nLike `build`, but a document that the "
+    "index holds with another content is a failure.",
+)(index_build.build)
+index.command(
+    "replace",
+    help="Replace documents by those of files, folders and tables.\n\nLike `build`, but a "
+    "document that the index does not hold is a failure.",
+)(index_build.build)
+index.command("list")(index_documents.list_documents)
+index.command("get")(index_documents.get)
+index.command("delete")(index_documents.delete)
+index.command("export")(index_documents.export)
+index.command("import")(index_documents.import_)
 
 
 @index.command("info")

@@ -88,6 +88,9 @@ Rerank = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Delete more than a tenth of the documents without asking.")
+]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -110,6 +113,46 @@ Quantized = Annotated[
     typer.Option(
         "--quantization",
         help="Load the backbone in 4 or 8 bits. All but int8 on a CPU needs bitsandbytes.",
+        show_default=False,
+    ),
+]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-tokens",
+        min=1,
+        help="Batch size in tokens. Default: chosen for the device.",
+        show_default=False,
+    ),
+]
+OverflowOfIndex = Annotated[
+    Overflow | None,
+    typer.Option(
+        "--overflow",
+        help="Split, cut or refuse documents over the model's limit. Default: the index's "
+        "setting, or the model's for a new index.",
+        show_default=False,
+    ),
+]
+RateOfIndex = Annotated[
+    int | None,
+    typer.Option(
+        "--compression-rate",
+        min=1,
+        help="Tokens per memory token, for a model in memory form spans. Default: the index's "
+        "rate, or the model's for a new index.",
+        show_default=False,
+    ),
+]
+AnyRate = Annotated[
+    bool, typer.Option("--any-rate", help="Allow a rate that the model is not trained for.")
+]
+StorageOfIndex = Annotated[
+    StorageName | None,
+    typer.Option(
+        "--storage",
+        help="How memory is stored. Default: the index's way, or the model's dtype for a new "
+        "index.",
         show_default=False,
     ),
 ]

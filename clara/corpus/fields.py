@@ -138,8 +138,11 @@ class Columns:
         if first == _DECLARED and isinstance(value, str):
             return _converted(name, value, expected)
         place = {_DECLARED: "declared so", _FIXED: _FIXED}.get(first, f"at {first}")
+        hint = ""
+        if first == _FIXED and isinstance(value, str):
+            hint = f"; NAME:{expected.__name__} with --metadata-field reads strings as such"
         raise DataError(
-            f"field {shown(name)} is {_NAMES[type(value)]}; it is {_NAMES[expected]}, {place}"
+            f"field {shown(name)} is {_NAMES[type(value)]}; it is {_NAMES[expected]}, {place}{hint}"
         )
 
 

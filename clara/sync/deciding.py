@@ -45,8 +45,8 @@ def decide(stored: Stored | None, source: str, digest: str, on_duplicate: OnDupl
 
     Args:
         stored: what the index holds under its id, None if nothing.
-        source: name of the document's source.
-        digest: of the document, `CorpusDocument.digest`.
+        source: name of the document's source; None is the same as no other.
+        digest: of the document, `CorpusDocument.digest`; None is the same as no other.
         on_duplicate: what to do where the id is that of a document of another source with another
             content.
 
@@ -56,9 +56,9 @@ def decide(stored: Stored | None, source: str, digest: str, on_duplicate: OnDupl
     """
     if stored is None:
         return Decision.ADD
-    if stored.digest == digest:
+    if digest is not None and stored.digest == digest:
         return Decision.KEEP
-    if stored.source == source or on_duplicate == "replace":
+    if (source is not None and stored.source == source) or on_duplicate == "replace":
         return Decision.REPLACE
     return Decision.KEEP if on_duplicate == "skip" else Decision.REFUSE
 

@@ -162,8 +162,11 @@ def test_fixed_columns_leave_other_fields_out_and_refuse_other_types():
     assert columns.taken({"c": 1}, "f:3") == {}
     assert columns.left_out == {"c": "f:2", "d": "f:2"}
     assert columns.types == {"a": int, "b": float}
-    with pytest.raises(DataError, match=r"^field 'a' is a string; it is an integer, as in the in"):
+    message = "^field 'a' is a string; it is an integer, as in the index; NAME:int with --metadata"
+    with pytest.raises(DataError, match=message):
         columns.taken({"a": "1"}, "f:4")
+    with pytest.raises(DataError, match=r"^field 'a' is a float; it is an integer, as in the ind"):
+        columns.taken({"a": 0.5}, "f:5")
 
 
 def test_types_declared_for_fixed_columns_must_be_the_same():

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import zlib
+
+import pytest
+import torch
+
+from clara.corpus import Reading
+from clara.data.values import DataError
+from clara.index import MemoryIndex
+from clara.memory.documents import CompressedDocuments
+from clara.sync import Build
+
+FINGERPRINT = "f" * 64
+CHUNK = 40  # characters
+
+
+class Stub:
+    """A compressor of nothing but random numbers, which counts the documents that it gets.
+
+    Texts are split after 40 characters, and "unreadable" in one is refused.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.calls = 0
+
+    def __call__(self, documents, *, on_progress):
+        for document in documents:
+            if "unreadable" in document.text:
+                raise DataError(f"document {document.id!r} is unreadable")
+        self.calls += 1
+        rows = []
+        for document in documents:
+            self.seen.append(document.id)
+            starts = range(0, len(document.text), CHUNK)
+            for number, begin in enumerate(starts):
+                name = document.id if len(starts) == 1 else f"{document.id}#{number}"
+                rows.append((name, document, document.text[begin : begin + CHUNK]))
+        memory = torch.empty(len(rows), 2, 8)
+        for row, (name, _, text) in enumerate(rows):
+            seed = torch.Generator().manual_seed(zlib.crc32(f"{name} {text}".encode()))
+            memory[row].normal_(generator=seed)
+        on_progress(len(rows))
+        return CompressedDocuments(
+            memory=memory,
+            ids=[name for name, _, _ in rows],
+            document_ids=[document.id for _, document, _ in rows],
+            token_counts=[len(text) for _, _, text in rows],
+            texts=[text for _, _, text in rows],
+            titles=[document.title for _, document, _ in rows],
+            fingerprint=FINGERPRINT,
+        )
+
+
+@pytest.fixture
+def stub() -> Stub:
+    return Stub()
+
+
+def new_index(path, types=None, **options):
+    return MemoryIndex.create(
+        path,
+        fingerprint=FINGERPRINT,
+        memory_tokens=2,
+        hidden_size=8,
+        columns=types,
+        **{"settings": {"overflow": "chunk", "compression_rate": 16}, **options},
+    )
+
+
+@pytest.fixture
+def build(tmp_path, stub):
+    """Build `tmp_path / "index"` from sources with the stub; options of `Reading` and `Build`."""
+
+    def run(*sources, **options):
+        path = tmp_path / "index"
+        index = MemoryIndex.open(path) if path.exists() else None
+        chosen = {name: options.pop(name) for name in READING if name in options}
+        reading = Reading([str(each) for each in sources], **chosen)
+        return Build(reading, index, lambda types: new_index(path, types), stub, **options).run()
+
+    return run
+
+
+READING = ("names", "limits", "on_error", "on_duplicate", "on_failure")
