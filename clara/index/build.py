@@ -4,6 +4,10 @@ From format 2 on, `id` is Lance's unenforced primary key and rows are inserted b
 Lance then compares the ids of commits that others made since it read the index, and does the
 insertion again if it has to. One that finds an id is refused as a whole. That needs no lock, so
 writers may be on several hosts. In format 1, a lock of the folder keeps writers apart.
+
+Documents are replaced by a `merge_insert` that writes their rows anew and deletes those that they
+have no more, and deleted by one that writes nothing. Lance does them again where another commit
+came first that deleted some of the same rows, inserted some of the same ids or rewrote the files.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
@@ -28,6 +32,7 @@ from clara.memory.space import check_shape
 DATA_VERSION: Final = "2.1"
 """The version of Lance's files."""
 
+_TRIES = 20
 _RETRIES = 1000
 _PATIENCE = timedelta(minutes=10)  # with other writers, in all retries of a commit
 _NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
@@ -102,6 +107,19 @@ def _remedy(header: Header, path: str) -> str:
     )
 
 
+def require_changeable(header: Header, path: str) -> None:
+    """Refuse to replace and delete in an index of format 1, which has no ids that Lance compares.
+
+    Raises:
+        MemoryIndexError: names the command that makes such an index.
+    """
+    if header.format_version < 2:
+        raise MemoryIndexError(
+            f"{path}: an index of format 1 only takes new documents; run 'clara index upgrade "
+            f"--model MODEL {path}'"
+        )
+
+
 class Writer:
     """Commits of one handle, one after the other.
 
@@ -127,37 +145,100 @@ class Writer:
         Raises:
             MemoryIndexError: writing failed, or another process has added one of the ids.
         """
+        if snapshot.header.format_version < 2:
+            latest = Snapshot.latest(snapshot.path)
+            if not _is_of(snapshot, latest):
+                return False
+            latest.append(batch)
+            return True
+
+        def insert(dataset: Any) -> None:
+            builder = dataset.merge_insert("id").when_matched_fail().when_not_matched_insert_all()
+            stored = _execute(builder, pa.Table.from_batches([batch]))["num_inserted_rows"]
+            if stored != batch.num_rows:
+                raise MemoryIndexError(
+                    f"{snapshot.path}: {stored} of {batch.num_rows} documents were stored, the ids "
+                    "of the others are in the index already"
+                )
+
+        return self._done(snapshot, insert)
+
+    def replace(self, snapshot: Snapshot, batch: pa.RecordBatch) -> bool:
+        """Store rows in place of all rows of their documents, in one commit.
+
+        Args:
+            snapshot: no id in the batch is that of another document's row there.
+
+        Returns:
+            False if nothing was stored since the index was upgraded or replaced after `snapshot`.
+
+        Raises:
+            MemoryIndexError: writing failed.
+        """
+        table = pa.Table.from_batches([batch])
+        mine = f"document_id IN ({_quoted(dict.fromkeys(table['document_id'].to_pylist()))})"
+
+        def replace(dataset: Any) -> None:
+            for _ in range(_TRIES):
+                before = dataset.version
+                builder = dataset.merge_insert("id").when_matched_update_all()
+                builder = builder.when_not_matched_insert_all()
+                _execute(builder.when_not_matched_by_source_delete(mine), table)
+                # Lance compares ids of rows. A document that two processes insert at the same
+                # time, one as a whole and one in chunks, would be there twice.
+                if dataset.version == before + 1 or dataset.count_rows(mine) == len(table):
+                    return
+                dataset.checkout_latest()
+            raise MemoryIndexError(
+                f"{snapshot.path}: other processes store the same documents all the time"
+            )
+
+        return self._done(snapshot, replace)
+
+    def delete(self, snapshot: Snapshot, document_ids: Sequence[str]) -> bool:
+        """Delete all rows of documents, in one commit; returns and raises as `replace` does."""
+        names = pa.table({"document_id": pa.array(document_ids, pa.large_string())})
+        return self._done(
+            snapshot,
+            lambda dataset: _execute(
+                dataset.merge_insert("document_id").when_matched_delete(), names
+            ),
+        )
+
+    def _done(self, snapshot: Snapshot, write: Callable[[Any], object]) -> bool:
+        """Write to Lance's dataset of the last commit.
+
+        Returns:
+            False if nothing was written since the index was upgraded or replaced after `snapshot`,
+            also meanwhile.
+        """
         latest = Snapshot.latest(snapshot.path)
         if not _is_of(snapshot, latest):
             return False
-        if latest.header.format_version < 2:
-            latest.append(batch)
-            return True
         try:
-            counts = self._inserted(latest, batch)
+            with failures_in(snapshot.path, "writing"):
+                if self._identity != latest.identity:
+                    self._identity, self._dataset = latest.identity, latest.dataset
+                self._dataset.checkout_latest()
+                write(self._dataset)
         except MemoryIndexError:
             # Lance refuses rows of the earlier format, and those that an upgrade overtook.
             if not _is_of(snapshot, Snapshot.latest(snapshot.path)):
                 return False
             raise
-        if counts["num_inserted_rows"] != batch.num_rows:
-            raise MemoryIndexError(
-                f"{snapshot.path}: {counts['num_inserted_rows']} of {batch.num_rows} documents "
-                "were stored, the ids of the others are in the index already"
-            )
         return True
 
-    def _inserted(self, latest: Snapshot, batch: pa.RecordBatch) -> dict[str, int]:
-        """Insert rows, and what Lance counts of them."""
-        with failures_in(latest.path, "writing"):
-            if self._identity != latest.identity:
-                self._identity, self._dataset = latest.identity, latest.dataset
-            self._dataset.checkout_latest()
-            builder = self._dataset.merge_insert("id").when_matched_fail()
-            builder = builder.when_not_matched_insert_all()
-            builder = builder.conflict_retries(_RETRIES).retry_timeout(_PATIENCE)
-            counts: dict[str, int] = builder.execute(pa.Table.from_batches([batch]))
-            return counts
+
+def _execute(builder: Any, table: pa.Table) -> dict[str, int]:
+    """Commit a `merge_insert`, and what Lance counts of it."""
+    builder = builder.conflict_retries(_RETRIES).retry_timeout(_PATIENCE)
+    counts: dict[str, int] = builder.execute(table)
+    return counts
+
+
+def _quoted(values: Iterable[str]) -> str:
+    """Strings as SQL has them, where a quote is doubled and nothing else has a meaning."""
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
 
 
 def _is_of(snapshot: Snapshot, latest: Snapshot) -> bool:

@@ -21,7 +21,7 @@ class Catalog:
 
     Attributes:
         rows: the row of each id, in order.
-        document_ids: distinct.
+        documents: the row of each document, in order, or its rows if it has several.
         tokens: document tokens read, of all rows.
         memory_tokens: memory tokens written, of all rows.
         longest: memory tokens of the row that has most.
@@ -33,7 +33,7 @@ class Catalog:
 
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}
-        self.document_ids: set[str] = set()
+        self.documents: dict[str, int | list[int]] = {}
         self.tokens = 0
         self.memory_tokens = 0
         self.longest = 0
@@ -67,8 +67,12 @@ class Catalog:
             if name in self.rows:
                 self.duplicates[name] = None
                 continue
-            self.rows[name] = len(self.rows)
-            self.document_ids.add(document_ids[place])
+            row = self.rows[name] = len(self.rows)
+            before = self.documents.setdefault(document_ids[place], row)
+            if isinstance(before, list):
+                before.append(row)
+            elif before != row:
+                self.documents[document_ids[place]] = [before, row]
             self.tokens += tokens[place]
             self.memory_tokens += counts[place]
             self.longest = max(self.longest, counts[place])
@@ -78,6 +82,11 @@ class Catalog:
         if self.positions is not None or order is not None or len(chosen) < len(ids):
             before = np.arange(begin) if self.positions is None else self.positions
             self.positions = np.concatenate([before, begin + np.array(chosen, dtype=np.int64)])
+
+    def rows_of(self, document_id: str) -> list[int]:
+        """The rows of a document, in order; empty if it is not there."""
+        rows = self.documents.get(document_id, [])
+        return rows if isinstance(rows, list) else [rows]
 
 
 def _total(one: int | None, two: int | None) -> int | None:

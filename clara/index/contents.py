@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from clara.index.catalog import Catalog
-from clara.index.layout import Entry, StoredText
+from clara.index.layout import RowEntry, StoredText
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
 from clara_kernels import Corpus
@@ -29,6 +29,7 @@ class Contents:
         self.snapshot = snapshot
         self.count = len(catalog.rows)
         self._rows = catalog.rows
+        self._documents = catalog.documents
         self._positions = catalog.positions
         each = catalog.memory_tokens / self.count if self.count else 1
         self._batch_rows = snapshot.batch_rows(each, catalog.longest)
@@ -37,6 +38,17 @@ class Contents:
         """Where the document with this id is; None if the snapshot has none."""
         row = self._rows.get(name)
         return None if row is None or row >= self.count else row
+
+    def rows_of(self, document_id: str) -> list[int]:
+        """Where the rows of a document are, in order; empty if the snapshot has none."""
+        rows = self._documents.get(document_id, [])
+        return [row for row in ([rows] if isinstance(rows, int) else rows) if row < self.count]
+
+    def documents(self) -> dict[str, list[int]]:
+        """The rows of each document, in the order of their first rows."""
+        names = list(self._documents)  # at once: another thread may extend the catalog
+        found = ((name, self.rows_of(name)) for name in names)
+        return {name: rows for name, rows in found if rows}
 
     def take(self, rows: Sequence[int]) -> CompressedDocuments:
         """The documents of the given rows, in that order; a row may come twice."""
@@ -55,7 +67,7 @@ class Contents:
         for begin in range(0, self.count, _TEXTS):
             yield from self.snapshot.take_texts(self._positions[begin : begin + _TEXTS].tolist())
 
-    def take_entries(self, rows: Sequence[int]) -> list[Entry]:
+    def take_entries(self, rows: Sequence[int]) -> list[RowEntry]:
         """The given rows without texts and memory."""
         return self.snapshot.take_entries(self._at(rows))
 

@@ -13,7 +13,7 @@ from clara.index.sizing import index_bytes
 
 def describe(catalog: Catalog, header: Header, path: str) -> dict[str, Any]:
     """See `MemoryIndex.info`."""
-    documents = len(catalog.document_ids)
+    documents = len(catalog.documents)
     on_disk = bytes_on_disk(path)
     written = catalog.memory_tokens
     return {
@@ -42,7 +42,7 @@ def _expected(catalog: Catalog, header: Header) -> float | None:
     """Bytes of a document by `index_bytes`; None in formats that it does not describe."""
     if header.storage is None or catalog.string_bytes is None:
         return None
-    documents = len(catalog.document_ids)
+    documents = len(catalog.documents)
     total = index_bytes(
         header.stored_as,
         header.hidden_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from clara.index.catalog import Catalog
@@ -94,3 +94,18 @@ class Handle:
                 f"{contents.snapshot.path}: was replaced by another index while it was read; "
                 "read it again"
             ) from error
+
+
+def as_ids(ids: Sequence[str], name: str = "ids") -> list[str]:
+    """Ids as a list.
+
+    Raises:
+        TypeError: a single string, or one of them is none.
+    """
+    if isinstance(ids, str):
+        raise TypeError(f"{name} must be a list of ids, got a single string")
+    found = list(ids)
+    if not all(isinstance(each, str) for each in found):
+        wrong = next(each for each in found if not isinstance(each, str))
+        raise TypeError(f"{name} must be a list of ids, one of them is {repr(wrong)[:80]}")
+    return found

@@ -109,7 +109,7 @@ def decode_texts(
     return [StoredText(*each) for each in found]
 
 
-class Entry(NamedTuple):
+class RowEntry(NamedTuple):
     """A row without text and memory.
 
     Attributes:
@@ -128,7 +128,7 @@ class Entry(NamedTuple):
 
 def decode_entries(
     header: Header, batch: pa.RecordBatch, rows: Sequence[int], path: str
-) -> list[Entry]:
+) -> list[RowEntry]:
     """Check and read rows without text and memory, from `Header.entry_columns`.
 
     Raises:
@@ -139,7 +139,7 @@ def decode_entries(
     if header.columns is not None:
         details = decode_details(header, batch, heads, rows, path)
     fields = heads.ids, heads.document_ids, heads.titles, heads.token_counts, heads.counts
-    return [Entry(*each) for each in zip(*fields, details, strict=True)]
+    return [RowEntry(*each) for each in zip(*fields, details, strict=True)]
 
 
 def _memory(

@@ -14,15 +14,17 @@ from torch import Tensor
 
 from clara.errors.checks import as_integer
 from clara.index import build
+from clara.index.changing import Changing
 from clara.index.contents import Contents
 from clara.index.description import describe
-from clara.index.details import Details, columns_of, types_of
-from clara.index.errors import DuplicateIdError, MemoryIndexError
+from clara.index.details import columns_of, types_of
+from clara.index.errors import MemoryIndexError
 from clara.index.folders import local_path, new_folder
-from clara.index.handle import TRIES, Handle
+from clara.index.handle import as_ids
 from clara.index.header import Header
 from clara.index.hits import Hit, as_queries, read_hits
-from clara.index.layout import StoredText, encode
+from clara.index.layout import StoredText
+from clara.index.listing import Listing
 from clara.index.snapshot import Snapshot
 from clara.index.texts import text_digests
 from clara.memory.documents import CompressedDocuments
@@ -30,26 +32,23 @@ from clara.memory.space import MemorySpace
 from clara_kernels import cosine_topk
 
 
-class MemoryIndex(Handle):
-    """Compressed documents of one model in a folder, a Lance dataset. Rows are never changed.
+class MemoryIndex(Changing, Listing):
+    """Compressed documents of one model in a folder, a Lance dataset.
 
-    `create` makes an index and `open` opens one. Each `add` is one commit; a killed process leaves
-    the index unchanged. Several processes may read and add, on several hosts too; each sees the
-    commits of the others at its next call. Every document has a checksum, which is verified
-    whenever the document is read: if it is damaged, any method raises MemoryIndexError with its id.
+    `create` makes an index and `open` opens one. Each `add`, `upsert` and `delete` is one commit; a
+    killed process leaves the index unchanged. Several processes may read and write, on several
+    hosts too; each sees the commits of the others at its next call. A document with a long text
+    is several rows. Every row has a checksum, which is verified whenever the row is read: if it is
+    damaged, any method raises MemoryIndexError with its id.
 
     If the folder is replaced by a new index of the same model, shape, dtype and settings, the next
     call reads the new one. If it is replaced by any other index, every call raises
     MemoryIndexError.
 
     The first search reads what documents are ranked by into RAM: all memory, or its means; so does
-    a search after an addition. Copies made by `copy.deepcopy` or `pickle` use the same folder: no
+    a search after a change. Copies made by `copy.deepcopy` or `pickle` use the same folder: no
     document is copied.
     """
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        super().__init__(snapshot)
-        self._writer = build.Writer()
 
     @classmethod
     def create(
@@ -116,33 +115,6 @@ class MemoryIndex(Handle):
         """
         return cls(Snapshot.latest(local_path(path)))
 
-    def add(
-        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None = None
-    ) -> None:
-        """Add documents at the end of the index, all of them or none.
-
-        Add hundreds of documents per call: every call writes its own files. Memory is converted to
-        the index's dtype. If several processes add the same id at the same time, one succeeds and
-        the others get DuplicateIdError.
-
-        Args:
-            compressed: N documents with memory `[N, m, H]`, on any device.
-            details: metadata and origin of documents, by their ids. The offsets of rows count from
-                the document's first row in `compressed`.
-
-        Raises:
-            TypeError: an argument has another type, or the memory is not floating point.
-            DuplicateIdError: the index already holds some of the ids. It is a MemoryIndexError.
-            MemoryIndexError: the memory is of another model or shape, an id is empty or given
-                twice, a value cannot be stored or is not of its column's type, the index has no
-                such column, or it has format 1 and its file system has no locks.
-        """
-        with self._lock:
-            for _ in range(TRIES):
-                if self._added(compressed, details):
-                    return
-        raise MemoryIndexError(f"{self.path}: was upgraded or replaced while documents were added")
-
     def get(self, ids: Sequence[str]) -> CompressedDocuments:
         """Return the documents with these ids, in the given order.
 
@@ -150,7 +122,7 @@ class MemoryIndex(Handle):
             TypeError: `ids` is a single string.
             MemoryIndexError: an id is not in the index, or its document is damaged.
         """
-        ids = _as_ids(ids)
+        ids = as_ids(ids)
 
         def read(contents: Contents) -> CompressedDocuments:
             return contents.take(self._rows(contents, ids))
@@ -159,16 +131,16 @@ class MemoryIndex(Handle):
 
     def contains(self, ids: Sequence[str]) -> list[bool]:
         """Whether the index holds each of these ids."""
-        ids = _as_ids(ids)
+        ids = as_ids(ids)
         with self._lock:
             stored = self._read_catalog().rows
             return [name in stored for name in ids]
 
     def contains_documents(self, document_ids: Sequence[str]) -> list[bool]:
         """Whether the index holds each of these documents, whole or in chunks."""
-        document_ids = _as_ids(document_ids)
+        document_ids = as_ids(document_ids)
         with self._lock:
-            stored = self._read_catalog().document_ids
+            stored = self._read_catalog().documents
             return [name in stored for name in document_ids]
 
     def ids(self) -> list[str]:
@@ -184,7 +156,7 @@ class MemoryIndex(Handle):
             TypeError: `ids` is a single string.
             MemoryIndexError: an id is not in the index, or its document is damaged.
         """
-        ids = _as_ids(ids)
+        ids = as_ids(ids)
         return self._read(lambda contents: contents.take_texts(self._rows(contents, ids)))
 
     def text_digests(self) -> dict[str, bytes]:
@@ -329,32 +301,6 @@ class MemoryIndex(Handle):
             rows.append(row)
         return rows
 
-    def _added(
-        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None
-    ) -> bool:
-        """Add; False if the index was upgraded or replaced before that. The caller has the lock."""
-        self._current()
-        build.check_documents(self._header, self.path, compressed)
-        header = self._header
-        batch = encode(header, compressed, details)
-        with build.only_writer(self._snapshot):
-            self._refuse_duplicates(compressed.ids)
-            if self._header != header:
-                return False
-            if not len(compressed):
-                return True
-            try:
-                return self._writer.commit(self._snapshot, batch)
-            except MemoryIndexError:
-                # Another process may have added one of the ids since they were compared.
-                self._refuse_duplicates(compressed.ids)
-                raise
-
-    def _refuse_duplicates(self, ids: Sequence[str]) -> None:
-        stored = self._read_catalog().rows
-        if there := [name for name in ids if name in stored]:
-            raise DuplicateIdError(there)
-
 
 def _reopen(kind: type[MemoryIndex], path: str, identity: str) -> MemoryIndex:
     """What a pickled index becomes.
@@ -366,9 +312,3 @@ def _reopen(kind: type[MemoryIndex], path: str, identity: str) -> MemoryIndex:
     if index._snapshot.identity != identity:
         raise MemoryIndexError(f"{index.path}: was replaced by another index; open it again")
     return index
-
-
-def _as_ids(ids: Sequence[str]) -> list[str]:
-    if isinstance(ids, str):
-        raise TypeError("ids must be a list of ids, got a single string")
-    return list(ids)

@@ -17,7 +17,7 @@ from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.header import Header
 from clara.index.heads import Heads, damaged, decode_heads
 from clara.index.layout import (
-    Entry,
+    RowEntry,
     StoredText,
     decode,
     decode_entries,
@@ -150,14 +150,14 @@ class Snapshot:
         found = dict(zip(distinct, texts))
         return [found[row] for row in rows]
 
-    def entries(self) -> Iterator[list[Entry]]:
+    def entries(self) -> Iterator[list[RowEntry]]:
         """All rows without texts and memory, in the order they lie in, in batches."""
         for rows, batch in self._scan(self.header.entry_columns, _BATCH_ROWS):
             with failures_in(self.path, "reading"):
                 entries = decode_entries(self.header, batch, rows, self.path)
             yield entries
 
-    def take_entries(self, rows: Sequence[int]) -> list[Entry]:
+    def take_entries(self, rows: Sequence[int]) -> list[RowEntry]:
         """The rows at the given positions, without texts and memory; one may come twice."""
         distinct = sorted(set(rows))
         columns = self.header.entry_columns

@@ -216,25 +216,30 @@ def test_an_addition_that_meets_an_upgrade_is_not_lost(
     assert_same(reader.get(["c"]), added)
 
 
-def test_an_upgrade_while_rows_are_inserted(make_second, make_documents, assert_same, monkeypatch):
+@pytest.mark.parametrize("change", ["add", "upsert", "delete"])
+def test_an_upgrade_while_rows_are_written(
+    make_second, make_documents, assert_same, monkeypatch, change
+):
     """Lance finds that the upgrade has overtaken it when it commits."""
     index = make_second()
     index.add(make_documents("ab"))
-    plain = build.Writer._inserted
+    plain = build._execute
 
-    def late(writer, latest, batch):
+    def late(builder, table):
         monkeypatch.undo()  # the next try is as always
         upgrade(index.path)
-        with monkeypatch.context() as patch:
-            patch.setattr(type(writer._dataset), "checkout_latest", lambda _: None)
-            return plain(writer, latest, batch)
+        return plain(builder, table)
 
-    monkeypatch.setattr(build.Writer, "_inserted", late)
-    added = make_documents("c")
-    index.add(added)
+    monkeypatch.setattr(build, "_execute", late)
+    if change == "delete":
+        index.delete(["a"])
+    else:
+        added = make_documents("c")
+        getattr(index, change)(added)
+        assert_same(index.get(["c"]), added)
     assert index.info()["format_version"] == 3
-    assert MemoryIndex.open(index.path).ids() == ["a", "b", "c"]
-    assert_same(index.get(["c"]), added)
+    expected = ["b"] if change == "delete" else ["a", "b", "c"]
+    assert MemoryIndex.open(index.path).ids() == expected
 
 
 def test_an_insertion_that_fails_says_so(make_second, make_documents, monkeypatch):
@@ -245,7 +250,7 @@ def test_an_insertion_that_fails_says_so(make_second, make_documents, monkeypatc
     def full(*_):
         raise MemoryIndexError("no room")
 
-    monkeypatch.setattr(build.Writer, "_inserted", full)
+    monkeypatch.setattr(build, "_execute", full)
     with pytest.raises(MemoryIndexError, match="no room"):
         index.add(make_documents("c"))
     assert index.ids() == ["a", "b"]

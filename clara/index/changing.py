@@ -1,0 +1,175 @@
+"""Change an open index: add, replace and delete documents, each in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import NamedTuple
+
+from clara.index import build
+from clara.index.details import Details
+from clara.index.errors import DuplicateIdError, MemoryIndexError
+from clara.index.handle import TRIES, Handle, Result, as_ids
+from clara.index.layout import encode
+from clara.index.snapshot import Snapshot
+from clara.memory.documents import CompressedDocuments
+
+_SHOWN = 10  # ids in a message
+
+
+class Changed(NamedTuple):
+    """How many documents `upsert` stored.
+
+    Attributes:
+        added: documents that were not in the index.
+        replaced: documents that were.
+    """
+
+    added: int
+    replaced: int
+
+
+class Changing(Handle):
+    """The methods of `MemoryIndex` that change documents."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__(snapshot)
+        self._writer = build.Writer()
+
+    def add(
+        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None = None
+    ) -> None:
+        """Add documents at the end of the index, all of them or none.
+
+        Add hundreds of documents per call: every call writes its own files. Memory is converted to
+        the index's dtype. If several processes add the same id at the same time, one succeeds and
+        the others get DuplicateIdError.
+
+        Args:
+            compressed: N documents with memory `[N, m, H]`, on any device.
+            details: metadata and origin of documents, by their ids. The offsets of rows count from
+                the document's first row in `compressed`.
+
+        Raises:
+            TypeError: an argument has another type, or the memory is not floating point.
+            DuplicateIdError: the index already holds some of the ids. It is a MemoryIndexError.
+            MemoryIndexError: the memory is of another model or shape, an id is empty or given
+                twice, a value cannot be stored or is not of its column's type, the index has no
+                such column, or it has format 1 and its file system has no locks.
+        """
+        self._tried(lambda: self._added(compressed, details) or None)
+
+    def upsert(
+        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None = None
+    ) -> Changed:
+        """Add documents, and replace those that the index holds, all of them in one commit.
+
+        A document is replaced with all of its rows, however many it had and has: readers see all
+        of the old ones or all of the new ones. What was replaced comes last in the order, as what
+        was added; all other documents keep their order. Of what several processes store of a
+        document at the same time, the last remains.
+
+        Args:
+            compressed: all rows of the documents, with memory `[N, m, H]` on any device.
+            details: see `add`. Nothing is kept of what was stored before.
+
+        Returns:
+            How many documents were added and replaced, as the index was just before.
+
+        Raises:
+            TypeError, MemoryIndexError: see `add`.
+            DuplicateIdError: a row has the id of a row of a document that is not in `compressed`.
+        """
+        return self._tried(lambda: self._upserted(compressed, details))
+
+    def delete(self, document_ids: Sequence[str], *, missing_ok: bool = False) -> int:
+        """Delete documents with all of their rows, in one commit.
+
+        Others keep their ids and their order. Files that hold what was deleted stay until
+        `compact` and `clean_up` remove them.
+
+        Args:
+            document_ids: any number of them; one may come twice.
+            missing_ok: leave out documents that are not in the index.
+
+        Returns:
+            How many documents were deleted.
+
+        Raises:
+            TypeError: `document_ids` is a single string.
+            MemoryIndexError: some are not in the index, and none is deleted; names the first ten.
+        """
+        names = list(dict.fromkeys(as_ids(document_ids, "document_ids")))
+        return self._tried(lambda: self._deleted(names, missing_ok))
+
+    def _tried(self, change: Callable[[], Result | None]) -> Result:
+        """The result of a change, again while it is None: the index was upgraded or replaced."""
+        with self._lock:
+            for _ in range(TRIES):
+                if (changed := change()) is not None:
+                    return changed
+        raise MemoryIndexError(f"{self._snapshot.path}: was upgraded or replaced while changed")
+
+    def _upserted(
+        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None
+    ) -> Changed | None:
+        header = self._current().snapshot.header
+        build.require_changeable(header, self._snapshot.path)
+        build.check_documents(header, self._snapshot.path, compressed)
+        batch = encode(header, compressed, details)
+        names = dict.fromkeys(compressed.document_ids)
+        catalog = self._read_catalog()
+        if self._header != header:
+            return None
+        there = [name for name in names if name in catalog.documents]
+        own = {row for name in there for row in catalog.rows_of(name)}
+        if taken := [
+            name for name in compressed.ids if catalog.rows.get(name, -1) not in {*own, -1}
+        ]:
+            raise DuplicateIdError(taken)
+        if names and not self._writer.replace(self._snapshot, batch):
+            return None
+        return Changed(len(names) - len(there), len(there))
+
+    def _deleted(self, names: list[str], missing_ok: bool) -> int | None:
+        catalog = self._read_catalog()
+        build.require_changeable(self._header, self._snapshot.path)
+        there = [name for name in names if name in catalog.documents]
+        if len(there) < len(names) and not missing_ok:
+            raise MemoryIndexError(_unknown(self._snapshot.path, names, catalog.documents))
+        if there and not self._writer.delete(self._snapshot, there):
+            return None
+        return len(there)
+
+    def _added(
+        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None
+    ) -> bool:
+        """Add; False if the index was upgraded or replaced before that. The caller has the lock."""
+        self._current()
+        build.check_documents(self._header, self._snapshot.path, compressed)
+        header = self._header
+        batch = encode(header, compressed, details)
+        with build.only_writer(self._snapshot):
+            self._refuse_duplicates(compressed.ids)
+            if self._header != header:
+                return False
+            if not len(compressed):
+                return True
+            try:
+                return self._writer.commit(self._snapshot, batch)
+            except MemoryIndexError:
+                # Another process may have added one of the ids since they were compared.
+                self._refuse_duplicates(compressed.ids)
+                raise
+
+    def _refuse_duplicates(self, ids: Sequence[str]) -> None:
+        stored = self._read_catalog().rows
+        if there := [name for name in ids if name in stored]:
+            raise DuplicateIdError(there)
+
+
+def _unknown(path: str, names: Sequence[str], known: Container[str]) -> str:
+    """What to say of documents that are not in an index."""
+    missing = [name for name in names if name not in known]
+    shown = ", ".join(map(repr, missing[:_SHOWN]))
+    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    return f"{path}: no document has the id {shown}{more}"

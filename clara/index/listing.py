@@ -1,0 +1,104 @@
+"""List what an open index holds, by document and without reading memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from clara.data.marks import Scalar
+from clara.index.contents import Contents
+from clara.index.errors import MemoryIndexError
+from clara.index.handle import Handle, as_ids
+from clara.index.layout import RowEntry
+from clara.memory.documents import CompressedDocuments
+
+_AT_ONCE = 1024  # documents whose rows are read together
+
+
+class Entry(NamedTuple):
+    """A document of an index.
+
+    Attributes:
+        rows: ids of its rows: its own, or those of its chunks.
+        tokens: document tokens read, of all rows.
+        vectors: memory tokens written, of all rows.
+        source, digest: as they were given in `Details`; None where they were not.
+        metadata: by column, null ones too; empty in an index without columns for metadata.
+    """
+
+    document_id: str
+    title: str | None
+    rows: list[str]
+    tokens: int
+    vectors: int
+    source: str | None
+    digest: str | None
+    metadata: Mapping[str, Scalar]
+
+
+class Listing(Handle):
+    """The methods of `MemoryIndex` that list documents."""
+
+    def documents(self, prefix: str | None = None) -> Iterator[Entry]:
+        """All documents in the order that they were added, without reading texts and memory.
+
+        Documents that are added or deleted after the first was asked for change nothing.
+
+        Args:
+            prefix: only documents whose ids begin with it.
+
+        Raises:
+            MemoryIndexError: a document is damaged.
+        """
+        contents = self._current()
+        rows = contents.documents()
+        names = (name for name in rows if name.startswith(prefix or ""))
+        while group := list(islice(names, _AT_ONCE)):
+            found = iter(contents.take_entries([row for name in group for row in rows[name]]))
+            for name in group:
+                yield _entry(name, list(islice(found, len(rows[name]))))
+
+    def get_documents(self, document_ids: Sequence[str]) -> CompressedDocuments:
+        """All rows of these documents, in the given order of documents.
+
+        Raises:
+            TypeError: `document_ids` is a single string.
+            MemoryIndexError: a document is not in the index, or damaged.
+        """
+        names = as_ids(document_ids, "document_ids")
+
+        def read(contents: Contents) -> CompressedDocuments:
+            rows = []
+            for name in names:
+                found = contents.rows_of(name)
+                if not found:
+                    raise MemoryIndexError(
+                        f"{contents.snapshot.path}: no document has the id {name!r}"
+                    )
+                rows += found
+            return contents.take(rows)
+
+        return self._read(read)
+
+    def digests(self) -> dict[str, tuple[str | None, str | None]]:
+        """Source and digest of each document, in order, as they were given in `Details`.
+
+        Raises:
+            MemoryIndexError: a document is damaged.
+        """
+        return {entry.document_id: (entry.source, entry.digest) for entry in self.documents()}
+
+
+def _entry(document_id: str, rows: list[RowEntry]) -> Entry:
+    first = rows[0].details
+    return Entry(
+        document_id,
+        rows[0].title,
+        [row.id for row in rows],
+        sum(row.tokens for row in rows),
+        sum(row.vectors for row in rows),
+        None if first is None else first.source,
+        None if first is None else first.digest,
+        {} if first is None else first.metadata,
+    )
