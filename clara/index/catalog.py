@@ -68,11 +68,11 @@ class Catalog:
                 self.duplicates[name] = None
                 continue
             row = self.rows[name] = len(self.rows)
-            before = self.documents.setdefault(document_ids[place], row)
-            if isinstance(before, list):
-                before.append(row)
-            elif before != row:
-                self.documents[document_ids[place]] = [before, row]
+            others = self.documents.setdefault(document_ids[place], row)
+            if isinstance(others, list):
+                others.append(row)
+            elif others != row:
+                self.documents[document_ids[place]] = [others, row]
             self.tokens += tokens[place]
             self.memory_tokens += counts[place]
             self.longest = max(self.longest, counts[place])

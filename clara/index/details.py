@@ -167,13 +167,13 @@ def decode_details(
         try:
             if _digest(row) != heads.digests["details_digest"][place]:
                 raise ValueError
-            source, digest, offset, label, *values = (
+            decoded: list[Any] = [
                 value.decode() if isinstance(value, bytes) else value for value in row
-            )
+            ]
         except (ValueError, TypeError, struct.error):
             raise damaged(path, heads.ids[place].encode(), rows[place]) from None
-        metadata = {name: value for (name, _), value in zip(kinds, values, strict=True)}
-        found.append(RowDetails(source, digest, offset, label, metadata))
+        metadata = {name: value for (name, _), value in zip(kinds, decoded[4:], strict=True)}
+        found.append(RowDetails(*decoded[:4], metadata))
     return found
 
 

@@ -53,7 +53,7 @@ def encode_ragged(
         means = _means(header, documents.ids, each)
 
     def body(row: int, text: bytes) -> dict[str, Any]:
-        found = {
+        found: dict[str, Any] = {
             "text_digest": digest(b"clara.row.text", text),
             "memory_digest": _memory_digest(parts, row),
         }

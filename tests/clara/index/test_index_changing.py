@@ -119,7 +119,7 @@ def test_unknown_documents_are_named_and_nothing_is_deleted(make_index, make_doc
         index.delete(["b", *(f"no{n}" for n in range(12))])
     shown = ", ".join(f"'no{n}'" for n in range(10))
     assert str(caught.value) == f"{index.path}: no document has the id {shown} and 2 more"
-    with pytest.raises(MemoryIndexError, match="no document has the id 'a#0'$"):
+    with pytest.raises(MemoryIndexError, match=r"no document has the id 'a#0'$"):
         index.delete(["a#0"])
     with pytest.raises(TypeError, match="got a single string"):
         index.delete("b")
