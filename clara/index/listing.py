@@ -25,6 +25,7 @@ class Entry(NamedTuple):
         vectors: memory tokens written, of all rows.
         source, digest: as they were given in `Details`; None where they were not.
         metadata: by column, null ones too; empty in an index without columns for metadata.
+        places: the page or heading that the text of each row begins in.
     """
 
     document_id: str
@@ -35,6 +36,7 @@ class Entry(NamedTuple):
     source: str | None
     digest: str | None
     metadata: Mapping[str, Scalar]
+    places: list[str | None]
 
 
 class Listing(Handle):
@@ -101,4 +103,5 @@ def _entry(document_id: str, rows: list[RowEntry]) -> Entry:
         None if first is None else first.source,
         None if first is None else first.digest,
         {} if first is None else first.metadata,
+        [None if row.details is None else row.details.place for row in rows],
     )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from clara.config import Overflow
 from clara.corpus import Reading
-from clara.data.values import DataError
 from clara.index import MemoryIndex, MemoryIndexError
 from clara.index.folders import local_path
 from clara.model import index_settings
@@ -62,14 +61,7 @@ def prepare_build(
     rate = index_settings.chosen_rate(model, index, compression_rate, any_rate, spelled=spelled)
 
     def create(types: Mapping[str, type]) -> MemoryIndex:
-        try:
-            return index_settings.create_index(model, folder, how, rate, storage, types)
-        except MemoryIndexError:
-            raise
-        except ValueError as error:  # the name of a column
-            raise DataError(
-                f"{error}; choose the fields to keep with --metadata-field, or none"
-            ) from error
+        return index_settings.create_index(model, folder, how, rate, storage, types)
 
     compress = index_settings.compressing(model, how, rate, batch_tokens)
     return Build(reading, index, create, compress, allowed=allowed, prune=prune, confirm=confirm)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, suppress
 
 from clara.corpus import CorpusDocument, CorpusError, Failure, Origin, Reading
-from clara.data.values import shown
+from clara.data.values import DataError, shown
 from clara.index import MemoryIndex, MemoryIndexError
-from clara.index.columns import RESERVED
+from clara.index.columns import RESERVED, check_columns
 from clara.index.corpus import Advance, Compress, Shown
 from clara.index.folders import bytes_on_disk
 from clara.index.origins import read_origins, record_origins
@@ -86,7 +86,7 @@ class Build:
             reading.fix_columns(index.columns or {})
         survey = reading.survey()
         self.total = survey.documents
-        self._types = {name: kind for name, kind in survey.types.items() if name not in RESERVED}
+        self._types = column_types(survey.types)
         if index is None:
             reading.fix_columns(self._types)
         self._to_come = dict(survey.repeated) if reading.on_duplicate == "replace" else {}
@@ -240,6 +240,20 @@ class Build:
             )
         if self._index is None:
             raise BuildError("no document could be stored, so no index was made", self.built)
+
+
+def column_types(found: Mapping[str, type]) -> dict[str, type]:
+    """The columns of a new index: the fields that were found, but those that it has of its own.
+
+    Raises:
+        DataError: a name that no column can have, or too many.
+    """
+    types = {name: kind for name, kind in found.items() if name not in RESERVED}
+    try:
+        check_columns([(name, kind.__name__) for name, kind in types.items()])
+    except ValueError as error:
+        raise DataError(f"{error}; choose the fields to keep with --metadata-field") from error
+    return types
 
 
 def stored_documents(index: MemoryIndex) -> dict[str, Stored]:

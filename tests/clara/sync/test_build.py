@@ -69,15 +69,17 @@ def test_chunks_know_their_offset_and_place(build, book, tmp_path):
     assert (hit.id, hit.offset, hit.place) == ("book/guide.md#2", 80, "## Prices")
     assert hit.text == GUIDE[80:]
     (entry,) = index.documents("book/guide.md")
-    assert entry.places == ["# Guide", "# Guide", "## Prices"]
+    assert entry.places == ["# Guide", "## Prices", "## Prices"]
 
 
 def test_a_second_build_compresses_nothing(build, book, tmp_path, stub):
     build(book)
-    versions, stub.seen = len(opened(tmp_path).versions()), []
+    versions, stub.seen = len(list((tmp_path / "index" / "_versions").iterdir())), []
     assert counts(build(book)) == (0, 0, 4, 0, 0)
     assert stub.seen == []
-    assert len(opened(tmp_path).versions()) == versions  # nor is anything committed
+    assert (
+        len(list((tmp_path / "index" / "_versions").iterdir())) == versions
+    )  # nor is anything committed
 
 
 def test_what_changed_is_replaced_whole(build, book, tmp_path, stub):

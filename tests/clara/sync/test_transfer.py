@@ -1,0 +1,135 @@
+"""Documents out of an index and into another, without compressing."""
+
+import json
+
+import pytest
+import torch
+
+from clara.corpus import Mark, Reading, write_corpus
+from clara.data import DataError, Document
+from clara.index import Details, MemoryIndex, MemoryIndexError
+from clara.memory.documents import CompressedDocuments
+from clara.sync.transfer import Imported, entries_of, import_index, texts_of
+from tests.clara.sync.conftest import new_index
+
+RECORDS = [
+    {"id": "a", "contents": "One sentence of more than forty characters, and more.", "n": 1},
+    {"id": "b\u202e'", "contents": "Short.", "title": "T\x1b", "since": 0.5},
+]
+
+
+@pytest.fixture
+def index(build, tmp_path):
+    """An index of two records and a page with headings."""
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in RECORDS))
+    (tmp_path / "page.md").write_text("# Top\n\nSome text before the\n\n## Middle\n\nand the end.")
+    build(tmp_path / "a.jsonl", tmp_path / "page.md")
+    return MemoryIndex.open(tmp_path / "index")
+
+
+def same(one, two):
+    """Whether two indexes hold the same rows with the same memory."""
+    left, right = CompressedDocuments.concatenate(one), CompressedDocuments.concatenate(two)
+    assert left.ids == right.ids
+    assert torch.equal(left.memory, right.memory)
+    assert (left.texts, left.titles) == (right.texts, right.titles)
+    assert list(one.documents()) == list(two.documents())
+
+
+def test_what_is_exported_is_read_back(index, tmp_path):
+    written = list(texts_of(index, index.documents()))
+    assert [document.text for document in written[:2]] == [each["contents"] for each in RECORDS]
+    assert written[1].title == "T\x1b"
+    assert written[1].metadata == {"since": 0.5}
+    assert written[2].marks == (Mark(0, "# Top"), Mark(40, "## Middle"))
+    write_corpus(tmp_path / "out.jsonl", written)
+    read = list(Reading([str(tmp_path / "out.jsonl")]))
+    assert [(d.id, d.text, d.title, d.metadata, d.marks) for d in read] == [
+        (d.id, d.text, d.title, d.metadata, d.marks) for d in written
+    ]
+
+
+def test_entries_of_some_documents(index):
+    assert [each.document_id for each in entries_of(index, ["page.md", "a"])] == ["page.md", "a"]
+    with pytest.raises(
+        MemoryIndexError, match=r"no document has the id 'x\\x1b', '0', '1', .* '8' a"
+    ):
+        entries_of(index, ["x\x1b", "a", *map(str, range(12))])
+
+
+def test_into_a_new_index_and_again(index, tmp_path):
+    steps = []
+    done = import_index(tmp_path / "new", index, advance=steps.append)
+    assert done == Imported(str(tmp_path / "new"), added=3)
+    assert sum(steps) == 3
+    same(MemoryIndex.open(tmp_path / "new"), index)
+    assert import_index(tmp_path / "new", index).unchanged == 3
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4", "bfloat16"])
+def test_memory_that_is_stored_in_fewer_bits_stays_the_same(stub, tmp_path, storage):
+    index = new_index(tmp_path / "one", {}, storage=storage, dtype=torch.float32)
+    documents = [Document(f"d{n}", f"text {n}") for n in range(20)]
+    index.add(stub(documents, on_progress=print))
+    import_index(tmp_path / "two", index)
+    same(MemoryIndex.open(tmp_path / "two"), index)
+
+
+def test_ids_that_are_there(index, stub, tmp_path):
+    other = new_index(tmp_path / "other", index.columns)
+    other.add(stub([Document("a", "new"), Document("c", "new")], on_progress=print))
+    with pytest.raises(DataError, match=r"holds other documents with the ids 'a'; choose skip"):
+        import_index(index.path, other)
+    assert set(index.digests()) == {"a", "b\u202e'", "page.md"}
+    assert import_index(index.path, other, on_duplicate="skip") == Imported(
+        index.path, added=1, duplicates=1
+    )
+    assert index.texts(["a#0"])[0].text.startswith("One")
+    done = import_index(index.path, other, on_duplicate="replace")
+    assert (done.added, done.replaced) == (0, 2)
+    assert index.texts(["a"])[0].text == "new"
+
+
+def test_indexes_that_do_not_fit(index, tmp_path):
+    def refused(other):
+        with pytest.raises(MemoryIndexError) as raised:
+            import_index(index.path, other)
+        return str(raised.value)
+
+    columns = index.columns
+    assert "is the index to import from itself" in refused(MemoryIndex.open(index.path))
+    other = MemoryIndex.create(
+        tmp_path / "m2", fingerprint="e" * 64, memory_tokens=2, hidden_size=8, columns=columns
+    )
+    assert "was written by another model (eeeeeeeeeeee, that of" in refused(other)
+    other = new_index(tmp_path / "rate", columns, settings={"overflow": "chunk"})
+    assert "has the setting compression_rate None" in refused(other)
+    other = new_index(tmp_path / "types", {"n": str})
+    assert "has the column 'n' of type str, " in refused(other)
+    assert "has int" in refused(other)
+    other = new_index(tmp_path / "more", {"more": int})
+    assert refused(other).endswith("has no such column")
+    plain = new_index(tmp_path / "plain")
+    with pytest.raises(MemoryIndexError, match="has no such column"):
+        import_index(plain.path, index)
+    other = new_index(tmp_path / "good", {"n": int})
+    assert import_index(index.path, other).added == 0
+
+
+def test_documents_without_columns(stub, tmp_path):
+    one = new_index(tmp_path / "one")
+    one.add(stub([Document("a", "text")], on_progress=print))
+    import_index(tmp_path / "two", one)
+    same(MemoryIndex.open(tmp_path / "two"), one)
+    with pytest.raises(DataError, match="with the ids 'a'"):
+        import_index(tmp_path / "two", one)
+
+
+def test_details_are_kept(stub, tmp_path):
+    one = new_index(tmp_path / "one", {"n": int})
+    details = Details({"n": 3}, "source", "digest", (Mark(0, "page 1"),))
+    one.add(stub([Document("a", "text")], on_progress=print), {"a": details})
+    import_index(tmp_path / "two", one)
+    (entry,) = MemoryIndex.open(tmp_path / "two").documents()
+    assert (entry.source, entry.digest, entry.places) == ("source", "digest", ["page 1"])
+    assert entry.metadata == {"n": 3}
