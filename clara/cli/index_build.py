@@ -172,9 +172,12 @@ def asked(gone: int, documents: int) -> bool:
 
 def confirmed(question: str) -> bool:
     """The answer of somebody at the terminal; False where nobody is."""
-    if not (is_terminal() and sys.stdin.isatty()):
-        return False
-    return typer.confirm(one_line(question), err=True)
+    return somebody_answers() and typer.confirm(one_line(question), err=True)
+
+
+def somebody_answers() -> bool:
+    """Whether a question can be asked and answered at a terminal."""
+    return is_terminal() and sys.stdin is not None and sys.stdin.isatty()
 
 
 def described(built: Built) -> dict[str, Any]:
