@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from clara.model.answers import Found, RankedDocument
     from clara.model.clara import Clara
 
+_LONGEST = 80  # characters of a page or heading
+
 
 def search(
     model: options.Model,
@@ -158,11 +160,13 @@ def as_fields(document: RankedDocument) -> dict[str, Any]:
         "title": document.title,
         "score": document.score,
         "text": document.text,
+        "place": document.place,
+        "metadata": dict(document.metadata),
     }
 
 
 def print_documents(documents: list[RankedDocument], *, texts: bool = False) -> None:
-    """Documents by rank: score, id and title, and the beginning of the text if asked."""
+    """Documents by rank: score, id, title and place, and the beginning of the text if asked."""
     from rich.table import Table
     from rich.text import Text
 
@@ -172,6 +176,10 @@ def print_documents(documents: list[RankedDocument], *, texts: bool = False) -> 
     table.add_column("document", overflow="fold")
     for document in documents:
         shown = Text(one_line(document.title or ""), style="bold")
+        if document.place is not None:
+            shown.append(
+                (", " if shown else "") + excerpt(document.place, _LONGEST), style="italic"
+            )
         if texts:
             shown.append(("\n" if shown else "") + excerpt(document.text), style="not bold")
         table.add_row(f"{document.score:.4f}", Text(one_line(document.id)), shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from clara.config import PromptTemplate
-from clara.memory.searching import SearchableIndex
+from clara.data.marks import Scalar
+from clara.memory.searching import SearchableIndex, SearchHit
 from clara.model.ranking import Candidates, ReadMemory
 from clara.text.prompts import build_text_prompt
 from clara.text.tokenizer import SafeTokenizer
@@ -35,6 +36,11 @@ class RankedDocument:
     """A document an answer was made from; `id` names the chunk if the document was split.
 
     Its score is the cosine that it was ranked by, or the similarity that it was reranked by.
+
+    Attributes:
+        place: the page or heading that the text begins in, such as "page 3"; None where that is
+            not known.
+        metadata: of the document; empty where there is none.
     """
 
     id: str
@@ -42,6 +48,8 @@ class RankedDocument:
     title: str | None
     score: float
     text: str
+    place: str | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
 
 
 class _Stored:
@@ -147,10 +155,23 @@ def found_in_index(
     for row, hits in enumerate(index.search(queries, k)):
         if not hits:
             raise ValueError("the index is empty")
-        ranked = [RankedDocument(h.id, h.document_id, h.title, h.score, h.text) for h in hits]
+        ranked = [_ranked(hit) for hit in hits]
         memory = read([hit.memory for hit in hits], f"memory of question {row}")
         found.append(Found(memory.documents(), ranked))
     return found
+
+
+def _ranked(hit: SearchHit) -> RankedDocument:
+    """What is known of a hit; an index need not tell places and metadata."""
+    return RankedDocument(
+        hit.id,
+        hit.document_id,
+        hit.title,
+        hit.score,
+        hit.text,
+        getattr(hit, "place", None),
+        dict(getattr(hit, "metadata", {})),
+    )
 
 
 def found_among(candidates: Candidates, queries: Tensor, k: int) -> list[Found]:

@@ -178,6 +178,20 @@ def test_settings_of_the_index_hold(clara, refused, arguments, other_model, fold
     assert [entry.rows for entry in index.documents("b.md")] == [["b.md"]]
 
 
+def test_places_are_found(clara, arguments, model, folder, tmp_path):
+    clara(*arguments(folder / "b.md", folder / "f.jsonl"))
+    options = ("--model", model, "--index", str(tmp_path / "index"), "--top-k", "9")
+    printed = clara("search", *options, "How much is a night?").stdout
+    assert "## Prices" in printed
+    assert "Berths, # Berths" in printed
+    found = json.loads(clara("search", *options, "--json", "How much is a night?").stdout)
+    by_id = {each["id"]: each for each in found["documents"]}
+    assert (by_id["b.md#0"]["place"], by_id["b.md#1"]["place"]) == ("# Berths", "## Prices")
+    assert (by_id["n1"]["place"], by_id["n1"]["metadata"]) == (None, {"since": 3})
+    answered = clara("ask", *options, "--max-new-tokens", "2", "How much is a night?").stdout
+    assert "## Prices" in answered
+
+
 def test_what_is_too_long_for_overflow_error(clara, arguments, folder, tmp_path):
     result = clara(*arguments(folder / "b.md", f"x={folder}/a.txt", "--overflow", "error"), code=1)
     assert result.stdout.startswith("1 added, 0 replaced, 0 unchanged, 0 deleted, 1 failed")

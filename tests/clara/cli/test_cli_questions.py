@@ -35,7 +35,14 @@ def test_search_json(clara, on, expected):
     assert found["question"] == QUESTION
     assert found["trained"] is False
     assert found["documents"] == [
-        {"id": each.id, "title": each.title, "score": each.score, "text": each.text}
+        {
+            "id": each.id,
+            "title": each.title,
+            "score": each.score,
+            "text": each.text,
+            "place": None,
+            "metadata": {},
+        }
         for each in expected.documents
     ]
     assert set(found["timings_ms"]) == {"query", "rank"}
@@ -90,7 +97,14 @@ def test_ask_json(clara, on, expected):
         "answer": expected.text,
         "trained": False,
         "documents": [
-            {"id": each.id, "title": each.title, "score": each.score, "text": each.text}
+            {
+                "id": each.id,
+                "title": each.title,
+                "score": each.score,
+                "text": each.text,
+                "place": None,
+                "metadata": {},
+            }
             for each in expected.documents
         ],
         "prompt_tokens": expected.prompt_tokens,
