@@ -34,6 +34,7 @@ DATA_VERSION: Final = "2.1"
 
 _TRIES = 20
 _RETRIES = 1000
+_OVERTAKEN = "Incompatible transaction"
 _PATIENCE = timedelta(minutes=10)  # with other writers, in all retries of a commit
 _NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 
@@ -212,21 +213,26 @@ class Writer:
             False if nothing was written since the index was upgraded or replaced after `snapshot`,
             also meanwhile.
         """
-        latest = Snapshot.latest(snapshot.path)
-        if not _is_of(snapshot, latest):
-            return False
-        try:
-            with failures_in(snapshot.path, "writing"):
-                if self._identity != latest.identity:
-                    self._identity, self._dataset = latest.identity, latest.dataset
-                self._dataset.checkout_latest()
-                write(self._dataset)
-        except MemoryIndexError:
-            # Lance refuses rows of the earlier format, and those that an upgrade overtook.
-            if not _is_of(snapshot, Snapshot.latest(snapshot.path)):
+        for _ in range(_TRIES):
+            latest = Snapshot.latest(snapshot.path)
+            if not _is_of(snapshot, latest):
                 return False
-            raise
-        return True
+            try:
+                with failures_in(snapshot.path, "writing"):
+                    if self._identity != latest.identity:
+                        self._identity, self._dataset = latest.identity, latest.dataset
+                    self._dataset.checkout_latest()
+                    write(self._dataset)
+                return True
+            except MemoryIndexError as error:
+                # Lance refuses rows of the earlier format, and those that an upgrade overtook. It
+                # does not try again what was overtaken by a version that was restored.
+                others = _OVERTAKEN in str(error) or not _is_of(
+                    snapshot, Snapshot.latest(snapshot.path)
+                )
+                if not others:
+                    raise
+        raise MemoryIndexError(f"{snapshot.path}: others restore versions of it all the time")
 
 
 def _execute(builder: Any, table: pa.Table) -> dict[str, int]:

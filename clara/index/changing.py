@@ -104,6 +104,7 @@ class Changing(Handle):
     def _tried(self, change: Callable[[], Result | None]) -> Result:
         """The result of a change, again while it is None: the index was upgraded or replaced."""
         with self._lock:
+            self._require_writable()
             for _ in range(TRIES):
                 if (changed := change()) is not None:
                     return changed

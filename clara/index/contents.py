@@ -32,7 +32,7 @@ class Contents:
         self._documents = catalog.documents
         self._positions = catalog.positions
         each = catalog.memory_tokens / self.count if self.count else 1
-        self._batch_rows = snapshot.batch_rows(each, catalog.longest)
+        self.batch_rows = snapshot.batch_rows(each, catalog.longest)
 
     def row(self, name: str) -> int | None:
         """Where the document with this id is; None if the snapshot has none."""
@@ -74,9 +74,9 @@ class Contents:
     def batches(self) -> Iterator[CompressedDocuments]:
         """All documents in order, some megabytes at a time."""
         if self._positions is None:
-            yield from self.snapshot.batches(self._batch_rows)
+            yield from self.snapshot.batches(self.batch_rows)
             return
-        step = self._batch_rows
+        step = self.batch_rows
         for begin in range(0, self.count, step):
             yield self.snapshot.take(self._positions[begin : begin + step].tolist())
 
@@ -93,7 +93,7 @@ class Contents:
         if self._positions is not None:
             target = np.full(self.snapshot.count, -1)
             target[self._positions] = np.arange(self.count)
-        step = self._batch_rows if header.mean_bytes is None else self.snapshot.batch_rows(1, 1)
+        step = self.batch_rows if header.mean_bytes is None else self.snapshot.batch_rows(1, 1)
         for rows, values, of_values in self.snapshot.vectors(step):
             places = torch.from_numpy(target[rows.start : rows.stop])
             chosen = places >= 0  # others are stored twice

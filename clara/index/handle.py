@@ -66,6 +66,14 @@ class Handle:
             )
         return latest.header
 
+    def _require_writable(self) -> None:
+        """Refuse to change an index that was opened at an earlier version."""
+        if self._snapshot.pinned:
+            raise MemoryIndexError(
+                f"{self._snapshot.path}: version {self._snapshot.version} is open, which can only "
+                "be read; open the index without a version to change it, or restore the version"
+            )
+
     def _read_catalog(self) -> Catalog:
         """Read the catalog of the last commit. The caller holds the lock."""
         self._current()
@@ -74,13 +82,16 @@ class Handle:
         return self._catalog
 
     def _read(self, read: Callable[[Contents], Result]) -> Result:
-        """What `read` makes of the last commit; again if another index replaced it meanwhile."""
+        """What `read` makes of the last commit; again if there is another one meanwhile.
+
+        Files of a version may be removed as soon as there is a later one.
+        """
         for _ in range(TRIES - 1):
             contents = self._current()
             try:
                 return read(contents)
             except MemoryIndexError:
-                if self._current().snapshot.identity == contents.snapshot.identity:
+                if self._current() is contents:
                     raise
         return read(self._current())
 

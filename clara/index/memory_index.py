@@ -14,7 +14,6 @@ from torch import Tensor
 
 from clara.errors.checks import as_integer
 from clara.index import build
-from clara.index.changing import Changing
 from clara.index.contents import Contents
 from clara.index.description import describe
 from clara.index.details import columns_of, types_of
@@ -27,12 +26,13 @@ from clara.index.layout import StoredText
 from clara.index.listing import Listing
 from clara.index.snapshot import Snapshot
 from clara.index.texts import text_digests
+from clara.index.upkeep import Upkeep
 from clara.memory.documents import CompressedDocuments
 from clara.memory.space import MemorySpace
 from clara_kernels import cosine_topk
 
 
-class MemoryIndex(Changing, Listing):
+class MemoryIndex(Upkeep, Listing):
     """Compressed documents of one model in a folder, a Lance dataset.
 
     `create` makes an index and `open` opens one. Each `add`, `upsert` and `delete` is one commit; a
@@ -107,13 +107,21 @@ class MemoryIndex(Changing, Listing):
         return cls.open(target)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> MemoryIndex:
+    def open(cls, path: str | os.PathLike[str], version: int | None = None) -> MemoryIndex:
         """Open an index that `create` made.
 
+        Args:
+            version: one of `versions`, to read the index as it was then. Nothing can be changed
+                in it, and it does not see what others change.
+
         Raises:
-            MemoryIndexError: there is no index, it has a newer format, or it is damaged.
+            TypeError, ValueError: `version` is not a positive integer.
+            MemoryIndexError: there is no index or no such version, it has a newer format, or it is
+                damaged.
         """
-        return cls(Snapshot.latest(local_path(path)))
+        if version is None:
+            return cls(Snapshot.latest(local_path(path)))
+        return cls(Snapshot.at(local_path(path), as_integer(version, "version", least=1)))
 
     def get(self, ids: Sequence[str]) -> CompressedDocuments:
         """Return the documents with these ids, in the given order.
@@ -217,7 +225,8 @@ class MemoryIndex(Changing, Listing):
         return copy.copy(self)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _reopen, (type(self), self.path, self._snapshot.identity)
+        version = self._snapshot.version if self._snapshot.pinned else None
+        return _reopen, (type(self), self.path, self._snapshot.identity, version)
 
     def __repr__(self) -> str:
         return (
@@ -302,13 +311,13 @@ class MemoryIndex(Changing, Listing):
         return rows
 
 
-def _reopen(kind: type[MemoryIndex], path: str, identity: str) -> MemoryIndex:
+def _reopen(kind: type[MemoryIndex], path: str, identity: str, version: int | None) -> MemoryIndex:
     """What a pickled index becomes.
 
     Raises:
         MemoryIndexError: the index is gone, or another one is in its place.
     """
-    index = kind.open(path)
+    index = kind.open(path, version)
     if index._snapshot.identity != identity:
         raise MemoryIndexError(f"{index.path}: was replaced by another index; open it again")
     return index

@@ -42,12 +42,16 @@ class Snapshot:
 
     Args:
         stamp: of the folder, taken before the dataset was opened.
+        pinned: the snapshot stands for its version, whatever comes after it.
     """
 
-    def __init__(self, dataset: Any, header: Header, path: str, stamp: object) -> None:
+    def __init__(
+        self, dataset: Any, header: Header, path: str, stamp: object, *, pinned: bool = False
+    ) -> None:
         self.header = header
         self.path = path
         self.dataset = dataset
+        self.pinned = pinned
         self._stamp = stamp
         self.identity = header.identity or _derived_identity(path)
         with failures_in(path, "counting the documents"):
@@ -60,19 +64,42 @@ class Snapshot:
         Raises:
             MemoryIndexError: there is no index, or one this release cannot read.
         """
-        if not os.path.isdir(path):
-            what = "is a file, not the folder of an index" if os.path.exists(path) else "not found"
-            raise MemoryIndexError(f"{path}: {what}")
-        if not os.path.isdir(os.path.join(path, "_versions")):
-            raise MemoryIndexError(f"{path}: not an index: the folder holds no Lance dataset")
+        _require_index(path)
         with failures_in(path, "opening the index"):
             stamp = _stamp(path)
             dataset = lance.dataset(path)
             return cls(dataset, Header.from_schema(dataset.schema, path), path, stamp)
 
+    @classmethod
+    def at(cls, path: str, version: int) -> Snapshot:
+        """An earlier commit in the folder `path`, or the last one, which later ones do not change.
+
+        Raises:
+            MemoryIndexError: see `latest`, or there is no such version; names those that are.
+        """
+        _require_index(path)
+        with failures_in(path, "opening the index"):
+            dataset = lance.dataset(path)
+            there = sorted(each["version"] for each in dataset.versions())
+            if version not in there:
+                raise MemoryIndexError(
+                    f"{path}: version {version} is not there, or was removed; the index has "
+                    f"versions {there[0]} to {there[-1]}, {len(there)} of them"
+                )
+            dataset = lance.dataset(path, version=version)
+            header = Header.from_schema(dataset.schema, path)
+            return cls(dataset, header, path, None, pinned=True)
+
+    @property
+    def version(self) -> int:
+        """The number of the commit."""
+        return int(self.dataset.version)
+
     @property
     def is_latest(self) -> bool:
         """False once there is a later commit on disk, or another index."""
+        if self.pinned:
+            return True
         if _stamp(self.path) != self._stamp:
             return False
         with failures_in(self.path, "looking for a newer version"):
@@ -87,9 +114,9 @@ class Snapshot:
         """
         with failures_in(self.path, "reading"):
             before, after = earlier._fragments, self._fragments[: len(earlier._fragments)]
-            return [(part.fragment_id, _deletions_of(part)) for part in before] == [
-                (part.fragment_id, _deletions_of(part)) for part in after
-            ] and (not before or _file_of(before[-1]) == _file_of(after[-1]))
+            return [(part.fragment_id, deletions_of(part)) for part in before] == [
+                (part.fragment_id, deletions_of(part)) for part in after
+            ] and (not before or file_of(before[-1]) == file_of(after[-1]))
 
     @cached_property
     def _fragments(self) -> list[Any]:
@@ -245,13 +272,21 @@ class Snapshot:
         return True
 
 
-def _deletions_of(fragment: Any) -> object:
+def _require_index(path: str) -> None:
+    if not os.path.isdir(path):
+        what = "is a file, not the folder of an index" if os.path.exists(path) else "not found"
+        raise MemoryIndexError(f"{path}: {what}")
+    if not os.path.isdir(os.path.join(path, "_versions")):
+        raise MemoryIndexError(f"{path}: not an index: the folder holds no Lance dataset")
+
+
+def deletions_of(fragment: Any) -> object:
     """What tells the deleted rows of a fragment from those of the same one in another version."""
     file = fragment.metadata.deletion_file
     return None if file is None else (file.id, file.read_version, fragment.num_deletions)
 
 
-def _file_of(fragment: Any) -> str:
+def file_of(fragment: Any) -> str:
     return str(fragment.metadata.files[0].path)
 
 

@@ -1,0 +1,60 @@
+"""The versions of an index: one for each commit, until old ones are removed."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from typing import Any, NamedTuple
+
+import lance
+
+from clara.index.errors import failures_in
+from clara.index.snapshot import deletions_of, file_of
+
+
+class Version(NamedTuple):
+    """An index as it was after one commit.
+
+    Attributes:
+        number: for `MemoryIndex.open(path, version=number)`.
+        time: of the commit, UTC.
+        documents, rows: how many it had.
+    """
+
+    number: int
+    time: datetime.datetime
+    documents: int
+    rows: int
+
+
+def list_versions(path: str) -> list[Version]:
+    """The versions of an index, oldest first; reads the ids of documents, each file once.
+
+    Raises:
+        MemoryIndexError: a version cannot be read.
+    """
+    found = []
+    parts: dict[object, list[str]] = {}
+    rows_of: Counter[str] = Counter()
+    with failures_in(path, "reading the versions"):
+        versions = sorted(lance.dataset(path).versions(), key=lambda each: int(each["version"]))
+        for each in versions:
+            number = int(each["version"])
+            fragments = {
+                _state(part): part for part in lance.dataset(path, version=number).get_fragments()
+            }
+            for state in [state for state in parts if state not in fragments]:
+                rows_of.subtract(parts.pop(state))
+            for state, part in fragments.items():
+                if state not in parts:
+                    parts[state] = part.to_table(columns=["document_id"])["document_id"].to_pylist()
+                    rows_of.update(parts[state])
+            rows_of = +rows_of  # without documents that have no rows any more
+            time = each["timestamp"].astimezone(datetime.timezone.utc)
+            found.append(Version(number, time, len(rows_of), rows_of.total()))
+    return found
+
+
+def _state(fragment: Any) -> object:
+    """What tells a part of a version from all that hold other rows."""
+    return file_of(fragment), deletions_of(fragment)
