@@ -84,6 +84,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "index export": ("clara index export index --output docs.jsonl",),
     "index import": ("clara index import index other --on-duplicate skip",),
+    "index versions": ("clara index versions index",),
+    "index restore": ("clara index restore index 3",),
+    "index compact": (
+        "clara index compact index",
+        "clara index compact index --older-than 7d",
+    ),
     "index info": ("clara index info index",),
     "index upgrade": ("clara index upgrade --model models/mine index",),
     "bench report": (
