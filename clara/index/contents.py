@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from clara.index.catalog import Catalog
+from clara.index.errors import MemoryIndexError
 from clara.index.layout import RowEntry, StoredText
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
@@ -30,6 +31,8 @@ class Contents:
         self.count = len(catalog.rows)
         self._rows = catalog.rows
         self._documents = catalog.documents
+        self._details_are_checked = False
+        self.has_duplicates = bool(catalog.duplicates)
         self._positions = catalog.positions
         each = catalog.memory_tokens / self.count if self.count else 1
         self.batch_rows = snapshot.batch_rows(each, catalog.longest)
@@ -39,10 +42,35 @@ class Contents:
         row = self._rows.get(name)
         return None if row is None or row >= self.count else row
 
+    def known_row(self, name: str) -> int:
+        """Where the document with this id is.
+
+        Raises:
+            MemoryIndexError: it is not there.
+        """
+        row = self.row(name)
+        if row is None:
+            raise MemoryIndexError(f"{self.snapshot.path}: no document has the id {name!r}")
+        return row
+
     def rows_of(self, document_id: str) -> list[int]:
         """Where the rows of a document are, in order; empty if the snapshot has none."""
         rows = self._documents.get(document_id, [])
         return [row for row in ([rows] if isinstance(rows, int) else rows) if row < self.count]
+
+    def rows_of_all(self, document_ids: Sequence[str]) -> list[int]:
+        """Where all rows of these documents are, in the order that they are given in.
+
+        Raises:
+            MemoryIndexError: a document is not there.
+        """
+        found = []
+        for name in document_ids:
+            rows = self.rows_of(name)
+            if not rows:
+                raise MemoryIndexError(f"{self.snapshot.path}: no document has the id {name!r}")
+            found += rows
+        return found
 
     def documents(self) -> dict[str, list[int]]:
         """The rows of each document, in the order of their first rows."""
@@ -79,6 +107,17 @@ class Contents:
         step = self.batch_rows
         for begin in range(0, self.count, step):
             yield self.snapshot.take(self._positions[begin : begin + step].tolist())
+
+    def check_details(self) -> None:
+        """Read the metadata of all rows, once, so that none is damaged that Lance will compare.
+
+        Raises:
+            MemoryIndexError: a row is damaged.
+        """
+        if not self._details_are_checked:
+            for _ in self.snapshot.entries():
+                pass
+            self._details_are_checked = True
 
     @cached_property
     def corpus(self) -> Corpus:

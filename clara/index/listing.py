@@ -7,8 +7,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from clara.data.marks import Scalar
-from clara.index.contents import Contents
-from clara.index.errors import MemoryIndexError
 from clara.index.handle import Handle, as_ids
 from clara.index.layout import RowEntry
 from clara.memory.documents import CompressedDocuments
@@ -69,19 +67,7 @@ class Listing(Handle):
             MemoryIndexError: a document is not in the index, or damaged.
         """
         names = as_ids(document_ids, "document_ids")
-
-        def read(contents: Contents) -> CompressedDocuments:
-            rows = []
-            for name in names:
-                found = contents.rows_of(name)
-                if not found:
-                    raise MemoryIndexError(
-                        f"{contents.snapshot.path}: no document has the id {name!r}"
-                    )
-                rows += found
-            return contents.take(rows)
-
-        return self._read(read)
+        return self._read(lambda contents: contents.take(contents.rows_of_all(names)))
 
     def digests(self) -> dict[str, tuple[str | None, str | None]]:
         """Source and digest of each document, in order, as they were given in `Details`.

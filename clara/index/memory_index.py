@@ -24,12 +24,12 @@ from clara.index.header import Header
 from clara.index.hits import Hit, as_queries, read_hits
 from clara.index.layout import StoredText
 from clara.index.listing import Listing
+from clara.index.searching import chosen_rows, nearest
 from clara.index.snapshot import Snapshot
 from clara.index.texts import text_digests
 from clara.index.upkeep import Upkeep
 from clara.memory.documents import CompressedDocuments
 from clara.memory.space import MemorySpace
-from clara_kernels import cosine_topk
 
 
 class MemoryIndex(Upkeep, Listing):
@@ -171,7 +171,13 @@ class MemoryIndex(Upkeep, Listing):
         """`clara.index.text_digest` of each document, its chunks joined. Reads no memory."""
         return self._read(text_digests)
 
-    def search(self, query_memory: Tensor, k: int) -> list[list[Hit]]:
+    def search(
+        self,
+        query_memory: Tensor,
+        k: int,
+        filter: str | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[list[Hit]]:
         """Find the documents whose memory has the highest cosine to each query.
 
         Memory is flattened for it, or averaged, see `ClaraConfig.ranking`.
@@ -182,26 +188,36 @@ class MemoryIndex(Upkeep, Listing):
         Args:
             query_memory: `[B, m, H]` or `[m, H]`; m is 1 where documents are ranked by the mean of
                 their memory. float32, float16 or bfloat16, on any device.
-            k: an integer of at least 1; at most 2,048 if the index holds more documents.
+            k: an integer of at least 1; at most 2,048 if the search is among more documents.
+            filter: search only rows that it keeps, as exactly as if there were no others. A
+                condition in Lance's SQL over the columns of metadata, "document_id", "title",
+                "source" and "tokens", such as "year >= 1990 AND author IN ('A', 'B')". A name that
+                is no plain word has `backticks`.
+            ids: search only the rows of these documents; with a filter, those that it keeps.
 
         Returns:
-            `min(k, len(index))` hits for each of the B queries (one for `[m, H]`), best first.
+            `min(k, n)` hits for each of the B queries (one for `[m, H]`), best first, where n is
+            the number of rows that are searched.
 
         Raises:
-            TypeError: `query_memory` or `k` has another type.
+            TypeError: an argument has another type.
             ValueError: the shape differs, a value is not finite, or k is below 1.
+            MemoryIndexError: the filter cannot be read or names a column that the index does not
+                have, or a document of `ids` is not in the index.
             MemoryIndexError: a document is damaged. The first search checks the memory of all
                 documents, or their means, and every search checks its hits.
         """
         queries = as_queries(self._header, query_memory)
         k = as_integer(k, "k", least=1)
+        document_ids = None if ids is None else as_ids(ids)
 
         def read(contents: Contents) -> list[list[Hit]]:
             with self._lock:
+                chosen = chosen_rows(contents, filter, document_ids)
                 corpus = contents.corpus
             if not len(queries) or not len(corpus):
                 return [[] for _ in queries]
-            scores, rows = cosine_topk(queries, corpus, k)
+            scores, rows = nearest(queries, corpus, k, chosen)
             return read_hits(contents, scores, rows)
 
         return self._read(read)
@@ -302,13 +318,7 @@ class MemoryIndex(Upkeep, Listing):
         Raises:
             MemoryIndexError: one is not in the index.
         """
-        rows = []
-        for name in ids:
-            row = contents.row(name)
-            if row is None:
-                raise MemoryIndexError(f"{self.path}: no document has the id {name!r}")
-            rows.append(row)
-        return rows
+        return [contents.known_row(name) for name in ids]
 
 
 def _reopen(kind: type[MemoryIndex], path: str, identity: str, version: int | None) -> MemoryIndex:

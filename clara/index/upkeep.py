@@ -62,8 +62,8 @@ class Upkeep(Changing):
         """Join small files, and write those that hold deleted rows again without them.
 
         Ids, order and answers stay what they are. One commit puts the new files in place, after
-        one that reserves their numbers; others may read and write meanwhile. Earlier versions keep their files until `clean_up` removes them, so this needs
-        room for both.
+        one that reserves their numbers; others may read and write meanwhile. Earlier versions keep
+        their files until `clean_up` removes them, so this needs room for both.
 
         Raises:
             MemoryIndexError: a file cannot be read or written, or others change the index all the
