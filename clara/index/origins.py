@@ -46,7 +46,7 @@ def record_origins(path: str | os.PathLike[str], origins: Mapping[str, str]) -> 
     folder = local_path(path)
     for attempt in range(_TRIES):
         known = read_origins(folder)
-        changed = {
+        changed: dict[str, str | None] = {
             _PREFIX + name: text for name, text in origins.items() if known.get(name) != text
         }
         if not changed:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from clara.config import Overflow
 from clara.corpus import Reading
 from clara.index import MemoryIndex, MemoryIndexError
 from clara.index.folders import local_path
 from clara.model import index_settings
-from clara.model.index_settings import Spelled, as_argument
+from clara.model.index_settings import Compressing, Spelled, as_argument
 from clara.sync import Build, Decision
 from clara.sync.build import ALL, Confirm
 
-if TYPE_CHECKING:
-    from clara.model.retrieval import Retriever
-
 
 def prepare_build(
-    model: Retriever,
+    model: Compressing,
     path: str | os.PathLike[str],
     sources: Sequence[str] | Reading,
     *,

@@ -7,18 +7,53 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
-from clara.config import Overflow
-from clara.data.records import Document
+import torch
+
+from clara.config import ClaraConfig, Overflow
+from clara.data.records import Document, DocumentLike
 from clara.data.values import DataError
 from clara.index import MemoryIndex
 from clara.index.corpus import Compress
 from clara.memory.documents import CompressedDocuments
+from clara.memory.space import MemorySpace
+from clara.text.passages import Passage
 
-if TYPE_CHECKING:
-    from clara.model.retrieval import Retriever
+
+class Compressing(Protocol):
+    """What these functions need of a model; `Clara` has it."""
+
+    @property
+    def config(self) -> ClaraConfig: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def memory_space(self) -> MemorySpace: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def rate(self, given: int | None = None, *, any_rate: bool = False) -> int | None: ...
+    def passages(
+        self, documents: Iterable[DocumentLike], overflow: Overflow | None = None
+    ) -> list[Passage]: ...
+    def check_fits(
+        self, passages: Sequence[Passage], compression_rate: int | None = None
+    ) -> None: ...
+    def compress(
+        self,
+        documents: Iterable[DocumentLike],
+        *,
+        batch_tokens: int | None = None,
+        overflow: Overflow | None = None,
+        compression_rate: int | None = None,
+        any_rate: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> CompressedDocuments: ...
+
 
 Spelled = Callable[[str], str]
 """How messages name a setting before its value: as an argument of a function, or as an option."""
@@ -42,7 +77,7 @@ def check_storage(
 
 
 def chosen_overflow(
-    model: Retriever,
+    model: Compressing,
     index: MemoryIndex | None,
     asked: Overflow | None,
     *,
@@ -70,7 +105,7 @@ def chosen_overflow(
 
 
 def chosen_rate(
-    model: Retriever,
+    model: Compressing,
     index: MemoryIndex | None,
     asked: int | None,
     any_rate: bool,
@@ -94,7 +129,7 @@ def chosen_rate(
 
 
 def create_index(
-    model: Retriever,
+    model: Compressing,
     path: str | os.PathLike[str],
     overflow: Overflow,
     rate: int | None,
@@ -120,7 +155,7 @@ def create_index(
 
 
 def compressing(
-    model: Retriever, overflow: Overflow, rate: int | None, batch_tokens: int | None = None
+    model: Compressing, overflow: Overflow, rate: int | None, batch_tokens: int | None = None
 ) -> Compress:
     """`Clara.compress` for one index: a document that it refuses is a DataError.
 
@@ -149,7 +184,7 @@ def compressing(
 
 
 def _refuse(
-    model: Retriever, documents: Sequence[Document], overflow: Overflow, rate: int | None
+    model: Compressing, documents: Sequence[Document], overflow: Overflow, rate: int | None
 ) -> None:
     """Raise a DataError if it is a document that the model does not take."""
     try:

@@ -37,7 +37,9 @@ class Decision(Enum):
     REFUSE = "refuse"
 
 
-def decide(stored: Stored | None, source: str, digest: str, on_duplicate: OnDuplicate) -> Decision:
+def decide(
+    stored: Stored | None, source: str | None, digest: str | None, on_duplicate: OnDuplicate
+) -> Decision:
     """What to do with a document that was read.
 
     Two sources never take turns in replacing one document: it belongs to the source that brought

@@ -25,6 +25,13 @@ def test_the_id_of_another_sources_document(stored, on_duplicate, expected):
     assert decide(stored, "news", "1b", on_duplicate) is expected
 
 
+def test_what_is_not_known_is_like_nothing_else():
+    unknown = Stored(None, None)
+    assert decide(unknown, None, None, "error") is Decision.REFUSE
+    assert decide(unknown, "book", None, "error") is Decision.REFUSE
+    assert decide(Stored("book", None), "book", "0a", "error") is Decision.REPLACE
+
+
 def test_the_same_document_in_two_sources_is_kept():
     assert decide(HERE, "news", "0a", "error") is Decision.KEEP
 
