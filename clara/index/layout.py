@@ -85,6 +85,15 @@ def decode_ranked(
     return memory.vectors(header.ranking_rule).to(header.vector_dtype), None
 
 
+def check_memory(header: Header, batch: pa.RecordBatch, rows: Sequence[int], path: str) -> None:
+    """Check memory alone, from the small columns and `Header.memory_columns`.
+
+    Raises:
+        MemoryIndexError: a row is not what was written; names its document.
+    """
+    _memory(header, batch, decode_heads(header, batch, rows, path), rows, path)
+
+
 class StoredText(NamedTuple):
     """The text that a row's memory was made from."""
 

@@ -27,12 +27,12 @@ from clara.index.listing import Listing
 from clara.index.searching import chosen_rows, nearest
 from clara.index.snapshot import Snapshot
 from clara.index.texts import text_digests
-from clara.index.upkeep import Upkeep
+from clara.index.verifying import Verifying
 from clara.memory.documents import CompressedDocuments
 from clara.memory.space import MemorySpace
 
 
-class MemoryIndex(Upkeep, Listing):
+class MemoryIndex(Verifying, Listing):
     """Compressed documents of one model in a folder, a Lance dataset.
 
     `create` makes an index and `open` opens one. Each `add`, `upsert` and `delete` is one commit; a

@@ -113,13 +113,14 @@ class Snapshot:
         was restored may be followed by as many deletions of other rows: they are in another file.
         """
         with failures_in(self.path, "reading"):
-            before, after = earlier._fragments, self._fragments[: len(earlier._fragments)]
+            before, after = earlier.fragments, self.fragments[: len(earlier.fragments)]
             return [(part.fragment_id, deletions_of(part)) for part in before] == [
                 (part.fragment_id, deletions_of(part)) for part in after
             ] and (not before or file_of(before[-1]) == file_of(after[-1]))
 
     @cached_property
-    def _fragments(self) -> list[Any]:
+    def fragments(self) -> list[Any]:
+        """The files of rows, in order, as Lance has them."""
         return list(self.dataset.get_fragments())
 
     def append(self, batch: pa.RecordBatch) -> None:
@@ -134,6 +135,13 @@ class Snapshot:
             with failures_in(self.path, "reading"):
                 heads = decode_heads(self.header, batch, rows, self.path)
             yield heads
+
+    def take_heads(self, rows: Sequence[int]) -> list[tuple[str, str]]:
+        """Ids of documents and of rows at the given positions, ascending, if they are intact."""
+        with failures_in(self.path, "reading"):
+            batch = self.take_columns(rows, self.header.head_columns)
+            heads = decode_heads(self.header, batch, rows, self.path)
+        return list(zip(heads.document_ids, heads.ids, strict=True))
 
     def texts(self) -> Iterator[list[StoredText]]:
         """All texts in the order they lie in, in batches, without reading memory."""
@@ -161,7 +169,7 @@ class Snapshot:
         distinct = sorted(set(rows))
         columns = self.header.all_columns
         with self._naming_unreadable(distinct, columns), failures_in(self.path, "reading"):
-            batch = self._take(distinct, columns)
+            batch = self.take_columns(distinct, columns)
         with failures_in(self.path, "reading"):
             documents = decode(self.header, batch, distinct, self.path)
         position = {row: place for place, row in enumerate(distinct)}
@@ -172,7 +180,7 @@ class Snapshot:
         distinct = sorted(set(rows))
         columns = self._text_columns
         with self._naming_unreadable(distinct, columns), failures_in(self.path, "reading"):
-            batch = self._take(distinct, columns)
+            batch = self.take_columns(distinct, columns)
             texts = decode_texts(self.header, batch, distinct, self.path)
         found = dict(zip(distinct, texts))
         return [found[row] for row in rows]
@@ -189,7 +197,7 @@ class Snapshot:
         distinct = sorted(set(rows))
         columns = self.header.entry_columns
         with self._naming_unreadable(distinct, columns), failures_in(self.path, "reading"):
-            batch = self._take(distinct, columns)
+            batch = self.take_columns(distinct, columns)
             entries = decode_entries(self.header, batch, distinct, self.path)
         found = dict(zip(distinct, entries))
         return [found[row] for row in rows]
@@ -237,7 +245,7 @@ class Snapshot:
         if start != self.count:
             raise MemoryIndexError(f"{self.path}: damaged, it should hold {self.count} documents")
 
-    def _take(self, rows: Sequence[int], columns: list[str]) -> pa.RecordBatch:
+    def take_columns(self, rows: Sequence[int], columns: list[str]) -> pa.RecordBatch:
         """Rows in ascending order, as one batch."""
         table = self.dataset.take(list(rows), columns=columns)
         if table.num_rows != len(rows):
@@ -260,13 +268,13 @@ class Snapshot:
             row = next((row for row in rows if not self._readable(row, columns)), None)
             if row is None or not self._readable(row, heads):
                 raise
-            name = self._take([row], ["id"]).column("id")[0].as_py()
+            name = self.take_columns([row], ["id"]).column("id")[0].as_py()
             raise damaged(self.path, name.encode(), row) from error
 
     def _readable(self, row: int, columns: list[str]) -> bool:
         try:
             with failures_in(self.path, "reading"):
-                self._take([row], columns)
+                self.take_columns([row], columns)
         except MemoryIndexError:
             return False
         return True
