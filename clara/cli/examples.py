@@ -84,6 +84,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "index export": ("clara index export index --output docs.jsonl",),
     "index import": ("clara index import index other --on-duplicate skip",),
+    "index verify": (
+        "clara index verify index",
+        "clara index verify index --repair --model models/mine",
+    ),
     "index versions": ("clara index versions index",),
     "index restore": ("clara index restore index 3",),
     "index compact": (

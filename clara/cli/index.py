@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clara.cli import index_build, index_documents, index_versions, options
+from clara.cli import index_build, index_documents, index_verify, index_versions, options
 from clara.cli.errors import Group, user_errors
 from clara.cli.loading import load_both, open_index
 from clara.terminal.printing import one_line, print_json
@@ -36,6 +36,7 @@ index.command("get")(index_documents.get)
 index.command("delete")(index_documents.delete)
 index.command("export")(index_documents.export)
 index.command("import")(index_documents.import_)
+index.command("verify")(index_verify.verify)
 index.command("versions")(index_versions.versions)
 index.command("restore")(index_versions.restore)
 index.command("compact")(index_versions.compact)

@@ -1,9 +1,11 @@
-"""`clara index list`, `get`, `delete`, `export`, `import`, `versions`, `restore` and `compact`."""
+"""The commands of `clara index` for an index that is there."""
 
 import json
 import os
+from pathlib import Path
 
 import pytest
+import torch
 
 from clara import Clara
 from clara.cli import index_documents
@@ -12,7 +14,7 @@ from clara.cli.index import index as group
 from clara.index import MemoryIndex
 
 HOSTILE = "b\u202e\x1b[31m'; --"
-LONG = "One sentence of a long document. " * 20
+LONG = " ".join(f"Sentence {n} of a long document." for n in range(20))
 RECORDS = [
     {"id": "a", "contents": LONG, "title": "A", "since": 3},
     {"id": HOSTILE, "contents": "\x1b[2JShort.\r\nYes", "title": "T\x07", "who": "\x1b[1mme"},
@@ -163,6 +165,47 @@ def test_versions_restore_and_compact(clara, refused, path):
     assert "7d, 12h" in refused("index", "compact", path, "--older-than", "1w", code=2)
     arguments = ("index", "compact", path, "--older-than", "1d", "--keep-versions", "2")
     assert "exclude each other" in refused(*arguments, code=2)
+
+
+def flip(path, needle: bytes) -> None:
+    """Change a byte of the only place in an index's files that holds these bytes."""
+    (file,) = [each for each in Path(path, "data").iterdir() if needle in each.read_bytes()]
+    data = bytearray(file.read_bytes())
+    assert data.count(needle) == 1
+    data[data.find(needle) + 1] ^= 0xFF
+    file.write_bytes(data)
+
+
+def test_verify_and_repair(clara, refused, path, model, loaded, tmp_path):
+    assert clara("index", "verify", path).stdout == (
+        f"12 documents, all as they were written: {path}\n"
+    )
+    index = MemoryIndex.open(path)
+    before = index.get(["a#1", HOSTILE, "c3"]).memory
+    for row in before[:2]:
+        flip(path, row.numpy().tobytes())
+    result = clara("index", "verify", path, code=1)
+    assert result.stdout.splitlines() == [
+        "damaged: memory of document 'a', row 'a#1'",
+        'damaged: memory of document "b\\u202e\\x1b[31m\'; --"',
+    ]
+    assert result.stderr == (
+        f"error: {path}: 2 documents are damaged; --repair --model MODEL makes memory again from "
+        "the text\n"
+    )
+    arguments = ("index", "verify", path, "--repair")
+    assert "--repair needs --model" in refused(*arguments, code=2)
+    found = json.loads(clara(*arguments, "--model", model, "--json").stdout)
+    assert found["damaged"][0] == {"document_id": "a", "row": "a#1", "what": "memory"}
+    assert (found["repaired"], found["left"]) == (["a", HOSTILE], [])
+    assert torch.equal(index.get(["a#1", HOSTILE, "c3"]).memory, before)
+    clara("index", "verify", path)
+    flip(path, b"Text 3.")
+    result = clara(*arguments, "--model", model, code=1)
+    assert result.stdout == "damaged: text of document 'c3'\n"
+    assert "1 document is damaged; delete what cannot be repaired" in result.stderr
+    clara("index", "delete", path, "c3")
+    clara("index", "verify", path)
 
 
 def test_compacting_keeps_where_sources_lie(clara, refused, path, model, tmp_path):
