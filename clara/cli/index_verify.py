@@ -58,7 +58,6 @@ def verify(
         loaded = load_model(model, backbone=backbone, device=device)
         done = index.repair(_compressing(loaded, index, model))
         repaired, left = done.documents, done.left
-    documents = index.info()["documents"] if not left else None
     if as_json:
         print_json(
             {
@@ -69,13 +68,13 @@ def verify(
             }
         )
     elif repaired:
-        print(one_line(f"{len(repaired):,} documents repaired: {index.path}"))
+        print(one_line(f"{_documents(len(repaired))} repaired: {index.path}"))
     elif not damaged:
-        print(one_line(f"{documents:,} documents, all as they were written: {index.path}"))
+        count = _documents(index.info()["documents"])
+        print(one_line(f"{count}, all as written: {index.path}"))
     if left:
-        names = {each.document_id for each in left}
-        what = "1 document is" if len(names) == 1 else f"{len(names):,} documents are"
-        raise CommandError(f"{index.path}: {what} damaged; {_remedy(repair)}")
+        count = _documents(len({each.document_id for each in left}))
+        raise CommandError(f"{index.path}: {count} damaged; {_remedy(repair)}")
 
 
 def line(found: Damaged) -> str:
@@ -84,6 +83,10 @@ def line(found: Damaged) -> str:
         return excerpt(f"damaged: {found.what}")
     row = "" if found.row in (None, found.document_id) else f", row {found.row!r}"
     return one_line(f"damaged: {found.what} of document {found.document_id!r}{row}")
+
+
+def _documents(count: int) -> str:
+    return "1 document" if count == 1 else f"{count:,} documents"
 
 
 def _remedy(repair: bool) -> str:

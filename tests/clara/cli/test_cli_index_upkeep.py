@@ -177,9 +177,7 @@ def flip(path, needle: bytes) -> None:
 
 
 def test_verify_and_repair(clara, refused, path, model, loaded, tmp_path):
-    assert clara("index", "verify", path).stdout == (
-        f"12 documents, all as they were written: {path}\n"
-    )
+    assert clara("index", "verify", path).stdout == (f"12 documents, all as written: {path}\n")
     index = MemoryIndex.open(path)
     before = index.get(["a#1", HOSTILE, "c3"]).memory
     for row in before[:2]:
@@ -190,7 +188,7 @@ def test_verify_and_repair(clara, refused, path, model, loaded, tmp_path):
         'damaged: memory of document "b\\u202e\\x1b[31m\'; --"',
     ]
     assert result.stderr == (
-        f"error: {path}: 2 documents are damaged; --repair --model MODEL makes memory again from "
+        f"error: {path}: 2 documents damaged; --repair --model MODEL makes memory again from "
         "the text\n"
     )
     arguments = ("index", "verify", path, "--repair")
@@ -203,7 +201,7 @@ def test_verify_and_repair(clara, refused, path, model, loaded, tmp_path):
     flip(path, b"Text 3.")
     result = clara(*arguments, "--model", model, code=1)
     assert result.stdout == "damaged: text of document 'c3'\n"
-    assert "1 document is damaged; delete what cannot be repaired" in result.stderr
+    assert "1 document damaged; delete what cannot be repaired" in result.stderr
     clara("index", "delete", path, "c3")
     clara("index", "verify", path)
 
