@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clara.index import MemoryIndex
-from clara.index.sizing import MEAN_BYTES, ROW_BYTES, SCALES_BYTES, index_bytes
+from clara.index.sizing import DETAILS_BYTES, MEAN_BYTES, ROW_BYTES, SCALES_BYTES, index_bytes
 from clara.index.storage import STORAGES
 from clara.memory.documents import CompressedDocuments
 
@@ -75,10 +75,11 @@ def test_chunks_count_for_their_document(make_index, make_documents):
 def test_the_page_states_the_formula():
     text = PAGE.read_text(encoding="utf-8")
     for line in (
-        f"rows · ({ROW_BYTES} + S + M)",
+        f"rows · ({ROW_BYTES} + S + M + D)",
         f"| {ROW_BYTES} | of a row",
         f"| S | {SCALES_BYTES} with storage `int8`",
         f"| M | {MEAN_BYTES} + the mean",
+        f"| D | {DETAILS_BYTES} in an index with",
     ):
         assert line in text
 
