@@ -74,12 +74,15 @@ class Columns:
         first: where each had its first value.
         fixed: whether there are no columns but those of `types`.
         left_out: fields with values for which there is no column, and where each was first.
+        surveying: whether only types are wanted. A value that metadata cannot have does not hide
+            the other fields of its record then.
     """
 
     types: dict[str, type] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
     fixed: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
+    surveying: bool = False
 
     @classmethod
     def of(cls, names: FieldNames, fixed: Mapping[str, type] | None = None) -> Columns:
@@ -122,7 +125,11 @@ class Columns:
                 if not is_missing(value):
                     self.left_out.setdefault(name, where)
                 continue
-            taken[name] = self._fitted(name, _plain(name, value))
+            try:
+                taken[name] = self._fitted(name, _plain(name, value))
+            except DataError:
+                if not self.surveying or name in self.types:
+                    raise
         for name, scalar in taken.items():
             if scalar is not None and name not in self.types:
                 self.types[name], self.first[name] = type(scalar), where
@@ -147,7 +154,11 @@ class Columns:
 
 
 def _plain(name: str, value: Any) -> Scalar:
-    """A value as a plain Python scalar."""
+    """A value as a plain Python scalar.
+
+    Raises:
+        DataError: it cannot be one.
+    """
     if is_missing(value):
         return None
     if isinstance(value, bool):

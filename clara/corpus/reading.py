@@ -148,12 +148,14 @@ class Reading:
         """Count the documents and learn the types of their metadata.
 
         Tables are read once for it. Of all other files it is known that each is one document
-        without metadata. Nothing is reported: reading all reports it.
+        without metadata. Nothing is reported: reading all reports it. A field that holds
+        nothing but what metadata cannot have, such as lists, has no type.
 
         Raises:
             DataError: as the class says.
         """
         self._begin()
+        self.columns.surveying = True
         report, self._on_failure = self._on_failure, None
         times: Counter[str] = Counter()
         try:

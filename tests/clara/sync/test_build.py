@@ -355,3 +355,16 @@ def test_documents_added_otherwise_are_of_no_source(build, book, tmp_path, stub)
     built = build(book, on_duplicate="replace", prune=True, confirm=lambda *numbers: True)
     assert counts(built) == (0, 1, 3, 0, 0)
     assert "z" in opened(tmp_path).digests()
+
+
+def test_fields_that_metadata_cannot_have_do_not_cost_the_others(build, tmp_path):
+    file = tmp_path / "a.jsonl"
+    records = [{"id": f"d{n}", "contents": "x", "tags": ["a"], "year": n} for n in range(2)]
+    file.write_text(jsonl(*records, {"id": "e", "contents": "x", "big": 2**64, "who": "Anna"}))
+    built = build(file)
+    assert counts(built) == (3, 0, 0, 0, 0)
+    assert built.left_out == {"tags": f"{file}:1", "big": f"{file}:3"}
+    assert opened(tmp_path).columns == {"year": int, "who": str}
+    metadata = [dict(entry.metadata) for entry in opened(tmp_path).documents()]
+    assert metadata == [*({"year": n, "who": None} for n in (0, 1)), {"year": None, "who": "Anna"}]
+    assert counts(build(file)) == (0, 0, 3, 0, 0)
