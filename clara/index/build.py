@@ -15,6 +15,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,7 +25,7 @@ from typing import Any, Final
 import lance
 import pyarrow as pa
 
-from clara.index.errors import MemoryIndexError, failures_in
+from clara.index.errors import DuplicateIdError, MemoryIndexError, failures_in
 from clara.index.header import Header
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
@@ -35,6 +37,8 @@ DATA_VERSION: Final = "2.1"
 _TRIES = 20
 _RETRIES = 1000
 _OVERTAKEN = "Incompatible transaction"
+_CONTENDED = "Too many concurrent writers"
+_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds
 _PATIENCE = timedelta(minutes=10)  # with other writers, in all retries of a commit
 _NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 
@@ -174,21 +178,32 @@ class Writer:
             False if nothing was stored since the index was upgraded or replaced after `snapshot`.
 
         Raises:
+            DuplicateIdError: another process has added a document whose row has an id of these.
             MemoryIndexError: writing failed.
         """
+        # Lance would try again by itself, and replace rows of other documents that came meanwhile.
         table = pa.Table.from_batches([batch])
         mine = f"document_id IN ({_quoted(dict.fromkeys(table['document_id'].to_pylist()))})"
 
         def replace(dataset: Any) -> None:
-            for _ in range(_TRIES):
+            checked = snapshot.version
+            for _ in _attempts():
                 before = dataset.version
+                if before != checked:
+                    _refuse_taken(dataset, table)
                 builder = dataset.merge_insert("id").when_matched_update_all()
                 builder = builder.when_not_matched_insert_all()
-                _execute(builder.when_not_matched_by_source_delete(mine), table)
+                builder = builder.when_not_matched_by_source_delete(mine).conflict_retries(0)
+                try:
+                    builder.execute(table)
+                except OSError as error:
+                    if _CONTENDED not in str(error):
+                        raise
                 # Lance compares ids of rows. A document that two processes insert at the same
                 # time, one as a whole and one in chunks, would be there twice.
-                if dataset.version == before + 1 or dataset.count_rows(mine) == len(table):
-                    return
+                else:
+                    if dataset.version == before + 1 or dataset.count_rows(mine) == len(table):
+                        return
                 dataset.checkout_latest()
             raise MemoryIndexError(
                 f"{snapshot.path}: other processes store the same documents all the time"
@@ -233,6 +248,35 @@ class Writer:
                 if not others:
                     raise
         raise MemoryIndexError(f"{snapshot.path}: others restore versions of it all the time")
+
+
+def _attempts() -> Iterator[int]:
+    """Count attempts of a commit that others overtake, with a pause before each but the first."""
+    begin = time.monotonic()
+    for attempt in range(_RETRIES):
+        if attempt:
+            time.sleep(random.uniform(0, min(_LONGEST_PAUSE, _PAUSE * attempt)))
+        yield attempt
+        if time.monotonic() - begin > _PATIENCE.total_seconds():
+            return
+
+
+def _refuse_taken(dataset: Any, table: pa.Table) -> None:
+    """Refuse rows that have the ids of other documents' rows.
+
+    Raises:
+        DuplicateIdError: some have.
+    """
+    owners = dict(zip(table["id"].to_pylist(), table["document_id"].to_pylist(), strict=True))
+    stored = set(owners.values())
+    there = dataset.to_table(columns=["id", "document_id"], filter=f"id IN ({_quoted(owners)})")
+    taken = [
+        name
+        for name, owner in zip(*(there[name].to_pylist() for name in ("id", "document_id")))
+        if owner not in stored
+    ]
+    if taken:
+        raise DuplicateIdError(taken)
 
 
 def _execute(builder: Any, table: pa.Table) -> dict[str, int]:

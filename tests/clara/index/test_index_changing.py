@@ -1,5 +1,7 @@
 """Replacing, deleting and listing documents."""
 
+import dataclasses
+
 import lance
 import pytest
 import torch
@@ -205,9 +207,9 @@ def test_documents_are_listed(make_index, make_documents, both):
     for each in both(index):
         listed = list(each.documents())
         assert listed == [
-            ("b", None, ["b"], 10, 2, None, None, {"year": None}),
-            ("a", "", ["a#0", "a#1"], 24, 4, "books", "d" * 64, {"year": 7}),
-            ("c", "title of c", ["c"], 12, 2, None, None, {"year": None}),
+            ("b", None, ["b"], 10, 2, None, None, {"year": None}, [None]),
+            ("a", "", ["a#0", "a#1"], 24, 4, "books", "d" * 64, {"year": 7}, 2 * ["page 1"]),
+            ("c", "title of c", ["c"], 12, 2, None, None, {"year": None}, [None]),
         ]
         assert listed[1].tokens == 11 + 13
         assert [entry.document_id for entry in each.documents(prefix="a")] == ["a"]
@@ -226,7 +228,9 @@ def test_documents_are_listed(make_index, make_documents, both):
 def test_an_index_without_columns_is_listed(make_index, make_documents):
     index = make_index()
     index.add(make_documents(["a#0", "a#1"]))
-    assert list(index.documents()) == [("a", None, ["a#0", "a#1"], 21, 4, None, None, {})]
+    assert list(index.documents()) == [
+        ("a", None, ["a#0", "a#1"], 21, 4, None, None, {}, [None, None])
+    ]
     assert index.digests() == {"a": (None, None)}
 
 
@@ -252,3 +256,22 @@ def test_as_many_deletions_of_other_rows_are_noticed(make_index, make_documents)
     assert reader.ids() == ["a", "c"]
     assert reader.get(["a"]).texts == make_documents("a").texts
     assert sorted(found(reader, torch.ones(2, 8))) == ["a", "c"]
+
+
+def test_a_document_that_comes_while_another_is_stored_is_not_replaced(
+    make_index, make_documents, monkeypatch
+):
+    index = make_index()
+    index.add(make_documents(["z"]))
+    second = MemoryIndex.open(index.path)
+    own = dataclasses.replace(make_documents(["a#0"]), document_ids=["a#0"])
+    store = index._writer.replace
+
+    def overtaken(*arguments):
+        second.add(own)
+        return store(*arguments)
+
+    monkeypatch.setattr(index._writer, "replace", overtaken)
+    with pytest.raises(DuplicateIdError, match="document 'a#0' is in the index already"):
+        index.upsert(make_documents(["a#0", "a#1"]))
+    assert [entry.document_id for entry in index.documents()] == ["z", "a#0"]
