@@ -173,7 +173,8 @@ def decode_details(
         except (ValueError, TypeError, struct.error):
             raise damaged(path, heads.ids[place].encode(), rows[place]) from None
         metadata = {name: value for (name, _), value in zip(kinds, decoded[4:], strict=True)}
-        found.append(RowDetails(*decoded[:4], metadata))
+        source, digest, offset, label = decoded[:4]
+        found.append(RowDetails(source, digest, offset, label, metadata))
     return found
 
 

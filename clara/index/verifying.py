@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -88,13 +89,13 @@ class Verifying(Upkeep):
         left = [part for name, parts in damages.items() if name not in mended for part in parts]
         names = iter(mended)
         while group := list(islice(names, _AT_ONCE)):
-            documents, details = self._read(lambda contents, group=group: _kept(contents, group))
+            documents, details = self._read(partial(_kept, group))
             self.upsert(compress(documents), details)
         return Repaired(mended, left)
 
 
 def _kept(
-    contents: Contents, names: Sequence[str]
+    names: Sequence[str], contents: Contents
 ) -> tuple[list[Document], Mapping[str, Details] | None]:
     """Texts and details of documents whose memory cannot be read."""
     documents: list[Document] = []

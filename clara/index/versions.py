@@ -37,7 +37,8 @@ def list_versions(path: str) -> list[Version]:
     parts: dict[object, list[str]] = {}
     rows_of: Counter[str] = Counter()
     with failures_in(path, "reading the versions"):
-        versions = sorted(lance.dataset(path).versions(), key=lambda each: int(each["version"]))
+        versions: Any = lance.dataset(path).versions()
+        versions.sort(key=lambda each: int(each["version"]))
         for each in versions:
             number = int(each["version"])
             fragments = {
