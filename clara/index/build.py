@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from clara.index.errors import DuplicateIdError, MemoryIndexError, failures_in
 from clara.index.header import Header
+from clara.index.seals import require_sealed
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
 from clara.memory.space import check_shape
@@ -238,6 +239,8 @@ class Writer:
                         self._identity, self._dataset = latest.identity, latest.dataset
                     self._dataset.checkout_latest()
                     write(self._dataset)
+                    fragments = self._dataset.get_fragments()
+                require_sealed(snapshot.path, self._dataset.version, fragments)
                 return True
             except MemoryIndexError as error:
                 # Lance refuses rows of the earlier format, and those that an upgrade overtook. It

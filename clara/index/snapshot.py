@@ -24,6 +24,7 @@ from clara.index.layout import (
     decode_ranked,
     decode_texts,
 )
+from clara.index.seals import require_sealed
 from clara.memory.documents import CompressedDocuments
 
 _BATCH_BYTES = 1 << 23  # of memory, in a batch of rows that is read at a time
@@ -68,7 +69,7 @@ class Snapshot:
         with failures_in(path, "opening the index"):
             stamp = _stamp(path)
             dataset = lance.dataset(path)
-            return cls(dataset, Header.from_schema(dataset.schema, path), path, stamp)
+            return cls(dataset, Header.from_schema(dataset.schema, path), path, stamp)._sealed()
 
     @classmethod
     def at(cls, path: str, version: int) -> Snapshot:
@@ -88,7 +89,12 @@ class Snapshot:
                 )
             dataset = lance.dataset(path, version=version)
             header = Header.from_schema(dataset.schema, path)
-            return cls(dataset, header, path, None, pinned=True)
+            return cls(dataset, header, path, None, pinned=True)._sealed()
+
+    def _sealed(self) -> Snapshot:
+        """Itself, once its files were compared with their checksums."""
+        require_sealed(self.path, self.version, self.fragments)
+        return self
 
     @property
     def version(self) -> int:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from clara.errors.checks import as_integer
 from clara.index.changing import Changing
 from clara.index.errors import MemoryIndexError, failures_in
+from clara.index.seals import remove_seals, require_sealed
 from clara.index.snapshot import Snapshot
 from clara.index.versions import Version, list_versions
 
@@ -42,6 +43,8 @@ class Upkeep(Changing):
         """Make an earlier version the last one again, in one commit.
 
         What was committed after it is no longer in the index, but stays in versions of its own.
+        Also works on an index that was opened at a version, so that a last version that is damaged
+        can be left behind: `MemoryIndex.open(path, version=n).restore(n)`.
 
         Args:
             version: the number of one of `versions`.
@@ -52,11 +55,11 @@ class Upkeep(Changing):
         """
         number = as_integer(version, "version", least=1)
         with self._lock:
-            self._require_writable()
             wanted = Snapshot.at(self._snapshot.path, number)
-            if number != Snapshot.latest(self._snapshot.path).version:
-                with failures_in(wanted.path, "restoring"):
+            with failures_in(wanted.path, "restoring"):
+                if number != wanted.dataset.latest_version:
                     wanted.dataset.restore()
+                    require_sealed(wanted.path, wanted.version, wanted.dataset.get_fragments())
 
     def compact(self) -> Compacted:
         """Join small files, and write those that hold deleted rows again without them.
@@ -125,9 +128,10 @@ class Upkeep(Changing):
             raise ValueError(f"older_than must not be negative, got {older_than}")
         with self._lock:
             self._require_writable()
-            dataset = Snapshot.latest(self._snapshot.path).dataset
-            with failures_in(self._snapshot.path, "removing old versions"):
+            path = self._snapshot.path
+            dataset = Snapshot.latest(path).dataset
+            with failures_in(path, "removing old versions"):
                 done = dataset.cleanup_old_versions(
                     older_than, keep_versions, delete_unverified=unfinished
                 )
-            return int(done.bytes_removed)
+            return int(done.bytes_removed) + remove_seals(path)

@@ -10,7 +10,7 @@ import lance
 import pytest
 import torch
 
-from clara.index import MemoryIndex, MemoryIndexError, memory_index
+from clara.index import MemoryIndex, MemoryIndexError, searching
 from clara.index.maintenance import upgrade
 from clara.index.snapshot import Snapshot
 
@@ -122,14 +122,14 @@ def test_a_search_begun_before_the_replacement_finds_the_new_documents(
 ):
     index = make_index()
     index.add(make_documents("abc"))
-    real = memory_index.cosine_topk
+    real = searching.cosine_topk
 
     def replaced_meanwhile(*arguments):
-        monkeypatch.setattr(memory_index, "cosine_topk", real)
+        monkeypatch.setattr(searching, "cosine_topk", real)
         rebuild(index, list("def"))
         return real(*arguments)
 
-    monkeypatch.setattr(memory_index, "cosine_topk", replaced_meanwhile)
+    monkeypatch.setattr(searching, "cosine_topk", replaced_meanwhile)
     memory = make_documents("e").memory
     assert index.search(memory, 1)[0][0].id == "e"
 

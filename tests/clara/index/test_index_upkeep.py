@@ -68,7 +68,6 @@ def test_a_version_is_read_as_it_was(made, make_documents):
             lambda each=each: each.add(make_documents(["x"])),
             lambda each=each: each.upsert(make_documents(["x"])),
             lambda each=each: each.delete(["a"]),
-            lambda each=each: each.restore(2),
             each.compact,
             lambda each=each: each.clean_up(keep_versions=1),
         ):

@@ -1,0 +1,105 @@
+"""Files of Lance that say which documents a version holds."""
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from clara.index import MemoryIndex, MemoryIndexError
+from clara.index.snapshot import Snapshot
+
+
+def flip(file, position, mask=0x01):
+    data = bytearray(file.read_bytes())
+    data[position] ^= mask
+    file.write_bytes(data)
+
+
+@pytest.fixture
+def made(make_index, make_documents):
+    index = make_index((1, 4))
+    index.add(make_documents([f"d{number}" for number in range(30)], (1, 4)))
+    index.delete(["d3", "d17"])
+    index.upsert(make_documents(["d5", "d6"], (1, 4)))
+    return index
+
+
+@pytest.mark.parametrize("folder", ["_versions", "_deletions"])
+def test_no_flip_hides_a_document_or_brings_one_back(made, folder):
+    """Such as one that makes another row the deleted one."""
+    expected = made.ids()
+    chance = random.Random(folder)
+    files = sorted(Path(made.path, folder).glob("*.*[!n]"))
+    noticed = []
+    for _ in range(40):
+        file = chance.choice(files)
+        position = chance.randrange(file.stat().st_size)
+        mask = chance.choice([0x01, 0x80, 0xFF])
+        flip(file, position, mask)
+        try:
+            index = MemoryIndex.open(made.path)
+            assert index.ids() == expected
+        except MemoryIndexError as error:
+            noticed.append((file.name, str(error)))
+        flip(file, position, mask)
+    assert len(noticed) > 5
+    for name, message in noticed:
+        assert name in message or "failed" in message
+        assert "\n" not in message
+    assert MemoryIndex.open(made.path).ids() == expected
+
+
+def test_another_deleted_row_is_noticed_by_an_open_handle(made, make_documents):
+    (file,) = [
+        file for file in Path(made.path, "_deletions").iterdir() if file.stem.startswith("0-3-")
+    ]
+    place = file.read_bytes().find((17).to_bytes(4, "little"))
+    flip(file, place)
+    for read in (lambda: MemoryIndex.open(made.path), lambda: list(made.verify(apart=False))):
+        with pytest.raises(MemoryIndexError, match=f"_deletions/{file.name} is damaged"):
+            read()
+    with pytest.raises(MemoryIndexError, match="is damaged"):
+        made.add(make_documents(["new"], (1, 4)))
+    before = MemoryIndex.open(made.path, version=3)
+    before.restore(3)
+    assert made.ids() == MemoryIndex.open(made.path).ids() == before.ids()
+    made.add(make_documents(["new"], (1, 4)))
+    flip(file, place)
+    made.restore(4)
+    assert made.ids()[-2:] == ["d5", "d6"]
+
+
+def test_checksums_that_are_missing_are_written(made):
+    """As of an index that an earlier release has written, or a process that was killed."""
+    folder = Path(made.path, "_checksums")
+    names = sorted(os.listdir(folder))
+    assert len(names) == 4 + 2
+    shutil.rmtree(folder)
+    copied = shutil.copytree(made.path, Path(made.path).parent / "copy")
+    MemoryIndex.open(copied)
+    written = sorted(os.listdir(copied / "_checksums"))
+    last = Snapshot.latest(made.path)
+    assert set(written) < set(names)
+    assert len(written) == 1 + sum(part.num_deletions > 0 for part in last.fragments)
+
+
+def test_a_folder_that_can_only_be_read_is_read(made, monkeypatch):
+    shutil.rmtree(Path(made.path, "_checksums"))
+    copied = shutil.copytree(made.path, Path(made.path).parent / "copy")
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    assert MemoryIndex.open(copied).ids() == made.ids()
+    assert list((copied / "_checksums").iterdir()) == []
+
+
+def test_checksums_go_with_their_files(made):
+    made.compact()
+    made.clean_up(keep_versions=1)
+    assert len(made.search(torch.ones(1, 4), 5)[0]) == 5
+    assert len(os.listdir(Path(made.path, "_checksums"))) == 1
