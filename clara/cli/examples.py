@@ -17,6 +17,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "search": (
         'clara search --model models/mine --index index "Where is Aruba?"',
         "clara search --model models/mine --index index --json - < question.txt",
+        "clara search --model m --index i --filter 'since > 2010' \"Who?\"",
     ),
     "ask": (
         'clara ask --model models/mine --index index "Where is Aruba?"',

@@ -88,6 +88,15 @@ Rerank = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        help="Only documents that this condition keeps, in SQL over the metadata, such as "
+        "\"since >= 2010 AND who = 'Anna'\".",
+        show_default=False,
+    ),
+]
 Yes = Annotated[
     bool, typer.Option("--yes", help="Delete more than a tenth of the documents without asking.")
 ]

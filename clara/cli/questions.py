@@ -20,7 +20,7 @@ from clara.terminal.printing import (
 )
 
 if TYPE_CHECKING:
-    from clara.index import MemoryIndex
+    from clara.index import MemoryIndex, Selection
     from clara.model.answers import Found, RankedDocument
     from clara.model.clara import Clara
 
@@ -33,6 +33,7 @@ def search(
     question: options.Question,
     top_k: options.TopK = 5,
     rerank: options.Rerank = None,
+    where: options.Filter = None,
     backbone: options.Backbone = None,
     device: options.Device = None,
     quantization: options.Quantized = None,
@@ -41,7 +42,7 @@ def search(
     """Find the documents nearest to a question."""
     check_rerank(rerank, top_k)
     opened, loaded = load_both(index, model, backbone, device, quantization)
-    found, timings = find(loaded, opened, question, top_k, rerank)
+    found, timings = find(loaded, selected(opened, where), question, top_k, rerank)
     if as_json:
         print_json(
             {
@@ -63,6 +64,7 @@ def ask(
     question: options.Question,
     top_k: options.TopK = 5,
     rerank: options.Rerank = None,
+    where: options.Filter = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="Token limit of the answer.")
     ] = 128,
@@ -79,12 +81,13 @@ def ask(
         raise CommandError("--stream and --json exclude each other", BAD_USAGE)
     check_rerank(rerank, top_k)
     opened, loaded = load_both(index, model, backbone, device, quantization)
+    documents = selected(opened, where)
     if stream:
-        ask_streaming(loaded, opened, question, top_k, rerank, max_new_tokens)
+        ask_streaming(loaded, documents, question, top_k, rerank, max_new_tokens)
         return
     with user_errors():
         (answer,) = loaded.answer(
-            [question], opened, top_k=top_k, rerank=rerank, max_new_tokens=max_new_tokens
+            [question], documents, top_k=top_k, rerank=rerank, max_new_tokens=max_new_tokens
         )
     if as_json:
         print_json(
@@ -106,9 +109,16 @@ def ask(
     print_untrained(loaded)
 
 
+def selected(index: MemoryIndex, where: str | None) -> MemoryIndex | Selection:
+    """The index, or those of its documents that a filter keeps."""
+    from clara.index import Selection
+
+    return index if where is None else Selection(index, where)
+
+
 def ask_streaming(
     model: Clara,
-    index: MemoryIndex,
+    index: MemoryIndex | Selection,
     question: str,
     top_k: int,
     rerank: int | None,
@@ -137,7 +147,11 @@ def ask_streaming(
 
 
 def find(
-    model: Clara, index: MemoryIndex, question: str, top_k: int, rerank: int | None = None
+    model: Clara,
+    index: MemoryIndex | Selection,
+    question: str,
+    top_k: int,
+    rerank: int | None = None,
 ) -> tuple[Found, dict[str, float]]:
     """The nearest documents, reranked or not, and the milliseconds of "query" and "rank"."""
     from clara.model.answers import Clock

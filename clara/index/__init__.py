@@ -7,6 +7,7 @@ from clara.index.errors import DuplicateIdError, MemoryIndexError
 from clara.index.hits import Hit
 from clara.index.listing import Entry
 from clara.index.memory_index import MemoryIndex
+from clara.index.selection import Selection
 from clara.index.texts import text_digest
 from clara.index.upkeep import Compacted
 from clara.index.verifying import Repaired
@@ -23,6 +24,7 @@ __all__ = [
     "MemoryIndex",
     "MemoryIndexError",
     "Repaired",
+    "Selection",
     "Version",
     "text_digest",
 ]

@@ -192,6 +192,23 @@ def test_places_are_found(clara, arguments, model, folder, tmp_path):
     assert "## Prices" in answered
 
 
+def test_filters(clara, refused, arguments, model, folder, tmp_path):
+    clara(*arguments(folder))
+    options = ("--model", model, "--index", str(tmp_path / "index"), "--top-k", "9")
+
+    def found(where, command="search", *more):
+        asked = (command, *options, "--filter", where, "--json", *more, "Who?")
+        return {each["id"] for each in json.loads(clara(*asked).stdout)["documents"]}
+
+    assert found("since = 3") == {"n1"}
+    assert found("who IS NOT NULL OR w < 1") == {"s1", "s2", "t1"}
+    assert found("title = 'Rules'", "ask", "--max-new-tokens", "1") == {"book/c.html"}
+    line = refused("search", *options, "--filter", "since = 99", "Who?")
+    assert line.endswith("the filter 'since = 99' left no document to search")
+    assert "nothing" in refused("search", *options, "--filter", "nothing = 1", "Who?")
+    assert "index: " in refused("ask", *options, "--filter", "since = = 1", "Who?")
+
+
 def test_what_is_too_long_for_overflow_error(clara, arguments, folder, tmp_path):
     result = clara(*arguments(folder / "b.md", f"x={folder}/a.txt", "--overflow", "error"), code=1)
     assert result.stdout.startswith("1 added, 0 replaced, 0 unchanged, 0 deleted, 1 failed")
