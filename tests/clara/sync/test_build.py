@@ -1,14 +1,19 @@
 """Building an index from sources, with a stub in the compressor's place."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from clara.corpus import FieldNames
+from clara.corpus import FieldNames, Reading
 from clara.data import DataError
 from clara.index import Details, MemoryIndex, MemoryIndexError
-from clara.sync import BuildError, Decision
+from clara.sync import Build, BuildError, Decision
 from clara.sync import build as building
 from tests.clara.sync.conftest import new_index
 
@@ -357,14 +362,64 @@ def test_documents_added_otherwise_are_of_no_source(build, book, tmp_path, stub)
     assert "z" in opened(tmp_path).digests()
 
 
-def test_fields_that_metadata_cannot_have_do_not_cost_the_others(build, tmp_path):
-    file = tmp_path / "a.jsonl"
-    records = [{"id": f"d{n}", "contents": "x", "tags": ["a"], "year": n} for n in range(2)]
-    file.write_text(jsonl(*records, {"id": "e", "contents": "x", "big": 2**64, "who": "Anna"}))
-    built = build(file)
-    assert counts(built) == (3, 0, 0, 0, 0)
-    assert built.left_out == {"tags": f"{file}:1", "big": f"{file}:3"}
-    assert opened(tmp_path).columns == {"year": int, "who": str}
-    metadata = [dict(entry.metadata) for entry in opened(tmp_path).documents()]
-    assert metadata == [*({"year": n, "who": None} for n in (0, 1)), {"year": None, "who": "Anna"}]
-    assert counts(build(file)) == (0, 0, 3, 0, 0)
+NOBODY = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from clara.index import MemoryIndex, MemoryIndexError
+from clara.corpus import Reading
+from clara.model.building import opened_index
+from clara.sync import Build
+from tests.clara.sync.conftest import Stub
+if os.geteuid() == 0:
+    os.setuid(65534)
+path, source = sys.argv[1:]
+try:
+    opened_index(path)
+except MemoryIndexError as error:
+    print(error)
+stub = Stub()
+for text in (None, "changed"):
+    reading = Reading([source])
+    try:
+        print(Build(reading, MemoryIndex.open(path), None, stub).run().unchanged)
+    except MemoryIndexError as error:
+        print(str(error).partition(": ")[0], stub.seen)
+    if text is None:
+        print("now", flush=True)
+        sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_that_may_only_be_read(stub):
+    """As another user than root, who may write everything."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        base = Path(folder)
+        (base / "a.txt").write_text("text")
+        sources = [str(base / "a.txt")]
+        Build(Reading(sources), None, lambda types: new_index(base / "i", types), stub).run()
+        for each in (base, *base.rglob("*")):
+            os.chmod(each, 0o555 if each.is_dir() else 0o444)
+        with subprocess.Popen(
+            [sys.executable, "-c", NOBODY, str(base / "i"), *sources],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as running:
+            assert running.stdin is not None
+            assert running.stdout is not None
+            lines = [running.stdout.readline() for _ in range(3)]
+            os.chmod(base / "a.txt", 0o644)
+            (base / "a.txt").write_text("changed")
+            running.stdin.write("go on\n")
+            running.stdin.close()
+            lines += running.stdout.readlines()
+        texts = MemoryIndex.open(base / "i").texts(["a.txt"])
+    assert running.returncode == 0
+    assert lines == [
+        f"{folder}/i: cannot be written: no permission\n",
+        "1\n",  # what needs no change needs no right
+        "now\n",
+        f"{folder}/i ['a.txt']\n",
+    ]
+    assert texts[0].text == "text"
