@@ -30,6 +30,36 @@ _JOINING = ("AND", "OR")
 _OPERATORS = ("NOT", "IS", "IN", "LIKE", "ILIKE", "BETWEEN", "ESCAPE", "AS")
 _KEYWORDS = (*_JOINING, *_OPERATORS, "NULL", "TRUE", "FALSE", "CASE", "WHEN", "THEN", "ELSE", "END")
 _LITERALS = ("DATE", "TIMESTAMP")
+# No function that makes a text longer, such as REPEAT: where Lance gets no memory it ends the
+# process. Nor one whose value is another each time.
+_FUNCTIONS = (
+    "ABS",
+    "CAST",
+    "CEIL",
+    "CHARACTER_LENGTH",
+    "CHAR_LENGTH",
+    "COALESCE",
+    "CONTAINS",
+    "DATE_PART",
+    "ENDS_WITH",
+    "FLOOR",
+    "LEFT",
+    "LENGTH",
+    "LOWER",
+    "LTRIM",
+    "NULLIF",
+    "REGEXP_LIKE",
+    "REGEXP_MATCH",
+    "RIGHT",
+    "ROUND",
+    "RTRIM",
+    "STARTS_WITH",
+    "STRPOS",
+    "SUBSTR",
+    "SUBSTRING",
+    "TRIM",
+    "UPPER",
+)
 _OWN = ("document_id", "title", "tokens")
 _LONGEST = 1 << 20  # characters
 _MOST_TOGETHER = 2000  # operators, AND and OR
@@ -112,11 +142,27 @@ def _tokens(text: str) -> Iterator[_Token]:
             raise ValueError(f"a comment, which no filter has, at character {place + 1}")
         kind, part = str(found.lastgroup), found[0]
         place = found.end()
+        if kind == "word" and _is_called(part, previous, text, place):
+            raise ValueError(
+                f"no filter has the function {shortened(part, _SHOWN)}, but these: "
+                f"{', '.join(_FUNCTIONS).lower()}"
+            )
         if kind == "quoted" or (kind == "word" and not _is_of_sql(part, previous, text, place)):
             kind = "column"
         if kind != "space":
             previous = part.upper() if kind == "word" else ""
         yield _Token(kind, part)
+
+
+def _is_called(word: str, previous: str, text: str, end: int) -> bool:
+    """Whether a word is a function that no filter has."""
+    upper = word.upper()
+    return (
+        (found := _NEXT.match(text, end)) is not None
+        and found[1] == "("
+        and previous != "AS"
+        and upper not in (*_KEYWORDS, *_FUNCTIONS)
+    )
 
 
 def _is_of_sql(word: str, previous: str, text: str, end: int) -> bool:
