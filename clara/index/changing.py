@@ -51,7 +51,8 @@ class Changing(Handle):
 
         Raises:
             TypeError: an argument has another type, or the memory is not floating point.
-            DuplicateIdError: the index already holds some of the ids. It is a MemoryIndexError.
+            DuplicateIdError: the index already holds some of the ids, or some of the documents
+                with other rows. It is a MemoryIndexError.
             MemoryIndexError: the memory is of another model or shape, an id is empty or given
                 twice, a value cannot be stored or is not of its column's type, the index has no
                 such column, or it has format 1 and its file system has no locks.
@@ -150,7 +151,7 @@ class Changing(Handle):
         header = self._header
         batch = encode(header, compressed, details)
         with build.only_writer(self._snapshot):
-            self._refuse_duplicates(compressed.ids)
+            self._refuse_duplicates(compressed)
             if self._header != header:
                 return False
             if not len(compressed):
@@ -159,12 +160,16 @@ class Changing(Handle):
                 return self._writer.commit(self._snapshot, batch)
             except MemoryIndexError:
                 # Another process may have added one of the ids since they were compared.
-                self._refuse_duplicates(compressed.ids)
+                self._refuse_duplicates(compressed)
                 raise
 
-    def _refuse_duplicates(self, ids: Sequence[str]) -> None:
-        stored = self._read_catalog().rows
-        if there := [name for name in ids if name in stored]:
+    def _refuse_duplicates(self, compressed: CompressedDocuments) -> None:
+        """Refuse rows that are there, and rows of documents that are there with other rows."""
+        catalog = self._read_catalog()
+        there = [name for name in compressed.ids if name in catalog.rows]
+        names = dict.fromkeys(compressed.document_ids)
+        there = there or [name for name in names if name in catalog.documents]
+        if there:
             raise DuplicateIdError(there)
 
 

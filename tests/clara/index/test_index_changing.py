@@ -275,3 +275,12 @@ def test_a_document_that_comes_while_another_is_stored_is_not_replaced(
     with pytest.raises(DuplicateIdError, match="document 'a#0' is in the index already"):
         index.upsert(make_documents(["a#0", "a#1"]))
     assert [entry.document_id for entry in index.documents()] == ["z", "a#0"]
+
+
+def test_chunks_are_not_added_to_a_document_that_is_there(make_index, make_documents):
+    index = make_index()
+    index.add(make_documents(["a", "b#0", "b#1"]))
+    for names in (["a#0", "a#1"], ["c", "b"], ["b#2"]):
+        with pytest.raises(DuplicateIdError, match=f"document '{names[-1][0]}' is in the index"):
+            index.add(make_documents(names))
+    assert index.ids() == ["a", "b#0", "b#1"]
