@@ -21,7 +21,9 @@ class Entry(NamedTuple):
         rows: ids of its rows: its own, or those of its chunks.
         tokens: document tokens read, of all rows.
         vectors: memory tokens written, of all rows.
-        source, digest: as they were given in `Details`; None where they were not.
+        source, digest: as they were given in `Details`; None where they were not. Where the rows
+            are not all of one digest, as two processes that stored the document at the same time
+            and were killed may leave them, that is None, too.
         metadata: by column, null ones too; empty in an index without columns for metadata.
         places: the page or heading that the text of each row begins in.
     """
@@ -80,6 +82,7 @@ class Listing(Handle):
 
 def _entry(document_id: str, rows: list[RowEntry]) -> Entry:
     first = rows[0].details
+    digests = {None if row.details is None else row.details.digest for row in rows}
     return Entry(
         document_id,
         rows[0].title,
@@ -87,7 +90,7 @@ def _entry(document_id: str, rows: list[RowEntry]) -> Entry:
         sum(row.tokens for row in rows),
         sum(row.vectors for row in rows),
         None if first is None else first.source,
-        None if first is None else first.digest,
+        digests.pop() if len(digests) == 1 else None,
         {} if first is None else first.metadata,
         [None if row.details is None else row.details.place for row in rows],
     )

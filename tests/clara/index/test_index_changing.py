@@ -8,6 +8,7 @@ import torch
 
 from clara.data.marks import Mark
 from clara.index import Changed, Details, DuplicateIdError, MemoryIndex, MemoryIndexError
+from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
 
@@ -284,3 +285,15 @@ def test_chunks_are_not_added_to_a_document_that_is_there(make_index, make_docum
         with pytest.raises(DuplicateIdError, match=f"document '{names[-1][0]}' is in the index"):
             index.add(make_documents(names))
     assert index.ids() == ["a", "b#0", "b#1"]
+
+
+def test_a_document_of_rows_that_do_not_belong_together_has_no_digest(make_index, make_documents):
+    index = make_index(columns={})
+    index.add(make_documents(["a"]), {"a": Details(digest="one")})
+    snapshot = Snapshot.latest(index.path)
+    rows = encode(snapshot.header, make_documents(["a#0", "a#1"]), {"a": Details(digest="two")})
+    assert index._writer.commit(snapshot, rows)
+    (entry,) = index.documents()
+    assert (entry.rows, entry.digest) == (["a", "a#0", "a#1"], None)
+    index.upsert(make_documents(["a#0"]), {"a": Details(digest="two")})
+    assert index.digests() == {"a": (None, "two")}
