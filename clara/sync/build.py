@@ -15,7 +15,7 @@ from clara.index.folders import bytes_on_disk
 from clara.index.origins import read_origins, record_origins
 from clara.memory.documents import CompressedDocuments
 from clara.sync.built import BuildError, Built
-from clara.sync.deciding import Decision, Stored, decide, plan_pruning
+from clara.sync.deciding import Decision, Pruning, Stored, decide, plan_pruning
 from clara.sync.origins import as_text, check_origins, from_text
 from clara.sync.storing import compressed_of, store
 from clara.terminal.printing import size
@@ -31,7 +31,8 @@ Create = Callable[[Mapping[str, type]], MemoryIndex]
 """Makes an empty index with these columns for metadata."""
 
 Confirm = Callable[[int, int], bool]
-"""Is asked before more than a tenth is deleted: how many documents, and of how many."""
+"""Is asked before more than a tenth is deleted, and before anything is after a pattern changed: how
+many documents, and of how many."""
 
 ALL = frozenset({Decision.ADD, Decision.REPLACE})
 
@@ -82,6 +83,11 @@ class Build:
         self._stored = {} if index is None else stored_documents(index)
         recorded = {} if index is None else recorded_origins(index, self._stored)
         check_origins(reading.listing, recorded)
+        self._before = {
+            name: recorded[name]
+            for name, origin in reading.listing.origins.items()
+            if name in recorded and recorded[name].pattern != origin.pattern
+        }
         if index is not None:
             reading.fix_columns(index.columns or {})
         survey = reading.survey()
@@ -180,28 +186,43 @@ class Build:
         return f"{self.built.effective_compression:.1f}x compression{self._size}"
 
     def _record(self, index: MemoryIndex) -> None:
-        origins = self._reading.listing.origins
+        """Record where the sources lie, but patterns that leave out what earlier ones brought."""
+        origins = {**self._reading.listing.origins, **self._before}
         record_origins(index.path, {name: as_text(each) for name, each in origins.items()})
 
     def _delete_gone(self) -> None:
         """Delete documents that are gone from their sources, or say why not."""
-        if not self._prune or self._index is None:
+        if self._index is None:
             return
         plan = plan_pruning(self._stored, self._reading.listing.origins, self._seen)
-        if not plan.gone:
+        if not self._prune and plan.gone:
             return
+        if not plan.gone or self._is_deleted(self._index, plan):
+            self._before = {}
+            self._record(self._index)
+
+    def _is_deleted(self, index: MemoryIndex, plan: Pruning) -> bool:
+        """Whether what is gone may be deleted, and then was; else say why not."""
         built, failures = self.built, self._reading.failures
         if failures or self._foreign or self._repeated:
             what = f"{failures:,} failed" if failures else "ids occur twice"
             built.why_not_deleted = f"{what}, so it is not certain what is gone"
-        elif plan.is_large and not (self._confirm or _never)(len(plan.gone), plan.documents):
-            built.why_not_deleted = (
-                f"that is more than a tenth of the {plan.documents:,} documents of these sources"
-            )
+        elif (self._before or plan.is_large) and not (self._confirm or _never)(
+            len(plan.gone), plan.documents
+        ):
+            built.why_not_deleted = self._why_asked(plan)
         else:
-            built.deleted = self._index.delete(plan.gone, missing_ok=True)
-            return
+            built.deleted = index.delete(plan.gone, missing_ok=True)
+            return True
         built.not_deleted = len(plan.gone)
+        return False
+
+    def _why_asked(self, plan: Pruning) -> str:
+        """Why a deletion needs somebody's consent."""
+        for name, origin in self._before.items():
+            what = f"had the pattern {shown(origin.pattern)}" if origin.pattern else "was a folder"
+            return f"source {shown(name)} {what} before, so it may be that they still exist"
+        return f"that is more than a tenth of the {plan.documents:,} documents of these sources"
 
     @property
     def _repeated(self) -> bool:
