@@ -31,8 +31,10 @@ _PLAIN = {b"lance-encoding:compression": b"none"}
 _EACH = {**_PLAIN, b"lance-encoding:dict-divisor": b"1000000"}
 _DIGEST = pa.binary(DIGEST_BYTES)
 
-RESERVED = ("id", "document_id", "title", "text", "tokens", "source", "offset", "place")
-RESERVED += ("contents", "marks")  # in JSON lines that an index is exported to
+RESERVED = (
+    *("id", "document_id", "title", "text", "tokens", "source", "offset", "place"),
+    *("contents", "marks"),  # in JSON lines that an index is exported to
+)
 """Names that columns of metadata cannot have: they say something else of a document."""
 
 _MOST_COLUMNS = 256
