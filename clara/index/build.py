@@ -160,7 +160,7 @@ class Writer:
 
         def insert(dataset: Any) -> None:
             builder = dataset.merge_insert("id").when_matched_fail().when_not_matched_insert_all()
-            stored = _execute(builder, pa.Table.from_batches([batch]))["num_inserted_rows"]
+            stored = _execute(_again(builder), pa.Table.from_batches([batch]))["num_inserted_rows"]
             if stored != batch.num_rows:
                 raise MemoryIndexError(
                     f"{snapshot.path}: {stored} of {batch.num_rows} documents were stored, the ids "
@@ -196,7 +196,7 @@ class Writer:
                 builder = builder.when_not_matched_insert_all()
                 builder = builder.when_not_matched_by_source_delete(mine).conflict_retries(0)
                 try:
-                    builder.execute(table)
+                    _execute(builder, table)
                 except OSError as error:
                     if _CONTENDED not in str(error):
                         raise
@@ -218,7 +218,7 @@ class Writer:
         return self._done(
             snapshot,
             lambda dataset: _execute(
-                dataset.merge_insert("document_id").when_matched_delete(), names
+                _again(dataset.merge_insert("document_id").when_matched_delete()), names
             ),
         )
 
@@ -282,9 +282,13 @@ def _refuse_taken(dataset: Any, table: pa.Table) -> None:
         raise DuplicateIdError(taken)
 
 
+def _again(builder: Any) -> Any:
+    """A `merge_insert` that Lance tries again where other commits overtake it."""
+    return builder.conflict_retries(_RETRIES).retry_timeout(_PATIENCE)
+
+
 def _execute(builder: Any, table: pa.Table) -> dict[str, int]:
     """Commit a `merge_insert`, and what Lance counts of it."""
-    builder = builder.conflict_retries(_RETRIES).retry_timeout(_PATIENCE)
     counts: dict[str, int] = builder.execute(table)
     return counts
 
