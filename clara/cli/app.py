@@ -38,7 +38,6 @@ WRITE_FILES = {
     "plot",
     "synthesize",
     "bench",
-    "index",
     "evaluate",
 }
 

@@ -6,7 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from clara.cli import index_build, index_documents, index_verify, index_versions, options
+from clara.cli import (
+    index_build,
+    index_documents,
+    index_verify,
+    index_versions,
+    options,
+    streams,
+)
 from clara.cli.errors import Group, user_errors
 from clara.cli.loading import load_both, open_index
 from clara.terminal.printing import one_line, print_json
@@ -75,6 +82,7 @@ def upgrade(
     command that is killed leaves the index as it was. Memory keeps every bit. The files of the
     earlier format stay in the folder, as an old version, so it needs room for both.
     """
+    streams.output_is_extra()
     opened, loaded = load_both(path, model, backbone, "cpu", None)
     from clara.index.maintenance import upgrade as upgrade_index
     from clara.terminal.progress import document_progress

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clara.cli import options
+from clara.cli import options, streams
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.cli.loading import load_model
 from clara.cli.paths import check_device, check_model, check_output
@@ -81,6 +81,7 @@ def build(
     quantization: options.Quantized = None,
     as_json: options.Json = False,
 ) -> None:
+    streams.output_is_extra()
     task = context.info_name or "build"
     if prune and task != "build":
         raise CommandError(f"--prune is for 'clara index build', not for {task}", BAD_USAGE)

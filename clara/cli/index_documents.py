@@ -98,6 +98,7 @@ def delete(
     Above a tenth of the index's documents the command asks, or needs --yes. Old versions keep what
     was deleted until `clara index compact` removes them.
     """
+    streams.output_is_extra()
     if bool(ids) == (source is not None):
         raise CommandError("give ids of documents, or --source and no ids", BAD_USAGE)
     from clara.sync.deciding import is_large
@@ -166,6 +167,7 @@ def import_(
     as_json: options.Json = False,
 ) -> None:
     """Add the documents of another index of the same model, without compressing them again."""
+    streams.output_is_extra()
     check_output(path, resume=True)
     from clara.sync.transfer import import_index
     from clara.terminal.progress import document_progress

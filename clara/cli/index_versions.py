@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clara.cli import options
+from clara.cli import options, streams
 from clara.cli.errors import BAD_USAGE, CommandError
 from clara.cli.index_documents import Path_
 from clara.cli.loading import open_index
@@ -60,6 +60,7 @@ def restore(
 
     What was committed after it stays in versions of its own.
     """
+    streams.output_is_extra()
     index = open_index(path)
     index.restore(number)
     info = index.info()
@@ -101,6 +102,7 @@ def compact(
     Ids, order and answers stay. Earlier versions keep their files until they are removed, so
     room is freed only with --keep-versions or --older-than.
     """
+    streams.output_is_extra()
     if keep_versions is not None and older_than is not None:
         raise CommandError("--keep-versions and --older-than exclude each other", BAD_USAGE)
     index = open_index(path)

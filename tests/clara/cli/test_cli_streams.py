@@ -78,7 +78,9 @@ def test_an_error_keeps_its_status_with_streams_closed(shell, tmp_path):
     assert shell(f"clara info {tmp_path}/none 2>/dev/full").returncode == 1
 
 
-@pytest.mark.parametrize("arguments", ["--version", "--help", "", "ask --help", "info INDEX"])
+@pytest.mark.parametrize(
+    "arguments", ["--version", "--help", "", "ask --help", "info INDEX", "index list INDEX"]
+)
 def test_lost_output_is_an_error(shell, index, arguments):
     done = shell(f"clara {arguments.replace('INDEX', index)} >/dev/full")
     assert done.returncode == 1
@@ -93,6 +95,8 @@ def test_work_is_done_though_its_summary_is_lost(shell, model, write_corpus, tmp
     assert "standard output could not be written" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert MemoryIndex.open(tmp_path / "index").ids() == ["d0", "d1", "d2"]
+    assert shell(f"clara index delete {tmp_path}/index d1 --yes >/dev/full").returncode == 0
+    assert MemoryIndex.open(tmp_path / "index").ids() == ["d0", "d2"]
 
 
 @pytest.mark.parametrize("arguments", ["--version", "--help", "info --json INDEX"])
