@@ -80,8 +80,8 @@ class Snapshot:
         """
         _require_index(path)
         with failures_in(path, "opening the index"):
-            dataset = lance.dataset(path)
-            there = sorted(each["version"] for each in dataset.versions())
+            # Lance reads the last version to list them, which may be damaged.
+            there = sorted(filter(None, map(_version, os.listdir(os.path.join(path, "_versions")))))
             if version not in there:
                 raise MemoryIndexError(
                     f"{path}: version {version} is not there, or was removed; the index has "

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from clara.data.marks import Mark
-from clara.index import Changed, Details, DuplicateIdError, MemoryIndex, MemoryIndexError
-from clara.index.layout import encode
+from clara.index import Changed, Details, DuplicateIdError, MemoryIndex, MemoryIndexError, build
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
 
@@ -241,6 +240,25 @@ def test_more_documents_than_are_listed_at_a_time(make_index, make_documents):
     index.add(make_documents(names, (1, 4)))
     index.upsert(make_documents(names[:7], (1, 4)))
     assert [entry.rows for entry in index.documents()] == [[n] for n in names[7:] + names[:7]]
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(["n"], ["n#0", "n#1"]), (["n#0", "n#1"], ["n"])])
+def test_a_document_that_others_insert_otherwise_is_there_once(
+    make_index, make_documents, monkeypatch, mine, theirs
+):
+    """Lance compares ids of rows, of which a whole document and its chunks share none."""
+    index = make_index()
+    index.add(make_documents(["a"]))
+    plain = build._execute
+
+    def late(builder, table):
+        monkeypatch.undo()  # the next try is as always
+        MemoryIndex.open(index.path).upsert(make_documents([*theirs, "b"]))
+        return plain(builder, table)
+
+    monkeypatch.setattr(build, "_execute", late)
+    assert index.upsert(make_documents(mine)) == (1, 0)
+    assert index.ids() == MemoryIndex.open(index.path).ids() == ["a", "b", *mine]
 
 
 def test_as_many_deletions_of_other_rows_are_noticed(make_index, make_documents):
