@@ -13,6 +13,7 @@ import lance
 
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.folders import local_path
+from clara.index.snapshot import Snapshot
 
 _PREFIX = "clara.source."
 _TRIES = 20
@@ -54,7 +55,8 @@ def record_origins(path: str | os.PathLike[str], origins: Mapping[str, str]) -> 
         try:
             with failures_in(folder, "recording the sources"):
                 lance.dataset(folder).update_config(changed)
-                return
+            Snapshot.latest(folder)  # which gives the version its checksums
+            return
         except MemoryIndexError:  # perhaps another process recorded its own at this moment
             if attempt == _TRIES - 1:
                 raise
