@@ -49,7 +49,7 @@ def list_documents(
     count = 0
     for count, entry in enumerate(entries, 1):  # noqa: B007
         print(line(entry))
-    print(one_line(f"{count:,} documents of {index.path}"))
+    print(one_line(f"{'1 document' if count == 1 else f'{count:,} documents'} of {index.path}"))
 
 
 def get(
@@ -144,6 +144,8 @@ def export(
     if target.exists() and not target.is_file():
         raise CommandError(f"{output}: is not a file")
     check_parent(target)
+    if not target.parent.exists():
+        raise CommandError(f"{target.parent}: no such folder")
     from clara.corpus import write_corpus
     from clara.sync.transfer import texts_of
     from clara.terminal.progress import document_progress

@@ -128,7 +128,8 @@ def compact(
             }
         )
         return
-    files = f"{done.removed:,} files became {done.written:,}" if done.removed else "nothing to join"
+    count = "1 file" if done.removed == 1 else f"{done.removed:,} files"
+    files = f"{count} became {done.written:,}" if done.removed else "nothing to join"
     print(
         one_line(
             f"{files}, {size(freed)} freed; {size(before)} before, {size(after)} now: {index.path}"

@@ -83,9 +83,10 @@ class Snapshot:
             # Lance reads the last version to list them, which may be damaged.
             there = sorted(filter(None, map(_version, os.listdir(os.path.join(path, "_versions")))))
             if version not in there:
+                present = f"versions {there[0]} to {there[-1]}, {len(there)} of them"
                 raise MemoryIndexError(
                     f"{path}: version {version} is not there, or was removed; the index has "
-                    f"versions {there[0]} to {there[-1]}, {len(there)} of them"
+                    + (present if len(there) > 1 else f"only version {there[0]}")
                 )
             dataset = lance.dataset(path, version=version)
             header = Header.from_schema(dataset.schema, path)

@@ -113,6 +113,8 @@ def test_what_is_exported_builds_the_same_documents(clara, refused, path, model,
     found = json.loads(clara("index", "export", path, "-o", file, "--prefix", "c", "--json").stdout)
     assert (found["documents"], found["bytes"]) == (10, os.path.getsize(file))
     assert "is not a file" in refused("index", "export", path, "-o", str(tmp_path))
+    nowhere = str(tmp_path / "nowhere" / "file")
+    assert f"{tmp_path}/nowhere: no such folder" in refused("index", "export", path, "-o", nowhere)
 
 
 def test_import(clara, refused, path, loaded, other_model, write_corpus, tmp_path, monkeypatch):
