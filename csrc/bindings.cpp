@@ -1,4 +1,4 @@
-// The Python face of the library; only this file and the other two of bindings know Python. Memory
+// The Python face of the library; only this file and the other three of bindings know Python. Memory
 // comes in as addresses and sizes, so that nothing here depends on the tensor library of the
 // caller.
 
@@ -192,6 +192,7 @@ PYBIND11_MODULE(_C, module) {
                py::arg("threads"), py::arg("scores"), py::arg("indices"));
     clara::define_decoder(module);
     clara::define_elementwise(module);
+    clara::define_bfloat16(module);
     module.def("build_info", &build_info);
 #ifdef CLARA_CUDA
     module.def("cuda_inverse_norms", &cuda_inverse_norms, py::arg("rows"), py::arg("out"),

@@ -14,6 +14,9 @@ inline void require(bool condition, const std::string& message) {
 /// Defines what `core/decoder` offers.
 void define_decoder(pybind11::module_& module);
 
+/// Defines what `core/linear` and `core/attention` offer.
+void define_bfloat16(pybind11::module_& module);
+
 /// Defines what `core/elementwise` offers.
 void define_elementwise(pybind11::module_& module);
 

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from clara.backbone.int8 import Int8Linear
 from clara.backbone.lora_library import Linear
+from clara_kernels.adapted_linear import adapted_linear, multiplies_here
 
 MERGE_ROWS = 256
 """In float32, from so many rows on the weight is merged for the call."""
@@ -46,6 +47,9 @@ class MergingLinear(Linear):
         if not fast or x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
             return super().forward(x, *args, **kwargs)
         down, up, scaling = self._active()
+        if x.dtype == torch.bfloat16 and multiplies_here(weight):
+            low = down.to(torch.bfloat16), up.to(torch.bfloat16)
+            return adapted_linear(x, weight, base.bias, *low, scaling)
         rows = x.reshape(-1, x.shape[-1])
         if x.dtype == torch.float32 and rows.shape[0] >= MERGE_ROWS:
             return linear(x, torch.addmm(weight, up, down, alpha=scaling), base.bias)

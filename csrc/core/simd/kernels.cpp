@@ -29,6 +29,8 @@ extern const Kernels kSse2, kAvx2, kAvx512, kAvx512Vnni;
 
 #if defined(CLARA_AVX512BF16)
 extern const ScreenKernels kAvx512Screen;
+extern const LinearKernels kAvx512Linear;
+extern const AttentionKernels kAvx512Attention;
 
 namespace {
 
@@ -38,12 +40,14 @@ bool has_fast_bfloat16() {
     return __builtin_cpu_is("amd") != 0 && __builtin_cpu_supports("avx512bf16") != 0;
 }
 
-/// AVX-512 with VNNI, and a screen.
+/// AVX-512 with VNNI, a screen, and linear layers and attention in bfloat16.
 const Kernels& avx512bf16() {
     static const Kernels made = [] {
         Kernels kernels = kAvx512Vnni;
         kernels.name = "avx512bf16";
         kernels.screen = &kAvx512Screen;
+        kernels.linear = &kAvx512Linear;
+        kernels.attention = &kAvx512Attention;
         return kernels;
     }();
     return made;

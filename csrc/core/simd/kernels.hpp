@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "core/rows.hpp"
+#include "core/simd/attention.hpp"
+#include "core/simd/linear.hpp"
 #include "core/simd/panel.hpp"
 #include "core/simd/screen.hpp"
 #include "core/simd/tile_work.hpp"
@@ -45,6 +47,9 @@ struct Kernels {
 
     const PanelKernels* panels = nullptr;   // for bfloat16 rows, or null
     const ScreenKernels* screen = nullptr;  // for rows of floating point, or null
+
+    const LinearKernels* linear = nullptr;        // for bfloat16, or null
+    const AttentionKernels* attention = nullptr;  // the same
 
     /// What multiplies rows of a type as a panel; null where tile kernels do.
     const PanelKernels* panels_of(DataType type) const {

@@ -1,4 +1,4 @@
-"""On the CPU: PyTorch's flash attention on many documents at once.
+"""On the CPU: PyTorch's flash attention on many documents at once, or in bfloat16 our own.
 
 A document longer than the window is computed in pieces: some of its query rows, and the keys that
 at least one of them sees. So time and the size of masks grow with length · window, not with the
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..build import native
 from .reference import query_offsets
 
 # Query rows of a piece: enough to fill a product, and few enough for a small mask.
@@ -26,6 +27,8 @@ _LEAST_PIECE = 64
 _MOST_PIECE = 512
 # Elements; larger masks, of windows over long documents, are made anew.
 _LARGEST_KEPT_MASK = 1 << 16
+
+_WIDTH_UNIT = 16  # of heads that the compiled module takes
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -225,6 +228,47 @@ def _unfold(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(2, (heads, -1)).flatten(1, 2)
 
 
+def _attends_here(q: Tensor, k: Tensor) -> bool:
+    """Whether the compiled module computes the forward pass: where it multiplies bfloat16."""
+    return (
+        q.dtype == torch.bfloat16
+        and q.shape[2] > 0
+        and q.shape[2] % _WIDTH_UNIT == 0
+        and k.shape[0] > 0
+        and native is not None
+        and native.attends_bfloat16()
+    )
+
+
+def _attended(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    q_offsets: Tensor,
+    scale: float,
+    window: int,
+) -> tuple[Tensor, Tensor]:
+    q, k, v = (x.contiguous() for x in (q, k, v))
+    out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
+    native.attention(
+        cu_seqlens.tolist(),
+        q_offsets.tolist(),
+        q.shape[1],
+        k.shape[1],
+        q.shape[2],
+        scale,
+        window,
+        q.data_ptr(),
+        k.data_ptr(),
+        v.data_ptr(),
+        out.data_ptr(),
+        lse.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out, lse
+
+
 def forward(
     q: Tensor,
     k: Tensor,
@@ -236,12 +280,14 @@ def forward(
     window: int,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.forward`."""
+    q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
+    if _attends_here(q, k):
+        return _attended(q, k, v, cu_seqlens, q_offsets, scale, window)
     make = _maker(memory_only, window)
     out = make(q.shape, dtype=q.dtype)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     lse = make(q.shape[:2], dtype=dtype)
     heads = q.shape[1] // k.shape[1]
-    q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
     for group in _groups(cu_seqlens, q_offsets, window):
         call = _prepare(q, k, v, group, _forward_dtype(q.dtype))
         result, sums = _forward(*call[:3], 0.0, call.causal, attn_mask=call.mask, scale=scale)

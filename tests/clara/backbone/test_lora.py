@@ -13,6 +13,8 @@ from clara.backbone.lora import FLOAT32_ROWS, MERGE_ROWS, MergingLinear
 from clara.backbone.memory_rows import last_layer, restricted_to_rows
 from clara.text.packing import compressor_input, pack
 from clara.text.passages import as_documents, prepare_passages
+from clara_kernels import build_info
+from clara_kernels.adapted_linear import multiplies_here
 
 
 def new_model(folder) -> Clara:
@@ -36,9 +38,24 @@ def layer(tiny_backbone):
 def linears(monkeypatch):
     """Products that the layer makes itself, and does not leave to peft."""
     calls = []
-    original = clara.backbone.lora.linear
-    monkeypatch.setattr(clara.backbone.lora, "linear", lambda *a: calls.append(1) or original(*a))
+
+    def counted(original):
+        return lambda *a: calls.append(1) or original(*a)
+
+    for name in ("linear", "adapted_linear"):
+        made = counted(getattr(clara.backbone.lora, name))
+        monkeypatch.setattr(clara.backbone.lora, name, made)
     return calls
+
+
+@pytest.fixture(params=["all", "avx512"])
+def instructions(request, monkeypatch):
+    """With and without products of bfloat16 in our own module, where the processor has them."""
+    if request.param == "all":
+        return
+    if not multiplies_here() or request.param not in build_info()["simd_available"]:
+        pytest.skip("this processor or build has no kernel to leave out")
+    monkeypatch.setenv("CLARA_SIMD", request.param)
 
 
 @pytest.mark.parametrize("rows", [1, MERGE_ROWS - 1, MERGE_ROWS, 3 * MERGE_ROWS + 1])
@@ -59,6 +76,7 @@ def low_precision(layer, norm):
     return scaling * up.double() @ down.double()
 
 
+@pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize("norm", [1e-3, 1e-2])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1), (4, 4), (FLOAT32_ROWS + 1,), (2, 3 * MERGE_ROWS)])

@@ -1,0 +1,91 @@
+// Linear layers and attention in bfloat16, as Python sees them: addresses of contiguous memory that
+// the caller keeps alive.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "bindings.hpp"
+#include "core/attention/attention.hpp"
+#include "core/linear/linear.hpp"
+
+namespace py = pybind11;
+
+namespace clara {
+namespace {
+
+template <class T>
+T* at(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+void linear(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank, uintptr_t x,
+            uintptr_t weight, uintptr_t bias, uintptr_t down, uintptr_t up, float scaling,
+            uintptr_t out, int threads) {
+    require(multiplies_bfloat16(), "there is no such kernel for this processor");
+    require(rows >= 0 && outputs >= 0, "rows and outputs must not be negative");
+    require(inputs >= 2 && inputs % 2 == 0,
+            "inputs must be a positive even number, got " + std::to_string(inputs));
+    require(rank >= 0 && rank % 2 == 0, "rank must be even, got " + std::to_string(rank));
+    require(threads >= 1, "threads must be at least 1, got " + std::to_string(threads));
+    const AdaptedLinear call{inputs,
+                             outputs,
+                             rank,
+                             at<const char>(x),
+                             inputs,
+                             at<const char>(weight),
+                             at<float>(bias),
+                             at<const char>(down),
+                             at<const char>(up),
+                             scaling,
+                             at<char>(out),
+                             outputs};
+    const py::gil_scoped_release release;
+    adapted_linear(call, rows, threads);
+}
+
+std::vector<AttendedDocument> documents_of(const std::vector<int64_t>& bounds,
+                                           const std::vector<int64_t>& query_bounds) {
+    require(bounds.size() == query_bounds.size(), "each document must have its queries");
+    std::vector<AttendedDocument> documents;
+    for (size_t i = 0; i + 1 < bounds.size(); ++i) {
+        const AttendedDocument each{query_bounds[i], query_bounds[i + 1] - query_bounds[i],
+                                    bounds[i], bounds[i + 1] - bounds[i]};
+        require(each.queries >= 0 && each.queries <= each.rows,
+                "document " + std::to_string(i) + " must have as many queries as rows at most");
+        documents.push_back(each);
+    }
+    return documents;
+}
+
+void attention(const std::vector<int64_t>& bounds, const std::vector<int64_t>& query_bounds,
+               int64_t heads, int64_t kv_heads, int64_t width, float scale, int64_t window,
+               uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t out, uintptr_t lse, int threads) {
+    require(attends_bfloat16(), "there is no such kernel for this processor");
+    require(kv_heads >= 1 && heads >= 1 && heads % kv_heads == 0,
+            "heads must be a multiple of kv_heads, got " + std::to_string(heads) + " and " +
+                std::to_string(kv_heads));
+    require(width >= 16 && width % 16 == 0,
+            "width must be a multiple of 16, got " + std::to_string(width));
+    require(window >= 0, "window must not be negative, got " + std::to_string(window));
+    require(threads >= 1, "threads must be at least 1, got " + std::to_string(threads));
+    const std::vector<AttendedDocument> documents = documents_of(bounds, query_bounds);
+    const PackedAttention call{
+        heads, kv_heads, width,         at<const char>(q), at<const char>(k), at<const char>(v),
+        scale, window,   at<char>(out), at<float>(lse)};
+    const py::gil_scoped_release release;
+    packed_attention(call, documents, threads);
+}
+
+}  // namespace
+
+void define_bfloat16(py::module_& module) {
+    module.def("multiplies_bfloat16", &multiplies_bfloat16);
+    module.def("attends_bfloat16", &attends_bfloat16);
+    module.def("linear", &linear);
+    module.def("attention", &attention);
+}
+
+}  // namespace clara

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/simd/attention.hpp"
+
+namespace clara {
+
+/// Whether `kernels()` has a kernel for packed_attention.
+bool attends_bfloat16();
+
+/// Writes the results of all documents that have rows and queries.
+void packed_attention(const PackedAttention& call, const std::vector<AttendedDocument>& documents,
+                      int threads);
+
+}  // namespace clara

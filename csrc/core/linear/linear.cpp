@@ -1,0 +1,36 @@
+#include "core/linear/linear.hpp"
+
+#include <algorithm>
+
+#include "core/aligned_bytes.hpp"
+#include "core/parallel.hpp"
+#include "core/simd/kernels.hpp"
+
+namespace clara {
+
+bool multiplies_bfloat16() { return kernels().linear != nullptr; }
+
+void adapted_linear(const AdaptedLinear& call, int64_t rows, int threads) {
+    if (rows == 0 || call.outputs == 0) return;
+    const LinearKernels& kernel = *kernels().linear;
+    const auto work = static_cast<double>(rows) * static_cast<double>(call.inputs) *
+                      static_cast<double>(call.outputs);
+    constexpr double kWorkOfElement = 32;  // products in the time of one element of other work
+    const int64_t blocks = (rows + kLinearRows - 1) / kLinearRows;
+    const int64_t parts = (call.outputs + kLinearOutputs - 1) / kLinearOutputs;
+    // Rows are split where there are enough: each thread then packs its own only.
+    const bool by_rows = blocks >= 2 * static_cast<int64_t>(threads);
+    const int64_t pieces = by_rows ? blocks : parts, unit = by_rows ? kLinearRows : kLinearOutputs;
+    for_each_part(
+        pieces, useful_threads(work / kWorkOfElement, pieces, threads),
+        [&](int /*part*/, int64_t begin, int64_t end) {
+            LinearPart part{0, rows, 0, call.outputs};
+            (by_rows ? part.first_row : part.first_output) = begin * unit;
+            int64_t& last = by_rows ? part.last_row : part.last_output;
+            last = std::min(last, end * unit);
+            AlignedBytes scratch(kernel.scratch_bytes(call, part.last_row - part.first_row));
+            kernel.multiply(call, part, scratch.data());
+        });
+}
+
+}  // namespace clara

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/simd/linear.hpp"
+
+namespace clara {
+
+/// Whether `kernels()` has a kernel for adapted_linear.
+bool multiplies_bfloat16();
+
+/// Writes `rows` rows of the result.
+void adapted_linear(const AdaptedLinear& call, int64_t rows, int threads);
+
+}  // namespace clara

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+
+namespace clara {
+
+/// Attention of packed documents to themselves. Query head h reads key and value head
+/// h / (heads / kv_heads). All are contiguous.
+struct PackedAttention {
+    int64_t heads, kv_heads, width;  // width is a multiple of 16
+    const char* q;                   // bfloat16 [query rows, heads, width]
+    const char* k;                   // bfloat16 [rows, kv_heads, width]
+    const char* v;                   // the same
+    float scale;
+    int64_t window;  // keys that a row sees; 0 for all up to its own
+    char* out;       // bfloat16 [query rows, heads, width]
+    float* lse;      // [query rows, heads], the logs of the softmax's sums
+};
+
+/// A document: its last query row is its last row.
+struct AttendedDocument {
+    int64_t first_query, queries, first_row, rows;
+};
+
+/// What an instruction set offers that multiplies bfloat16 values with float32 sums. Scores, their
+/// exponentials and all sums are float32; exponentials are rounded before they weigh the values.
+struct AttentionKernels {
+    /// Bytes, aligned to those of a cache line, that `attend` needs.
+    int64_t (*scratch_bytes)(const PackedAttention& call, int64_t rows);
+
+    /// All heads of a document that share a head of keys and values.
+    void (*attend)(const PackedAttention& call, const AttendedDocument& document, int64_t kv_head,
+                   char* scratch);
+};
+
+}  // namespace clara

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+
+namespace clara {
+
+constexpr int64_t kLinearRows = 64;     // of x that are multiplied at a time
+constexpr int64_t kLinearOutputs = 48;  // of W for which they are
+
+/// out = x W' + scaling · (x A') B' + bias, all but the bias in bfloat16. Rows of one matrix are
+/// `columns` apart, but for x and out, whose strides are in values. Inputs and rank are even.
+struct AdaptedLinear {
+    int64_t inputs, outputs, rank;  // rank is 0 without an adapter
+    const char* x;                  // [rows, inputs]
+    int64_t x_stride;
+    const char* weight;  // W [outputs, inputs]
+    const float* bias;   // [outputs] or null
+    const char* down;    // A [rank, inputs]
+    const char* up;      // B [outputs, rank]
+    float scaling;
+    char* out;  // [rows, outputs]
+    int64_t out_stride;
+};
+
+/// A part of the result.
+struct LinearPart {
+    int64_t first_row, last_row, first_output, last_output;
+};
+
+/// What an instruction set offers that multiplies bfloat16 values with float32 sums. Each sum is
+/// rounded once, after the adapter's change was added; (x A') is rounded before.
+struct LinearKernels {
+    /// Bytes, aligned to those of a cache line, that `multiply` needs.
+    int64_t (*scratch_bytes)(const AdaptedLinear& call, int64_t rows);
+
+    void (*multiply)(const AdaptedLinear& call, const LinearPart& part, char* scratch);
+};
+
+}  // namespace clara

@@ -1,0 +1,131 @@
+"""A linear layer and its adapter in one pass over weights and results.
+
+By PyTorch the two are three products, of which the thin ones cost several times what their numbers
+of operations say, and each call puts the weights into another order first. The compiled module
+reads them as they are stored. Whatever `multiplies_here` refuses goes by the reference.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch._C._autograd import _profiler_enabled
+from torch.profiler import record_function
+
+from ..build import native
+from ..checks import require_shape
+from . import reference
+
+_NAME = "clara::adapted_linear"  # for profilers
+
+
+def multiplies_here(*tensors: Tensor) -> bool:
+    """Whether the compiled module multiplies such tensors on this processor.
+
+    Those are contiguous ones in bfloat16, on a CPU of AMD with AVX512-BF16. Intel's have AMX, which
+    PyTorch uses. `CLARA_SIMD` can name less than the processor has.
+    """
+    return (
+        native is not None
+        and native.multiplies_bfloat16()
+        and all(
+            type(each) in (Tensor, torch.nn.Parameter)
+            and each.dtype == torch.bfloat16
+            and each.device.type == "cpu"
+            and each.is_contiguous()
+            for each in tensors
+        )
+    )
+
+
+def adapted_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    down: Tensor | None = None,
+    up: Tensor | None = None,
+    scaling: float = 1.0,
+) -> Tensor:
+    """`x W' + scaling · (x A') B' + bias`, without gradients.
+
+    Sums are in float32, or float64 for inputs in it, and rounded once: a change far below a step of
+    the result's dtype is not lost. `scaling · x A'` is rounded to the dtype of `x` before.
+
+    Args:
+        x: `[..., inputs]`.
+        weight: W `[outputs, inputs]`, in the dtype of `x`.
+        bias: `[outputs]` in any float dtype, or None.
+        down, up: A `[rank, inputs]` and B `[outputs, rank]`, in the dtype of `x`; or both None.
+
+    Returns:
+        `[..., outputs]` in the dtype of `x`, without a gradient.
+
+    Raises:
+        ValueError: a shape does not fit, or one of `down` and `up` is missing.
+
+    Examples:
+        >>> import torch
+        >>> from clara_kernels.adapted_linear import adapted_linear
+        >>> x, weight = torch.ones(1, 2), torch.tensor([[1.0, 2.0]])
+        >>> adapted_linear(x, weight, None, torch.ones(1, 2), torch.tensor([[3.0]]), 0.5)
+        tensor([[6.]])
+    """
+    _check(x, weight, bias, down, up)
+    with torch.no_grad():
+        adapter = () if down is None or up is None else (down, up)
+        rank = 0 if down is None else down.shape[0]
+        inputs = weight.shape[1]
+        if inputs % 2 or rank % 2 or inputs == 0 or not multiplies_here(weight, *adapter):
+            return reference.adapted_linear(x, weight, bias, down, up, scaling)
+        source = x.contiguous()
+        if not multiplies_here(source):
+            return reference.adapted_linear(x, weight, bias, down, up, scaling)
+        return _multiplied(source, weight, bias, down, up, scaling)
+
+
+def _check(
+    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor | None, up: Tensor | None
+) -> None:
+    require_shape("weight", weight, "[outputs, inputs]", weight.dim() == 2)
+    outputs, inputs = weight.shape
+    require_shape("x", x, "[..., {}]", x.dim() > 0 and x.shape[-1] == inputs, inputs)
+    if bias is not None:
+        require_shape("bias", bias, "[{}]", bias.shape == (outputs,), outputs)
+    if (down is None) != (up is None):
+        raise ValueError("down and up must both be given, or neither of them")
+    if down is not None and up is not None:
+        fits = down.dim() == 2 and down.shape[1] == inputs
+        require_shape("down", down, "[rank, {}]", fits, inputs)
+        rank = down.shape[0]
+        require_shape("up", up, "[{}, {}]", up.shape == (outputs, rank), outputs, rank)
+
+
+def _multiplied(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    down: Tensor | None,
+    up: Tensor | None,
+    scaling: float,
+) -> Tensor:
+    outputs, inputs = weight.shape
+    out = x.new_empty(*x.shape[:-1], outputs)
+    wide = None if bias is None else bias.float().contiguous()
+    with record_function(_NAME) if _profiler_enabled() else nullcontext():
+        native.linear(
+            x.numel() // inputs,
+            inputs,
+            outputs,
+            0 if down is None else down.shape[0],
+            x.data_ptr(),
+            weight.data_ptr(),
+            0 if wide is None else wide.data_ptr(),
+            0 if down is None else down.data_ptr(),
+            0 if up is None else up.data_ptr(),
+            scaling,
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return out

@@ -1,0 +1,101 @@
+"""The forward pass in bfloat16 on processors that multiply it: values against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from comparison import offsets_of
+
+from clara_kernels.build import native
+from clara_kernels.memory_attention import cpu, reference
+from clara_kernels.memory_attention.reference import query_offsets
+
+pytestmark = pytest.mark.skipif(
+    native is None or not native.attends_bfloat16(),
+    reason="this processor or build has no such kernel",
+)
+ROUNDING = 2**-8
+"""Of the values' size: weights and results are rounded by half a step each."""
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def case(lengths, counts, heads, kv_heads, width, memory_only=False):
+    bounds, counts = offsets_of(lengths), torch.tensor(counts, dtype=torch.int32)
+    rows = int(query_offsets(bounds, counts, memory_only)[-1])
+    total = sum(lengths)
+    shapes = (rows, heads), (total, kv_heads), (total, kv_heads)
+    tensors = [torch.randn(*shape, width).bfloat16() for shape in shapes]
+    return (*tensors, bounds, counts, memory_only)
+
+
+def check(given, scale, window):
+    out, lse = cpu.forward(*given, scale, window)
+    exact, sums = reference.forward(*(x.double() for x in given[:3]), *given[3:], scale, window)
+    assert out.dtype == torch.bfloat16
+    assert (out.double() - exact).abs().max() <= 2 * ROUNDING * exact.abs().max()
+    assert (out.double() - exact).norm() <= 0.6 * ROUNDING * exact.norm()
+    torch.testing.assert_close(lse, sums.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory_only", [False, True])
+@pytest.mark.parametrize("window", [0, 1, 7, 40])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "width"), [(9, 3, 64), (4, 4, 16), (6, 2, 48), (8, 1, 128)]
+)
+def test_values(heads, kv_heads, width, window, memory_only):
+    lengths = [1, 2, 33, 64, 100, 130]
+    counts = [min(length, 5) for length in lengths]
+    check(case(lengths, counts, heads, kv_heads, width, memory_only), width**-0.5, window)
+
+
+def test_large_scores():
+    """Where a softmax without its largest score taken off would overflow."""
+    given = case([50, 20], [1, 1], 2, 1, 16)
+    check(given, 40.0, 0)
+    check(given, -40.0, 0)
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_other_instructions_compute_the_same(window, monkeypatch):
+    given = case([40, 70], [4, 4], 4, 2, 32)
+    made, sums = cpu.forward(*given, 0.2, window)
+    monkeypatch.setenv("CLARA_SIMD", "avx512")
+    assert not native.attends_bfloat16()
+    other, other_sums = cpu.forward(*given, 0.2, window)
+    torch.testing.assert_close(made, other, rtol=2 * ROUNDING, atol=2 * ROUNDING)
+    torch.testing.assert_close(sums, other_sums, rtol=1e-5, atol=1e-5)
+
+
+def test_threads_compute_the_same():
+    given = case([300, 5, 280, 290], [4] * 4, 6, 3, 64)
+    before = torch.get_num_threads()
+    made = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            made.append(cpu.forward(*given, 0.1, 0)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*made)
+
+
+def test_documents_do_not_see_each_other_nor_later_tiles():
+    q, k, v, *rest = case([9, 90, 6], [2] * 3, 2, 2, 32)
+    before, _ = cpu.forward(q, k, v, *rest, 0.2, 0)
+    k[9 + 64 : 99], v[9 + 64 : 99] = torch.nan, torch.inf
+    after, _ = cpu.forward(q, k, v, *rest, 0.2, 0)
+    assert torch.equal(before[: 9 + 60], after[: 9 + 60])
+    assert torch.equal(before[99:], after[99:])
+    assert after[98].isnan().all()
+
+
+def test_nothing_to_compute():
+    q, k, v, bounds, _, _ = case([5, 9], [0, 0], 4, 2, 16)
+    none = torch.zeros(2, dtype=torch.int32)
+    out, lse = cpu.forward(q[:0], k, v, bounds, none, True, 0.2, 0)
+    assert out.shape == (0, 4, 16)
+    assert lse.shape == (0, 4)
