@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clara.backbone.projection import is_fast
 from clara.backbone.recognition import (
     LLAMA_LIKE,
     SILU,
@@ -24,6 +25,7 @@ from clara.backbone.recognition import (
     has_global_hooks,
     modules_without_adapters,
 )
+from clara_kernels.adapted_linear import adapted_linear
 from clara_kernels.elementwise import (
     computes_here,
     gated_activation,
@@ -51,7 +53,8 @@ _ATTENTIONS = _classes(LLAMA_LIKE, "Attention")
 _NETWORKS = _classes(LLAMA_LIKE | _GEMMAS, "MLP")
 _NORMS = _classes(LLAMA_LIKE | {"Phi3": "transformers.models.phi3.modeling_phi3"}, "RMSNorm")
 _OFFSET_NORMS = _classes(_GEMMAS, "RMSNorm")  # whose weight is what is added to 1
-_KNOWN = _LAYERS | _ATTENTIONS | _NETWORKS | _NORMS | _OFFSET_NORMS
+_LINEAR = "torch.nn.modules.linear.Linear"
+_KNOWN = {_LINEAR} | _LAYERS | _ATTENTIONS | _NETWORKS | _NORMS | _OFFSET_NORMS
 _ACTIVATIONS = dict.fromkeys(SILU, "silu") | {"transformers.activations.GELUTanh": "gelu_tanh"}
 
 Forward = Callable[..., Any]
@@ -99,6 +102,8 @@ class FusedLayers:
 def _fused(module: nn.Module) -> Forward | None:
     """Another `forward` of a module that computes the same; None for one that we do not know."""
     name = class_name(module)
+    if name == _LINEAR:
+        return partial(_project, module) if is_fast(module) else None
     if name in _NORMS or name in _OFFSET_NORMS:
         norm = _norm(module)
         return None if norm is None else norm.forward
@@ -133,6 +138,12 @@ def _norm(module: Any) -> _Norm | None:
     if class_name(module) in _OFFSET_NORMS:
         return _Norm(1.0 + weight.float(), module.eps, True)
     return _Norm(weight, module.variance_epsilon, False)
+
+
+def _project(layer: Any, x: Tensor) -> Tensor:
+    if x.dtype == torch.bfloat16 and not torch.is_autocast_enabled("cpu"):
+        return adapted_linear(x, layer.weight, layer.bias)
+    return nn.Linear.forward(layer, x)
 
 
 def _network(module: Any) -> Forward | None:

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from clara.backbone.int8 import Int8Linear
 from clara.backbone.lora_library import Linear
+from clara.backbone.projection import project
 from clara_kernels.adapted_linear import adapted_linear, multiplies_here
 
 MERGE_ROWS = 256
@@ -37,6 +38,8 @@ class MergingLinear(Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         state = vars(self)  # peft's properties and PyTorch's attributes take microseconds each
+        if state["_disable_adapters"] and not state["merged_adapters"]:
+            return project(state["_modules"]["base_layer"], x)
         if state["_disable_adapters"] or state["merged_adapters"]:
             return super().forward(x, *args, **kwargs)
         if torch.is_grad_enabled() or state["training"]:
@@ -157,12 +160,16 @@ class _AdaptedProduct(torch.autograd.Function):
         scaling: float,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        hidden = linear(rows, down.to(x.dtype))
-        out = hidden.new_empty(rows.shape[0], up.shape[0])
-        out.addmm_(hidden, up.to(x.dtype).T, beta=0, alpha=scaling)
-        out.addmm_(rows, weight.T)
-        if bias is not None:
-            out.add_(bias)
+        low_down, low_up = down.to(x.dtype), up.to(x.dtype)
+        hidden = linear(rows, low_down)
+        if multiplies_here(weight, x):
+            out = adapted_linear(rows, weight, bias, low_down, low_up, scaling)
+        else:
+            out = hidden.new_empty(rows.shape[0], up.shape[0])
+            out.addmm_(hidden, low_up.T, beta=0, alpha=scaling)
+            out.addmm_(rows, weight.T)
+            if bias is not None:
+                out.add_(bias)
         ctx.save_for_backward(x, weight, down, up, hidden)
         ctx.scaling = scaling
         return out.view(*x.shape[:-1], up.shape[0])

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from clara.backbone.output_path import body_of
+from clara.backbone.projection import project
 from clara_kernels.elementwise import (
     computes_here,
     gated_activation,
@@ -97,9 +98,11 @@ def _layer(
     if last_only:
         hidden, asking, added = hidden[:, -1:], normed[:, -1:], added[:, :, -1:]
         asking_turned = turned[0][:, -1:], turned[1][:, -1:]
-    query = _heads(attention, attention.q_proj(asking), "q_norm", asking_turned)
-    key = _heads(attention, attention.k_proj(normed), "k_norm", turned)
-    value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    query = _heads(attention, project(attention.q_proj, asking), "q_norm", asking_turned)
+    key = _heads(attention, project(attention.k_proj, normed), "k_norm", turned)
+    value = (
+        project(attention.v_proj, normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    )
     keys, values = cache.update(key, value, index)
     attended = scaled_dot_product_attention(
         query,
@@ -109,10 +112,12 @@ def _layer(
         scale=attention.scaling,
         enable_gqa=query.shape[1] != keys.shape[1],
     )
-    delta = attention.o_proj(attended.transpose(1, 2).flatten(-2))
+    delta = project(attention.o_proj, attended.transpose(1, 2).flatten(-2))
     hidden, normed = rms_norm_of_sum(hidden, delta, between.weight, between.variance_epsilon)
-    made = gated_activation(network.gate_proj(normed), network.up_proj(normed), "silu")
-    result: Tensor = hidden + network.down_proj(made)
+    made = gated_activation(
+        project(network.gate_proj, normed), project(network.up_proj, normed), "silu"
+    )
+    result: Tensor = hidden + project(network.down_proj, made)
     return result
 
 
