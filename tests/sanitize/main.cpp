@@ -1,6 +1,6 @@
-// Searches of csrc/core, of every kind and size, its decoder and its functions of rows, for
-// sanitizers to watch. Each result is compared with float64 or, bit for bit, with one that was.
-// CLARA_SIMD names the instruction set as ever.
+// Searches of csrc/core, of every kind and size, its decoder, its functions of rows and its
+// linear layers and attention in bfloat16, for sanitizers to watch. Each result is compared with
+// float64 or, bit for bit, with one that was. CLARA_SIMD names the instruction set as ever.
 //
 //   search            runs every check; exits with 1 at the first thing that is wrong
 //   search ks ties    runs these
@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "bfloat16.hpp"
 #include "core/parallel.hpp"
 #include "core/simd/kernels.hpp"
 #include "decoder.hpp"
@@ -78,6 +79,7 @@ int run(const std::vector<std::string>& wanted) {
         {"infinite_weights", infinite_weights},
         {"decoder_steps", decoder_steps},
         {"elementwise", elementwise},
+        {"bfloat16", bfloat16},
     };
     const std::string simd = clara::kernels().name;
     for (const auto& [name, check] : kChecks) {

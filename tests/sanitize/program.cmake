@@ -5,7 +5,8 @@ include(CheckCXXSourceCompiles)
 set_source_files_properties(tests/sanitize/cosine.cpp PROPERTIES
   COMPILE_OPTIONS "-O2;-fno-sanitize=all")
 add_executable(search tests/sanitize/main.cpp tests/sanitize/search.cpp
-  tests/sanitize/decoder.cpp tests/sanitize/elementwise.cpp tests/sanitize/cosine.cpp
+  tests/sanitize/bfloat16.cpp tests/sanitize/decoder.cpp tests/sanitize/elementwise.cpp
+  tests/sanitize/cosine.cpp
   ${core_sources})
 target_include_directories(search PRIVATE csrc)
 target_link_libraries(search PRIVATE Threads::Threads)
