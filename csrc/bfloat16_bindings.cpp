@@ -21,15 +21,19 @@ T* at(uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-void linear(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank, uintptr_t x,
-            uintptr_t weight, uintptr_t bias, uintptr_t down, uintptr_t up, float scaling,
-            uintptr_t out, int threads) {
+void require_linear(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank, int threads) {
     require(multiplies_bfloat16(), "there is no such kernel for this processor");
     require(rows >= 0 && outputs >= 0, "rows and outputs must not be negative");
     require(inputs >= 2 && inputs % 2 == 0,
             "inputs must be a positive even number, got " + std::to_string(inputs));
     require(rank >= 0 && rank % 2 == 0, "rank must be even, got " + std::to_string(rank));
     require(threads >= 1, "threads must be at least 1, got " + std::to_string(threads));
+}
+
+void linear(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank, uintptr_t x,
+            uintptr_t weight, uintptr_t bias, uintptr_t down, uintptr_t up, float scaling,
+            uintptr_t changes, uintptr_t out, int threads) {
+    require_linear(rows, inputs, outputs, rank, threads);
     const AdaptedLinear call{inputs,
                              outputs,
                              rank,
@@ -41,9 +45,29 @@ void linear(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank, uintptr
                              at<const char>(up),
                              scaling,
                              at<char>(out),
-                             outputs};
+                             outputs,
+                             at<char>(changes)};
     const py::gil_scoped_release release;
     adapted_linear(call, rows, threads);
+}
+
+void gradient(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank, uintptr_t grad,
+              uintptr_t weight, uintptr_t down, uintptr_t up, float scaling, uintptr_t thin,
+              uintptr_t out, int threads) {
+    require_linear(rows, inputs, outputs, rank, threads);
+    require(outputs % 2 == 0, "outputs must be even, got " + std::to_string(outputs));
+    const LinearGradient call{inputs,
+                              outputs,
+                              rank,
+                              at<const char>(grad),
+                              at<const char>(weight),
+                              at<const char>(down),
+                              at<const char>(up),
+                              scaling,
+                              at<char>(thin),
+                              at<char>(out)};
+    const py::gil_scoped_release release;
+    linear_gradient(call, rows, threads);
 }
 
 std::vector<AttendedDocument> documents_of(const std::vector<int64_t>& bounds,
@@ -85,6 +109,7 @@ void define_bfloat16(py::module_& module) {
     module.def("multiplies_bfloat16", &multiplies_bfloat16);
     module.def("attends_bfloat16", &attends_bfloat16);
     module.def("linear", &linear);
+    module.def("linear_gradient", &gradient);
     module.def("attention", &attention);
 }
 

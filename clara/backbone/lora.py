@@ -12,7 +12,13 @@ from torch.nn.functional import linear
 from clara.backbone.int8 import Int8Linear
 from clara.backbone.lora_library import Linear
 from clara.backbone.projection import project
-from clara_kernels.adapted_linear import adapted_linear, multiplies_here
+from clara_kernels.adapted_linear import (
+    adapted_linear,
+    gradients,
+    multiplies_here,
+    trains_here,
+    with_change,
+)
 
 MERGE_ROWS = 256
 """In float32, from so many rows on the weight is merged for the call."""
@@ -136,6 +142,16 @@ def _adapted_product(
     return out if bias is None else out.add_(bias)
 
 
+def _summed(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """What `with_change` makes, by PyTorch's products."""
+    change = linear(rows, down).mul_(scaling)
+    out = linear(change, up)
+    out.addmm_(rows, weight.T)
+    return out if bias is None else out.add_(bias), change
+
+
 def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight if weight.dtype == dtype else weight.to(dtype)
 
@@ -160,17 +176,12 @@ class _AdaptedProduct(torch.autograd.Function):
         scaling: float,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        low_down, low_up = down.to(x.dtype), up.to(x.dtype)
-        hidden = linear(rows, low_down)
-        if multiplies_here(weight, x):
-            out = adapted_linear(rows, weight, bias, low_down, low_up, scaling)
+        low = down.to(x.dtype), up.to(x.dtype)
+        if trains_here(rows, weight, *low):
+            out, change = with_change(rows, weight, bias, *low, scaling)
         else:
-            out = hidden.new_empty(rows.shape[0], up.shape[0])
-            out.addmm_(hidden, low_up.T, beta=0, alpha=scaling)
-            out.addmm_(rows, weight.T)
-            if bias is not None:
-                out.add_(bias)
-        ctx.save_for_backward(x, weight, down, up, hidden)
+            out, change = _summed(rows, weight, bias, *low, scaling)
+        ctx.save_for_backward(x, weight, down, up, change)
         ctx.scaling = scaling
         return out.view(*x.shape[:-1], up.shape[0])
 
@@ -179,17 +190,22 @@ class _AdaptedProduct(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor
     ) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None, None]:
-        x, weight, down, up, hidden = ctx.saved_tensors
+        x, weight, down, up, change = ctx.saved_tensors
         wants_x, _, _, wants_down, wants_up, _ = ctx.needs_input_grad
         grad_rows = grad.reshape(-1, grad.shape[-1])
-        thin = (grad_rows @ up.to(grad.dtype)).mul_(ctx.scaling)
+        low = down.to(grad.dtype), up.to(grad.dtype)
         grad_x = grad_down = grad_up = None
-        if wants_x:
-            grad_x = thin @ down.to(grad.dtype)
-            grad_x.addmm_(grad_rows, weight)
+        if wants_x and trains_here(grad_rows, weight, *low):
+            grad_x, thin = gradients(grad_rows, weight, *low, ctx.scaling)
+        else:
+            thin = (grad_rows @ low[1]).mul_(ctx.scaling)
+            if wants_x:
+                grad_x = thin @ low[0]
+                grad_x.addmm_(grad_rows, weight)
+        if grad_x is not None:
             grad_x = grad_x.view(x.shape)
         if wants_down:
             grad_down = (thin.T @ x.reshape(-1, x.shape[-1])).to(down.dtype)
         if wants_up:
-            grad_up = (grad_rows.T @ hidden).mul_(ctx.scaling).to(up.dtype)
+            grad_up = (grad_rows.T @ change).to(up.dtype)
         return grad_x, None, None, grad_down, grad_up, None

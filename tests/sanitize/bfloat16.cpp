@@ -41,14 +41,18 @@ void check_linear(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank, i
     const Matrix x(kType, rows, inputs, 1), weight(kType, outputs, inputs, 2);
     const Matrix bias(DataType::float32, 1, outputs, 3), out(kType, rows, outputs, 4);
     const Matrix down(kType, rank, inputs, 5), up(kType, outputs, rank, 6);
+    const Matrix changes(kType, rows, rank, 7);
     constexpr float kScaling = 0.5;
     clara::adapted_linear({inputs, outputs, rank, memory(x), inputs, memory(weight),
                            reinterpret_cast<const float*>(memory(bias)), memory(down), memory(up),
-                           kScaling, memory(out), outputs},
+                           kScaling, memory(out), outputs, memory(changes)},
                           rows, threads);
     for (int64_t i = 0; i < rows; ++i) {
         std::vector<double> hidden(rank);
-        for (int64_t r = 0; r < rank; ++r) hidden[r] = kScaling * dot(x, i, 0, down, r, 0, inputs);
+        for (int64_t r = 0; r < rank; ++r) {
+            hidden[r] = kScaling * dot(x, i, 0, down, r, 0, inputs);
+            expect_near(changes.at(i, r), hidden[r], 1 + std::abs(hidden[r]), "a change");
+        }
         for (int64_t j = 0; j < outputs; ++j) {
             double sum = dot(x, i, 0, weight, j, 0, inputs) + bias.at(0, j), size = 1;
             for (int64_t r = 0; r < rank; ++r) {
@@ -56,6 +60,29 @@ void check_linear(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank, i
                 size += std::abs(hidden[r] * up.at(j, r));
             }
             expect_near(out.at(i, j), sum, std::abs(sum) + size, "a value of a linear layer");
+        }
+    }
+}
+
+void check_gradient(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank, int threads) {
+    const Matrix grad(kType, rows, outputs, 1), weight(kType, outputs, inputs, 2);
+    const Matrix down(kType, rank, inputs, 3), up(kType, outputs, rank, 4);
+    const Matrix thin(kType, rows, rank, 5), out(kType, rows, inputs, 6);
+    constexpr float kScaling = 0.5;
+    clara::linear_gradient({inputs, outputs, rank, memory(grad), memory(weight), memory(down),
+                            memory(up), kScaling, memory(thin), memory(out)},
+                           rows, threads);
+    for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t r = 0; r < rank; ++r) {
+            double sum = 0;
+            for (int64_t j = 0; j < outputs; ++j) sum += kScaling * grad.at(i, j) * up.at(j, r);
+            expect_near(thin.at(i, r), sum, 1 + std::abs(sum), "a thin gradient");
+        }
+        for (int64_t c = 0; c < inputs; ++c) {
+            double sum = 0;
+            for (int64_t j = 0; j < outputs; ++j) sum += grad.at(i, j) * weight.at(j, c);
+            for (int64_t r = 0; r < rank; ++r) sum += thin.at(i, r) * down.at(r, c);
+            expect_near(out.at(i, c), sum, 1 + std::abs(sum), "a gradient of an input");
         }
     }
 }
@@ -121,6 +148,12 @@ void bfloat16() {
         check_linear(260, 64, 100, 16, 2);
         check_linear(40, 600, 500, 16, 3);
         check_linear(0, 8, 4, 2, 1);
+        for (const int64_t rows : {1, 6, 25}) {
+            check_gradient(rows, 2, 2, 0, 1);
+            check_gradient(rows, 70, 48, 6, 1);
+            check_gradient(rows, 34, 10, 80, 1);
+        }
+        check_gradient(200, 130, 96, 16, 3);
     }
     if (clara::attends_bfloat16()) {
         const std::vector<int64_t> lengths{1, 2, 33, 64, 70, 0};

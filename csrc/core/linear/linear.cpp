@@ -7,22 +7,29 @@
 #include "core/simd/kernels.hpp"
 
 namespace clara {
+namespace {
+
+constexpr double kWorkOfElement = 32;  // products in the time of one element of other work
+
+double elements(int64_t rows, int64_t inputs, int64_t outputs) {
+    return static_cast<double>(rows) * static_cast<double>(inputs) * static_cast<double>(outputs) /
+           kWorkOfElement;
+}
+
+}  // namespace
 
 bool multiplies_bfloat16() { return kernels().linear != nullptr; }
 
 void adapted_linear(const AdaptedLinear& call, int64_t rows, int threads) {
     if (rows == 0 || call.outputs == 0) return;
     const LinearKernels& kernel = *kernels().linear;
-    const auto work = static_cast<double>(rows) * static_cast<double>(call.inputs) *
-                      static_cast<double>(call.outputs);
-    constexpr double kWorkOfElement = 32;  // products in the time of one element of other work
     const int64_t blocks = (rows + kLinearRows - 1) / kLinearRows;
     const int64_t parts = (call.outputs + kLinearOutputs - 1) / kLinearOutputs;
     // Rows are split where there are enough: each thread then packs its own only.
     const bool by_rows = blocks >= 2 * static_cast<int64_t>(threads);
     const int64_t pieces = by_rows ? blocks : parts, unit = by_rows ? kLinearRows : kLinearOutputs;
     for_each_part(
-        pieces, useful_threads(work / kWorkOfElement, pieces, threads),
+        pieces, useful_threads(elements(rows, call.inputs, call.outputs), pieces, threads),
         [&](int /*part*/, int64_t begin, int64_t end) {
             LinearPart part{0, rows, 0, call.outputs};
             (by_rows ? part.first_row : part.first_output) = begin * unit;
@@ -31,6 +38,19 @@ void adapted_linear(const AdaptedLinear& call, int64_t rows, int threads) {
             AlignedBytes scratch(kernel.scratch_bytes(call, part.last_row - part.first_row));
             kernel.multiply(call, part, scratch.data());
         });
+}
+
+void linear_gradient(const LinearGradient& call, int64_t rows, int threads) {
+    if (rows == 0) return;
+    const LinearGradientKernels& kernel = *kernels().linear_gradient;
+    const int64_t pieces = (rows + kLinearRows - 1) / kLinearRows;
+    for_each_part(pieces,
+                  useful_threads(elements(rows, call.inputs, call.outputs), pieces, threads),
+                  [&](int /*part*/, int64_t begin, int64_t end) {
+                      AlignedBytes scratch(kernel.scratch_bytes(call));
+                      kernel.multiply(call, begin * kLinearRows, std::min(rows, end * kLinearRows),
+                                      scratch.data());
+                  });
 }
 
 }  // namespace clara

@@ -12,4 +12,7 @@ bool multiplies_bfloat16();
 /// Writes `rows` rows of the result.
 void adapted_linear(const AdaptedLinear& call, int64_t rows, int threads);
 
+/// Writes the gradients of `rows` rows, where multiplies_bfloat16().
+void linear_gradient(const LinearGradient& call, int64_t rows, int threads);
+
 }  // namespace clara

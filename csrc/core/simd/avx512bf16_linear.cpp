@@ -199,13 +199,50 @@ void pack(const AdaptedLinear& call, const Block& block) {
     }
 }
 
-/// Writes `scaling · x A'` of a packed block.
-void pack_changes(const AdaptedLinear& call, const Block& block, float* all_sums) {
+/// Sums of a block with some outputs, and what becomes of them: sums · factor + bias.
+struct Sums {
+    const float* values;  // [count, kLinearRows]
+    int64_t count;
+    float factor;
+    const float* bias;  // [count] or null
+};
+
+/// Writes sums as rows of bfloat16 values.
+void store(const Block& block, const Sums& sums, char* out, int64_t stride_bytes) {
+    const __m512 factor = _mm512_set1_ps(sums.factor);
+    for (int64_t j = 0; j < sums.count; j += kLanes) {
+        const __mmask16 mask = first_lanes(sums.count - j);
+        const __m512 bias =
+            sums.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask, sums.bias + j);
+        for (int64_t i = 0; i < block.rows; i += kLanes) {
+            __m512i values[16];
+            for (int64_t lane = 0; lane < kLanes; ++lane) {
+                values[lane] = _mm512_loadu_si512(
+                    sums.values + least(j + lane, sums.count - 1) * kLinearRows + i);
+            }
+            transpose(values);
+            const int64_t rows = least(kLanes, block.rows - i);
+            char* to = out + i * stride_bytes + j * 2;
+            for (int64_t row = 0; row < rows; ++row) {
+                const __m512 value = _mm512_castsi512_ps(values[row]);
+                _mm256_mask_storeu_epi16(to + row * stride_bytes, mask,
+                                         rounded(_mm512_fmadd_ps(value, factor, bias)));
+            }
+        }
+    }
+}
+
+/// Packs `scaling · x A'` of a packed block; `keeps` writes it to the call's changes, too.
+void pack_changes(const AdaptedLinear& call, const Block& block, float* all_sums, bool keeps) {
     const __m512 scaling = _mm512_set1_ps(call.scaling);
     for (int64_t j = 0; j < call.rank; j += kLinearOutputs) {
         const int64_t count = least(kLinearOutputs, call.rank - j);
         const Weights down{call.down + j * call.inputs * 2, call.inputs * 2, count};
         multiply_block(call, block, down, down, 0, all_sums);
+        if (keeps && call.changes != nullptr) {
+            store(block, {all_sums, count, call.scaling, nullptr},
+                  call.changes + (block.first * call.rank + j) * 2, call.rank * 2);
+        }
         for (int64_t at = 0; at < count; at += 2) {
             const float* sums = all_sums + at * kLinearRows;
             for (int64_t g = 0; g < block.groups; ++g) {
@@ -229,31 +266,6 @@ void pack_changes(const AdaptedLinear& call, const Block& block, float* all_sums
     }
 }
 
-/// Writes sums of up to kLinearOutputs outputs from `output` on as rows of bfloat16 values.
-void store(const AdaptedLinear& call, const Block& block, int64_t output, int64_t count,
-           const float* sums) {
-    for (int64_t j = 0; j < count; j += kLanes) {
-        const __mmask16 mask = first_lanes(count - j);
-        const __m512 bias = call.bias == nullptr
-                                ? _mm512_setzero_ps()
-                                : _mm512_maskz_loadu_ps(mask, call.bias + output + j);
-        for (int64_t i = 0; i < block.rows; i += kLanes) {
-            __m512i values[16];
-            for (int64_t lane = 0; lane < kLanes; ++lane) {
-                const float* from = sums + least(j + lane, count - 1) * kLinearRows + i;
-                values[lane] = _mm512_loadu_si512(from);
-            }
-            transpose(values);
-            const int64_t rows = least(kLanes, block.rows - i);
-            char* to = call.out + ((block.first + i) * call.out_stride + output + j) * 2;
-            for (int64_t row = 0; row < rows; ++row) {
-                const __m512 value = _mm512_add_ps(_mm512_castsi512_ps(values[row]), bias);
-                _mm256_mask_storeu_epi16(to + row * call.out_stride * 2, mask, rounded(value));
-            }
-        }
-    }
-}
-
 void multiply(const AdaptedLinear& call, const LinearPart& part, char* memory) {
     const BlockBytes bytes(call);
     auto* sums = reinterpret_cast<float*>(memory);
@@ -265,16 +277,18 @@ void multiply(const AdaptedLinear& call, const LinearPart& part, char* memory) {
             const int64_t count = least(kLinearOutputs, part.last_output - output);
             const Weights weights{call.weight + output * call.inputs * 2, call.inputs * 2, count};
             const Weights up{call.up + output * call.rank * 2, call.rank * 2, count};
+            const float* bias = call.bias == nullptr ? nullptr : call.bias + output;
             for (int64_t row = first; row < end; row += kLinearRows) {
                 char* own = memory + kSumsBytes + (row - first) / kLinearRows * bytes.all();
                 const int64_t rows = least(kLinearRows, end - row);
                 const Block block = block_at(bytes, row, rows, own);
                 if (output == part.first_output) {
                     pack(call, block);
-                    pack_changes(call, block, sums);
+                    pack_changes(call, block, sums, output == 0);
                 }
                 multiply_block(call, block, weights, up, call.rank, sums);
-                store(call, block, output, count, sums);
+                store(block, {sums, count, 1, bias},
+                      call.out + (row * call.out_stride + output) * 2, call.out_stride * 2);
             }
         }
     }

@@ -15,36 +15,38 @@ constexpr int64_t kLine = 64;       // bytes of a cache line, and of 16 pairs of
 constexpr int kSums = 24;           // registers of sums
 constexpr int64_t kLineSteps = 16;  // pairs of values in a cache line
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-__m512bh as_pairs(__m512i bits) { return reinterpret_cast<__m512bh>(bits); }
+inline __m512bh as_pairs(__m512i bits) { return reinterpret_cast<__m512bh>(bits); }
 
-__m512bh load_pairs(const char* values) { return as_pairs(_mm512_loadu_si512(values)); }
+inline __m512bh load_pairs(const char* values) { return as_pairs(_mm512_loadu_si512(values)); }
 
 /// Two values, for each lane.
-__m512bh repeat_pair(const char* values) {
+inline __m512bh repeat_pair(const char* values) {
     int32_t pair = 0;
     __builtin_memcpy(&pair, values, sizeof(pair));
     return as_pairs(_mm512_set1_epi32(pair));
 }
 
 /// 16 values as bfloat16.
-__m256i rounded(__m512 values) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)); }
+inline __m256i rounded(__m512 values) {
+    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values));
+}
 
 /// For each lane two values of 16 bits, which products then add up.
-__m512i interleaved(__m256i first, __m256i second) {
+inline __m512i interleaved(__m256i first, __m256i second) {
     return _mm512_or_si512(_mm512_cvtepu16_epi32(first),
                            _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
 }
 
 /// The first `count` of 16 lanes.
-__mmask16 first_lanes(int64_t count) {
+inline __mmask16 first_lanes(int64_t count) {
     return count >= kLanes ? static_cast<__mmask16>(0xffff)
                            : static_cast<__mmask16>((1u << (count < 0 ? 0 : count)) - 1);
 }
 
 /// Exchanges rows and lanes.
-void transpose(__m512i (&rows)[16]) {
+inline void transpose(__m512i (&rows)[16]) {
     __m512i t[16];
 #pragma GCC unroll 8
     for (int i = 0; i < 16; i += 2) {
@@ -76,8 +78,8 @@ void transpose(__m512i (&rows)[16]) {
 
 /// Packs `count` of up to 16 rows of an even number of values: pair after pair of columns, these
 /// two values of one row after another, `groups` lines from one pair to the next.
-void pack_rows(const char* rows, int64_t stride_bytes, int64_t count, int64_t columns,
-               int64_t groups, char* out) {
+inline void pack_rows(const char* rows, int64_t stride_bytes, int64_t count, int64_t columns,
+                      int64_t groups, char* out) {
     for (int64_t column = 0; column < columns; column += 2 * kLanes) {
         const int64_t steps = least(kLanes, (columns - column) / 2);
         const __mmask16 mask = first_lanes(steps);

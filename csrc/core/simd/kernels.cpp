@@ -30,6 +30,7 @@ extern const Kernels kSse2, kAvx2, kAvx512, kAvx512Vnni;
 #if defined(CLARA_AVX512BF16)
 extern const ScreenKernels kAvx512Screen;
 extern const LinearKernels kAvx512Linear;
+extern const LinearGradientKernels kAvx512LinearGradient;
 extern const AttentionKernels kAvx512Attention;
 
 namespace {
@@ -47,6 +48,7 @@ const Kernels& avx512bf16() {
         kernels.name = "avx512bf16";
         kernels.screen = &kAvx512Screen;
         kernels.linear = &kAvx512Linear;
+        kernels.linear_gradient = &kAvx512LinearGradient;
         kernels.attention = &kAvx512Attention;
         return kernels;
     }();

@@ -48,7 +48,8 @@ struct Kernels {
     const PanelKernels* panels = nullptr;   // for bfloat16 rows, or null
     const ScreenKernels* screen = nullptr;  // for rows of floating point, or null
 
-    const LinearKernels* linear = nullptr;        // for bfloat16, or null
+    const LinearKernels* linear = nullptr;  // for bfloat16, or null
+    const LinearGradientKernels* linear_gradient = nullptr;
     const AttentionKernels* attention = nullptr;  // the same
 
     /// What multiplies rows of a type as a panel; null where tile kernels do.

@@ -20,6 +20,7 @@ struct AdaptedLinear {
     float scaling;
     char* out;  // [rows, outputs]
     int64_t out_stride;
+    char* changes;  // scaling · x A' [rows, rank], or null
 };
 
 /// A part of the result.
@@ -34,6 +35,28 @@ struct LinearKernels {
     int64_t (*scratch_bytes)(const AdaptedLinear& call, int64_t rows);
 
     void (*multiply)(const AdaptedLinear& call, const LinearPart& part, char* scratch);
+};
+
+/// The gradients of AdaptedLinear in x, and in x A' before its scaling, all in bfloat16:
+/// thin = scaling · grad B and out = grad W + thin A. Outputs and rank are even.
+struct LinearGradient {
+    int64_t inputs, outputs, rank;
+    const char* grad;    // [rows, outputs]
+    const char* weight;  // W [outputs, inputs]
+    const char* down;    // A [rank, inputs]
+    const char* up;      // B [outputs, rank]
+    float scaling;
+    char* thin;  // [rows, rank]
+    char* out;   // [rows, inputs]
+};
+
+/// What an instruction set offers for that. Each sum is rounded once.
+struct LinearGradientKernels {
+    /// Bytes, aligned to those of a cache line, that `multiply` needs.
+    int64_t (*scratch_bytes)(const LinearGradient& call);
+
+    /// Rows from `begin` to `end`.
+    void (*multiply)(const LinearGradient& call, int64_t begin, int64_t end, char* scratch);
 };
 
 }  // namespace clara

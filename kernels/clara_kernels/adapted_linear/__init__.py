@@ -1,4 +1,7 @@
-"""Linear layers with a low-rank adapter in bfloat16, in one call without gradients."""
+"""Linear layers with a low-rank adapter in bfloat16, each in one call."""
 
 from .functions import adapted_linear as adapted_linear
+from .functions import gradients as gradients
 from .functions import multiplies_here as multiplies_here
+from .functions import trains_here as trains_here
+from .functions import with_change as with_change

@@ -82,7 +82,7 @@ def adapted_linear(
         source = x.contiguous()
         if not multiplies_here(source):
             return reference.adapted_linear(x, weight, bias, down, up, scaling)
-        return _multiplied(source, weight, bias, down, up, scaling)
+        return _multiplied(source, weight, bias, down, up, scaling)[0]
 
 
 def _check(
@@ -109,8 +109,10 @@ def _multiplied(
     down: Tensor | None,
     up: Tensor | None,
     scaling: float,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """The result, and `scaling · x A'` `[..., rank]`."""
     outputs, inputs = weight.shape
+    change = x.new_empty(*x.shape[:-1], 0 if down is None else down.shape[0])
     out = x.new_empty(*x.shape[:-1], outputs)
     wide = None if bias is None else bias.float().contiguous()
     with record_function(_NAME) if _profiler_enabled() else nullcontext():
@@ -125,7 +127,59 @@ def _multiplied(
             0 if down is None else down.data_ptr(),
             0 if up is None else up.data_ptr(),
             scaling,
+            change.data_ptr(),
             out.data_ptr(),
             torch.get_num_threads(),
         )
-    return out
+    return out, change
+
+
+def trains_here(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> bool:
+    """Whether `with_change` and `gradients` can be called."""
+    even = not (weight.shape[0] % 2 or weight.shape[1] % 2 or down.shape[0] % 2)
+    return even and weight.numel() > 0 and multiplies_here(x, weight, down, up)
+
+
+def with_change(
+    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """`adapted_linear`, and `scaling · x A'`, which the gradient in B is made of.
+
+    Args:
+        x: `[rows, inputs]` as `trains_here` accepts it, and so are the others.
+
+    Returns:
+        `[rows, outputs]` and `[rows, rank]`.
+    """
+    return _multiplied(x, weight, bias, down, up, scaling)
+
+
+def gradients(
+    grad: Tensor, weight: Tensor, down: Tensor, up: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `x` and of `x A'`: `grad W + thin A` and `thin = scaling · grad B`.
+
+    Args:
+        grad: of the result, `[rows, outputs]`, as `trains_here` accepts it; and so are the others.
+
+    Returns:
+        `[rows, inputs]` and `[rows, rank]`, each sum rounded once.
+    """
+    rows, (outputs, inputs), rank = grad.shape[0], weight.shape, down.shape[0]
+    thin, out = grad.new_empty(rows, rank), grad.new_empty(rows, inputs)
+    with record_function(_NAME + "_backward") if _profiler_enabled() else nullcontext():
+        native.linear_gradient(
+            rows,
+            inputs,
+            outputs,
+            rank,
+            grad.data_ptr(),
+            weight.data_ptr(),
+            down.data_ptr(),
+            up.data_ptr(),
+            scaling,
+            thin.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return out, thin

@@ -1,4 +1,4 @@
-"""Linear layers without adapters are projected by our own product, if nothing is changed in them."""
+"""Layers without adapters are projected by our own product, if nothing is changed in them."""
 
 from __future__ import annotations
 
