@@ -105,6 +105,14 @@ struct Seen {
     }
 };
 
+/// Scores by a factor, rounded. Compilers may make one operation of a plain product and the
+/// difference after it. Then the largest score would differ from itself by its rounding, whose
+/// exponential overflows for huge ones.
+__m512 scaled(const float* scores, __m512 factor) {
+    return _mm512_mul_round_ps(_mm512_loadu_ps(scores), factor,
+                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
 /// Of the scores of one query, `count` from `begin` on: writes the exponentials of their distance
 /// from the largest as bfloat16, 0 where a key is not seen. Returns their sum and the largest.
 struct Softmax {
@@ -116,14 +124,14 @@ Softmax soften(const float* scores, const Seen& seen, int64_t begin, int64_t cou
     const __m512 factor = _mm512_set1_ps(scale);
     __m512 most = _mm512_set1_ps(-__builtin_inff());
     for (int64_t i = 0; i < count; i += kLanes) {
-        const __m512 score = _mm512_mul_ps(_mm512_loadu_ps(scores + i), factor);
+        const __m512 score = scaled(scores + i, factor);
         most = _mm512_mask_max_ps(most, seen.lanes(begin + i), most, score);
     }
     const float largest = _mm512_reduce_max_ps(most);
     __m512 sum = _mm512_setzero_ps();
     for (int64_t i = 0; i < count; i += kLanes) {
-        const __m512 below =
-            _mm512_fmsub_ps(_mm512_loadu_ps(scores + i), factor, _mm512_set1_ps(largest));
+        const __m512 score = scaled(scores + i, factor);
+        const __m512 below = _mm512_sub_ps(score, _mm512_set1_ps(largest));
         const __m512 power = _mm512_maskz_mov_ps(seen.lanes(begin + i), exponential(below));
         sum = _mm512_add_ps(sum, power);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + 2 * i), rounded(power));

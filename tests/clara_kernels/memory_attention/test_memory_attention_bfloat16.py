@@ -59,6 +59,16 @@ def test_large_scores():
     check(given, -40.0, 0)
 
 
+@pytest.mark.parametrize("size", [1e4, 1e9, 1e14])
+def test_huge_scores(size):
+    """Where the rounding of a score is more than what an exponential can hold."""
+    q, *rest = case([20, 40], [1, 1], 2, 1, 16)
+    q *= size
+    out, _ = cpu.forward(q, *rest, 0.37, 0)
+    exact, _ = reference.forward(*(x.double() for x in (q, *rest[:2])), *rest[2:], 0.37, 0)
+    assert (out.double() - exact).abs().max() <= 2 * ROUNDING * exact.abs().max()
+
+
 @pytest.mark.parametrize("window", [0, 3])
 def test_other_instructions_compute_the_same(window, monkeypatch):
     given = case([40, 70], [4, 4], 4, 2, 32)
@@ -99,3 +109,14 @@ def test_nothing_to_compute():
     out, lse = cpu.forward(q[:0], k, v, bounds, none, True, 0.2, 0)
     assert out.shape == (0, 4, 16)
     assert lse.shape == (0, 4)
+
+
+def test_documents_with_fewer_rows_than_queries_are_skipped():
+    """They get here where nothing reads the bounds, such as under torch.compile."""
+    q, k, v, bounds, counts, _ = case([5, 0, 9], [2, 2, 2], 4, 2, 16, True)
+    out, lse = cpu.forward(q, k, v, bounds, counts, True, 0.2, 0)
+    kept = [0, 1, 4, 5]
+    whole = offsets_of([5, 9]), torch.tensor([2, 2], dtype=torch.int32)
+    expected, sums = cpu.forward(q[kept], k, v, *whole, True, 0.2, 0)
+    assert torch.equal(out[kept], expected)
+    assert torch.equal(lse[kept], sums)
