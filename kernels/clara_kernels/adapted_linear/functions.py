@@ -24,17 +24,20 @@ _NAME = "clara::adapted_linear"  # for profilers
 def multiplies_here(*tensors: Tensor) -> bool:
     """Whether the compiled module multiplies such tensors on this processor.
 
-    Those are contiguous ones in bfloat16, on a CPU of AMD with AVX512-BF16. Intel's have AMX, which
-    PyTorch uses. `CLARA_SIMD` can name less than the processor has.
+    Those are contiguous ones in bfloat16 with an even number of columns, on a CPU of AMD with
+    AVX512-BF16. Intel's have AMX, which PyTorch uses. `CLARA_SIMD` can name less than the processor
+    has. None under torch.compile, which does not see what compiled modules do.
     """
     return (
         native is not None
+        and not torch.compiler.is_compiling()
         and native.multiplies_bfloat16()
         and all(
             type(each) in (Tensor, torch.nn.Parameter)
             and each.dtype == torch.bfloat16
             and each.device.type == "cpu"
             and each.is_contiguous()
+            and each.shape[-1] % 2 == 0
             for each in tensors
         )
     )
@@ -75,9 +78,7 @@ def adapted_linear(
     _check(x, weight, bias, down, up)
     with torch.no_grad():
         adapter = () if down is None or up is None else (down, up)
-        rank = 0 if down is None else down.shape[0]
-        inputs = weight.shape[1]
-        if inputs % 2 or rank % 2 or inputs == 0 or not multiplies_here(weight, *adapter):
+        if weight.shape[1] == 0 or not multiplies_here(weight, *adapter):
             return reference.adapted_linear(x, weight, bias, down, up, scaling)
         source = x.contiguous()
         if not multiplies_here(source):
@@ -136,8 +137,7 @@ def _multiplied(
 
 def trains_here(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> bool:
     """Whether `with_change` and `gradients` can be called."""
-    even = not (weight.shape[0] % 2 or weight.shape[1] % 2 or down.shape[0] % 2)
-    return even and weight.numel() > 0 and multiplies_here(x, weight, down, up)
+    return weight.shape[0] % 2 == 0 and weight.numel() > 0 and multiplies_here(x, weight, down, up)
 
 
 def with_change(

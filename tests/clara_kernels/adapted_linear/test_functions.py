@@ -127,6 +127,17 @@ def test_other_sizes_and_dtypes_go_by_the_reference(inputs, rank, dtype):
     assert torch.equal(made, reference.adapted_linear(*given, 0.5))
 
 
+@HERE
+def test_what_multiplies_here(monkeypatch):
+    even = torch.ones(3, 4, dtype=torch.bfloat16)
+    assert multiplies_here(even)
+    assert not multiplies_here(even, even[:, :3].contiguous())
+    assert not multiplies_here(even.T)
+    assert not multiplies_here(even.float())
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not multiplies_here(even)
+
+
 def test_any_leading_dimensions_and_strides():
     x, *rest = case(24, 32, 10, 4)
     expected = adapted_linear(x, *rest, 1.0)
