@@ -58,7 +58,8 @@ class MergingLinear(Linear):
         down, up, scaling = self._active()
         if x.dtype == torch.bfloat16 and multiplies_here(weight):
             low = down.to(torch.bfloat16), up.to(torch.bfloat16)
-            return adapted_linear(x, weight, base.bias, *low, scaling)
+            if multiplies_here(*low):
+                return adapted_linear(x, weight, base.bias, *low, scaling)
         rows = x.reshape(-1, x.shape[-1])
         if x.dtype == torch.float32 and rows.shape[0] >= MERGE_ROWS:
             return linear(x, torch.addmm(weight, up, down, alpha=scaling), base.bias)
@@ -145,11 +146,12 @@ def _adapted_product(
 def _summed(
     rows: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """What `with_change` makes, by PyTorch's products."""
-    change = linear(rows, down).mul_(scaling)
-    out = linear(change, up)
+    """What `with_change` makes, by PyTorch's products, but `x A'` before its scaling."""
+    hidden = linear(rows, down)
+    out = hidden.new_empty(rows.shape[0], up.shape[0])
+    out.addmm_(hidden, up.T, beta=0, alpha=scaling)
     out.addmm_(rows, weight.T)
-    return out if bias is None else out.add_(bias), change
+    return out if bias is None else out.add_(bias), hidden
 
 
 def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -178,10 +180,12 @@ class _AdaptedProduct(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         low = down.to(x.dtype), up.to(x.dtype)
         if trains_here(rows, weight, *low):
-            out, change = with_change(rows, weight, bias, *low, scaling)
+            out, hidden = with_change(rows, weight, bias, *low, scaling)
+            ctx.hidden_scaling = 1.0  # it is scaled already
         else:
-            out, change = _summed(rows, weight, bias, *low, scaling)
-        ctx.save_for_backward(x, weight, down, up, change)
+            out, hidden = _summed(rows, weight, bias, *low, scaling)
+            ctx.hidden_scaling = scaling
+        ctx.save_for_backward(x, weight, down, up, hidden)
         ctx.scaling = scaling
         return out.view(*x.shape[:-1], up.shape[0])
 
@@ -190,7 +194,7 @@ class _AdaptedProduct(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor
     ) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None, None]:
-        x, weight, down, up, change = ctx.saved_tensors
+        x, weight, down, up, hidden = ctx.saved_tensors
         wants_x, _, _, wants_down, wants_up, _ = ctx.needs_input_grad
         grad_rows = grad.reshape(-1, grad.shape[-1])
         low = down.to(grad.dtype), up.to(grad.dtype)
@@ -207,5 +211,5 @@ class _AdaptedProduct(torch.autograd.Function):
         if wants_down:
             grad_down = (thin.T @ x.reshape(-1, x.shape[-1])).to(down.dtype)
         if wants_up:
-            grad_up = (grad_rows.T @ change).to(up.dtype)
+            grad_up = (grad_rows.T @ hidden).mul_(ctx.hidden_scaling).to(up.dtype)
         return grad_x, None, None, grad_down, grad_up, None

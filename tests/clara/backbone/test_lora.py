@@ -121,6 +121,37 @@ def test_steps_in_bfloat16_see_the_adapters_change(layer):
         assert kept == pytest.approx(1, abs=0.15)
 
 
+def test_odd_ranks_in_bfloat16_are_left_to_pytorch(layer, monkeypatch):
+    """Not to the reference of our own product, which converts the weight for each call."""
+    monkeypatch.delattr(clara.backbone.lora, "adapted_linear")
+    down, up = layer.lora_A["compressor"], layer.lora_B["compressor"]
+    with torch.no_grad():
+        down.weight = nn.Parameter(down.weight[:3].contiguous())
+        up.weight = nn.Parameter(up.weight[:, :3].contiguous())
+        change = low_precision(layer, 1e-2)
+        x = torch.randn(60, layer.in_features, dtype=torch.bfloat16)
+        made = layer(x)
+    base = x.double() @ layer.base_layer.weight.double().T
+    kept = ((made - base) * (x.double() @ change.T)).sum() / (x.double() @ change.T).square().sum()
+    assert kept == pytest.approx(1, abs=0.15)
+
+
+def test_steps_by_pytorch_do_not_round_the_scaling(layer, monkeypatch):
+    """As before there were products of our own: the change is scaled as it is summed."""
+    monkeypatch.setattr(clara.backbone.lora, "trains_here", lambda *tensors: False)
+    torch.manual_seed(0)
+    layer.to(torch.bfloat16)
+    vars(layer)["scaling"]["compressor"] = scaling = 1 + 2**-8  # in bfloat16 it would be 1
+    down, up = layer.lora_A["compressor"].weight, layer.lora_B["compressor"].weight
+    with torch.no_grad():
+        layer.base_layer.weight.zero_()
+        down.copy_(torch.eye(*down.shape))  # so that x A' is not rounded
+        up.normal_()
+    x = torch.randn(70, layer.in_features).sign().bfloat16().requires_grad_()
+    exact = scaling * x.detach().double()[:, : down.shape[0]] @ up.detach().double().T
+    assert (layer(x).double() - exact).norm() <= 2**-9 * exact.norm()
+
+
 @pytest.mark.parametrize(
     "case", ["dropout", "trained base", "mixed dtypes", "float64", "disabled", "autocast"]
 )
