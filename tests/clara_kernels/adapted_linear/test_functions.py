@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clara_kernels.adapted_linear import adapted_linear, multiplies_here, reference
+from clara_kernels.adapted_linear import (
+    adapted_linear,
+    gradients,
+    multiplies_here,
+    reference,
+    trains_here,
+    with_change,
+)
 from clara_kernels.build import native
 
 HERE = pytest.mark.skipif(
@@ -174,3 +181,41 @@ def test_wrong_arguments(changed, message):
     }
     with pytest.raises(ValueError, match=f"^{message}$"):
         adapted_linear(**{**given, **changed})
+
+
+@HERE
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs", "rank"), [(1, 2, 2, 2), (25, 70, 48, 6), (130, 34, 10, 80)]
+)
+def test_changes_and_gradients(rows, inputs, outputs, rank):
+    x, weight, bias, down, up = case(rows, inputs, outputs, rank, bias=True)
+    grad = torch.randn(rows, outputs).bfloat16()
+    assert trains_here(x, weight, down, up)
+    out, change = with_change(x, weight, bias, down, up, 0.5)
+    assert torch.equal(out, adapted_linear(x, weight, bias, down, up, 0.5))
+    assert_rounded_once(change, 0.5 * (x.double() @ down.double().T))
+    of_x, thin = gradients(grad, weight, down, up, 0.5)
+    assert_rounded_once(thin, 0.5 * (grad.double() @ up.double()))
+    assert_rounded_once(of_x, grad.double() @ weight.double() + thin.double() @ down.double())
+
+
+def test_odd_sizes_are_not_trained_here():
+    x, weight, _, down, up = case(3, 8, 5, 2)
+    assert not trains_here(x, weight, down, up)
+    assert not trains_here(x.float(), weight[:4].float(), down.float(), up[:4].float())
+
+
+@HERE
+def test_threads_make_the_same_gradients():
+    _, weight, _, down, up = case(1, 128, 512, 16)
+    grad = torch.randn(500, 512).bfloat16()
+    before = torch.get_num_threads()
+    made = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            made.append(gradients(grad, weight, down, up, 0.7))
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*made, strict=True):
+        assert torch.equal(one, other)
