@@ -80,17 +80,24 @@ def test_other_instructions_compute_the_same(window, monkeypatch):
     torch.testing.assert_close(sums, other_sums, rtol=1e-5, atol=1e-5)
 
 
-def test_threads_compute_the_same():
-    given = case([300, 5, 280, 290], [4] * 4, 6, 3, 64)
+@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize(
+    ("lengths", "kv_heads"),
+    [([300, 5, 280, 290], 3), ([700], 1)],  # the second is cut, as there is but one piece
+)
+def test_threads_compute_the_same(lengths, kv_heads, window):
+    given = case(lengths, [4] * len(lengths), 6, kv_heads, 64)
     before = torch.get_num_threads()
     made = []
     try:
-        for threads in (1, 3):
+        for threads in (1, 2, 7):
             torch.set_num_threads(threads)
-            made.append(cpu.forward(*given, 0.1, 0)[0])
+            made.append(torch.cat([x.flatten() for x in cpu.forward(*given, 0.1, window)]))
+            check(given, 0.1, window)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(*made)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
 
 
 def test_documents_do_not_see_each_other_nor_later_tiles():
