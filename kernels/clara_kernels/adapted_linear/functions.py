@@ -54,7 +54,8 @@ def adapted_linear(
     """`x W' + scaling · (x A') B' + bias`, without gradients.
 
     Sums are in float32, or float64 for inputs in it, and rounded once: a change far below a step of
-    the result's dtype is not lost. `scaling · x A'` is rounded to the dtype of `x` before.
+    the result's dtype is not lost. `scaling · x A'` is rounded to the dtype of `x` before. Where
+    `multiplies_here`, numbers below 2⁻¹²⁶ count as 0, as for all such instructions.
 
     Args:
         x: `[..., inputs]`.
