@@ -31,7 +31,7 @@ struct Scratch {
 };
 
 int64_t scratch_bytes(const PackedAttention& call, int64_t rows) {
-    const int64_t values = 2 * call.width, scores = 3 * kTileQueries;  // in two bytes each
+    const int64_t values = 2 * call.width, scores = int64_t{3} * kTileQueries;  // in two bytes each
     return whole_tiles(rows) * kTileKeys * (values + scores) * 2;
 }
 
