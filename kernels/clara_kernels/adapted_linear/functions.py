@@ -1,7 +1,8 @@
 """A linear layer and its adapter in one pass over weights and results.
 
 By PyTorch the two are three products, of which the thin ones cost several times what their numbers
-of operations say. The compiled module makes them one, of weights as they are stored. Whatever `multiplies_here` refuses goes by the reference.
+of operations say. The compiled module makes them one, of weights as they are stored. Whatever
+`multiplies_here` refuses goes by the reference.
 """
 
 from __future__ import annotations
