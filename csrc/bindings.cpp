@@ -1,5 +1,5 @@
-// The Python face of the library; only this file and the other three of bindings know Python. Memory
-// comes in as addresses and sizes, so that nothing here depends on the tensor library of the
+// The Python face of the library; only this file and the other three of bindings know Python.
+// Memory comes in as addresses and sizes, so that nothing here depends on the tensor library of the
 // caller.
 
 #include "bindings.hpp"
