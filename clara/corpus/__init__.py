@@ -3,8 +3,8 @@
 from clara.corpus.documents import CorpusDocument, Failure, digest_of
 from clara.corpus.fields import FieldNames
 from clara.corpus.limits import Limits
-from clara.corpus.listing import Listing, Origin, list_sources
-from clara.corpus.reading import CorpusError, Reading, Survey
+from clara.corpus.listing import Listing, list_sources
+from clara.corpus.reading import CorpusError, Reading
 from clara.corpus.writing import write_corpus
 from clara.data.marks import Mark, place_of
 
@@ -16,9 +16,7 @@ __all__ = [
     "Limits",
     "Listing",
     "Mark",
-    "Origin",
     "Reading",
-    "Survey",
     "digest_of",
     "list_sources",
     "place_of",

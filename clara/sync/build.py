@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, suppress
 
-from clara.corpus import CorpusDocument, CorpusError, Failure, Origin, Reading
+from clara.corpus import CorpusDocument, CorpusError, Failure, Reading
+from clara.corpus.listing import Origin
 from clara.data.values import DataError, shown
 from clara.index import MemoryIndex, MemoryIndexError
 from clara.index.columns import RESERVED, check_columns

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from clara.corpus import Listing, Origin
+from clara.corpus.listing import Listing, Origin
 from clara.data.values import DataError, shown
 
 

@@ -18,11 +18,11 @@ from clara.corpus import (
     FieldNames,
     Limits,
     Reading,
-    Survey,
     digest_of,
     write_corpus,
 )
 from clara.corpus.extraction.process import Extractor
+from clara.corpus.reading import Survey
 from clara.data import DataError, read_documents
 
 from .made_files import DEEP, docx_of, pdf_of

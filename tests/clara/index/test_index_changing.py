@@ -8,6 +8,7 @@ import torch
 
 from clara.data.marks import Mark
 from clara.index import Changed, Details, DuplicateIdError, MemoryIndex, MemoryIndexError, build
+from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from clara.corpus import Origin, list_sources
+from clara.corpus import list_sources
+from clara.corpus.listing import Origin
 from clara.data import DataError
 from clara.sync.origins import as_text, check_origins, from_text
 
