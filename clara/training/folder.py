@@ -106,13 +106,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         RunError: a line before the last is not a record.
     """
     records: list[dict[str, Any]] = []
-    written = path.read_text(encoding="utf-8").splitlines()
+    written = path.read_bytes().splitlines()  # a line that is not UTF-8 is no record, either
     for number, line in enumerate(written, 1):
         try:
             record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record.get("step"), int):
                 raise ValueError("no step")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(written):
                 break
             raise RunError(f"{path}:{number}: is not a record of a run") from error

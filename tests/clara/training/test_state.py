@@ -108,11 +108,19 @@ def test_a_log_that_a_kill_cut_off(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.5}) for step in (1, 2, 3)]
     file.write_text("\n".join(lines)[:-5], encoding="utf-8")
     assert [record["step"] for record in read_log(file)] == [1, 2]
+    whole = '{"step": 1, "of": "\u2028"}\n{"step": 2, "of": "ü"}'.encode()
+    file.write_bytes(whole)
+    assert [record["of"] for record in read_log(file)] == ["\u2028", "ü"]
+    file.write_bytes(whole[:-3])  # in the middle of a letter
+    assert [record["step"] for record in read_log(file)] == [1]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"loss": 1}', '{"step": "one"}'])
+@pytest.mark.parametrize(
+    "line",
+    [b"{", b"[]", b'{"loss": 1}', b'{"step": "one"}', b'{"step": 1, "of": "\xff"}', b"[" * 10**5],
+)
 def test_a_log_that_is_none(tmp_path, line):
     file = tmp_path / "log.jsonl"
-    file.write_text(f'{line}\n{{"step": 1}}\n', encoding="utf-8")
+    file.write_bytes(line + b'\n{"step": 1}\n')
     with pytest.raises(ValueError, match=r"log\.jsonl:1: is not a record of a run"):
         read_log(file)
