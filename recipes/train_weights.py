@@ -102,7 +102,7 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
     hours, steps = found.get("hours") or 0.0, found.get("steps") or 0
     earlier = Taken(0.0, 0)
     start = folder.with_name("snapshot")
-    # The text opponent begins at the bare backbone: the snapshot's generator has learnt memory.
+    # The text baseline begins at the bare backbone: the snapshot's generator has learnt memory.
     if stage != "text" and settings.model is None and _begins_at(start, folder):
         if not (checkpoints(folder) and start.is_dir()):
             restore(SNAPSHOT, start, settings.config)
@@ -260,8 +260,8 @@ def restore(source: Path, folder: Path, recipe: Mapping[str, Any] | None = None)
             weight depends on it, and a recipe may change it between snapshots.
 
     Raises:
-        SnapshotError: a file of the snapshot is missing or damaged. `folder` is as it was then.
-        ValueError: so are its settings.
+        SnapshotError: a file of the snapshot is missing or damaged. `folder` stays as it was.
+        SavedModelError: its settings are damaged. `folder` stays as it was.
     """
     needed = [source / "config.json", source / MEMORY_TOKENS, source / CONNECTORS]
     needed += [source / name / _ADAPTER for name in ADAPTERS if name != QUERY_REASONER]
@@ -348,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         return _trained(given)
-    except (ClaraError, ValueError) as error:
+    except ClaraError as error:
         say(f"error: {error}")
         return 1
 

@@ -119,7 +119,7 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
     weights.SNAPSHOT.rename(weights.SNAPSHOT.with_name(".tiny.old"))
     assert weights.unit("instruct", 5, {"max_steps": 6}) == weights.USED_UP
     assert weights.SNAPSHOT.is_dir()
-    # The text opponent does not: its generator is to read text.
+    # The text baseline does not: its generator is to read text.
     weights.unit("text", 5)
     assert json.loads((tmp_path / "runs" / "text" / "run.json").read_text())["model"] is None
 
@@ -200,6 +200,17 @@ def test_a_snapshot_whose_file_was_cut_off_is_named(weights, tmp_path, kept, cap
     said = " ".join(capsys.readouterr().err.split())
     assert "config.json: cannot read the configuration" in said
     assert (start / "earlier").read_text() == "stays"
+
+
+def test_a_bug_keeps_its_traceback(weights, monkeypatch):
+    """A line of a message would not say where hours of training have ended."""
+
+    def broken(stage, minutes):
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr(weights, "unit", broken)
+    with pytest.raises(ValueError, match="not enough values"):
+        weights.main(["--stage", "instruct"])
 
 
 def test_the_curriculum_goes_on_where_the_snapshot_was_made(weights, tmp_path):
