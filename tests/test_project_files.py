@@ -134,7 +134,9 @@ def test_commands_for_contributors(command, warm, tmp_path):
     served = warm(environment)
     programs = {"python": served.python, "clara": served.clara}
     programs["pytest"] = f"{served.python} {BIN / 'pytest'}"
-    line, count = re.subn(r"\.venv/bin/(\w+)", lambda found: programs[found[1]], command)
+    line, count = re.subn(
+        r"\.venv/bin/([\w-]+)", lambda found: programs.get(found[1], str(BIN / found[1])), command
+    )
     assert count
     result = subprocess.run(
         ["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True

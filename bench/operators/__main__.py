@@ -34,7 +34,7 @@ FILES = {"operators": "kernels.json", "scoring": "scoring.json"}
 SOME_FAILED = 3
 """Exit status of a process that measures one operator; 1 is that of any Python that fails."""
 STARTING = 4.0
-"""Seconds of a process that are no time to measure: it has to start and to end."""
+"""Seconds that a process gets to start and to end in; it measures for the rest."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

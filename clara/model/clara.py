@@ -102,6 +102,7 @@ class Clara(Retriever):
         Raises:
             SavedModelError: there is no model, a file is missing or unreadable, or a setting
                 contradicts the checkpoint.
+            HubError: it cannot be got from the hub, or is no CLaRa model there.
         """
         folder = checkpoint.locate(name_or_path)
         config = checkpoint.read_config(folder, settings)

@@ -33,6 +33,17 @@ with new_folder(target) as unfinished:
     (unfinished / "one").write_text("half of the n")
     os.kill(os.getpid(), signal.SIGKILL)
 """
+BETWEEN_FILES = """
+from clara.files import writing
+moved = os.replace
+def once(source, place):
+    moved(source, place)
+    os.kill(os.getpid(), signal.SIGKILL)
+writing.os.replace = once
+with writing.new_files(target) as made:
+    for name in ("one", "two"):
+        (made / name).write_text("new")
+"""
 
 
 def names(folder):
@@ -179,6 +190,16 @@ def test_new_files_come_together_and_others_stay(tmp_path):
         assert (tmp_path / "one").read_text() == "old"
     found = {each.name: each.read_text() for each in tmp_path.iterdir()}
     assert found == {"kept": "old", "one": "new", "two": "new"}
+
+
+def test_a_process_killed_between_two_files_leaves_both_whole(place):
+    for name in ("one", "two"):
+        (place / name).write_text("old")
+    killed(BETWEEN_FILES, place)
+    assert [(place / name).read_text() for name in ("one", "two")] == ["new", "old"]
+    with new_files(place) as made:
+        (made / "two").write_text("new")
+    assert (place / "two").read_text() == "new"
 
 
 def test_an_error_leaves_the_files_as_they_were(tmp_path):
