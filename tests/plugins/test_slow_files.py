@@ -34,16 +34,29 @@ def tree(tmp_path_factory) -> Path:
     ],
 )
 def test_files(tree, arguments, collected, imported):
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-s", *arguments]
-    done = subprocess.run(
-        command,
+    done = collect(tree, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = sorted(line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line)
+    assert found == collected
+    assert ("imported" in done.stdout) is imported
+
+
+def test_a_slow_test_that_would_not_be_found_is_refused(tree, tmp_path):
+    for name in ("pytest.ini", "conftest.py", "test_plain.py"):
+        (tmp_path / name).write_text((tree / name).read_text())
+    hidden = "import pytest\n\n\n@getattr(pytest.mark, 'slow')\ndef test_it():\n    pass\n"
+    (tmp_path / "test_hidden.py").write_text(hidden)
+    done = collect(tmp_path, "-m", "not slow")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "test_hidden.py: has slow tests, but no 'mark.slow'" in done.stderr
+
+
+def collect(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-s", *arguments],
         cwd=tree,
         env={"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = sorted(line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line)
-    assert found == collected
-    assert ("imported" in done.stdout) is imported
