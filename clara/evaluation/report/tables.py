@@ -94,8 +94,8 @@ def kept_table(run: Run) -> Table:
         )
     head = "system", "remark", "documents", "tokens", "vectors", "bytes", "time to make"
     note = (
-        "What is kept of a document: means of one document. A document that was compressed again, "
-        "after a run was stopped, counts again."
+        "What is kept of a document: means of one document. A document that was compressed twice, "
+        "for instance before and after a run was stopped, counts twice."
     )
     return _thinned(Table("What is kept of the documents", head, rows, figures=2, note=note))
 
