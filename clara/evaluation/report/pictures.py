@@ -223,7 +223,10 @@ def _by_latency(run: Run, figure: Any, theme: Theme) -> bool:
         total = entry.total_ms
         if total is not None and total.median > 0:
             ends = (total.low or total.median, total.high or total.median)
-            points.append((entry, total.median / 1000, (ends[0] / 1000, ends[1] / 1000)))
+            points.append((entry, total.median, ends))
+    if all(high < 100 for _, _, (_, high) in points):
+        return _scatter(figure, theme, points, "time of an answer in milliseconds, median")
+    points = [(entry, ms / 1000, (low / 1000, high / 1000)) for entry, ms, (low, high) in points]
     return _scatter(figure, theme, points, "time of an answer in seconds, median")
 
 

@@ -248,3 +248,17 @@ def test_dark_pictures_have_a_dark_ground():
 )
 def test_names_of_files(name, prefix):
     assert file_prefix(name) == prefix
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1.0, "seconds"), (1e-3, "milliseconds")])
+def test_short_times_are_drawn_in_milliseconds(read, factor, unit):
+    entries = []
+    for each in read.entries:
+        total = each.total_ms
+        timing = total and Timing(*(factor * ms for ms in (total.median, total.low, total.high)))
+        entries.append(replace(each, timings={"total": timing} if timing else {}))
+    axis = drawn("latency", replace(read, entries=entries)).axes[0]
+    assert axis.get_xlabel().startswith(f"time of an answer in {unit}, median")
+    times = {container.lines[0].get_xdata()[0] for container in axis.containers}
+    total = max(each.total_ms.median for each in entries if each.total_ms and not each.control)
+    assert max(times) == pytest.approx(total / (1000 if unit == "seconds" else 1))
