@@ -16,6 +16,7 @@ from torch.profiler import record_function
 
 from ..build import native
 from ..checks import require_shape
+from ..threads import processors_are_free
 from . import reference
 
 _NAME = "clara::adapted_linear"  # for profilers
@@ -26,10 +27,12 @@ def multiplies_here(*tensors: Tensor) -> bool:
 
     Those are contiguous ones in bfloat16 with an even number of columns, on a CPU of AMD with
     AVX512-BF16. Intel's have AMX, which PyTorch uses. `CLARA_SIMD` can name less than the processor
-    has. None under torch.compile, which does not see what compiled modules do.
+    has. None under torch.compile, which does not see what compiled modules do, and none on several
+    threads that would be in the way of PyTorch's: see `clara_kernels.threads`.
     """
     return (
         native is not None
+        and processors_are_free()
         and not torch.compiler.is_compiling()
         and native.multiplies_bfloat16()
         and all(

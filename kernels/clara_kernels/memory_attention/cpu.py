@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..build import native
+from ..threads import processors_are_free
 from .reference import query_offsets
 
 # Query rows of a piece: enough to fill a product, and few enough for a small mask.
@@ -236,6 +237,7 @@ def _attends_here(q: Tensor, k: Tensor) -> bool:
         and q.shape[2] % _WIDTH_UNIT == 0
         and k.shape[0] > 0
         and native is not None
+        and processors_are_free()
         and native.attends_bfloat16()
     )
 
