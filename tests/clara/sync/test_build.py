@@ -387,6 +387,8 @@ for text in (None, "changed"):
     if text is None:
         print("now", flush=True)
         sys.stdin.readline()
+sys.stdout.flush()
+os._exit(0)  # a thread of a library that is still at work now and then aborts an ordinary end
 """
 
 
