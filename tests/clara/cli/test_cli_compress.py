@@ -15,6 +15,7 @@ from clara.index import MemoryIndex, corpus
 from clara.memory.documents import CompressedDocuments
 
 from ...plugins.warm import kill
+from .terminals import read_terminal
 
 LONG = "One sentence of a long document. " * 20
 
@@ -315,16 +316,7 @@ def test_terminal_gets_a_bar(process, start, compress, write_corpus, tmp_path):
     ours, theirs = pty.openpty()
     running = start(*compress(write_corpus(count=300), tmp_path / "index"), stderr=theirs)
     os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            block = os.read(ours, 1 << 16)
-        except OSError:  # what Linux says at the end of a pseudo-terminal
-            break
-        if not block:
-            break
-        shown += block
-    os.close(ours)
+    shown = read_terminal(ours)
     printed, _ = running.communicate(timeout=300)
     assert running.returncode == 0
     assert b"300/300" in shown

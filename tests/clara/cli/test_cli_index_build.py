@@ -13,6 +13,7 @@ from clara.cli import index_build
 from clara.corpus import Reading
 from clara.index import MemoryIndex
 from clara.sync import build as building
+from tests.clara.cli.terminals import read_terminal
 from tests.clara.corpus.made_files import docx_of, pdf_of
 from tests.plugins.warm import kill
 
@@ -314,15 +315,7 @@ def test_a_terminal_gets_a_bar_and_is_asked(process, start, arguments, folder, t
     while b"Delete them?" not in shown:
         shown += os.read(ours, 1 << 16)
     os.write(ours, b"y\n")
-    while True:
-        try:
-            block = os.read(ours, 1 << 16)
-        except OSError:  # what Linux says at the end of a pseudo-terminal
-            break
-        if not block:
-            break
-        shown += block
-    os.close(ours)
+    shown += read_terminal(ours)
     printed, _ = running.communicate(timeout=300)
     assert running.returncode == 0
     assert b"8/9" in shown or b"8/8" in shown

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from clara import Clara
 from clara.cli.app import app
+from tests.clara.cli.terminals import read_terminal
 
 PAIR = {"data_type": "qa", "question": ["Who?"], "answers": ["Ada"], "docs": ["It was Ada."]}
 
@@ -276,16 +277,7 @@ def test_a_terminal_gets_a_bar(start, settings):
     ours, theirs = pty.openpty()
     running = start("train", "pretrain", "--config", settings(max_steps=40), stderr=theirs)
     os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            block = os.read(ours, 1 << 16)
-        except OSError:  # what Linux says at the end of a pseudo-terminal
-            break
-        if not block:
-            break
-        shown += block
-    os.close(ours)
+    shown = read_terminal(ours)
     running.communicate(timeout=300)
     assert running.returncode == 0
     assert b"40/40" in shown
@@ -298,7 +290,6 @@ def test_a_plot_of_nothing(refused, tmp_path):
 
 
 def test_a_plot_of_runs_that_go_on_from_one_another(clara, refused, tmp_path):
-    pytest.importorskip("matplotlib")
     runs = [tmp_path / "first", tmp_path / "second"]
     for run in runs:
         run.mkdir()
