@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clara_kernels.adapted_linear import multiplies_here
-from clara_kernels.build import native
+from clara_kernels.build import build_info
 from clara_kernels.threads import processors_are_free
 
 
@@ -43,7 +43,7 @@ def test_threads_that_sleep_leave_processors_free(threads, monkeypatch, name, va
 
 
 @pytest.mark.skipif(
-    native is None or not native.multiplies_bfloat16(), reason="this processor has no such kernel"
+    build_info()["simd"] != "avx512bf16", reason="this processor or build has no such kernel"
 )
 def test_products_of_several_threads_are_pytorchs_where_those_spin(threads, monkeypatch):
     weight = torch.ones(2, 4, dtype=torch.bfloat16)

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from clara.cli.corpus import show, write
+from clara.cli.index_build import build
 from clara.corpus import Limits
 from clara.data import read_documents
 from tests.clara.cli.conftest import COMMAND
@@ -211,6 +212,6 @@ def test_rows_of_a_table_need_no_id(clara, tmp_path):
 def test_limits_of_the_commands_are_those_of_the_library():
     """Written again in the commands, which hardly import anything."""
     limits = asdict(Limits())
-    for command in (show, write):
+    for command in (show, write, build):
         defaults = inspect.signature(command).parameters
         assert {name: defaults[f"max_{name}"].default for name in limits} == limits

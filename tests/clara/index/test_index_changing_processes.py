@@ -16,9 +16,8 @@ from ...plugins.warm import kill
 # Stores documents of which every row says in which round of which process it was written.
 DOCUMENTS = """
 import sys
-import pytest
 import torch
-from clara.index import Details, MemoryIndex
+from clara.index import MemoryIndex
 from clara.memory.documents import CompressedDocuments
 
 def documents(index, names, process, number):

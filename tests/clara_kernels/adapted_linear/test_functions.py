@@ -13,10 +13,10 @@ from clara_kernels.adapted_linear import (
     trains_here,
     with_change,
 )
-from clara_kernels.build import native
+from clara_kernels.build import build_info
 
 HERE = pytest.mark.skipif(
-    native is None or not native.multiplies_bfloat16(),
+    build_info()["simd"] != "avx512bf16",
     reason="this processor or build has no such kernel",
 )
 HALF_STEP = 2**-8

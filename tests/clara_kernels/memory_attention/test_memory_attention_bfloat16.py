@@ -6,12 +6,12 @@ import pytest
 import torch
 from comparison import offsets_of
 
-from clara_kernels.build import native
+from clara_kernels.build import build_info, native
 from clara_kernels.memory_attention import cpu, reference
 from clara_kernels.memory_attention.reference import query_offsets
 
 pytestmark = pytest.mark.skipif(
-    native is None or not native.attends_bfloat16(),
+    build_info()["simd"] != "avx512bf16",
     reason="this processor or build has no such kernel",
 )
 ROUNDING = 2**-8
