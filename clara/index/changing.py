@@ -123,10 +123,8 @@ class Changing(Handle):
         if self._header != header:
             return None
         there = [name for name in names if name in catalog.documents]
-        own = {row for name in there for row in catalog.rows_of(name)}
-        if taken := [
-            name for name in compressed.ids if catalog.rows.get(name, -1) not in {*own, -1}
-        ]:
+        free = {-1, *(row for name in there for row in catalog.rows_of(name))}
+        if taken := [name for name in compressed.ids if catalog.rows.get(name, -1) not in free]:
             raise DuplicateIdError(taken)
         if names and not self._writer.replace(self._snapshot, batch):
             return None

@@ -75,13 +75,22 @@ def damaged_rows(snapshot: Snapshot, first_file: int = 0) -> Iterator[int | Dama
 
 
 def damaged_rows_apart(snapshot: Snapshot) -> Iterator[Damaged]:
-    """`damaged_rows`, read by a child process that may die of a damaged file; names that file."""
+    """`damaged_rows`, read by a child process that may die of a damaged file; names that file.
+
+    Raises:
+        MemoryIndexError: the child ended before it read any file, so that none is to blame.
+    """
     file = 0
     while file < len(snapshot.fragments):
         state = _Child(file)
         yield from state.run(snapshot)
         if not state.died:
             return
+        if not state.begun:
+            raise MemoryIndexError(
+                f"{snapshot.path}: the process that checks it ended with {state.died} before it "
+                "read a file"
+            )
         path = file_of(snapshot.fragments[state.file])
         yield Damaged(None, None, f"file {path}: the process that read it ended with {state.died}")
         file = state.file + 1
@@ -92,11 +101,13 @@ class _Child:
 
     Attributes:
         file: which it has begun last.
+        begun: whether it has begun any.
         died: how it ended, if not as it should.
     """
 
     def __init__(self, file: int) -> None:
         self.file = file
+        self.begun = False
         self.died: str | None = None
 
     def run(self, snapshot: Snapshot) -> Iterator[Damaged]:
@@ -114,7 +125,7 @@ class _Child:
             for line in process.stdout or ():
                 found = json.loads(line)
                 if isinstance(found, int):
-                    self.file = found
+                    self.file, self.begun = found, True
                 elif found is None:
                     finished = True
                 else:

@@ -212,8 +212,8 @@ class MemoryIndex(Verifying, Listing):
         document_ids = None if ids is None else as_ids(ids)
 
         def read(contents: Contents) -> list[list[Hit]]:
+            chosen = chosen_rows(contents, filter, document_ids)
             with self._lock:
-                chosen = chosen_rows(contents, filter, document_ids)
                 corpus = contents.corpus
             if not len(queries) or not len(corpus):
                 return [[] for _ in queries]

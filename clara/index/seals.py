@@ -22,9 +22,10 @@ from clara.index.digests import DIGEST_BYTES
 from clara.index.errors import MemoryIndexError
 
 _FOLDER = "_checksums"
-_VERSIONS = "_versions"
+VERSIONS = "_versions"
 _DELETIONS = "_deletions"
-_HIGHEST = 2**64 - 1  # Lance names version n either n or this minus n
+MANIFEST = ".manifest"
+HIGHEST = 2**64 - 1  # Lance names version n either n or this minus n
 _MOST_KNOWN = 1 << 14
 
 _known: dict[str, tuple[int, int, int]] = {}
@@ -51,7 +52,7 @@ def remove_seals(path: str) -> int:
     freed = 0
     with suppress(FileNotFoundError):
         for name in os.listdir(os.path.join(path, _FOLDER)):
-            places = (os.path.join(path, folder, name) for folder in (_VERSIONS, _DELETIONS))
+            places = (os.path.join(path, folder, name) for folder in (VERSIONS, _DELETIONS))
             if not any(map(os.path.exists, places)):
                 with suppress(FileNotFoundError):
                     seal = os.path.join(path, _FOLDER, name)
@@ -63,10 +64,10 @@ def remove_seals(path: str) -> int:
 
 def _files(path: str, version: int, fragments: Iterable[Any]) -> Iterator[tuple[str, str]]:
     """Folder and name of each file that says what a version holds."""
-    for number in (_HIGHEST - version, version):
-        name = f"{number}.manifest"
-        if os.path.exists(os.path.join(path, _VERSIONS, name)):
-            yield _VERSIONS, name
+    for number in (HIGHEST - version, version):
+        name = f"{number}{MANIFEST}"
+        if os.path.exists(os.path.join(path, VERSIONS, name)):
+            yield VERSIONS, name
     for fragment in fragments:
         file = fragment.metadata.deletion_file
         if file is not None:
@@ -85,6 +86,8 @@ def _compare(path: str, folder: str, name: str) -> None:
         digest = hashlib.blake2b(content.read(), digest_size=DIGEST_BYTES).hexdigest()
     try:
         expected = seal.read_text(encoding="utf-8", errors="replace")
+        if not expected:  # its machine lost power before the content was on the disk
+            raise FileNotFoundError(seal)
     except FileNotFoundError:
         with suppress(OSError):  # a folder that can only be read
             seal.parent.mkdir(exist_ok=True)

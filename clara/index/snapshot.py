@@ -24,7 +24,7 @@ from clara.index.layout import (
     decode_ranked,
     decode_texts,
 )
-from clara.index.seals import require_sealed
+from clara.index.seals import HIGHEST, MANIFEST, VERSIONS, require_sealed
 from clara.memory.documents import CompressedDocuments
 
 _BATCH_BYTES = 1 << 23  # of memory, in a batch of rows that is read at a time
@@ -32,8 +32,6 @@ _PADDED_BYTES = 1 << 26  # of a batch in which one row is as long as the longest
 _BATCH_ROWS = 1024
 _HEAD_ROWS = 1 << 14
 _PROBED_ROWS = 1 << 14  # rows that are tried one by one after a failure; Lance reads ahead
-_MANIFEST = ".manifest"
-_HIGHEST = 2**64 - 1  # Lance names version n either n or this minus n
 
 
 class Snapshot:
@@ -81,7 +79,7 @@ class Snapshot:
         _require_index(path)
         with failures_in(path, "opening the index"):
             # Lance reads the last version to list them, which may be damaged.
-            there = sorted(filter(None, map(_version, os.listdir(os.path.join(path, "_versions")))))
+            there = sorted(filter(None, map(_version, os.listdir(os.path.join(path, VERSIONS)))))
             if version not in there:
                 present = f"versions {there[0]} to {there[-1]}, {len(there)} of them"
                 raise MemoryIndexError(
@@ -291,7 +289,7 @@ def _require_index(path: str) -> None:
     if not os.path.isdir(path):
         what = "is a file, not the folder of an index" if os.path.exists(path) else "not found"
         raise MemoryIndexError(f"{path}: {what}")
-    if not os.path.isdir(os.path.join(path, "_versions")):
+    if not os.path.isdir(os.path.join(path, VERSIONS)):
         raise MemoryIndexError(f"{path}: not an index: the folder holds no Lance dataset")
 
 
@@ -312,7 +310,7 @@ def _stamp(path: str) -> object:
     version is compared too.
     """
     try:
-        found = os.stat(os.path.join(path, "_versions"))
+        found = os.stat(os.path.join(path, VERSIONS))
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_mtime_ns
@@ -323,9 +321,9 @@ def _derived_identity(path: str) -> str:
 
     Where Lance's cleanup has removed that one, the oldest manifest stands for it.
     """
-    folder = os.path.join(path, "_versions")
+    folder = os.path.join(path, VERSIONS)
     with failures_in(path, "reading the first version"):
-        names = [name for name in os.listdir(folder) if name.endswith(_MANIFEST)]
+        names = [name for name in os.listdir(folder) if name.endswith(MANIFEST)]
         oldest = min((name for name in names if _version(name)), key=_version)
         with open(os.path.join(folder, oldest), "rb") as file:
             return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
@@ -333,7 +331,7 @@ def _derived_identity(path: str) -> str:
 
 def _version(manifest: str) -> int:
     """The version that the name of a manifest says; 0 if it says none."""
-    number = manifest.removesuffix(_MANIFEST)
+    number = manifest.removesuffix(MANIFEST)
     if not number.isdecimal():
         return 0
-    return min(int(number), _HIGHEST - int(number)) if len(number) == 20 else int(number)
+    return min(int(number), HIGHEST - int(number)) if len(number) == 20 else int(number)

@@ -87,6 +87,7 @@ class Upkeep(Changing):
                 if _OVERTAKEN not in str(error):
                     raise
                 continue
+            Snapshot.latest(self._snapshot.path)  # which gives the version its checksums
             return Compacted(done.fragments_removed, done.fragments_added)
         raise MemoryIndexError(
             f"{self._snapshot.path}: others change the index all the time; compact it later"

@@ -81,17 +81,17 @@ class Verifying(Upkeep):
         damages: dict[str | None, list[Damaged]] = {}
         for found in self.verify(apart=apart):
             damages.setdefault(found.document_id, []).append(found)
-        mended = [
+        mended = dict.fromkeys(
             name
             for name, parts in damages.items()
             if name is not None and all(part.what in _MENDED for part in parts)
-        ]
+        )
         left = [part for name, parts in damages.items() if name not in mended for part in parts]
         names = iter(mended)
         while group := list(islice(names, _AT_ONCE)):
             documents, details = self._read(partial(_kept, group))
             self.upsert(compress(documents), details)
-        return Repaired(mended, left)
+        return Repaired(list(mended), left)
 
 
 def _kept(

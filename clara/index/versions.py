@@ -44,15 +44,17 @@ def list_versions(path: str) -> list[Version]:
             fragments = {
                 _state(part): part for part in lance.dataset(path, version=number).get_fragments()
             }
-            for state in [state for state in parts if state not in fragments]:
+            gone = [state for state in parts if state not in fragments]
+            for state in gone:
                 rows_of.subtract(parts.pop(state))
             for state, part in fragments.items():
                 if state not in parts:
                     parts[state] = part.to_table(columns=["document_id"])["document_id"].to_pylist()
                     rows_of.update(parts[state])
-            rows_of = +rows_of  # without documents that have no rows any more
+            if gone:
+                rows_of = +rows_of  # without documents that have no rows any more
             time = each["timestamp"].astimezone(datetime.timezone.utc)
-            found.append(Version(number, time, len(rows_of), rows_of.total()))
+            found.append(Version(number, time, len(rows_of), sum(map(len, parts.values()))))
     return found
 
 

@@ -115,7 +115,7 @@ void Scorer::multiply_panels(const RowBlock& block, const RowBlock& next) {
             } else {
                 find(next.count > 0 ? next : block, 0, 0, ahead);
             }
-            panel.row_count = static_cast<int>(div_up(count, kPanelRowsUnit) * kPanelRowsUnit);
+            panel.row_count = static_cast<int>(round_up(count, kPanelRowsUnit));
             panel.sums = sums_.data() + first;
             panels_->multiply(panel);
         }

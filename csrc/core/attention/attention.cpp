@@ -5,6 +5,7 @@
 
 #include "core/aligned_bytes.hpp"
 #include "core/parallel.hpp"
+#include "core/round_up.hpp"
 #include "core/simd/kernels.hpp"
 
 namespace clara {
@@ -47,7 +48,7 @@ void packed_attention(const PackedAttention& call, const std::vector<AttendedDoc
     if (longest == 0 || queries == 0) return;
     const int parts = useful_threads(work, queries * call.kv_heads, threads);
     const int64_t shares = kPiecesOfThread * parts;
-    const int64_t share = (queries * call.kv_heads + shares - 1) / shares;
+    const int64_t share = div_up(queries * call.kv_heads, shares);
     const std::vector<AttendedDocument> pieces =
         cut(documents, parts == 1 ? queries : std::max(kLeastQueries, share));
     const int64_t count = static_cast<int64_t>(pieces.size()) * call.kv_heads;

@@ -4,6 +4,7 @@
 
 #include "core/aligned_bytes.hpp"
 #include "core/parallel.hpp"
+#include "core/round_up.hpp"
 #include "core/simd/kernels.hpp"
 
 namespace clara {
@@ -23,8 +24,8 @@ bool multiplies_bfloat16() { return kernels().linear != nullptr; }
 void adapted_linear(const AdaptedLinear& call, int64_t rows, int threads) {
     if (rows == 0 || call.outputs == 0) return;
     const LinearKernels& kernel = *kernels().linear;
-    const int64_t blocks = (rows + kLinearRows - 1) / kLinearRows;
-    const int64_t parts = (call.outputs + kLinearOutputs - 1) / kLinearOutputs;
+    const int64_t blocks = div_up(rows, kLinearRows);
+    const int64_t parts = div_up(call.outputs, kLinearOutputs);
     // Rows are split where there are enough: each thread then packs its own only.
     const bool by_rows = blocks >= 2 * static_cast<int64_t>(threads);
     const int64_t pieces = by_rows ? blocks : parts, unit = by_rows ? kLinearRows : kLinearOutputs;
@@ -43,7 +44,7 @@ void adapted_linear(const AdaptedLinear& call, int64_t rows, int threads) {
 void linear_gradient(const LinearGradient& call, int64_t rows, int threads) {
     if (rows == 0) return;
     const LinearGradientKernels& kernel = *kernels().linear_gradient;
-    const int64_t pieces = (rows + kLinearRows - 1) / kLinearRows;
+    const int64_t pieces = div_up(rows, kLinearRows);
     for_each_part(pieces,
                   useful_threads(elements(rows, call.inputs, call.outputs), pieces, threads),
                   [&](int /*part*/, int64_t begin, int64_t end) {

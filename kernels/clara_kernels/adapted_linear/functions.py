@@ -32,9 +32,9 @@ def multiplies_here(*tensors: Tensor) -> bool:
     """
     return (
         native is not None
-        and processors_are_free()
         and not torch.compiler.is_compiling()
         and native.multiplies_bfloat16()
+        and processors_are_free()
         and all(
             type(each) in (Tensor, torch.nn.Parameter)
             and each.dtype == torch.bfloat16
@@ -87,7 +87,7 @@ def adapted_linear(
         source = x.contiguous()
         if not multiplies_here(source):
             return reference.adapted_linear(x, weight, bias, down, up, scaling)
-        return _multiplied(source, weight, bias, down, up, scaling)[0]
+        return _multiplied(source, weight, bias, down, up, scaling)
 
 
 def _check(
@@ -114,10 +114,10 @@ def _multiplied(
     down: Tensor | None,
     up: Tensor | None,
     scaling: float,
-) -> tuple[Tensor, Tensor]:
-    """The result, and `scaling · x A'` `[..., rank]`."""
+    change: Tensor | None = None,
+) -> Tensor:
+    """The result; `scaling · x A'` `[..., rank]` is written to `change`, if there is one."""
     outputs, inputs = weight.shape
-    change = x.new_empty(*x.shape[:-1], 0 if down is None else down.shape[0])
     out = x.new_empty(*x.shape[:-1], outputs)
     wide = None if bias is None else bias.float().contiguous()
     with record_function(_NAME) if _profiler_enabled() else nullcontext():
@@ -132,11 +132,11 @@ def _multiplied(
             0 if down is None else down.data_ptr(),
             0 if up is None else up.data_ptr(),
             scaling,
-            change.data_ptr(),
+            0 if change is None else change.data_ptr(),
             out.data_ptr(),
             torch.get_num_threads(),
         )
-    return out, change
+    return out
 
 
 def trains_here(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> bool:
@@ -155,7 +155,8 @@ def with_change(
     Returns:
         `[rows, outputs]` and `[rows, rank]`.
     """
-    return _multiplied(x, weight, bias, down, up, scaling)
+    change = x.new_empty(*x.shape[:-1], down.shape[0])
+    return _multiplied(x, weight, bias, down, up, scaling, change), change
 
 
 def gradients(

@@ -237,8 +237,8 @@ def _attends_here(q: Tensor, k: Tensor) -> bool:
         and q.shape[2] % _WIDTH_UNIT == 0
         and k.shape[0] > 0
         and native is not None
-        and processors_are_free()
         and native.attends_bfloat16()
+        and processors_are_free()
     )
 
 

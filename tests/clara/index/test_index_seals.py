@@ -5,10 +5,11 @@ import random
 import shutil
 from pathlib import Path
 
+import lance
 import pytest
 import torch
 
-from clara.index import MemoryIndex, MemoryIndexError
+from clara.index import MemoryIndex, MemoryIndexError, seals
 from clara.index.snapshot import Snapshot
 
 
@@ -103,3 +104,21 @@ def test_checksums_go_with_their_files(made):
     made.clean_up(keep_versions=1)
     assert len(made.search(torch.ones(1, 4), 5)[0]) == 5
     assert len(os.listdir(Path(made.path, "_checksums"))) == 1
+
+
+def test_an_empty_checksum_is_written_again(made, monkeypatch):
+    """As a machine leaves it that lost power before its content was on the disk."""
+    expected = made.ids()
+    number = 2**64 - 1 - Snapshot.latest(made.path).version
+    file = Path(made.path, "_checksums", f"{number}.manifest")
+    digest = file.read_text()
+    file.write_text("")
+    monkeypatch.setattr(seals, "_known", {})  # of another process
+    assert MemoryIndex.open(made.path).ids() == expected
+    assert file.read_text() == digest
+
+
+def test_who_compacts_writes_the_checksum(made):
+    made.compact()
+    last = max(int(version["version"]) for version in lance.dataset(made.path).versions())
+    assert f"{2**64 - 1 - last}.manifest" in os.listdir(Path(made.path, "_checksums"))

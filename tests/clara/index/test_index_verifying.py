@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clara.data.marks import Mark
-from clara.index import Damaged, Details, MemoryIndex, MemoryIndexError
+from clara.index import Damaged, Details, MemoryIndex, MemoryIndexError, checking
 from clara.index.snapshot import Snapshot, file_of
 from clara.memory.documents import CompressedDocuments
 
@@ -179,3 +179,10 @@ def test_a_file_that_ends_its_reader_is_named(made):
         (None, None, f"file {file.name}: the process that read it ended with signal 6"),
         ("fourth", "fourth", "memory"),
     ]
+
+
+def test_a_reader_that_does_not_start_blames_no_file(made, monkeypatch):
+    index, _ = made
+    monkeypatch.setattr(checking, "_MODULE", "clara.index.no_such_module")
+    with pytest.raises(MemoryIndexError, match="ended with status 1 before it read a file"):
+        list(index.verify())
