@@ -30,6 +30,17 @@ def _checked(path: str, given: str) -> str:
     return path
 
 
+def is_vacant(path: str) -> bool:
+    """Whether a new index can be made at a path: nothing is there, or an empty folder.
+
+    A link that leads nowhere is not nothing.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return not os.path.lexists(path) or (os.path.isdir(path) and not os.listdir(path))
+
+
 @contextmanager
 def new_folder(target: str) -> Iterator[str]:
     """A folder to write to that appears at `target` once the block is left without an error.
@@ -40,7 +51,7 @@ def new_folder(target: str) -> Iterator[str]:
     Raises:
         MemoryIndexError: `target` exists and is no empty folder, or cannot be written.
     """
-    if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
+    if not is_vacant(target):
         raise _exists(target)
     with failures_in(target, "creating the index"):
         written = False

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from clara.config import Overflow
 from clara.corpus import Reading
 from clara.index import MemoryIndex, MemoryIndexError
-from clara.index.folders import local_path
+from clara.index.folders import is_vacant, local_path
 from clara.model import index_settings
 from clara.model.index_settings import Compressing, Spelled, as_argument
 from clara.sync import Build, Decision
@@ -69,7 +69,7 @@ def opened_index(folder: str) -> MemoryIndex | None:
     Raises:
         MemoryIndexError: there is something else, or it cannot be read or written.
     """
-    if not os.path.lexists(folder) or (os.path.isdir(folder) and not os.listdir(folder)):
+    if is_vacant(folder):
         return None
     index = MemoryIndex.open(folder)
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -11,7 +11,7 @@ from clara.corpus import CorpusDocument, Mark
 from clara.corpus.reading import OnDuplicate
 from clara.data.values import DataError, shown
 from clara.index import Details, Entry, MemoryIndex, MemoryIndexError
-from clara.index.folders import local_path
+from clara.index.folders import is_vacant, local_path
 from clara.sync.deciding import Decision, Stored, decide
 
 _AT_ONCE = 256  # documents
@@ -157,7 +157,7 @@ def _details(
 
 def _opened(folder: str, other: MemoryIndex) -> MemoryIndex:
     """The index to add to, or a new one like the other."""
-    if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
+    if not is_vacant(folder):
         return MemoryIndex.open(folder)
     return MemoryIndex.create(
         folder,

@@ -6,7 +6,7 @@ import lance
 import pytest
 
 from clara.index import MemoryIndex, MemoryIndexError
-from clara.index.folders import bytes_on_disk
+from clara.index.folders import bytes_on_disk, is_vacant
 
 FIELDS = {"fingerprint": "f" * 64, "memory_tokens": 2, "hidden_size": 8}
 
@@ -164,6 +164,15 @@ def test_an_error_while_writing_is_named_also_if_another_process_was_first(tmp_p
         MemoryIndex.create(target, **FIELDS)
     assert os.listdir(tmp_path) == ["index"]
     assert os.listdir(target) == ["theirs"]
+
+
+def test_where_a_new_index_can_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "full" / "inner").mkdir(parents=True)
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "link").symlink_to(tmp_path / "full" / "inner")
+    found = {name: is_vacant(str(tmp_path / name)) for name in ("none", *os.listdir(tmp_path))}
+    assert found == {"none": True, "file": False, "full": False, "broken": False, "link": True}
 
 
 def test_a_file_that_is_renamed_while_files_are_counted_is_left_out(tmp_path, monkeypatch):
