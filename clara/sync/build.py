@@ -97,6 +97,7 @@ class Build:
         if index is None:
             reading.fix_columns(self._types)
         self._to_come = dict(survey.repeated) if reading.on_duplicate == "replace" else {}
+        self._held: dict[str, CorpusDocument] = {}  # copies that were passed over
         self._seen: set[str] = set()
         self._foreign: dict[str, str] = {}
         self._batch: list[CorpusDocument] = []
@@ -104,6 +105,11 @@ class Build:
         self._advance: Advance = _no_progress
         self._size, self._sized = "", 0.0
         self.built = Built(None if index is None else index.path)
+
+    @property
+    def index(self) -> MemoryIndex | None:
+        """The open index; None until the first documents of a new one are stored."""
+        return self._index
 
     def run(self, advance: Advance | None = None) -> Built:
         """Read, compress, store and prune.
@@ -124,6 +130,7 @@ class Build:
             with closing(iter(self._reading)) as documents, suppress(CorpusError):
                 for document in documents:
                     self._take(document)
+            self._take_held()
             self._flush()
             self._delete_gone()
         finally:
@@ -132,11 +139,26 @@ class Build:
         return self.built
 
     def _take(self, document: CorpusDocument) -> None:
-        """Put a document into the batch, or leave it alone."""
+        """Put a document into the batch, or leave it alone, or hold it until another copy comes.
+
+        Of each copy progress is told once: when it is put or left, or another takes its place.
+        """
         self._seen.add(document.id)
-        if self._is_replaced_later(document.id):
+        if self._held.pop(document.id, None) is not None:
             self._advance(1)
-            return
+        if self._is_replaced_later(document.id):
+            self._held[document.id] = document
+        else:
+            self._put(document)
+
+    def _take_held(self) -> None:
+        """Put the copies of which no later one could be read, though the survey counted one."""
+        held, self._held = self._held, {}
+        for document in held.values():
+            self._put(document)
+
+    def _put(self, document: CorpusDocument) -> None:
+        """Put a document into the batch, or leave it alone."""
         stored = self._stored.get(document.id)
         decision = decide(stored, document.source, document.digest, self._reading.on_duplicate)
         if decision in self._allowed:
@@ -156,7 +178,7 @@ class Build:
             self.built.unchanged += 1
 
     def _is_replaced_later(self, name: str) -> bool:
-        """Whether another document with this id comes, which then is the document."""
+        """Whether another document with this id is to come, which then is the document."""
         if name not in self._to_come:
             return False
         self._to_come[name] -= 1

@@ -71,14 +71,21 @@ def new_index(path, types=None, **options):
 
 @pytest.fixture
 def build(tmp_path, stub):
-    """Build `tmp_path / "index"` from sources with the stub; options of `Reading` and `Build`."""
+    """Build `tmp_path / "index"` from sources with the stub; options of `Reading` and `Build`.
 
-    def run(*sources, **options):
+    `steps` gets how many documents progress is told of, and the total first.
+    """
+
+    def run(*sources, steps=None, **options):
         path = tmp_path / "index"
         index = MemoryIndex.open(path) if path.exists() else None
         chosen = {name: options.pop(name) for name in READING if name in options}
         reading = Reading([str(each) for each in sources], **chosen)
-        return Build(reading, index, lambda types: new_index(path, types), stub, **options).run()
+        made = Build(reading, index, lambda types: new_index(path, types), stub, **options)
+        if steps is None:
+            return made.run()
+        steps.append(made.total)
+        return made.run(lambda documents, detail=None: steps.append(documents))
 
     return run
 
