@@ -58,10 +58,10 @@ def get(
     as_json: options.Json = False,
 ) -> None:
     """Print the text and metadata of documents."""
-    from clara.sync.transfer import entries_of, texts_of
+    from clara.sync.transfer import texts_of
 
     index = open_index(path)
-    entries = entries_of(index, ids)
+    entries = index.entries(ids)
     documents = texts_of(index, entries)
     if as_json:
         print_json(

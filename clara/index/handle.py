@@ -17,6 +17,7 @@ TRIES = 3
 """Of a read or of adding, while the index is replaced or upgraded again and again."""
 
 Result = TypeVar("Result")
+Own = TypeVar("Own", bound="Handle")
 
 
 class Handle:
@@ -28,6 +29,21 @@ class Handle:
         self._catalog: Catalog | None = None
         self._contents: Contents | None = None
         self._lock = threading.RLock()  # guards all of these; held while any of them is loaded
+
+    def at_this_version(self: Own) -> Own:
+        """The index as it is now, to read: it does not see what is committed later.
+
+        It is as if opened with the number of its last version. It needs the files of that
+        version, which `clean_up` removes once there is a later one.
+
+        Raises:
+            MemoryIndexError: the index cannot be read.
+        """
+        with self._lock:
+            self._current()
+            now = self._snapshot
+        still = Snapshot(now.dataset, now.header, now.path, None, pinned=True)
+        return type(self)(still)
 
     def _current(self) -> Contents:
         """The last commit, whichever process made it."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from clara.data.marks import Scalar
+from clara.index.changing import _unknown
+from clara.index.contents import Contents
+from clara.index.errors import MemoryIndexError
 from clara.index.handle import Handle, as_ids
 from clara.index.layout import RowEntry
 from clara.memory.documents import CompressedDocuments
@@ -55,11 +58,30 @@ class Listing(Handle):
         """
         contents = self._current()
         rows = contents.documents()
-        names = (name for name in rows if name.startswith(prefix or ""))
-        while group := list(islice(names, _AT_ONCE)):
-            found = iter(contents.take_entries([row for name in group for row in rows[name]]))
-            for name in group:
-                yield _entry(name, list(islice(found, len(rows[name]))))
+        yield from _entries(
+            contents, ((name, rows[name]) for name in rows if name.startswith(prefix or ""))
+        )
+
+    def entries(self, document_ids: Sequence[str]) -> list[Entry]:
+        """Some documents in the given order, as `documents` lists them; one may come twice.
+
+        Nothing is read of other documents.
+
+        Raises:
+            TypeError: `document_ids` is a single string.
+            MemoryIndexError: some are not in the index; names the first ten. Or a document is
+                damaged.
+        """
+        names = as_ids(document_ids, "document_ids")
+
+        def read(contents: Contents) -> list[Entry]:
+            rows = {name: contents.rows_of(name) for name in names}
+            known = {name for name, found in rows.items() if found}
+            if len(known) < len(rows):
+                raise MemoryIndexError(_unknown(contents.snapshot.path, list(rows), known))
+            return list(_entries(contents, ((name, rows[name]) for name in names)))
+
+        return self._read(read)
 
     def get_documents(self, document_ids: Sequence[str]) -> CompressedDocuments:
         """All rows of these documents, in the given order of documents.
@@ -78,6 +100,15 @@ class Listing(Handle):
             MemoryIndexError: a document is damaged.
         """
         return {entry.document_id: (entry.source, entry.digest) for entry in self.documents()}
+
+
+def _entries(contents: Contents, documents: Iterable[tuple[str, Sequence[int]]]) -> Iterator[Entry]:
+    """Documents, of each of which the rows are given."""
+    left = iter(documents)
+    while group := list(islice(left, _AT_ONCE)):
+        found = iter(contents.take_entries([row for _, rows in group for row in rows]))
+        for name, rows in group:
+            yield _entry(name, list(islice(found, len(rows))))
 
 
 def _entry(document_id: str, rows: list[RowEntry]) -> Entry:

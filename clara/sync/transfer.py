@@ -25,7 +25,7 @@ def texts_of(index: MemoryIndex, entries: Iterable[Entry]) -> Iterator[CorpusDoc
     chunks begin in.
 
     Args:
-        entries: of `index.documents`.
+        entries: of `index.documents` or `index.entries`.
 
     Raises:
         MemoryIndexError: a document is damaged, or was deleted meanwhile.
@@ -44,21 +44,6 @@ def texts_of(index: MemoryIndex, entries: Iterable[Entry]) -> Iterator[CorpusDoc
                 source=entry.source or "",
                 where=f"{index.path}: {shown(entry.document_id)}",
             )
-
-
-def entries_of(index: MemoryIndex, document_ids: Sequence[str]) -> list[Entry]:
-    """The entries of some documents, in the given order.
-
-    Raises:
-        MemoryIndexError: some are not in the index; names the first ten.
-    """
-    wanted = set(document_ids)
-    found = {entry.document_id: entry for entry in index.documents() if entry.document_id in wanted}
-    if missing := [name for name in dict.fromkeys(document_ids) if name not in found]:
-        listed = ", ".join(shown(name) for name in missing[:_LISTED])
-        more = f" and {len(missing) - _LISTED:,} more" if len(missing) > _LISTED else ""
-        raise MemoryIndexError(f"{index.path}: no document has the id {listed}{more}")
-    return [found[name] for name in document_ids]
 
 
 def _marks(entry: Entry, parts: Sequence[str]) -> tuple[Mark, ...]:
@@ -101,6 +86,7 @@ def import_index(
 
     Args:
         path: of the index to add to; a folder that is not there, or empty, becomes a new one.
+        other: is read as it is now, whatever is committed to it meanwhile.
         on_duplicate: what to do where the index holds a document with the same id and another
             digest: refuse before anything is stored, leave it out, or replace it.
         advance: is told how many documents more are done.
@@ -109,6 +95,7 @@ def import_index(
         DataError: ids are there, with `on_duplicate` "error"; names the first ten.
         MemoryIndexError: an index cannot be read or written, or the two do not fit.
     """
+    other = other.at_this_version()  # or digests would be of one version and texts of another
     target = _opened(local_path(path), other)
     _require_fit(target, other)
     stored = {name: Stored(*known) for name, known in target.digests().items()}

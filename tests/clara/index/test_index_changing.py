@@ -8,6 +8,7 @@ import torch
 
 from clara.data.marks import Mark
 from clara.index import Changed, Details, DuplicateIdError, MemoryIndex, MemoryIndexError, build
+from clara.index.contents import Contents
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
@@ -224,6 +225,44 @@ def test_documents_are_listed(make_index, make_documents, both):
         index.get_documents(["b", "a"])
     index.upsert(make_documents(["b"]), {"b": Details(digest="new")})
     assert MemoryIndex.open(index.path).digests() == {"c": (None, None), "b": (None, "new")}
+
+
+def test_some_documents_are_listed(make_index, make_documents, both, monkeypatch):
+    index = make_index(columns={"year": int})
+    index.add(make_documents(["b", "a#0", "c", "a#1"]), {"a": Details({"year": 7}, digest="one")})
+    for each in both(index):
+        known = {entry.document_id: entry for entry in each.documents()}
+        assert each.entries(["c", "a", "c"]) == [known["c"], known["a"], known["c"]]
+        assert each.entries([]) == []
+        with pytest.raises(
+            MemoryIndexError, match=r"no document has the id 'x\\x1b', '0', '1', .* '8' and 3 more$"
+        ):
+            each.entries(["x\x1b", "a", *map(str, range(12))])
+        with pytest.raises(TypeError, match="document_ids must be a list of ids"):
+            each.entries("a")
+    read = []
+    take = Contents.take_entries
+
+    def noted(contents, rows):
+        read.append(list(rows))
+        return take(contents, rows)
+
+    monkeypatch.setattr(Contents, "take_entries", noted)
+    index.entries(["a"])
+    assert read == [[1, 3]]  # nothing of the others
+
+
+def test_an_index_as_it_is_now_sees_no_later_commit(make_index, make_documents, make_older):
+    for index in (make_index(columns={}), make_older()):
+        index.add(make_documents("ab"))
+        now = index.at_this_version()
+        MemoryIndex.open(index.path).add(make_documents("c"))
+        assert (now.ids(), now.contains(["c"]), len(now)) == (["a", "b"], [False], 2)
+        assert now.get(["a"]).texts == make_documents("a").texts
+        assert index.ids() == ["a", "b", "c"]
+        with pytest.raises(MemoryIndexError, match="is open, which can only be read"):
+            now.add(make_documents("d"))
+        assert now.at_this_version().ids() == ["a", "b"]
 
 
 def test_an_index_without_columns_is_listed(make_index, make_documents):

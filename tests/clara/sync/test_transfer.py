@@ -8,9 +8,12 @@ import torch
 from clara.corpus import Mark, Reading, write_corpus
 from clara.data import DataError, Document
 from clara.index import Details, MemoryIndex, MemoryIndexError
+from clara.index.build import write_empty
+from clara.index.header import Header
 from clara.memory.documents import CompressedDocuments
-from clara.sync.transfer import Imported, entries_of, import_index, texts_of
-from tests.clara.sync.conftest import new_index
+from clara.sync import transfer
+from clara.sync.transfer import Imported, import_index, texts_of
+from tests.clara.sync.conftest import FINGERPRINT, new_index
 
 RECORDS = [
     {"id": "a", "contents": "One sentence of more than forty characters, and more.", "n": 1},
@@ -47,14 +50,6 @@ def test_what_is_exported_is_read_back(index, tmp_path):
     assert [(d.id, d.text, d.title, d.metadata, d.marks) for d in read] == [
         (d.id, d.text, d.title, d.metadata, d.marks) for d in written
     ]
-
-
-def test_entries_of_some_documents(index):
-    assert [each.document_id for each in entries_of(index, ["page.md", "a"])] == ["page.md", "a"]
-    with pytest.raises(
-        MemoryIndexError, match=r"no document has the id 'x\\x1b', '0', '1', .* '8' a"
-    ):
-        entries_of(index, ["x\x1b", "a", *map(str, range(12))])
 
 
 def test_into_a_new_index_and_again(index, tmp_path):
@@ -133,3 +128,54 @@ def test_details_are_kept(stub, tmp_path):
     (entry,) = MemoryIndex.open(tmp_path / "two").documents()
     assert (entry.source, entry.digest, entry.places) == ("source", "digest", ["page 1"])
     assert entry.metadata == {"n": 3}
+
+
+def stored(stub, index, *names, text, digest):
+    """Store documents, all with this text, in one commit."""
+    memory = stub([Document(name, text) for name in names], on_progress=lambda rows: None)
+    index.upsert(memory, {name: Details(digest=digest) for name in names})
+
+
+def test_what_is_committed_to_the_source_meanwhile_is_not_taken_over(stub, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "_AT_ONCE", 2)
+    one = new_index(tmp_path / "one", {})
+    stored(stub, one, "a", "b", "c", "d", text="old", digest="of old")
+    second = MemoryIndex.open(one.path)
+    steps = []
+
+    def advance(documents):
+        steps.append(documents)
+        if sum(steps) == 2:  # the first group is stored
+            stored(stub, second, "c", text="new", digest="of new")
+            second.delete(["d"])
+
+    done = import_index(tmp_path / "two", one, advance=advance)
+    assert (done.added, steps) == (4, [0, 2, 2])
+    two = MemoryIndex.open(tmp_path / "two")
+    assert [each.text for each in two.texts(["a", "b", "c", "d"])] == ["old"] * 4
+    assert two.digests() == dict.fromkeys("abcd", (None, "of old"))
+    same(two, MemoryIndex.open(one.path, version=2))
+    assert one.digests()["c"] == (None, "of new")  # the source itself still sees commits
+    done = import_index(two.path, one, on_duplicate="replace")
+    assert (done.replaced, done.unchanged) == (1, 2)
+    assert two.texts(["c"])[0].text == "new"
+
+
+def test_an_earlier_version_is_taken_over(stub, tmp_path):
+    one = new_index(tmp_path / "one", {})
+    stored(stub, one, "a", text="old", digest="of old")
+    stored(stub, one, "a", text="new", digest="of new")
+    import_index(tmp_path / "two", MemoryIndex.open(one.path, version=2))
+    assert MemoryIndex.open(tmp_path / "two").digests() == {"a": (None, "of old")}
+
+
+@pytest.mark.parametrize("identity", [None, "identity"])
+def test_earlier_formats_are_taken_over(stub, tmp_path, identity):
+    settings = {"overflow": "chunk", "compression_rate": 16}
+    header = Header(FINGERPRINT, 2, 8, torch.float32, settings, identity=identity)
+    write_empty(header, str(tmp_path / "one"))
+    one = MemoryIndex.open(tmp_path / "one")
+    assert one.info()["format_version"] == (1 if identity is None else 2)
+    one.add(stub([Document("a", "text"), Document("b", "more")], on_progress=print))
+    assert import_index(tmp_path / "two", one).added == 2
+    same(MemoryIndex.open(tmp_path / "two"), one)
