@@ -104,9 +104,9 @@ def delete(
     from clara.sync.deciding import is_large
 
     index = open_index(path)
-    known = index.digests()
     names = list(dict.fromkeys(ids or ()))
     if source is not None:
+        known = index.digests()  # reads all metadata, which must not be damaged
         names = [name for name, (origin, _) in known.items() if origin == source]
         if not names:
             there = ", ".join(sorted({repr(each) for each, _ in known.values() if each}))
@@ -114,9 +114,10 @@ def delete(
                 f"{index.path}: no document is of the source {source!r}; there are: "
                 f"{there or 'none'}"
             )
-    present = sum(name in known for name in names)
-    if is_large(present, len(known)) and not yes:
-        what = f"{present:,} of {len(known):,} documents of {index.path}"
+    total = index.info()["documents"]
+    present = sum(index.contains_documents(names))
+    if is_large(present, total) and not yes:
+        what = f"{present:,} of {total:,} documents of {index.path}"
         if not confirmed(f"Delete {what}?"):
             raise CommandError(f"{what} are more than a tenth; add --yes to delete them")
     deleted = index.delete(names, missing_ok=missing_ok)

@@ -106,7 +106,7 @@ def _compressing(model: Any, index: MemoryIndex, name: str) -> Any:
         overflow = index_settings.chosen_overflow(
             model, index, None, model_name=name, spelled=options.spelled
         )
-        rate = index_settings.chosen_rate(model, index, None, True, spelled=options.spelled)
+        rate = index_settings.chosen_rate(model, index, None, False, spelled=options.spelled)
     compress = index_settings.compressing(model, overflow, rate)
 
     def compressed(documents: Sequence[Document]) -> CompressedDocuments:

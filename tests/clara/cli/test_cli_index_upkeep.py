@@ -2,12 +2,13 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from clara import Clara
+from clara import Clara, ClaraConfig
 from clara.cli import index_documents
 from clara.cli.examples import EXAMPLES
 from clara.cli.index import index as group
@@ -206,6 +207,40 @@ def test_verify_and_repair(clara, refused, path, model, loaded, tmp_path):
     assert "1 document damaged; delete what cannot be repaired" in result.stderr
     clara("index", "delete", path, "c3")
     clara("index", "verify", path)
+
+
+def test_a_document_with_damaged_metadata_is_deleted(clara, refused, path):
+    flip(path, b"\x1b[1mme")
+    result = clara("index", "verify", path, code=1)
+    assert result.stdout == 'damaged: metadata of document "b\\u202e\\x1b[31m\'; --"\n'
+    assert "damaged" in refused("index", "delete", path, "--source", "docs", "--yes")
+    assert "1 deleted; index of 11 documents" in clara("index", "delete", path, HOSTILE).stdout
+    assert clara("index", "verify", path).stdout == f"11 documents, all as written: {path}\n"
+
+
+def test_a_repair_gives_no_second_warning_of_a_rate(clara, backbone, write_corpus, tmp_path):
+    """That the model is not trained for it was said when the index was built."""
+    config = ClaraConfig(
+        memory_form="spans",
+        compression_rate=2,
+        rates=[2, 8],
+        question_rate=2,
+        document_length=64,
+        dtype="float32",
+    )
+    spans = Clara.from_backbone(backbone, config)
+    spans.save_pretrained(tmp_path / "spans")
+    path = str(tmp_path / "index")
+    with pytest.warns(UserWarning, match="not trained for compression rate 4"):
+        spans.build_index(path, [write_corpus(count=2)], compression_rate=4, any_rate=True)
+    index = MemoryIndex.open(path)
+    before = index.get(["d1"]).memory
+    flip(path, before.numpy().tobytes())
+    arguments = ("index", "verify", path, "--repair", "--model", str(tmp_path / "spans"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the model is not trained for")
+        assert clara(*arguments).stdout.endswith(f"1 document repaired: {path}\n")
+    assert torch.equal(index.get(["d1"]).memory, before)
 
 
 def test_compacting_keeps_where_sources_lie(clara, refused, path, model, tmp_path):
