@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,7 +38,8 @@ from clara.terminal.printing import is_terminal, one_line, print_json, say, size
 
 if TYPE_CHECKING:
     from clara.corpus import Reading
-    from clara.sync import Build, Built
+    from clara.index import MemoryIndex
+    from clara.sync import Build, Built, Decision
 
 _LINES_EVERY = 30.0  # seconds, where standard error is no terminal
 _SHOWN = 10  # fields in a line
@@ -120,14 +122,12 @@ def build(
     _carry_out(prepared, task, reading, failures, as_json)
 
 
-def _allowed(task: str) -> Any:
+def _allowed(task: str) -> Collection[Decision]:
     """What a command may do with documents."""
     from clara.sync import Decision
+    from clara.sync.build import ALL
 
-    return {"add": {Decision.ADD}, "replace": {Decision.REPLACE}}.get(task, set(Decision)) - {
-        Decision.KEEP,
-        Decision.REFUSE,
-    }
+    return {"add": {Decision.ADD}, "replace": {Decision.REPLACE}}.get(task, ALL)
 
 
 def _carry_out(
@@ -145,21 +145,20 @@ def _carry_out(
             built, error = raised.built, raised
     if built.left_out:
         say(left_out(built))
-    found = described(built)
+    found = described(built, prepared.index)
     if as_json:
         print_json({**found, "errors": failures.shown})
     else:
         print(summary(built, found))
-    if error is None and built.why_not_deleted and not reading.failures:
-        error = CommandError(
-            f"{built.not_deleted:,} documents are gone from their sources and were not deleted: "
-            f"{built.why_not_deleted}; add --yes to delete them"
-        )
-    elif built.why_not_deleted:
-        say(
+    if built.why_not_deleted:
+        what = (
             f"{built.not_deleted:,} documents are gone from their sources and were not deleted: "
             f"{built.why_not_deleted}"
         )
+        if error is None and not reading.failures:
+            error = CommandError(f"{what}; add --yes to delete them")
+        else:
+            say(what)
     if error is not None:
         raise error
 
@@ -181,14 +180,12 @@ def somebody_answers() -> bool:
     return is_terminal() and sys.stdin is not None and sys.stdin.isatty()
 
 
-def described(built: Built) -> dict[str, Any]:
+def described(built: Built, index: MemoryIndex | None) -> dict[str, Any]:
     """What was done, and what the index holds now, as JSON holds it."""
     found = built.as_fields()
-    if built.index is None:
+    if index is None:
         return found
-    from clara.index import MemoryIndex
-
-    info = MemoryIndex.open(built.index).info()
+    info = index.info()
     return {
         **found,
         "index_documents": info["documents"],
