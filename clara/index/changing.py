@@ -135,7 +135,7 @@ class Changing(Handle):
         build.require_changeable(self._header, self._snapshot.path)
         there = [name for name in names if name in catalog.documents]
         if len(there) < len(names) and not missing_ok:
-            raise MemoryIndexError(_unknown(self._snapshot.path, names, catalog.documents))
+            raise MemoryIndexError(unknown(self._snapshot.path, names, catalog.documents))
         if there and not self._writer.delete(self._snapshot, there):
             return None
         return len(there)
@@ -171,7 +171,7 @@ class Changing(Handle):
             raise DuplicateIdError(there)
 
 
-def _unknown(path: str, names: Sequence[str], known: Container[str]) -> str:
+def unknown(path: str, names: Sequence[str], known: Container[str]) -> str:
     """What to say of documents that are not in an index."""
     missing = [name for name in names if name not in known]
     shown = ", ".join(map(repr, missing[:_SHOWN]))

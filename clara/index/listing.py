@@ -7,7 +7,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from clara.data.marks import Scalar
-from clara.index.changing import _unknown
+from clara.index.changing import unknown
 from clara.index.contents import Contents
 from clara.index.errors import MemoryIndexError
 from clara.index.handle import Handle, as_ids
@@ -78,7 +78,7 @@ class Listing(Handle):
             rows = {name: contents.rows_of(name) for name in names}
             known = {name for name, found in rows.items() if found}
             if len(known) < len(rows):
-                raise MemoryIndexError(_unknown(contents.snapshot.path, list(rows), known))
+                raise MemoryIndexError(unknown(contents.snapshot.path, list(rows), known))
             return list(_entries(contents, ((name, rows[name]) for name in names)))
 
         return self._read(read)
