@@ -14,6 +14,7 @@
 #include "core/cosine_topk.hpp"
 #include "core/inverse_norms.hpp"
 #include "core/rows.hpp"
+#include "core/shared_team.hpp"
 #include "core/simd/kernels.hpp"
 
 #ifdef CLARA_CUDA
@@ -194,6 +195,7 @@ PYBIND11_MODULE(_C, module) {
     clara::define_elementwise(module);
     clara::define_bfloat16(module);
     module.def("build_info", &build_info);
+    module.def("shares_threads", [] { return clara::shared_team() != nullptr; });
 #ifdef CLARA_CUDA
     module.def("cuda_inverse_norms", &cuda_inverse_norms, py::arg("rows"), py::arg("out"),
                py::arg("device"), py::arg("stream"));

@@ -1,14 +1,61 @@
 #include "core/parallel.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace clara {
 namespace {
 
-/// Joins on every way out, so that a failed start or a thrown part leaves no thread running.
+using Body = std::function<void(int part, int64_t begin, int64_t end)>;
+
+/// Parts of a call, for any number of threads to take.
+class Parts {
+public:
+    Parts(int64_t count, int parts, const Body& body)
+        : size_(count / parts), longer_(count % parts), body_(body), failures_(parts) {}
+
+    /// Runs parts until none is left.
+    void take() noexcept {
+        for (int part = next_++; part < size(); part = next_++) run(part);
+    }
+
+    /// Once all are done.
+    void rethrow_first() const {
+        for (const std::exception_ptr& failure : failures_) {
+            if (failure) std::rethrow_exception(failure);
+        }
+    }
+
+    int size() const { return static_cast<int>(failures_.size()); }
+
+private:
+    void run(int part) noexcept {
+        const int64_t begin = part * size_ + std::min<int64_t>(part, longer_);
+        const int64_t end = begin + size_ + (part < longer_ ? 1 : 0);
+        try {
+            body_(part, begin, end);
+        } catch (...) {
+            failures_[part] = std::current_exception();
+        }
+    }
+
+    const int64_t size_, longer_;  // the first `longer_` parts take one element more
+    const Body& body_;
+    std::vector<std::exception_ptr> failures_;
+    std::atomic<int> next_{0};
+};
+
+/// Asks for no number of threads: another one than PyTorch's would make the runtime end some of its
+/// threads, or start more, now and again in PyTorch's next operator.
+void run_in_team(const OpenMp& team, Parts& parts) {
+    team.parallel([](void* data) { static_cast<Parts*>(data)->take(); }, &parts, 0, 0);
+}
+
+/// Joins on every way out.
 class Threads {
 public:
     Threads() = default;
@@ -19,44 +66,41 @@ public:
     }
 
     template <class Work>
-    void start(Work work) {
-        threads_.emplace_back(work);
+    void start(int count, Work work) {
+        threads_.reserve(count);
+        for (int i = 0; i < count; ++i) threads_.emplace_back(work);
     }
-
-    void reserve(int count) { threads_.reserve(count); }
 
 private:
     std::vector<std::thread> threads_;
 };
 
+void run_in_own_threads(Parts& parts) {
+    Threads threads;
+    try {
+        threads.start(parts.size() - 1, [&parts] { parts.take(); });
+    } catch (const std::system_error&) {
+        // No more can be started: there are fewer.
+    }
+    parts.take();
+}
+
 }  // namespace
 
-void for_each_part(int64_t count, int parts,
-                   const std::function<void(int part, int64_t begin, int64_t end)>& body) {
-    const int64_t size = count / parts;
-    const int64_t longer = count % parts;  // the first `longer` parts take one element more
-    std::vector<std::exception_ptr> failures(parts);
+void for_each_part(const OpenMp* team, int64_t count, int parts, const Body& body) {
+    Parts all(count, parts, body);
+    if (parts == 1) {
+        all.take();
+    } else if (team != nullptr && team->most_threads() >= parts) {
+        run_in_team(*team, all);
+    } else {
+        run_in_own_threads(all);
+    }
+    all.rethrow_first();
+}
 
-    const auto run = [&](int part) {
-        const int64_t begin = part * size + (part < longer ? part : longer);
-        const int64_t end = begin + size + (part < longer ? 1 : 0);
-        try {
-            body(part, begin, end);
-        } catch (...) {
-            failures[part] = std::current_exception();
-        }
-    };
-    {
-        Threads threads;
-        threads.reserve(parts - 1);
-        for (int part = 1; part < parts; ++part) {
-            threads.start([&run, part] { run(part); });
-        }
-        run(0);
-    }
-    for (const std::exception_ptr& failure : failures) {
-        if (failure) std::rethrow_exception(failure);
-    }
+void for_each_part(int64_t count, int parts, const Body& body) {
+    for_each_part(parts > 1 ? shared_team() : nullptr, count, parts, body);
 }
 
 int useful_threads(double elements, int64_t pieces, int threads) {

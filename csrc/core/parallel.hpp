@@ -3,13 +3,23 @@
 #include <cstdint>
 #include <functional>
 
+#include "core/shared_team.hpp"
+
 namespace clara {
 
-/// Splits [0, count) into `parts` consecutive ranges and calls body(part, begin, end) for each, one
-/// thread per part and part 0 on the caller's. The threads are ours, so no second OpenMP runtime
-/// meets the host program's, and they end with the call, so a fork finds none of them. The first
-/// exception of a part is rethrown after every thread has ended.
+/// Splits [0, count) into `parts` consecutive ranges and calls body(part, begin, end) once for
+/// each, on up to `parts` threads, the caller's among them. Parts may not wait for each other: a
+/// thread takes one after another, and there may be fewer threads than parts. The exception of the
+/// first part that threw is rethrown after every part has ended.
+///
+/// The threads are those of PyTorch where they can be shared. Its idle ones spin for milliseconds,
+/// on the processors that threads of ours would need. Elsewhere threads are started, which end with
+/// the call.
 void for_each_part(int64_t count, int parts,
+                   const std::function<void(int part, int64_t begin, int64_t end)>& body);
+
+/// The same with the threads of `team`, or without them if it is nullptr.
+void for_each_part(const OpenMp* team, int64_t count, int parts,
                    const std::function<void(int part, int64_t begin, int64_t end)>& body);
 
 /// As many of `threads` as have enough to do, where `elements` are to be read in `pieces` that

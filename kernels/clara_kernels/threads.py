@@ -6,18 +6,21 @@ import os
 
 import torch
 
+from .build import native
+
 
 def processors_are_free() -> bool:
-    """Whether the compiled module's threads need not share processors with PyTorch's.
+    """Whether the compiled module's threads find processors that PyTorch's do not hold.
 
-    On Linux, PyTorch computes with threads of GNU's OpenMP. They go on spinning for milliseconds
-    after each operator, on the processors that the compiled module's threads need by then: between
-    operators of PyTorch, layers on two threads take as long as on one. So processors are free with
-    one thread, or where idle threads sleep: with `GOMP_SPINCOUNT=0` or `OMP_WAIT_POLICY=passive` in
-    the environment before PyTorch is imported.
+    PyTorch's threads go on spinning for milliseconds after each operator. So the compiled module
+    works in these same threads where it can, which is so wherever PyTorch computes with OpenMP on
+    Linux. A process that was forked cannot: then its threads are others, and find processors free
+    with one thread alone, or where idle threads sleep, with `GOMP_SPINCOUNT=0` or
+    `OMP_WAIT_POLICY=passive` in the environment before PyTorch is imported.
     """
     return (
         torch.get_num_threads() == 1
+        or (native is not None and native.shares_threads())
         or os.environ.get("GOMP_SPINCOUNT") == "0"
         or os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
     )

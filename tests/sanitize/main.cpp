@@ -1,50 +1,31 @@
-// Searches of csrc/core, of every kind and size, its decoder, its functions of rows and its
-// linear layers and attention in bfloat16, for sanitizers to watch. Each result is compared with
-// float64 or, bit for bit, with one that was. CLARA_SIMD names the instruction set as ever.
+// Searches of csrc/core, of every kind and size, its calls on several threads, its decoder, its
+// functions of rows and its linear layers and attention in bfloat16, for sanitizers to watch. Each
+// result is compared with float64 or, bit for bit, with one that was. CLARA_SIMD names the
+// instruction set as ever.
 //
 //   search            runs every check; exits with 1 at the first thing that is wrong
 //   search ks ties    runs these
 //   search --list     names the instruction sets of this processor
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "bfloat16.hpp"
-#include "core/parallel.hpp"
 #include "core/simd/kernels.hpp"
 #include "decoder.hpp"
 #include "elementwise.hpp"
+#include "parallel.hpp"
 #include "search.hpp"
 #include "truth.hpp"
 
 namespace clara_test {
 namespace {
-
-/// A part that throws is heard of after every other one has ended.
-void failing_part() {
-    for (const int failing : {0, 2}) {
-        std::atomic<int> ended{0};
-        bool thrown = false;
-        try {
-            clara::for_each_part(10, 4, [&](int part, int64_t, int64_t) {
-                if (part == failing) throw std::runtime_error("part");
-                std::this_thread::sleep_for(std::chrono::milliseconds(10));
-                ++ended;
-            });
-        } catch (const std::runtime_error& error) {
-            thrown = error.what() == std::string("part");
-        }
-        expect(thrown && ended == 3, "for_each_part lost an exception or a part");
-    }
-}
 
 /// An instruction set that is not there.
 void unknown_kernels() {
@@ -72,7 +53,9 @@ int run(const std::vector<std::string>& wanted) {
         {"ties", ties},
         {"special_values", special_values},
         {"concurrent_calls", concurrent_calls},
+        {"each_part_once", each_part_once},
         {"failing_part", failing_part},
+        {"parts_at_once", parts_at_once},
         {"fork_during_calls", fork_during_calls},
         {"unknown_kernels", unknown_kernels},
         {"products", products},

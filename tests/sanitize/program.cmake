@@ -6,10 +6,10 @@ set_source_files_properties(tests/sanitize/cosine.cpp PROPERTIES
   COMPILE_OPTIONS "-O2;-fno-sanitize=all")
 add_executable(search tests/sanitize/main.cpp tests/sanitize/search.cpp
   tests/sanitize/bfloat16.cpp tests/sanitize/decoder.cpp tests/sanitize/elementwise.cpp
-  tests/sanitize/cosine.cpp
+  tests/sanitize/parallel.cpp tests/sanitize/cosine.cpp
   ${core_sources})
 target_include_directories(search PRIVATE csrc)
-target_link_libraries(search PRIVATE Threads::Threads)
+target_link_libraries(search PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
 target_compile_options(search PRIVATE -Wall -Wextra)
 
 if(NOT CLARA_SANITIZE STREQUAL "none")

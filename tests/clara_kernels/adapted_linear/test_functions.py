@@ -92,8 +92,7 @@ def test_the_module_computes_what_the_reference_does(monkeypatch):
 
 
 @HERE
-def test_threads_compute_the_same(monkeypatch):
-    monkeypatch.setenv("GOMP_SPINCOUNT", "0")  # else PyTorch multiplies on several
+def test_threads_compute_the_same():
     few, many = case(40, 256, 1024, 16), case(700, 64, 256, 16, bias=True)
     before = torch.get_num_threads()
     try:
@@ -207,8 +206,7 @@ def test_odd_sizes_are_not_trained_here():
 
 
 @HERE
-def test_threads_make_the_same_gradients(monkeypatch):
-    monkeypatch.setenv("GOMP_SPINCOUNT", "0")  # else PyTorch multiplies on several
+def test_threads_make_the_same_gradients():
     _, weight, _, down, up = case(1, 128, 512, 16)
     grad = torch.randn(500, 512).bfloat16()
     before = torch.get_num_threads()

@@ -85,8 +85,7 @@ def test_other_instructions_compute_the_same(window, monkeypatch):
     ("lengths", "kv_heads"),
     [([300, 5, 280, 290], 3), ([700], 1)],  # the second is cut, as there is but one piece
 )
-def test_threads_compute_the_same(lengths, kv_heads, window, monkeypatch):
-    monkeypatch.setenv("GOMP_SPINCOUNT", "0")
+def test_threads_compute_the_same(lengths, kv_heads, window):
     given = case(lengths, [4] * len(lengths), 6, kv_heads, 64)
     before = torch.get_num_threads()
     made = []

@@ -1,0 +1,22 @@
+#pragma once
+
+namespace clara {
+
+/// What is called of an OpenMP runtime. Those of GCC and LLVM have it by the same names.
+struct OpenMp {
+    /// GOMP_parallel: calls work(data) on `threads` threads at once, the caller's among them, and
+    /// returns when all are done. 0 means as many as most_threads() says. Where the runtime has
+    /// fewer to give, as within another call, it is fewer. `work` may not throw.
+    void (*parallel)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
+    /// omp_get_max_threads, of the calling thread.
+    int (*most_threads)();
+};
+
+/// The runtime that PyTorch computes with; nullptr where its threads cannot be shared:
+/// - PyTorch has not been loaded, or computes with another kind of threads. No runtime is ever
+///   loaded for this: two in one process take the processors from each other.
+/// - This process is a fork. It has none of the threads that the runtime believes to be there, and
+///   would wait for them without end.
+const OpenMp* shared_team();
+
+}  // namespace clara
