@@ -65,10 +65,15 @@ public:
         for (std::thread& thread : threads_) thread.join();
     }
 
+    /// Fewer where the system has no more to give.
     template <class Work>
     void start(int count, Work work) {
         threads_.reserve(count);
-        for (int i = 0; i < count; ++i) threads_.emplace_back(work);
+        try {
+            for (int i = 0; i < count; ++i) threads_.emplace_back(work);
+        } catch (const std::system_error&) {
+            return;
+        }
     }
 
 private:
@@ -77,11 +82,7 @@ private:
 
 void run_in_own_threads(Parts& parts) {
     Threads threads;
-    try {
-        threads.start(parts.size() - 1, [&parts] { parts.take(); });
-    } catch (const std::system_error&) {
-        // No more can be started: there are fewer.
-    }
+    threads.start(parts.size() - 1, [&parts] { parts.take(); });
     parts.take();
 }
 

@@ -16,8 +16,13 @@ namespace clara {
 #if defined(__linux__)
 namespace {
 
-std::atomic<bool> forked{false};
-[[maybe_unused]] const int watched = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+/// Whether this process is a fork of one that had loaded this module.
+std::atomic<bool>& forked() noexcept {
+    static std::atomic<bool> value{false};
+    return value;
+}
+
+const bool kSeesForks = pthread_atfork(nullptr, nullptr, [] { forked() = true; }) == 0;
 
 /// Whether this process was a fork before it loaded this module, perhaps one of a process that had
 /// PyTorch. A program that was started since then is none. Where the kernel does not tell, neither.
@@ -54,7 +59,7 @@ OpenMp found_team() {
 
 const OpenMp* shared_team() {
     // Asked before the variable, which another thread may have been initializing during the fork.
-    if (forked.load(std::memory_order_relaxed)) return nullptr;
+    if (!kSeesForks || forked().load(std::memory_order_relaxed)) return nullptr;
     static const OpenMp team = found_team();
     return team.parallel != nullptr && team.most_threads != nullptr ? &team : nullptr;
 }
