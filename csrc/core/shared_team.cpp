@@ -50,9 +50,10 @@ Function* of_pytorch(void* pytorch, const char* name) {
 
 OpenMp found_team() {
     void* pytorch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);  // held for good, as it is
-    if (pytorch == nullptr || was_forked()) return {nullptr, nullptr};
+    if (pytorch == nullptr || was_forked()) return {nullptr, nullptr, nullptr};
     return {of_pytorch<void(void (*)(void*), void*, unsigned, unsigned)>(pytorch, "GOMP_parallel"),
-            of_pytorch<int()>(pytorch, "omp_get_max_threads")};
+            of_pytorch<int()>(pytorch, "omp_get_max_threads"),
+            of_pytorch<int()>(pytorch, "omp_get_num_threads")};
 }
 
 }  // namespace
@@ -61,7 +62,9 @@ const OpenMp* shared_team() {
     // Asked before the variable, which another thread may have been initializing during the fork.
     if (!kSeesForks || forked().load(std::memory_order_relaxed)) return nullptr;
     static const OpenMp team = found_team();
-    return team.parallel != nullptr && team.most_threads != nullptr ? &team : nullptr;
+    const bool complete =
+        team.parallel != nullptr && team.most_threads != nullptr && team.threads != nullptr;
+    return complete ? &team : nullptr;
 }
 #else
 const OpenMp* shared_team() { return nullptr; }

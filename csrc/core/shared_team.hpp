@@ -10,6 +10,8 @@ struct OpenMp {
     void (*parallel)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
     /// omp_get_max_threads, of the calling thread.
     int (*most_threads)();
+    /// omp_get_num_threads: those of the call that the calling thread works in.
+    int (*threads)();
 };
 
 /// The runtime that PyTorch computes with; nullptr where its threads cannot be shared:

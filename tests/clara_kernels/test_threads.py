@@ -96,20 +96,6 @@ assert os.waitpid(child, 0)[1] == 0
 """)
 
 
-@needs_openmp
-def test_calls_of_several_threads_agree():
-    run("""
-from concurrent.futures import ThreadPoolExecutor
-from clara_kernels import cosine_topk
-queries, corpus = torch.randn(6, 9, 200), torch.randn(4000, 200)
-expected = [cosine_topk(each, corpus, 30) for each in queries]
-with ThreadPoolExecutor(6) as pool:
-    for _ in range(10):
-        for one, other in zip(pool.map(lambda q: cosine_topk(q, corpus, 30), queries), expected):
-            assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
-""")
-
-
 class Unshared:
     """Stands for the compiled module of a process that was forked."""
 

@@ -56,6 +56,7 @@ int run(const std::vector<std::string>& wanted) {
         {"each_part_once", each_part_once},
         {"failing_part", failing_part},
         {"parts_at_once", parts_at_once},
+        {"members_wait", members_wait},
         {"fork_during_calls", fork_during_calls},
         {"unknown_kernels", unknown_kernels},
         {"products", products},

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/decoder/team.hpp"
 #include "core/parallel.hpp"
 #include "core/shared_team.hpp"
 #include "truth.hpp"
@@ -33,15 +34,16 @@ void call_in_a_crowd(void (*work)(void*), void* data, unsigned /*threads*/, unsi
 /// is there. No PyTorch is. ThreadSanitizer does not see how the system's threads wait for each
 /// other, and takes it for a race.
 std::vector<const clara::OpenMp*> teams() {
-    static const clara::OpenMp alone{call_alone, [] { return 64; }};
-    static const clara::OpenMp crowd{call_in_a_crowd, [] { return 64; }};
+    static const clara::OpenMp alone{call_alone, [] { return 64; }, [] { return 1; }};
+    static const clara::OpenMp crowd{call_in_a_crowd, [] { return 64; }, [] { return kCrowd; }};
     std::vector<const clara::OpenMp*> found{nullptr, &alone, &crowd};
 #if !defined(__SANITIZE_THREAD__)
     if (void* library = dlopen("libgomp.so.1", RTLD_NOW)) {
         static const clara::OpenMp system{
             reinterpret_cast<void (*)(void (*)(void*), void*, unsigned, unsigned)>(
                 dlsym(library, "GOMP_parallel")),
-            reinterpret_cast<int (*)()>(dlsym(library, "omp_get_max_threads"))};
+            reinterpret_cast<int (*)()>(dlsym(library, "omp_get_max_threads")),
+            reinterpret_cast<int (*)()>(dlsym(library, "omp_get_num_threads"))};
         reinterpret_cast<void (*)(int)>(dlsym(library, "omp_set_num_threads"))(kCrowd);
         found.push_back(&system);
     }
@@ -116,6 +118,28 @@ void parts_at_once() {
         }
         for (std::thread& caller : callers) caller.join();
         expect(sum == 4 * 20 * (2 * 30 + 3), "calls at the same time lost a part");
+    }
+}
+
+void members_wait() {
+    constexpr int kPhases = 50;
+    for (const clara::OpenMp* team : teams()) {
+        for (const int members : {1, 2, kCrowd, kCrowd + 2}) {
+            std::vector<int> counts(members, 0);
+            std::atomic<int> calls{0}, wrong{0};
+            clara::run_team(team, members, [&](const clara::Member& member) {
+                ++calls;
+                for (int phase = 1; phase <= kPhases; ++phase) {
+                    ++counts[member.number];
+                    member.barrier.wait();
+                    for (int i = 0; i < member.members; ++i) wrong += counts[i] != phase;
+                    member.barrier.wait();
+                }
+            });
+            expect(wrong == 0, "a member of a team did not wait");
+            expect(calls >= 1 && calls <= members, "a team has more members than were asked for");
+            for (int i = 0; i < calls; ++i) expect(counts[i] == kPhases, "a member is missing");
+        }
     }
 }
 

@@ -8,4 +8,7 @@ void each_part_once();
 void failing_part();
 void parts_at_once();
 
+/// Members of a team that wait for each other, on the same threads.
+void members_wait();
+
 }  // namespace clara_test

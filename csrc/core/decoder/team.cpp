@@ -1,6 +1,8 @@
 #include "core/decoder/team.hpp"
 
+#include <algorithm>
 #include <exception>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -31,19 +33,35 @@ void spin_until(Ready ready) {
     while (!ready()) std::this_thread::yield();
 }
 
-}  // namespace
+using Body = std::function<void(const Member&)>;
 
-void Barrier::wait() {
-    const unsigned phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
-        arrived_.store(0, std::memory_order_relaxed);
-        phase_.store(phase + 1, std::memory_order_release);
-        return;
+/// A call, which threads of a runtime join. All that it has for the call are there, so they may
+/// wait for each other.
+class Call {
+public:
+    Call(const OpenMp& team, int members, const Body& body)
+        : team_(team), members_(members), body_(body) {}
+
+    void join() noexcept {
+        const int members = std::min(members_, team_.threads());
+        const int number = joined_++;
+        if (number >= members) return;
+        if (number == 0) ready_.store(&barrier_.emplace(members), std::memory_order_release);
+        Barrier* barrier = nullptr;
+        spin_until([&] { return (barrier = ready_.load(std::memory_order_acquire)) != nullptr; });
+        body_({number, members, *barrier});
     }
-    spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
-}
 
-void run_team(int members, const std::function<void(const Member&)>& body) {
+private:
+    const OpenMp& team_;
+    const int members_;
+    const Body& body_;
+    std::atomic<int> joined_{0};
+    std::optional<Barrier> barrier_;
+    std::atomic<Barrier*> ready_{nullptr};
+};
+
+void run_in_own_threads(int members, const Body& body) {
     std::atomic<Barrier*> ready{nullptr};  // set when all threads that can be started are
     std::atomic<int> size{1};
     std::vector<std::thread> threads;
@@ -63,6 +81,31 @@ void run_team(int members, const std::function<void(const Member&)>& body) {
     ready.store(&barrier, std::memory_order_release);
     body({0, size.load(), barrier});
     for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+
+void Barrier::wait() {
+    const unsigned phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
+        arrived_.store(0, std::memory_order_relaxed);
+        phase_.store(phase + 1, std::memory_order_release);
+        return;
+    }
+    spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
+}
+
+void run_team(const OpenMp* team, int members, const Body& body) {
+    if (team == nullptr || members == 1 || team->most_threads() < members) {
+        run_in_own_threads(members, body);
+        return;
+    }
+    Call call(*team, members, body);
+    team->parallel([](void* data) { static_cast<Call*>(data)->join(); }, &call, 0, 0);
+}
+
+void run_team(int members, const Body& body) {
+    run_team(members > 1 ? shared_team() : nullptr, members, body);
 }
 
 }  // namespace clara

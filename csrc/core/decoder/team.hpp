@@ -3,6 +3,8 @@
 #include <atomic>
 #include <functional>
 
+#include "core/shared_team.hpp"
+
 namespace clara {
 
 /// Where the members of a team wait for each other. They spin, for phases take microseconds, and
@@ -25,8 +27,12 @@ struct Member {
     Barrier& barrier;
 };
 
-/// Runs `body` on up to `members` threads at once, the caller's among them. Where a thread cannot
-/// be started, the team is smaller. The body may not throw: others would wait for it.
+/// Runs `body` on up to `members` threads at once, the caller's among them: those of PyTorch where
+/// they can be shared, as for_each_part does, else some that are started. Where there are not as
+/// many, the team is smaller. The body may not throw: others would wait for it.
 void run_team(int members, const std::function<void(const Member&)>& body);
+
+/// The same with the threads of `team`, or without them if it is nullptr.
+void run_team(const OpenMp* team, int members, const std::function<void(const Member&)>& body);
 
 }  // namespace clara

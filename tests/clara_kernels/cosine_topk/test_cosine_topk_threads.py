@@ -38,7 +38,8 @@ def test_threads_change_nothing(simd, dtype, monkeypatch):
             assert torch.equal(rows, results[0][1])
 
 
-def test_parallel_calls_agree():
+@pytest.mark.parametrize("count", [1, 3])
+def test_parallel_calls_agree(count):
     corpus = torch.randn(3000, 200)
     queries = [torch.randn(9, 200) for _ in range(6)]
     expected = [cosine_topk(each, corpus, 30) for each in queries]
@@ -48,11 +49,16 @@ def test_parallel_calls_agree():
         for _ in range(5):
             found[i] = cosine_topk(queries[i], corpus, 30)
 
-    threads = [threading.Thread(target=search, args=(i,)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        threads = [threading.Thread(target=search, args=(i,)) for i in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        torch.set_num_threads(before)
     for one, other in zip(found, expected):
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1], other[1])
