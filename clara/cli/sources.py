@@ -94,13 +94,17 @@ MaxDocument = Annotated[
 ]
 MaxSeconds = Annotated[
     float,
-    typer.Option("--max-seconds", help="Processor time to extract one HTML, PDF or DOCX file."),
+    typer.Option(
+        "--max-seconds",
+        help="Processor time to extract one HTML, PDF or DOCX file, or some hundred rows of a "
+        "Parquet file or data set.",
+    ),
 ]
 MaxMemory = Annotated[
     float, typer.Option("--max-memory-mb", help="Memory of the process that extracts.")
 ]
 MaxExpanded = Annotated[
-    float, typer.Option("--max-expanded-mb", help="Size of an unpacked DOCX file.")
+    float, typer.Option("--max-expanded-mb", help="Size of an unpacked DOCX or Parquet file.")
 ]
 
 

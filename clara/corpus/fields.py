@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -174,8 +173,6 @@ def _plain(name: str, value: Any) -> Scalar:
         return float(value)
     if isinstance(value, str):
         return as_text(value, f"field {shown(name)}")
-    if isinstance(value, datetime.date | datetime.time):  # and datetime, which is a date
-        return value.isoformat()
     raise DataError(
         f"field {shown(name)} is {kind(value)}; metadata are strings, numbers, booleans and null: "
         "name the fields to keep with --metadata-field, or keep none with --no-metadata"

@@ -18,9 +18,11 @@ class Limits:
     Attributes:
         document_mb: of a line of JSON lines, a record of a table, a text file, and of the text
             that is extracted from a page; in megabytes of UTF-8.
-        seconds: of processor time for extracting one file; by the clock three times as long.
+        seconds: of processor time for extracting one file, or the next few hundred rows of a
+            Parquet file or data set; by the clock three times as long.
         memory_mb: address space of the process that extracts, Python's own included.
-        expanded_mb: of the files in a DOCX archive, unpacked.
+        expanded_mb: of the files in a DOCX archive, unpacked, and of the rows of a Parquet file
+            or data set, which may always have a hundred times the size of the file.
 
     Raises:
         DataError: a limit is not positive, or above 100,000.

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from clara.corpus.arrow import dataset_rows, parquet_rows
 from clara.corpus.documents import CorpusDocument, Extracted, Failure
 from clara.corpus.extraction.process import Extractor
 from clara.corpus.fields import Columns, FieldNames, Roles, as_document
@@ -15,7 +16,6 @@ from clara.corpus.kinds import EXTRACTED, TABLES
 from clara.corpus.limits import Limits
 from clara.corpus.listing import Listing, SourceFile, list_sources
 from clara.corpus.opening import opened
-from clara.corpus.readers.arrow import dataset_rows, parquet_rows
 from clara.corpus.readers.delimited import delimited_rows
 from clara.corpus.readers.json_lines import json_rows
 from clara.corpus.readers.plain import read_markdown, read_text
@@ -26,7 +26,7 @@ OnError = Literal["fail", "skip"]
 OnDuplicate = Literal["error", "skip", "replace"]
 
 _LISTED = 10  # duplicate ids in a message
-_ROWS = {"jsonl": json_rows, "csv": delimited_rows, "parquet": parquet_rows}
+_ROWS = {"jsonl": json_rows, "csv": delimited_rows}
 _TEXTS = {"text": read_text, "markdown": read_markdown}
 
 
@@ -159,13 +159,14 @@ class Reading:
         report, self._on_failure = self._on_failure, None
         times: Counter[str] = Counter()
         try:
-            for file in self.listing.files:
-                if file.kind not in TABLES:
-                    times[file.id] += 1
-                    continue
-                with suppress(DataError, OSError):
-                    for document in self._records(file):
-                        times[document.id] += 1
+            with Extractor(self._limits) as extractor:
+                for file in self.listing.files:
+                    if file.kind not in TABLES:
+                        times[file.id] += 1
+                        continue
+                    with suppress(DataError, OSError):
+                        for document in self._records(file, extractor):
+                            times[document.id] += 1
         finally:
             self._on_failure = report
         repeated = {name: count for name, count in times.items() if count > 1}
@@ -178,7 +179,7 @@ class Reading:
             DataError, OSError: the file, or the rest of it, cannot be read.
         """
         if file.kind in TABLES:
-            yield from self._records(file)
+            yield from self._records(file, extractor)
             return
         descriptor = opened(file.path, file.root)
         if file.kind in EXTRACTED:
@@ -187,9 +188,12 @@ class Reading:
             found = _TEXTS[file.kind](descriptor, self._limits)
         yield CorpusDocument(file.id, found.text, found.title, marks=found.marks, where=file.shown)
 
-    def _records(self, file: SourceFile) -> Iterator[CorpusDocument]:
+    def _records(self, file: SourceFile, extractor: Extractor) -> Iterator[CorpusDocument]:
+        rows: Iterator[Row | Failure]
         if file.kind == "dataset":
-            rows: Iterator[Row | Failure] = dataset_rows(file.path, file.shown, self._limits)
+            rows = dataset_rows(file.path, file.shown, extractor)
+        elif file.kind == "parquet":
+            rows = parquet_rows(opened(file.path, file.root), file.shown, extractor)
         else:
             rows = _ROWS[file.kind](opened(file.path, file.root), file.shown, self._limits)
         roles: Roles | None = None

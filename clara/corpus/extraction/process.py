@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from clara.corpus.documents import Extracted, marks_of
 from clara.corpus.extraction.worker import LENGTH
@@ -35,6 +38,32 @@ sys.path[:] = json.loads(sys.argv[1])
 from clara.corpus.extraction.worker import serve
 serve(0)
 """
+
+
+# Messages name the types of values that are no scalars, and nothing else is done with them.
+_OF_TYPE: dict[str, Any] = {
+    "list": [None],
+    "dict": {},
+    "bytes": b"",
+    "Decimal": Decimal(0),
+    "timedelta": timedelta(),
+}
+
+
+class TableRow(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        number: from 1 on.
+        columns: of the table.
+        values: by column; none where the row cannot be read.
+        flaw: why it cannot be read; None where it can.
+    """
+
+    number: int
+    columns: list[str]
+    values: dict[str, Any]
+    flaw: str | None
 
 
 class _EndedError(DataError):
@@ -88,21 +117,64 @@ class Extractor:
             answer = self._asked(kind, descriptor)
             if answer.get("memory") is True and not fresh:
                 # Memory may be lacking for what earlier files have left of it.
-                os.lseek(descriptor, 0, os.SEEK_SET)
                 answer = self._asked(kind, descriptor)
         finally:
             os.close(descriptor)
+        self._check(answer)
+        found = _as_text(answer)
+        if found is None:
+            raise self._senseless()
+        return found
+
+    def rows(self, kind: str, descriptor: int) -> Iterator[TableRow]:
+        """The rows of an open table, in order.
+
+        No other file may be read before the last of them has come. The limit on time is for some
+        hundred rows, those on memory and expanded size are for the whole table.
+
+        Args:
+            kind: "parquet" or "arrow", a stream as `datasets` writes it.
+            descriptor: of the file, at its beginning; it is closed at the end.
+
+        Raises:
+            DataError: the file, or the rest of it, cannot be read, or reading it met a limit.
+        """
+        done, fresh, opened = 0, self._running is None, False
+        try:
+            while True:
+                answer = self._asked(kind, None if opened else descriptor, after=done)
+                if answer.get("memory") is True and not fresh:
+                    fresh, opened = True, False
+                    continue
+                opened = True
+                self._check(answer)
+                if answer.get("end") is True:
+                    return
+                rows = _as_rows(answer, done)
+                if rows is None:
+                    raise self._senseless()
+                yield from rows
+                done += len(rows)
+        finally:
+            os.close(descriptor)
+
+    def _check(self, answer: dict[str, Any]) -> None:
+        """Raise what an answer says is wrong.
+
+        Raises:
+            DataError: says what.
+        """
         if answer.get("memory") is True:
             raise DataError(
                 f"needs more memory than {self._limits.memory_mb:g} MB, the limit memory_mb"
             )
         if isinstance(answer.get("error"), str):
-            raise DataError(shortened(" ".join(answer["error"].split()), _REASON))
-        found = _as_text(answer)
-        if found is None:
-            self.close()
-            raise DataError("cannot be read: its reader's answer makes no sense")
-        return found
+            raise DataError(_one_line(answer["error"]))
+
+    def _senseless(self) -> DataError:
+        """The error about an answer that no reader gives; its process is ended."""
+        self.close()
+        return DataError("cannot be read: its reader's answer makes no sense")
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -110,9 +182,16 @@ class Extractor:
             self._running.close()
         self._running = None
 
-    def _asked(self, kind: str, descriptor: int) -> dict[str, Any]:
-        """The answer of the process, which is at its end unless the answer is a sound one."""
-        request = {"kind": kind, "limits": asdict(self._limits)}
+    def _asked(self, kind: str, descriptor: int | None, **further: Any) -> dict[str, Any]:
+        """The answer of the process, which is at its end unless the answer is a sound one.
+
+        Args:
+            descriptor: of a file to begin with, which is read from its beginning; None goes on
+                with the table that is open.
+        """
+        request = {"kind": kind, "limits": asdict(self._limits), **further}
+        if descriptor is not None:
+            os.lseek(descriptor, 0, os.SEEK_SET)
         # A character takes up to six bytes of JSON, which may be one byte of UTF-8.
         longest = 6 * self._limits.document_bytes + _ROOM
         seconds = self._limits.seconds
@@ -180,9 +259,9 @@ class _Running:
         self.process.wait()
 
     def asked(
-        self, request: dict[str, Any], descriptor: int, longest: int, seconds: float
+        self, request: dict[str, Any], descriptor: int | None, longest: int, seconds: float
     ) -> dict[str, Any]:
-        """The answer to a request about an open file.
+        """The answer to a request about an open file, or about the one before.
 
         Args:
             longest: bytes of an answer that are read.
@@ -196,7 +275,7 @@ class _Running:
         self.channel.settimeout(seconds)
         try:
             message = json.dumps(request).encode("ascii") + b"\n"
-            socket.send_fds(self.channel, [message], [descriptor])
+            socket.send_fds(self.channel, [message], [] if descriptor is None else [descriptor])
             (length,) = LENGTH.unpack(self._received(LENGTH.size, deadline))
             if length > longest:
                 raise DataError("cannot be read: its reader's answer is too long")
@@ -249,6 +328,42 @@ def _as_text(answer: dict[str, Any]) -> Extracted | None:
         return None
     marks = marks_of(answer.get("marks"), text)
     return None if marks is None else Extracted(text, title, marks)
+
+
+def _as_rows(answer: dict[str, Any], done: int) -> list[TableRow] | None:
+    """An answer as rows of a table; None where it makes no sense.
+
+    What values are is for those to check who use them, as they do with those of JSON lines.
+    """
+    columns, rows = answer.get("columns"), answer.get("rows")
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        return None
+    if not isinstance(rows, list):
+        return None
+    found = []
+    for number, row in enumerate(rows, done + 1):
+        if not (isinstance(row, list) and len(row) == 3 and row[0] == number):
+            return None
+        _, values, flaw = row
+        if isinstance(values, list) and len(values) == len(columns):
+            fields = {name: _value(each) for name, each in zip(columns, values, strict=True)}
+            found.append(TableRow(number, columns, fields, None))
+        elif values is None and isinstance(flaw, str):
+            found.append(TableRow(number, columns, {}, _one_line(flaw)))
+        else:
+            return None
+    return found
+
+
+def _value(value: Any) -> Any:
+    """A value of a row; of what is no scalar one of the same type."""
+    if isinstance(value, dict):
+        return _OF_TYPE.get(str(value.get("type")), object())
+    return value
+
+
+def _one_line(message: str) -> str:
+    return shortened(" ".join(message.split()), _REASON)
 
 
 def _signal_name(number: int) -> str:

@@ -2,7 +2,7 @@
 
 It is started with a socket as its standard input, and sends a byte when it is ready. A request is a
 line of JSON that comes with the descriptor of an open file, an answer its length in eight bytes and
-then JSON.
+then JSON. A request without a descriptor asks for the next rows of the table that is open.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -22,6 +22,7 @@ from clara.corpus.documents import Extracted
 from clara.corpus.extraction.docx import read_docx
 from clara.corpus.extraction.html import read_html
 from clara.corpus.extraction.pdf import read_pdf
+from clara.corpus.extraction.tables import TABLES, table_answers
 from clara.corpus.limits import Limits
 from clara.data.values import DataError
 from clara.errors import reason
@@ -41,12 +42,12 @@ def serve(descriptor: int) -> None:
     Args:
         descriptor: of the socket.
     """
+    answering = _Answering()
     with socket.socket(fileno=descriptor) as channel:
         channel.sendall(b"\n")  # ready
         while request := _received(channel):
-            asked, file = request
             _end_with_asker(channel, True)
-            answer = _answer(asked, file)
+            answer = answering.answer(*request)
             _end_with_asker(channel, False)
             content = json.dumps(answer).encode("ascii")
             channel.sendall(LENGTH.pack(len(content)) + content)
@@ -65,8 +66,8 @@ def _end_with_asker(channel: socket.socket, wanted: bool) -> None:
     fcntl.fcntl(channel, fcntl.F_SETFL, flags)
 
 
-def _received(channel: socket.socket) -> tuple[dict[str, Any], BinaryIO] | None:
-    """A request and its file; None once there are no more."""
+def _received(channel: socket.socket) -> tuple[dict[str, Any], BinaryIO | None] | None:
+    """A request and its file, if one came with it; None once there are no more."""
     message, descriptors, _, _ = socket.recv_fds(channel, 1 << 16, 1)
     if not message:
         return None
@@ -75,29 +76,42 @@ def _received(channel: socket.socket) -> tuple[dict[str, Any], BinaryIO] | None:
         if not more:
             return None
         message += more
-    return json.loads(message), os.fdopen(descriptors[0], "rb")
+    return json.loads(message), os.fdopen(descriptors[0], "rb") if descriptors else None
 
 
-def _answer(asked: dict[str, Any], file: BinaryIO) -> dict[str, Any]:
-    """The answer to a request.
+class _Answering:
+    """Answers requests, and keeps the table whose rows are asked for little by little."""
 
-    It has "text", "title" and "marks"; or "error" and, where the process should not go on,
-    "broken", and "memory" where that was lacking.
-    """
-    limits = Limits(**asked["limits"])
-    try:
-        with file:
+    def __init__(self) -> None:
+        self._table: Iterator[dict[str, Any]] = iter(())
+
+    def answer(self, asked: dict[str, Any], file: BinaryIO | None) -> dict[str, Any]:
+        """The answer to a request.
+
+        It has "text", "title" and "marks"; of a table "columns" and "rows", and "end" once there
+        are no more; or "error" and, where the process should not go on, "broken", and "memory"
+        where that was lacking.
+        """
+        limits = Limits(**asked["limits"])
+        kind = asked["kind"]
+        try:
             _restrict(limits)
-            found = READERS[asked["kind"]](file, limits)
-        return {"text": found.text, "title": found.title, "marks": found.marks}
-    except DataError as error:
-        return {"error": str(error)}
-    except MemoryError:
-        return {"error": "", "broken": True, "memory": True}
-    except RecursionError:
-        return {"error": "is nested too deeply", "broken": True}
-    except Exception as error:  # whatever a reader does with a bad file is that file's failure
-        return {"error": f"cannot be read: {reason(error)}", "broken": True}
+            if kind in TABLES:
+                if file is not None:
+                    self._table = table_answers(kind, file, limits, asked["after"])
+                return next(self._table, {"end": True})
+            assert file is not None
+            with file:
+                found = READERS[kind](file, limits)
+            return {"text": found.text, "title": found.title, "marks": found.marks}
+        except DataError as error:
+            return {"error": str(error)}
+        except MemoryError:
+            return {"error": "", "broken": True, "memory": True}
+        except RecursionError:
+            return {"error": "is nested too deeply", "broken": True}
+        except Exception as error:  # whatever a reader does with a bad file is that file's failure
+            return {"error": f"cannot be read: {reason(error)}", "broken": True}
 
 
 def _restrict(limits: Limits) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import docx
+
+from clara.corpus.documents import Failure
+from clara.corpus.readers.rows import Row
 
 DEEP = "<div>" * 200_000 + "the end"
 """A page so deeply nested that its parser takes minutes."""
@@ -69,3 +73,11 @@ def archive_of(files: dict[str, bytes]) -> bytes:
         for name, content in files.items():
             archive.writestr(name, content)
     return file.getvalue()
+
+
+def outcome(rows: Iterable[Row | Failure]) -> list[tuple[str, Any]]:
+    """Values of rows and reasons of failures, by place."""
+    return [
+        (each.where, each.reason if isinstance(each, Failure) else dict(each.values))
+        for each in rows
+    ]

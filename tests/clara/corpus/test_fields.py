@@ -1,6 +1,5 @@
 """From records to documents: fields, types of metadata, marks."""
 
-import datetime
 import decimal
 
 import pytest
@@ -129,11 +128,6 @@ def test_declared_types_read_strings():
         document_of({**record, "s": 1}, names)
     with pytest.raises(DataError, match=r"field 'f' is inf, not a finite number"):
         document_of({**record, "f": "inf"}, names)
-
-
-def test_dates_become_text():
-    record = {"id": "a", "text": "x", "d": datetime.date(2020, 2, 1), "t": datetime.time(7, 30)}
-    assert document_of(record).metadata == {"d": "2020-02-01", "t": "07:30:00"}
 
 
 def test_marks_are_read_and_other_fields_of_that_name_are_metadata():

@@ -1,44 +1,20 @@
 """Readers of text and of tables, and each way in which a file can be bad."""
 
 import csv
-import json
 import os
 
-import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from clara.corpus.documents import Failure
 from clara.corpus.limits import Limits
-from clara.corpus.readers.arrow import dataset_rows, parquet_rows
 from clara.corpus.readers.delimited import delimited_rows
 from clara.corpus.readers.json_lines import json_rows
 from clara.corpus.readers.plain import read_markdown, read_text
 from clara.corpus.readers.rows import bounded_lines
 from clara.data import DataError
 
+from .made_files import outcome
+
 SMALL = Limits(document_mb=0.0001)  # 100 bytes
-
-
-@pytest.fixture
-def opened(tmp_path):
-    """A descriptor of a file with some content."""
-
-    def open_file(content, name="file"):
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return os.open(path, os.O_RDONLY)
-
-    return open_file
-
-
-def outcome(rows):
-    """Values of rows and reasons of failures, by place."""
-    return [
-        (each.where, each.reason if isinstance(each, Failure) else dict(each.values))
-        for each in rows
-    ]
 
 
 def test_text_stays_as_it_is(opened):
@@ -267,105 +243,6 @@ def test_bad_tables(opened, content, message):
 def test_long_fields_of_tables_are_read(opened):
     ((_, values),) = outcome(delimited_rows(opened("text\n" + "x" * 200_000), "f", Limits()))
     assert values == {"text": "x" * 200_000}
-
-
-def test_parquet(tmp_path, opened):
-    table = pa.table(
-        {"id": [1, 2, 3], "text": ["a", "b" * 200, None], "w": [0.5, None, 1.5]},
-    )
-    pq.write_table(table, tmp_path / "t.parquet")
-    with open(tmp_path / "t.parquet", "rb") as file:
-        found = list(parquet_rows(os.dup(file.fileno()), "t", SMALL))
-    assert outcome(found) == [
-        ("t: row 1", {"id": 1, "text": "a", "w": 0.5}),
-        ("t: row 2", "the row is longer than 0.0001 MB, the limit document_mb"),
-        ("t: row 3", {"id": 3, "text": None, "w": 1.5}),
-    ]
-    assert found[0].columns == ["id", "text", "w"]
-    for content in (b"PAR1 and no more", b"", (tmp_path / "t.parquet").read_bytes()[:-9]):
-        with pytest.raises(DataError, match=r"cannot be read as Parquet: "):
-            list(parquet_rows(opened(content), "t", Limits()))
-
-
-def test_strings_that_are_not_utf8_are_failures_of_their_rows(tmp_path):
-    raw = pa.array([b"fine", b"\xff", b"too"], pa.binary())
-    text = pa.StringArray.from_buffers(3, *raw.buffers()[1:])
-    pq.write_table(pa.table({"text": text}), tmp_path / "t.parquet")
-    found = outcome(parquet_rows(os.open(tmp_path / "t.parquet", os.O_RDONLY), "t", Limits()))
-    assert [values for _, values in found[::2]] == [{"text": "fine"}, {"text": "too"}]
-    assert found[1][1].startswith("cannot be read: 'utf-8' codec")
-
-
-def test_folders_that_datasets_saved(tmp_path):
-    table = datasets.Dataset.from_dict({"id": ["a", "b"], "text": ["x", "y"]})
-    table.save_to_disk(tmp_path / "one", num_shards=2)
-    found = list(dataset_rows(str(tmp_path / "one"), "one", Limits()))
-    assert [dict(row.values) for row in found] == list(table)
-    assert [row.number for row in found] == [1, 2]
-    assert found[1].where == "one/data-00001-of-00002.arrow: row 1"
-
-    splits = datasets.DatasetDict({"train": table, "test": table.select([1])})
-    splits.save_to_disk(tmp_path / "splits")
-    found = list(dataset_rows(str(tmp_path / "splits"), "s", Limits()))
-    assert [(row.number, row.values["id"]) for row in found] == [(1, "a"), (2, "b"), (3, "b")]
-    assert found[2].where == "s/test/data-00000-of-00001.arrow: row 1"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("state.json", "{", "state.json: not valid JSON"),
-        ("state.json", "[]", "state.json: must be a JSON object"),
-        ("state.json", "{}", "field '_data_files' must be a list"),
-        ("state.json", {"_data_files": [{"filename": "../x"}]}, "must be a list of names"),
-        ("state.json", {"_data_files": [{"filename": "gone"}]}, "gone: cannot be read as an Arrow"),
-        ("state.json", {"_data_files": [{"filename": "text"}]}, "text: cannot be read as an Arrow"),
-        ("state.json", {"_data_files": [{"filename": "link"}]}, "link: is a symbolic link"),
-        ("state.json", {"_data_files": [{"filename": "pipe"}]}, "pipe: is not a file, but a pipe"),
-        ("state.json", {"_data_files": [{"filename": "none"}]}, "none: cannot be read as an Arrow"),
-        ("state.json", {"_data_files": 5}, "field '_data_files' must be a list"),
-        ("dataset_dict.json", {"splits": ["out"]}, "state.json: is a symbolic link or lies behind"),
-        ("dataset_dict.json", {"splits": ["in"]}, "state.json: is not a file, but a pipe"),
-        ("dataset_dict.json", {"splits": ["/etc"]}, "field 'splits' must be a list of names"),
-        ("dataset_dict.json", {"splits": ["train"]}, "state.json: No such file"),
-    ],
-)
-def test_folders_that_are_not_as_datasets_saves_them(tmp_path, name, content, message):
-    (tmp_path / "text").write_text("no Arrow")
-    (tmp_path / "none").write_text("")
-    (tmp_path / "in").mkdir()
-    for pipe in ("pipe", "in/state.json"):
-        os.mkfifo(tmp_path / pipe)
-    os.symlink("/etc/passwd", tmp_path / "link")
-    os.symlink("/etc", tmp_path / "out")
-    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(DataError, match=message):
-        list(dataset_rows(str(tmp_path), "d", Limits()))
-
-
-def test_damaged_arrow_is_not_followed(tmp_path):
-    table = datasets.Dataset.from_dict({"text": ["x" * 50, "y" * 50]})
-    table.save_to_disk(tmp_path / "d")
-    (file,) = (tmp_path / "d").glob("*.arrow")
-    content = file.read_bytes()
-    offsets = b"\x32\x00\x00\x00\x64\x00\x00\x00"  # where the second text begins and ends
-    assert content.count(offsets) == 1
-    file.write_bytes(content.replace(offsets, b"\x32\x00\x00\x00\xff\xff\xff\x7f"))
-    with pytest.raises(DataError, match=r"cannot be read as an Arrow stream"):
-        list(dataset_rows(str(tmp_path / "d"), "d", Limits()))
-
-
-def test_names_of_columns_that_are_not_utf8(tmp_path):
-    table = pa.table({"text": ["x"], "AAAAAAAA": [1]})
-    pq.write_table(table, tmp_path / "t.parquet")
-    datasets.Dataset(table).save_to_disk(tmp_path / "d")
-    (arrow,) = (tmp_path / "d").glob("*.arrow")
-    for file in (tmp_path / "t.parquet", arrow):
-        file.write_bytes(file.read_bytes().replace(b"AAAAAAAA", b"\xff" * 8))
-    with pytest.raises(DataError, match=r"^cannot be read as Parquet: "):
-        list(parquet_rows(os.open(tmp_path / "t.parquet", os.O_RDONLY), "t", Limits()))
-    with pytest.raises(DataError, match=r"cannot be read as an Arrow stream: "):
-        list(dataset_rows(str(tmp_path / "d"), "d", Limits()))
 
 
 def test_limits_are_positive_and_have_an_end():

@@ -3,51 +3,42 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from clara.corpus.documents import Failure
-from clara.corpus.limits import Limits
+from clara.corpus.extraction.process import Extractor, TableRow
 from clara.corpus.opening import opened
 from clara.corpus.readers.rows import Row
 from clara.data.values import DataError
 from clara.errors import reason
 
-_ROWS = 256  # that are in memory as Python objects at once
 _LONGEST_JSON = 10_000_000  # bytes of a description that `datasets` writes
 
 
-def parquet_rows(descriptor: int, shown: str, limits: Limits) -> Iterator[Row | Failure]:
+def parquet_rows(descriptor: int, shown: str, extractor: Extractor) -> Iterator[Row | Failure]:
     """The rows of a Parquet file.
 
     Args:
         descriptor: of the open file, which is closed at the end.
         shown: the file's path in messages.
+        extractor: reads it.
 
     Raises:
-        DataError: it is no Parquet file, or is damaged.
+        DataError: it is no Parquet file, is damaged, or reading it met a limit.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            table = pq.ParquetFile(file)
-            yield from _rows(table.iter_batches(batch_size=_ROWS), shown, limits, 0)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names of columns
-            raise DataError(f"cannot be read as Parquet: {reason(error)}") from error
+    return _rows(extractor.rows("parquet", descriptor), shown, 0)
 
 
-def dataset_rows(folder: str, shown: str, limits: Limits) -> Iterator[Row | Failure]:
+def dataset_rows(folder: str, shown: str, extractor: Extractor) -> Iterator[Row | Failure]:
     """The rows of a data set that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
 
     The splits of a `DatasetDict` follow one another, and their rows are numbered through. Only the
     Arrow files are read. No code that comes with a data set is run.
 
     Raises:
-        DataError: the folder is not as `datasets` writes it.
+        DataError: the folder is not as `datasets` writes it, or reading a file met a limit.
     """
     number = 0
     root = os.path.realpath(folder)
@@ -55,9 +46,15 @@ def dataset_rows(folder: str, shown: str, limits: Limits) -> Iterator[Row | Fail
         for name in _data_files(root, split):
             path = os.path.join(root, split, name)
             place = os.path.join(shown, split, name)
-            for item in _stream_rows(root, path, place, limits, number):
-                number += 1
-                yield item
+            try:
+                descriptor = opened(path, root)
+                for item in _rows(extractor.rows("arrow", descriptor), place, number):
+                    number += 1
+                    yield item
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from error
+            except OSError as error:
+                raise DataError(f"{name}: {error.strerror or error}") from error
 
 
 def _splits(root: str) -> list[str]:
@@ -109,53 +106,15 @@ def _opened(root: str, path: str) -> BinaryIO:
         raise DataError(f"{os.path.basename(path)}: {error}") from error
 
 
-def _stream_rows(
-    root: str, path: str, shown: str, limits: Limits, before: int
-) -> Iterator[Row | Failure]:
-    import pyarrow as pa
-
-    try:
-        with _opened(root, path) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with pa.ipc.open_stream(pa.py_buffer(mapped)) as stream:
-            yield from _rows(_checked(stream), shown, limits, before)
-    except DataError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:  # an empty file, names of columns
-        raise DataError(
-            f"{os.path.basename(path)}: cannot be read as an Arrow stream: {reason(error)}"
-        ) from error
-
-
-def _checked(stream: Any) -> Iterator[Any]:
-    """Batches of at most `_ROWS` rows; what a damaged file holds is not followed blindly."""
-    for batch in stream:
-        batch.validate(full=True)
-        for begin in range(0, batch.num_rows, _ROWS):
-            yield batch.slice(begin, _ROWS)
-
-
-def _rows(batches: Any, shown: str, limits: Limits, before: int) -> Iterator[Row | Failure]:
-    """Rows of record batches, a failure for each that is too long or not UTF-8.
+def _rows(found: Iterator[TableRow], shown: str, before: int) -> Iterator[Row | Failure]:
+    """Rows, and a failure for each that cannot be read.
 
     Args:
         before: rows of the source before them; places are counted in the file.
     """
-    place = 0
-    for batch in batches:
-        names = list(dict.fromkeys(batch.schema.names))
-        if len(names) != batch.num_columns:
-            raise DataError("two columns have the same name")
-        large = batch.nbytes > limits.document_bytes
-        for row in range(batch.num_rows):
-            place += 1
-            where = f"{shown}: row {place}"
-            if large and batch.slice(row, 1).nbytes > limits.document_bytes:
-                yield Failure(where, limits.too_long("the row"))
-                continue
-            try:
-                values = {name: batch.column(at)[row].as_py() for at, name in enumerate(names)}
-            except (UnicodeDecodeError, ValueError, OverflowError) as error:
-                yield Failure(where, f"cannot be read: {reason(error)}")
-                continue
-            yield Row(where, before + place, values, names)
+    for row in found:
+        where = f"{shown}: row {row.number}"
+        if row.flaw is not None:
+            yield Failure(where, row.flaw)
+        else:
+            yield Row(where, before + row.number, row.values, row.columns)
