@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.runs import read_runs
-from bench.storage import compare, main, passages
+from bench.storage import Answered, answered, compare, main, passages
 from clara import Clara, ClaraConfig
 from clara.data.examples import ExampleFile, ranking_example
 
@@ -60,6 +61,38 @@ def test_texts_with_answers_come_first(data):
     assert passages(examples, 99) == [*right, "Nothing of it"]
 
 
+def test_questions_are_answered_from_the_passage_that_holds_the_answer(data):
+    examples = list(ExampleFile(data, ranking_example))
+    texts = [RECORDS[1]["docs"][0], RECORDS[0]["docs"][0]]
+    assert answered(examples, texts, 2) == [
+        Answered(RECORDS[0]["question"], 1, "mill"),
+        Answered(RECORDS[1]["question"], 0, "stone"),
+    ]
+    with pytest.raises(ValueError, match=r"^2 questions can be answered, --answers is 3$"):
+        answered(examples, texts, 3)
+
+
+def test_answers_are_compared_with_those_of_bfloat16(model, monkeypatch):
+    """Each is read from its own passage; the storage decides what is read."""
+    texts = [record["docs"][0] for record in RECORDS]
+    compressed = model.compress(texts, compression_rate=1)
+    seen = []
+
+    def generate(questions, memory, **settings):
+        seen.append([list(each.texts) for each in memory])
+        exact = [
+            torch.equal(each.memory, compressed[[4 - at]].memory) for at, each in enumerate(memory)
+        ]
+        return [("mill" if one else "another") for one in exact]
+
+    monkeypatch.setattr(model, "generate", generate)
+    asked = [Answered("Which?", 4, "The Mill."), Answered("What?", 3, "salt")]
+    found = dict(compare(model, texts, ["Which?"], 1, asked))
+    assert seen == [[[texts[4]], [texts[3]]]] * 5
+    assert (found["bfloat16"]["exact"], found["bfloat16"]["same"]) == (0.5, 1)
+    assert (found["int4"]["exact"], found["int4"]["same"]) == (0, 0)
+
+
 def test_what_is_found_is_compared_with_bfloat16(model):
     texts = [record["docs"][0] for record in RECORDS]
     questions = [record["question"] for record in RECORDS]
@@ -100,7 +133,7 @@ def test_the_command_keeps_what_is_finished(model, data, tmp_path, capsys):
     assert main(["--table", "--output", str(output)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("| mine | 2 | bfloat16 |")
-    assert lines[2].endswith("| 1.000 | 1.000 | 1.000 | 1.000 |")
+    assert lines[2].endswith("| 1.000 | 1.000 | 1.000 | 1.000 |  |  |")
     assert main([*options, "--rates", "3"]) == 1
     assert "error: " in capsys.readouterr().err
 
