@@ -23,7 +23,7 @@ from clara.index.errors import MemoryIndexError
 
 _FOLDER = "_checksums"
 VERSIONS = "_versions"
-_DELETIONS = "_deletions"
+DELETIONS = "_deletions"
 MANIFEST = ".manifest"
 HIGHEST = 2**64 - 1  # Lance names version n either n or this minus n
 _MOST_KNOWN = 1 << 14
@@ -42,9 +42,23 @@ def require_sealed(path: str, version: int, fragments: Iterable[Any]) -> None:
     Raises:
         MemoryIndexError: a file is not what was written; names it.
     """
-    for folder, name in _files(path, version, fragments):
+    for folder, name in (*_manifests(path, version), *_deletions(fragments)):
         with suppress(FileNotFoundError):  # the version was removed meanwhile, or Lance will say so
             _compare(path, folder, name)
+
+
+def require_manifest(path: str, version: int) -> None:
+    """Compare the manifest of a version with its checksum, if it has one, before Lance reads it.
+
+    Lance does not name the manifest that it cannot read, and some damage ends the process.
+
+    Raises:
+        MemoryIndexError: the manifest is not what was written; names it.
+    """
+    for folder, name in _manifests(path, version):
+        if os.path.exists(os.path.join(path, _FOLDER, name)):
+            with suppress(FileNotFoundError):
+                _compare(path, folder, name)
 
 
 def remove_seals(path: str) -> int:
@@ -52,7 +66,7 @@ def remove_seals(path: str) -> int:
     freed = 0
     with suppress(FileNotFoundError):
         for name in os.listdir(os.path.join(path, _FOLDER)):
-            places = (os.path.join(path, folder, name) for folder in (VERSIONS, _DELETIONS))
+            places = (os.path.join(path, folder, name) for folder in (VERSIONS, DELETIONS))
             if not any(map(os.path.exists, places)):
                 with suppress(FileNotFoundError):
                     seal = os.path.join(path, _FOLDER, name)
@@ -62,17 +76,21 @@ def remove_seals(path: str) -> int:
     return freed
 
 
-def _files(path: str, version: int, fragments: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """Folder and name of each file that says what a version holds."""
+def _manifests(path: str, version: int) -> Iterator[tuple[str, str]]:
+    """Folder and name of the file that says what a version holds."""
     for number in (HIGHEST - version, version):
         name = f"{number}{MANIFEST}"
         if os.path.exists(os.path.join(path, VERSIONS, name)):
             yield VERSIONS, name
+
+
+def _deletions(fragments: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Folder and name of each file that says which rows are deleted."""
     for fragment in fragments:
         file = fragment.metadata.deletion_file
         if file is not None:
             kind = {"array": "arrow", "bitmap": "bin"}[file.file_type]
-            yield _DELETIONS, f"{fragment.fragment_id}-{file.read_version}-{file.id}.{kind}"
+            yield DELETIONS, f"{fragment.fragment_id}-{file.read_version}-{file.id}.{kind}"
 
 
 def _compare(path: str, folder: str, name: str) -> None:

@@ -24,7 +24,7 @@ from clara.index.layout import (
     decode_ranked,
     decode_texts,
 )
-from clara.index.seals import HIGHEST, MANIFEST, VERSIONS, require_sealed
+from clara.index.seals import HIGHEST, MANIFEST, VERSIONS, require_manifest, require_sealed
 from clara.memory.documents import CompressedDocuments
 
 _BATCH_BYTES = 1 << 23  # of memory, in a batch of rows that is read at a time
@@ -66,8 +66,9 @@ class Snapshot:
         _require_index(path)
         with failures_in(path, "opening the index"):
             stamp = _stamp(path)
+            require_manifest(path, max(version_numbers(path), default=0))
             dataset = lance.dataset(path)
-            return cls(dataset, Header.from_schema(dataset.schema, path), path, stamp)._sealed()
+            return cls(dataset, _checked_header(dataset, path), path, stamp)
 
     @classmethod
     def at(cls, path: str, version: int) -> Snapshot:
@@ -79,21 +80,16 @@ class Snapshot:
         _require_index(path)
         with failures_in(path, "opening the index"):
             # Lance reads the last version to list them, which may be damaged.
-            there = sorted(filter(None, map(_version, os.listdir(os.path.join(path, VERSIONS)))))
+            there = sorted(version_numbers(path))
             if version not in there:
                 present = f"versions {there[0]} to {there[-1]}, {len(there)} of them"
                 raise MemoryIndexError(
                     f"{path}: version {version} is not there, or was removed; the index has "
                     + (present if len(there) > 1 else f"only version {there[0]}")
                 )
+            require_manifest(path, version)
             dataset = lance.dataset(path, version=version)
-            header = Header.from_schema(dataset.schema, path)
-            return cls(dataset, header, path, None, pinned=True)._sealed()
-
-    def _sealed(self) -> Snapshot:
-        """Itself, once its files were compared with their checksums."""
-        require_sealed(self.path, self.version, self.fragments)
-        return self
+            return cls(dataset, _checked_header(dataset, path), path, None, pinned=True)
 
     @property
     def version(self) -> int:
@@ -293,6 +289,17 @@ def _require_index(path: str) -> None:
         raise MemoryIndexError(f"{path}: not an index: the folder holds no Lance dataset")
 
 
+def _checked_header(dataset: Any, path: str) -> Header:
+    """The header of a version, once its files were compared with their checksums.
+
+    Raises:
+        MemoryIndexError: the version is not of an index, or a file is damaged.
+    """
+    header = Header.from_schema(dataset.schema, path)
+    require_sealed(path, int(dataset.version), dataset.get_fragments())
+    return header
+
+
 def deletions_of(fragment: Any) -> object:
     """What tells the deleted rows of a fragment from those of the same one in another version."""
     file = fragment.metadata.deletion_file
@@ -327,6 +334,11 @@ def _derived_identity(path: str) -> str:
         oldest = min((name for name in names if _version(name)), key=_version)
         with open(os.path.join(folder, oldest), "rb") as file:
             return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+
+
+def version_numbers(path: str) -> list[int]:
+    """The numbers of all versions, in any order, without reading any."""
+    return [n for n in map(_version, os.listdir(os.path.join(path, VERSIONS))) if n]
 
 
 def _version(manifest: str) -> int:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import lance
 
 from clara.index.errors import failures_in
-from clara.index.snapshot import deletions_of, file_of
+from clara.index.seals import require_manifest, require_sealed
+from clara.index.snapshot import deletions_of, file_of, version_numbers
 
 
 class Version(NamedTuple):
@@ -37,13 +38,15 @@ def list_versions(path: str) -> list[Version]:
     parts: dict[object, list[str]] = {}
     rows_of: Counter[str] = Counter()
     with failures_in(path, "reading the versions"):
+        for number in version_numbers(path):
+            require_manifest(path, number)
         versions: Any = lance.dataset(path).versions()
         versions.sort(key=lambda each: int(each["version"]))
         for each in versions:
             number = int(each["version"])
-            fragments = {
-                _state(part): part for part in lance.dataset(path, version=number).get_fragments()
-            }
+            there = lance.dataset(path, version=number).get_fragments()
+            require_sealed(path, number, there)
+            fragments = {_state(part): part for part in there}
             gone = [state for state in parts if state not in fragments]
             for state in gone:
                 rows_of.subtract(parts.pop(state))
