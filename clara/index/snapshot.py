@@ -261,16 +261,29 @@ class Snapshot:
 
     @contextmanager
     def _naming_unreadable(self, rows: Sequence[int], columns: list[str]) -> Iterator[None]:
-        """Where Lance itself cannot decode what it reads, say which of `rows` it is."""
+        """Where Lance itself cannot decode what it reads, say which of `rows` it is, or which file
+        where the names of that row cannot be read either.
+        """
         try:
             yield
         except MemoryIndexError as error:
             heads = self.header.head_columns
             row = next((row for row in rows if not self._readable(row, columns)), None)
-            if row is None or not self._readable(row, heads):
+            if row is None:
                 raise
+            if not self._readable(row, heads):
+                why = str(error).removeprefix(f"{self.path}: ")
+                raise MemoryIndexError(f"{self.path}: data/{self._file(row)}: {why}") from error
             name = self.take_columns([row], ["id"]).column("id")[0].as_py()
             raise damaged(self.path, name.encode(), row) from error
+
+    def _file(self, row: int) -> str:
+        """The name of the file in which a row lies."""
+        for fragment in self.fragments:
+            row -= fragment.physical_rows - fragment.num_deletions
+            if row < 0:
+                break
+        return file_of(fragment)
 
     def _readable(self, row: int, columns: list[str]) -> bool:
         try:

@@ -84,12 +84,25 @@ def test_a_flipped_character_is_noticed(make_index, make_documents, field, mask)
         reads.append(lambda: index.add(make_documents(["new"])))
     expected = r"document '[^']+ of row one' \(row 1\) is damaged"
     if mask != 0x01 and field != "texts":
-        expected = "damaged|invalid utf-8"  # the columns that would name the row cannot be read
+        # The columns that would name the row cannot be read.
+        expected = f"damaged|data/{file.name}: reading failed: .*invalid utf-8"
     for read in reads:
         with pytest.raises(MemoryIndexError, match=expected):
             read()
     flip(file, start, mask)
     assert MemoryIndex.open(path).get(["id of row one"]).texts == [documents.texts[1]]
+
+
+def test_a_file_whose_names_cannot_be_read_is_named(make_index, make_documents):
+    """Rows that were deleted from the files before it do not count."""
+    index = make_index()
+    index.add(make_documents(["first", "second", "third"]))
+    index.delete(["second", "third"])
+    path = stored(index, make_documents(["fourth#0", "fifth#0"]))
+    file, start = find(path, b"fourth#0fifth#0")
+    flip(file, start)
+    with pytest.raises(MemoryIndexError, match=f"data/{file.name}: reading failed"):
+        list(MemoryIndex.open(path))
 
 
 def test_hits_are_checked_when_they_are_read(make_index, make_documents):
