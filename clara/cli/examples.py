@@ -85,6 +85,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "index export": ("clara index export index --output docs.jsonl",),
     "index import": ("clara index import index other --on-duplicate skip",),
+    "index migrate": (
+        "clara index migrate index --model models/better",
+        "clara index migrate index --model models/better --storage int8",
+    ),
     "index verify": (
         "clara index verify index",
         "clara index verify index --repair --model models/mine",

@@ -9,6 +9,7 @@ import typer
 from clara.cli import (
     index_build,
     index_documents,
+    index_migrate,
     index_verify,
     index_versions,
     options,
@@ -44,6 +45,7 @@ index.command("delete")(index_documents.delete)
 index.command("export")(index_documents.export)
 index.command("import")(index_documents.import_)
 index.command("verify")(index_verify.verify)
+index.command("migrate")(index_migrate.migrate)
 index.command("versions")(index_versions.versions)
 index.command("restore")(index_versions.restore)
 index.command("compact")(index_versions.compact)

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from clara.index import MemoryIndex
     from clara.sync import Build, Built, Decision
 
-_LINES_EVERY = 30.0  # seconds, where standard error is no terminal
+LINES_EVERY = 30.0
+"""Seconds between two lines of progress, where standard error is no terminal."""
+
 _SHOWN = 10  # fields in a line
 
 
@@ -138,7 +140,7 @@ def _carry_out(
     from clara.terminal.progress import document_progress
 
     error: ClaraError | None = None
-    with document_progress(task, prepared.total, lines_every=_LINES_EVERY) as bar:
+    with document_progress(task, prepared.total, lines_every=LINES_EVERY) as bar:
         try:
             built = prepared.run(bar.advance)
         except BuildError as raised:  # what was done is shown first

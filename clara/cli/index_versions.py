@@ -25,7 +25,10 @@ def _checked_age(value: str | None) -> str | None:
 
 
 def versions(path: Path_, as_json: options.Json = False) -> None:
-    """List the versions of an index, oldest first: one for each commit."""
+    """List the versions of an index, oldest first: one for each commit.
+
+    Where they are not all of one model, each says the model that it can be searched with.
+    """
     index = open_index(path)
     found = index.versions()
     if as_json:
@@ -38,16 +41,19 @@ def versions(path: Path_, as_json: options.Json = False) -> None:
                         "time": each.time.isoformat(),
                         "documents": each.documents,
                         "rows": each.rows,
+                        "fingerprint": each.fingerprint,
                     }
                     for each in found
                 ],
             }
         )
         return
+    several = len({each.fingerprint for each in found}) > 1
     for each in found:
+        model = f", model {each.fingerprint[:12] or 'unknown'}" if several else ""
         print(
             f"{each.number}: {each.time:%Y-%m-%d %H:%M:%S} UTC, {each.documents:,} documents, "
-            f"{each.rows:,} rows"
+            f"{each.rows:,} rows{model}"
         )
 
 

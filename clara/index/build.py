@@ -12,7 +12,6 @@ came first that deleted some of the same rows, inserted some of the same ids or 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import random
@@ -26,6 +25,7 @@ import lance
 import pyarrow as pa
 
 from clara.index.errors import DuplicateIdError, MemoryIndexError, failures_in
+from clara.index.gate import NO_LOCKS, pass_gate
 from clara.index.header import Header
 from clara.index.seals import require_sealed
 from clara.index.snapshot import Snapshot
@@ -41,7 +41,6 @@ _OVERTAKEN = "Incompatible transaction"
 _CONTENDED = "Too many concurrent writers"
 _PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds
 _PATIENCE = timedelta(minutes=10)  # with other writers, in all retries of a commit
-_NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 
 
 def write_empty(header: Header, folder: str) -> None:
@@ -230,6 +229,7 @@ class Writer:
             also meanwhile.
         """
         for _ in range(_TRIES):
+            pass_gate(snapshot.path)
             latest = Snapshot.latest(snapshot.path)
             if not _is_of(snapshot, latest):
                 return False
@@ -338,7 +338,7 @@ def folder_lock(path: str) -> Iterator[bool]:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX)
             except OSError as error:
-                if error.errno not in _NO_LOCKS:
+                if error.errno not in NO_LOCKS:
                     raise
                 locked = False
         yield locked

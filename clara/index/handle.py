@@ -77,8 +77,10 @@ class Handle:
         """
         upgraded = latest.identity == self._snapshot.identity
         if not upgraded and not latest.header.is_like(self._header):
+            before, now = self._header.fingerprint, latest.header.fingerprint
+            other = "" if before == now else f" of another model ({now[:12]}, not {before[:12]})"
             raise MemoryIndexError(
-                f"{self._snapshot.path}: was replaced by another index; open it again"
+                f"{self._snapshot.path}: was replaced by another index{other}; open it again"
             )
         return latest.header
 

@@ -13,7 +13,9 @@ and added to, the last is written anew:
 
 from __future__ import annotations
 
+import copy
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -334,3 +336,30 @@ class Header:
 def _as_columns(stored: Any) -> tuple[tuple[str, str], ...] | None:
     """From JSON, which has lists."""
     return None if stored is None else tuple((name, kind) for name, kind in stored)
+
+
+def new_header(
+    *,
+    fingerprint: str,
+    memory_tokens: int,
+    hidden_size: int,
+    dtype: torch.dtype = torch.float32,
+    storage: str | None = None,
+    settings: dict[str, Any] | None = None,
+    columns: tuple[tuple[str, str], ...] | None = None,
+) -> Header:
+    """The header of a new index in the newest format, with an identity of its own.
+
+    Raises:
+        ValueError, TypeError: an argument is not as `MemoryIndex.create` says.
+    """
+    header = Header(
+        fingerprint,
+        memory_tokens,
+        hidden_size,
+        dtype,
+        copy.deepcopy({} if settings is None else settings),
+        identity=uuid.uuid4().hex,
+    )
+    storage = header.dtype_name if storage is None else storage
+    return replace(header, storage=storage, columns=columns)

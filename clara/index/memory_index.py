@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from clara.index.details import columns_of, types_of
 from clara.index.errors import MemoryIndexError
 from clara.index.folders import local_path, new_folder
 from clara.index.handle import as_ids
-from clara.index.header import Header
+from clara.index.header import new_header
 from clara.index.hits import Hit, as_queries, read_hits
 from clara.index.layout import StoredText
 from clara.index.listing import Listing
@@ -87,18 +85,13 @@ class MemoryIndex(Verifying, Listing):
             MemoryIndexError: `path` exists and is not an empty folder, or cannot be written.
                 Nothing is left there then.
         """
-        settings = {} if settings is None else settings
-        header = Header(
-            fingerprint,
-            memory_tokens,
-            hidden_size,
-            dtype,
-            copy.deepcopy(settings),
-            identity=uuid.uuid4().hex,
-        )
-        header = replace(
-            header,
-            storage=header.dtype_name if storage is None else storage,
+        header = new_header(
+            fingerprint=fingerprint,
+            memory_tokens=memory_tokens,
+            hidden_size=hidden_size,
+            dtype=dtype,
+            storage=storage,
+            settings=settings,
             columns=None if columns is None else columns_of(columns),
         )
         target = local_path(path)

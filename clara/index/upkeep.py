@@ -8,6 +8,7 @@ from typing import NamedTuple
 from clara.errors.checks import as_integer
 from clara.index.changing import Changing
 from clara.index.errors import MemoryIndexError, failures_in
+from clara.index.migration import remove_migration
 from clara.index.seals import remove_seals, require_sealed
 from clara.index.snapshot import Snapshot
 from clara.index.versions import Version, list_versions
@@ -44,7 +45,8 @@ class Upkeep(Changing):
 
         What was committed after it is no longer in the index, but stays in versions of its own.
         Also works on an index that was opened at a version, so that a last version that is damaged
-        can be left behind: `MemoryIndex.open(path, version=n).restore(n)`.
+        can be left behind: `MemoryIndex.open(path, version=n).restore(n)`. A version from before a
+        migration brings the earlier model's index back.
 
         Args:
             version: the number of one of `versions`.
@@ -60,6 +62,9 @@ class Upkeep(Changing):
                 if number != wanted.dataset.latest_version:
                     wanted.dataset.restore()
                     require_sealed(wanted.path, wanted.version, wanted.dataset.get_fragments())
+            if not self._snapshot.pinned:  # it may be of another model, from before a migration
+                self._snapshot = Snapshot.latest(wanted.path)
+                self._header, self._catalog, self._contents = self._snapshot.header, None, None
 
     def compact(self) -> Compacted:
         """Join small files, and write those that hold deleted rows again without them.
@@ -109,8 +114,9 @@ class Upkeep(Changing):
             keep_versions: how many of the last versions stay, at least 1.
             older_than: remove versions older than this. One of the two is needed.
             unfinished: also remove files that belong to no version, which a killed process has
-                left. Files of a commit that is being made look the same: only for when no other
-                process writes. Without it they are removed once they are a week old.
+                left, and a migration that was not finished. Files of a commit that is being made
+                look the same: only for when no other process writes. Without it they are removed
+                once they are a week old.
 
         Returns:
             Bytes that were freed.
@@ -135,4 +141,5 @@ class Upkeep(Changing):
                 done = dataset.cleanup_old_versions(
                     older_than, keep_versions, delete_unverified=unfinished
                 )
-            return int(done.bytes_removed) + remove_seals(path)
+            freed = int(done.bytes_removed) + remove_seals(path)
+            return freed + remove_migration(path, unfinished=unfinished)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import lance
 
-from clara.index.errors import failures_in
+from clara.index.errors import MemoryIndexError, failures_in
+from clara.index.header import Header
 from clara.index.seals import require_manifest, require_sealed
 from clara.index.snapshot import deletions_of, file_of, version_numbers
 
@@ -20,12 +22,14 @@ class Version(NamedTuple):
         number: for `MemoryIndex.open(path, version=number)`.
         time: of the commit, UTC.
         documents, rows: how many it had.
+        fingerprint: of the model that wrote its memory; "" where the header is damaged.
     """
 
     number: int
     time: datetime.datetime
     documents: int
     rows: int
+    fingerprint: str = ""
 
 
 def list_versions(path: str) -> list[Version]:
@@ -44,7 +48,8 @@ def list_versions(path: str) -> list[Version]:
         versions.sort(key=lambda each: int(each["version"]))
         for each in versions:
             number = int(each["version"])
-            there = lance.dataset(path, version=number).get_fragments()
+            dataset = lance.dataset(path, version=number)
+            there = dataset.get_fragments()
             require_sealed(path, number, there)
             fragments = {_state(part): part for part in there}
             gone = [state for state in parts if state not in fragments]
@@ -57,8 +62,15 @@ def list_versions(path: str) -> list[Version]:
             if gone:
                 rows_of = +rows_of  # without documents that have no rows any more
             time = each["timestamp"].astimezone(datetime.timezone.utc)
-            found.append(Version(number, time, len(rows_of), sum(map(len, parts.values()))))
+            rows, written_by = sum(map(len, parts.values())), _fingerprint(dataset, path)
+            found.append(Version(number, time, len(rows_of), rows, written_by))
     return found
+
+
+def _fingerprint(dataset: Any, path: str) -> str:
+    with suppress(MemoryIndexError):
+        return Header.from_schema(dataset.schema, path).fingerprint
+    return ""
 
 
 def _state(fragment: Any) -> object:

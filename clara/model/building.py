@@ -1,4 +1,4 @@
-"""Build an index with a model: what `Clara.build_index` does, step by step."""
+"""Build or migrate an index with a model: `Clara.build_index` and `migrate_index`, step by step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clara.index import MemoryIndex, MemoryIndexError
 from clara.index.folders import is_vacant, local_path
 from clara.model import index_settings
 from clara.model.index_settings import Compressing, Spelled, as_argument
-from clara.sync import Build, Decision
+from clara.sync import Build, Decision, Migration
 from clara.sync.build import ALL, Confirm
 
 
@@ -61,6 +61,40 @@ def prepare_build(
 
     compress = index_settings.compressing(model, how, rate, batch_tokens)
     return Build(reading, index, create, compress, allowed=allowed, prune=prune, confirm=confirm)
+
+
+def prepare_migration(
+    model: Compressing,
+    path: str | os.PathLike[str],
+    *,
+    overflow: Overflow | None = None,
+    compression_rate: int | None = None,
+    any_rate: bool = False,
+    storage: str | None = None,
+    batch_tokens: int | None = None,
+    spelled: Spelled = as_argument,
+) -> Migration:
+    """All checks of a migration that need no computing; `Migration.run` does the rest.
+
+    Args:
+        overflow, storage: as the index has them by default.
+        compression_rate, any_rate, batch_tokens: as in `Clara.compress`.
+        spelled: for messages.
+
+    Raises:
+        ValueError: an argument is not as stated, or the model is not trained for the rate.
+        MemoryIndexError: the index cannot be opened or written.
+    """
+    folder = local_path(path)
+    index = opened_index(folder)
+    if index is None:
+        raise MemoryIndexError(f"{folder}: not found, or an empty folder, so there is no index")
+    asked = overflow or index.settings.get("overflow")
+    how = index_settings.chosen_overflow(model, None, asked, spelled=spelled)
+    rate = index_settings.chosen_rate(model, None, compression_rate, any_rate, spelled=spelled)
+    arguments = index_settings.index_arguments(model, how, rate, storage or index.storage)
+    compress = index_settings.compressing(model, how, rate, batch_tokens)
+    return Migration(folder, arguments, compress)
 
 
 def opened_index(folder: str) -> MemoryIndex | None:

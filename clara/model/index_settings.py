@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -141,17 +141,24 @@ def create_index(
     Raises:
         MemoryIndexError, ValueError: as `MemoryIndex.create`.
     """
-    config = model.config
     return MemoryIndex.create(
-        path,
-        fingerprint=model.fingerprint,
-        memory_tokens=config.most_memory_tokens(rate),
-        hidden_size=model.hidden_size,
-        dtype=model.dtype,
-        storage=storage,
-        settings={**config.index_settings(rate), "overflow": overflow},
-        columns=columns,
+        path, **index_arguments(model, overflow, rate, storage), columns=columns
     )
+
+
+def index_arguments(
+    model: Compressing, overflow: Overflow, rate: int | None, storage: str | None
+) -> dict[str, Any]:
+    """Arguments of `MemoryIndex.create` for memory of a model, but the path and the columns."""
+    config = model.config
+    return {
+        "fingerprint": model.fingerprint,
+        "memory_tokens": config.most_memory_tokens(rate),
+        "hidden_size": model.hidden_size,
+        "dtype": model.dtype,
+        "storage": storage,
+        "settings": {**config.index_settings(rate), "overflow": overflow},
+    }
 
 
 def compressing(

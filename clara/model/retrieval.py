@@ -38,7 +38,7 @@ from clara.text.passages import (
 
 if TYPE_CHECKING:
     from clara.corpus import Reading
-    from clara.sync import Built
+    from clara.sync import Built, Migrated
 
 
 class Retriever(ClaraCore):
@@ -199,6 +199,56 @@ class Retriever(ClaraCore):
         )
         with document_progress("build", build.total, visible=show_progress_bar) as bar:
             return build.run(bar.advance)
+
+    def migrate_index(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overflow: Overflow | None = None,
+        compression_rate: int | None = None,
+        any_rate: bool = False,
+        storage: str | None = None,
+        batch_tokens: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> Migrated:
+        """Compress all documents of an index again by this model, from the texts that it holds.
+
+        Until all are compressed the index stays as it is: others search and change it, and what
+        they change is taken up. Then one commit switches to this model. A migration that was
+        killed goes on where it was. Versions of the earlier model can be opened and restored until
+        they are cleaned up.
+
+        Args:
+            path: the folder of the index.
+            overflow: what happens to documents over this model's limit. Default: what the index
+                was begun with.
+            compression_rate, any_rate, batch_tokens: as in `compress`.
+            storage: see `MemoryIndex.create`. Default: as the index stores memory now.
+
+        Raises:
+            DataError: a document cannot be compressed by this model; names it.
+            ValueError: an argument is not as stated.
+            MemoryIndexError: a document is damaged, or the index cannot be opened or written, or
+                another process is migrating it.
+
+        Example:
+            >>> done = model.migrate_index("index", storage="int8")  # doctest: +SKIP
+            >>> done.built.added, done.version  # doctest: +SKIP
+            (9, 4)
+        """
+        from clara.model.building import prepare_migration
+
+        migration = prepare_migration(
+            self,
+            path,
+            overflow=overflow,
+            compression_rate=compression_rate,
+            any_rate=any_rate,
+            storage=storage,
+            batch_tokens=batch_tokens,
+        )
+        with document_progress("migrate", migration.total, visible=show_progress_bar) as bar:
+            return migration.run(bar.advance)
 
     def encode_queries(
         self, questions: Sequence[str], *, batch_tokens: int | None = None

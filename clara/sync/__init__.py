@@ -3,5 +3,6 @@
 from clara.sync.build import Build
 from clara.sync.built import BuildError, Built
 from clara.sync.deciding import Decision
+from clara.sync.migrating import Migrated, Migration
 
-__all__ = ["Build", "BuildError", "Built", "Decision"]
+__all__ = ["Build", "BuildError", "Built", "Decision", "Migrated", "Migration"]

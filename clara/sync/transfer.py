@@ -137,9 +137,14 @@ def _details(
         return None
     documents = texts_of(other, group)
     return {
-        entry.document_id: Details(document.metadata, entry.source, entry.digest, document.marks)
+        entry.document_id: details_of(entry, document)
         for entry, document in zip(group, documents, strict=True)
     }
+
+
+def details_of(entry: Entry, document: CorpusDocument) -> Details:
+    """Details to store a document again with, which then is what it was."""
+    return Details(document.metadata, entry.source, entry.digest, document.marks)
 
 
 def _opened(folder: str, other: MemoryIndex) -> MemoryIndex:

@@ -94,7 +94,7 @@ def index(model, write_corpus, tmp_path_factory) -> str:
 @pytest.fixture
 def clara(monkeypatch) -> Callable[..., Any]:
     """Run a command in this process; it must succeed, without a remark, unless told otherwise."""
-    monkeypatch.setattr(index_build, "_LINES_EVERY", 3600.0)  # a busy machine may take a minute
+    monkeypatch.setattr(index_build, "LINES_EVERY", 3600.0)  # a busy machine may take a minute
 
     def run(*arguments: str, code: int = 0, quiet: bool = True) -> Any:
         result = CliRunner().invoke(app, arguments)

@@ -151,7 +151,7 @@ def test_metadata_of_later_builds(clara, arguments, tmp_path):
 def test_a_log_gets_lines(clara, arguments, tmp_path, monkeypatch):
     file = tmp_path / "a.jsonl"
     file.write_text('{"id": "a", "contents": "One."}\n{"id": "b", "contents": "Two."}\n')
-    monkeypatch.setattr(index_build, "_LINES_EVERY", 0.0)
+    monkeypatch.setattr(index_build, "LINES_EVERY", 0.0)
     lines = clara(*arguments(file), quiet=False).stderr.splitlines()
     assert lines[0].startswith("build: 2 of 2 documents, ")
     assert "x compression, " in lines[-1]

@@ -1,0 +1,211 @@
+"""Put another index in the place of one, in one commit: the index of another model, made beside it.
+
+The other index is made in a folder within the first one, which Lance leaves alone. So its files are
+on the same file system, and become those of the first index without being copied.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import lance
+
+from clara.files.writing import replacing
+from clara.index.catalog import Catalog
+from clara.index.digests import number, small_digest
+from clara.index.errors import MemoryIndexError, failures_in
+from clara.index.gate import FOLDER, try_lock
+from clara.index.heads import Heads
+from clara.index.snapshot import Snapshot
+
+INDEX: Final = "index"
+"""The folder of that other one, within `FOLDER`."""
+
+_DATA = "data"
+_WEEK = 7 * 24 * 3600.0  # seconds
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def states(snapshot: Snapshot) -> dict[str, bytes]:
+    """What tells each document from what it was before it was last stored, in order.
+
+    It covers ids, texts, titles, memory and details by their checksums, and the random number of
+    the commit that stored it. Joining files changes nothing of it.
+
+    Raises:
+        MemoryIndexError: the names of a row are damaged.
+    """
+    found: list[bytes] = []
+
+    def noted() -> Iterator[Heads]:
+        for heads in snapshot.heads():
+            found.extend(_row_states(heads))
+            yield heads
+
+    catalog = Catalog()
+    catalog.extend(noted())
+    positions = catalog.positions
+
+    def state(rows: Sequence[int]) -> bytes:
+        places = rows if positions is None else positions[list(rows)].tolist()
+        return small_digest(b"clara.state", [found[place] for place in places])
+
+    return {name: state(catalog.rows_of(name)) for name in catalog.documents}
+
+
+def _row_states(heads: Heads) -> Iterator[bytes]:
+    for row, name in enumerate(heads.ids):
+        title, sequence = heads.titles[row], heads.sequences[row]
+        fields = [
+            name.encode(),
+            heads.document_ids[row].encode(),
+            None if title is None else title.encode(),
+            number(heads.token_counts[row]),
+            None if sequence is None else number(sequence),
+            *(digests[row] for digests in heads.digests.values()),
+        ]
+        yield small_digest(b"clara.row.state", fields)
+
+
+@contextmanager
+def only_migration(path: str) -> Iterator[str]:
+    """The folder of an index's migration, made if there is none, which no other process has.
+
+    Raises:
+        MemoryIndexError: another process has it, or it cannot be made.
+    """
+    folder = os.path.join(path, FOLDER)
+    while True:
+        with failures_in(path, "beginning the migration"):
+            Path(folder).mkdir(exist_ok=True)
+            handle = os.open(folder, _FOLDER_FLAGS)
+        try:
+            if not try_lock(handle):
+                raise MemoryIndexError(
+                    f"{path}: another process is migrating it at this moment; wait until it ends"
+                )
+            with suppress(FileNotFoundError):  # else removed before it was locked
+                if os.path.samestat(os.fstat(handle), os.lstat(folder)):
+                    yield folder
+                    return
+        finally:
+            os.close(handle)
+
+
+def switch(old: Snapshot, new: Snapshot) -> bool:
+    """Put all documents of another index in the place of those of one, in one commit.
+
+    The versions before it stay: they can be opened and restored until they are cleaned up.
+
+    Args:
+        old: what was read of the index last.
+        new: in its `FOLDER`, without deleted rows; it keeps its files.
+
+    Returns:
+        False if anything was committed to the index since `old`, and nothing was done.
+
+    Raises:
+        MemoryIndexError: the index cannot be written.
+    """
+    fragments = [fragment.metadata for fragment in new.fragments]
+    files = [file.path for fragment in fragments for file in fragment.files]
+    with failures_in(old.path, "putting the new files in place"):
+        os.makedirs(os.path.join(old.path, _DATA), exist_ok=True)
+        for file in files:
+            _put(os.path.join(new.path, _DATA, file), os.path.join(old.path, _DATA, file))
+    with failures_in(old.path, "switching to the new files"):
+        try:
+            lance.LanceDataset.commit(
+                old.path,
+                lance.LanceOperation.Overwrite(new.header.schema, fragments),
+                read_version=old.version,
+                max_retries=0,  # which commits the next version or none
+            )
+        except Exception:
+            latest = Snapshot.latest(old.path)
+            if latest.identity != new.header.identity:  # else what failed came after the commit
+                for file in files:
+                    with suppress(OSError):
+                        os.remove(os.path.join(old.path, _DATA, file))
+                if latest.version == old.version:
+                    raise
+                return False
+    Snapshot.latest(old.path)  # which gives the version its checksums
+    return True
+
+
+def _put(file: str, place: str) -> None:
+    """Have a file in another folder, too: by a link, or as a copy where there are no links.
+
+    Its time becomes now: Lance removes old files that belong to no version yet.
+    """
+    os.utime(file)
+    try:
+        os.link(file, place)
+    except FileExistsError:
+        if not os.path.samefile(file, place):
+            raise
+    except OSError:
+        with replacing(place, sync=True) as copy:
+            shutil.copyfile(file, copy)
+
+
+def remove_migration(path: str, *, unfinished: bool) -> int:
+    """Remove what a migration has left that is finished, or was not gone on with for a week.
+
+    Args:
+        unfinished: also one that was gone on with later.
+
+    Returns:
+        Bytes that were freed. None are if a process is migrating at this moment.
+    """
+    folder = os.path.join(path, FOLDER)
+    try:
+        handle = os.open(folder, _FOLDER_FLAGS)
+    except OSError:
+        return 0
+    try:
+        if not try_lock(handle):
+            return 0
+        if not (unfinished or _is_finished(path) or time.time() - _touched(folder) > _WEEK):
+            return 0
+        freed = _bytes_of_own(folder)
+        with failures_in(path, "removing a migration"):
+            shutil.rmtree(folder)
+        return freed
+    finally:
+        os.close(handle)
+
+
+def _is_finished(path: str) -> bool:
+    """Whether the index is the one that was made in its folder."""
+    with suppress(MemoryIndexError):
+        made = Snapshot.latest(os.path.join(path, FOLDER, INDEX))
+        return made.identity == Snapshot.latest(path).identity
+    return False
+
+
+def _touched(folder: str) -> float:
+    """When a file of a folder was last written."""
+    times = [os.stat(folder).st_mtime]
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                times.append(os.lstat(os.path.join(place, name)).st_mtime)
+    return max(times)
+
+
+def _bytes_of_own(folder: str) -> int:
+    """Sizes of the files in a folder that are in no other folder."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            found = os.lstat(os.path.join(place, name))
+            total += found.st_size if found.st_nlink == 1 else 0
+    return total
