@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
@@ -16,7 +17,8 @@ _SCORE = "exact_match"
 def completed(run: Run) -> Run:
     """The run, with intervals by answer type, and its best entries compared.
 
-    Entries of different runs are compared in no summary.
+    Entries of different runs are compared in no summary. So what two runs have under one name, such
+    as the answers from two indexes, is compared as well.
     """
     values: dict[str, dict[str, float]] = defaultdict(dict)
     types: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -25,12 +27,21 @@ def completed(run: Run) -> Run:
             values[line.entry][line.question] = line.scores[_SCORE]
             types[line.entry, line.answer_type].append(line.scores[_SCORE])
     run = replace(run, entries=[_with_intervals(entry, types) for entry in run.entries])
+    wanted = [*combinations((each.name for each in leaders(run)), 2), *_namesakes(run)]
     new = [
-        _compared(a.name, b.name, values[a.name], values[b.name])
-        for a, b in combinations(leaders(run), 2)
-        if run.pair(a.name, b.name) is None and values[a.name].keys() & values[b.name].keys()
+        _compared(a, b, values[a], values[b])
+        for a, b in dict.fromkeys(wanted)
+        if run.pair(a, b) is None and values[a].keys() & values[b].keys()
     ]
     return replace(run, pairs=[*run.pairs, *new])
+
+
+def _namesakes(run: Run) -> Iterator[tuple[str, str]]:
+    """Names that two runs have both, of which the later one's has the name of its run added."""
+    for entry in run.entries:
+        first = entry.name.removesuffix(entry.apart)
+        if entry.apart and entry.control is None and first in run.by_name:
+            yield first, entry.name
 
 
 def _with_intervals(entry: Entry, values: dict[tuple[str, str], list[float]]) -> Entry:

@@ -24,7 +24,8 @@ def merged(
     """Data sets, each with all entries of the runs that asked its questions, and remarks.
 
     Of an entry, ranker or comparison that several runs hold, that of the first run counts, unless
-    its figures differ: then it is shown for each run, with the name of the run.
+    its figures differ, or the models, indexes or other settings that they record for it: then it is
+    shown for each run, with the name of the run.
 
     Args:
         folders: of the runs, which errors name.
@@ -124,8 +125,8 @@ def _shown(value: object) -> str:
 def _together(group: Sequence[Run]) -> Run:
     """One run of all entries."""
     whole = group[0]
-    for other in group[1:]:
-        other = _renamed(other, whole)
+    for number, other in enumerate(group[1:], 1):
+        other = _renamed(other, whole, group[:number])
         new = {entry.name for entry in other.entries} - whole.by_name.keys()
         whole = replace(
             whole,
@@ -143,15 +144,31 @@ def _together(group: Sequence[Run]) -> Run:
     return whole
 
 
-def _renamed(run: Run, whole: Run) -> Run:
+def _renamed(run: Run, whole: Run, before: Sequence[Run]) -> Run:
     """The run; of what another has under the same name with other figures, with its own name too.
 
-    Times differ whenever something is measured again, so they make no difference.
+    Times differ whenever something is measured again, so they make no difference. Two indexes may
+    have the same scores by chance: what was recorded of them tells them apart.
+
+    Args:
+        whole: the runs before it as one.
+        before: these runs.
     """
     scores = {entry.name: entry.scores for entry in whole.entries}
-    names = {e.name for e in run.entries if scores.get(e.name, e.scores) != e.scores}
+    names = {
+        e.name
+        for e in run.entries
+        if scores.get(e.name, e.scores) != e.scores
+        or _is_of_others(run, before, "systems", e.name.partition("+")[0])
+        or _is_of_others(run, before, "rankers", e.ranker)
+    }
     measures = {ranker.name: ranker.scores for ranker in whole.rankers}
-    rankers = {r.name for r in run.rankers if measures.get(r.name, r.scores) != r.scores}
+    rankers = {
+        r.name
+        for r in run.rankers
+        if measures.get(r.name, r.scores) != r.scores
+        or _is_of_others(run, before, "rankers", r.name)
+    }
     sizes = {kept.system: kept.sizes for kept in whole.kept}
     systems = {k.system for k in run.kept if sizes.get(k.system, k.sizes) != k.sizes}
 
@@ -170,6 +187,19 @@ def _renamed(run: Run, whole: Run) -> Run:
         ],
         answers=[replace(each, entry=name(each.entry)) for each in run.answers],
     )
+
+
+def _is_of_others(run: Run, before: Iterable[Run], kind: str, name: str | None) -> bool:
+    """Whether an earlier run has a system or ranker of this name that was made otherwise."""
+    own = _recorded(run, kind, name)
+    first = next(filter(None, (_recorded(each, kind, name) for each in before)), own)
+    return own is not None and first != own
+
+
+def _recorded(run: Run, kind: str, name: str | None) -> object:
+    """What a run has recorded of a system or ranker; None where it has nothing."""
+    recorded = run.settings.get(kind)
+    return recorded.get(name) if isinstance(recorded, dict) else None
 
 
 def _added(

@@ -1,5 +1,6 @@
 """`clara evaluate` on a tiny model."""
 
+import csv
 import json
 import shutil
 from functools import partial
@@ -87,6 +88,36 @@ def test_an_index_gives_texts_and_memory(clara, arguments, model, index, tmp_pat
     assert even == ""  # there is no entry that reads text
     answers = (tmp_path / "run" / "answers.jsonl").read_text().splitlines()
     assert all(json.loads(line)["kept_bytes"] == 2 * 768 for line in answers)
+
+
+def test_two_indexes_of_two_models_in_one_report(
+    clara, arguments, model, other_model, index, tmp_path
+):
+    """As `docs/evaluation.md` says: a copy of the index is migrated, and both are evaluated."""
+    candidate = str(tmp_path / "candidate")
+    shutil.copytree(index, candidate)
+    clara("index", "migrate", candidate, "--model", other_model)
+    at = arguments.index("--documents") + 1, arguments.index("--output") + 1
+    runs = []
+    for name, documents in ((model, index), (other_model, candidate)):
+        runs.append(str(tmp_path / f"run of {documents.rpartition('/')[2]}"))
+        arguments[at[0]], arguments[at[1]] = documents, runs[-1]
+        chosen = ("--systems", "clara", "--rankers", "clara", "--no-controls")
+        clara(*arguments, "--model", name, *chosen)
+    report = str(tmp_path / "report")
+    clara("evaluate", "report", *runs, "-o", report)
+
+    def column(file, name):
+        with open(tmp_path / "report" / file, newline="") as lines:
+            return [row[name] for row in csv.DictReader(lines)]
+
+    other = " (run of candidate)"  # whose scores are the same by chance: untrained models
+    assert set(column("rankers.csv", "ranker")) == {"clara@16", "gold", "clara@16" + other}
+    entries = ["clara@16+clara", "clara@16+gold"]
+    assert column("entries.csv", "entry") == [*entries, *(name + other for name in entries)]
+    pairs = list(zip(column("pairs.csv", "first"), column("pairs.csv", "second")))
+    for name in entries:
+        assert (name, name + other) in pairs
 
 
 def test_an_index_of_another_model_is_refused(refused, arguments, other_model, index, tmp_path):
