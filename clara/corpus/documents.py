@@ -81,13 +81,14 @@ def digest_of(
     """SHA-256 of what a document holds, 64 hexadecimal digits.
 
     It depends on nothing else: not on the file's kind or time, nor on the order of the metadata.
-    Values of different types differ: 1, 1.0, true and "1".
+    Values of different types differ: 1, 1.0, true and "1". A value that is null is none.
 
     Example:
         >>> digest_of("Aruba is an island.", None, {})[:8]
         '54752fb6'
     """
-    content = [text, title, dict(sorted(metadata.items())), marks]
+    values = {name: value for name, value in sorted(metadata.items()) if value is not None}
+    content = [text, title, values, marks]
     encoded = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(encoded.encode("ascii")).hexdigest()
 

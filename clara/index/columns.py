@@ -106,19 +106,20 @@ def ragged_columns(*, scales: bool, mean_bytes: int | None) -> list[pa.Field]:
     return [*fields, pa.field("sequence", pa.int64())]
 
 
-def detail_columns(kinds: Sequence[str]) -> list[pa.Field]:
+def detail_columns(kinds: Sequence[str], *, marks: bool) -> list[pa.Field]:
     """What format 3 stores beside the memory of a row in an index with columns for metadata.
 
     Lance does not take every name of a column, so metadata are numbered.
 
     Args:
         kinds: of the metadata, in the order of their columns.
+        marks: see `Header.marks`.
     """
     fields = [
         pa.field("source", pa.large_string(), metadata=_EACH),
         pa.field("document_digest", pa.large_string(), metadata=_EACH),
         pa.field("offset", pa.int64(), nullable=False, metadata=_PLAIN),
-        pa.field("place", pa.large_string(), metadata=_EACH),
+        pa.field(marks_column(marks), pa.large_string(), metadata=_EACH),
     ]
     fields += [
         pa.field(metadata_column(number), _CARRIERS[kind], metadata=_EACH)
@@ -157,6 +158,11 @@ def check_columns(columns: Sequence[tuple[str, str]]) -> None:
         seen.add(name)
         if kind not in KINDS:
             raise ValueError(f"column {shown} must be one of {', '.join(KINDS)}, got {kind!r}")
+
+
+def marks_column(marks: bool) -> str:
+    """The column that says in which pages and headings a row's text lies, see `Header.marks`."""
+    return "marks" if marks else "place"
 
 
 def metadata_column(number: int) -> str:

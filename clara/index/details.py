@@ -2,9 +2,11 @@
 
 Only an index that was made with columns for metadata has it. A document with a long text is many
 rows. Each of them has the metadata, the source and the digest of the document, and a place of its
-own: where its text begins. The checksum is
+own: where its text begins, and the marks in it, with the one that it begins in, as JSON: a list of
+offsets in the document's text and labels. An index without `Header.marks` has only the label of the
+page or heading that a row begins in. The checksum is
 
-    details_digest = blake2b(source, document_digest, offset, place, metadata…)  "clara.details"
+    details_digest = blake2b(source, document_digest, offset, marks, metadata…)  "clara.details"
 
 with the metadata in the order of their columns: strings in UTF-8, integers and floats as 8 bytes,
 little-endian, booleans as one.
@@ -12,8 +14,10 @@ little-endian, booleans as one.
 
 from __future__ import annotations
 
+import json
 import math
 import struct
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -64,6 +68,8 @@ class RowDetails(NamedTuple):
         offset: characters of the document's text before the row's.
         place: the page or heading that its text begins in.
         metadata: by column, null ones too.
+        marks: the pages and headings in its text and the one that it begins in, by offset in the
+            document's text; None in an index that knows only the last.
     """
 
     source: str | None
@@ -71,6 +77,18 @@ class RowDetails(NamedTuple):
     offset: int
     place: str | None
     metadata: dict[str, Scalar]
+    marks: tuple[Mark, ...] | None = None
+
+
+def marks_of(rows: Sequence[RowDetails]) -> tuple[Mark, ...]:
+    """The pages and headings of a document, as far as its rows know them."""
+    found: list[Mark] = []
+    for row in rows:
+        if row.marks is not None:
+            found += [mark for mark in row.marks if mark.offset >= row.offset]
+        elif row.place is not None and (not found or found[-1].label != row.place):
+            found.append(Mark(row.offset, row.place))
+    return tuple(found)
 
 
 def columns_of(types: Mapping[str, type]) -> tuple[tuple[str, str], ...]:
@@ -137,14 +155,18 @@ def encode_details(
     names = header.detail_columns
     columns: dict[str, list[Any]] = {name: [] for name in names}
     digests, sizes = [], []
+    lengths = dict.fromkeys(documents.document_ids, 0)
+    for name, text in zip(documents.document_ids, documents.texts, strict=True):
+        lengths[name] += len(text)
     offsets = dict.fromkeys(documents.document_ids, 0)
     for name, text in zip(documents.document_ids, documents.texts, strict=True):
         source, digest, *values = plain.get(name, nothing)
         offset = offsets[name]
-        offsets[name] = offset + len(text)
-        place = place_of(given[name].marks, offset) if name in given else None
-        placed = None if place is None else _utf8(place, name, "a mark")
-        row = (source, digest, offset, placed, *values)
+        offsets[name] = end = offset + len(text)
+        marks = given[name].marks if name in given else ()
+        end += end == lengths[name]  # a mark may stand behind the last character
+        placed = _marks(header, marks, offset, end)
+        row = (source, digest, offset, _utf8(placed, name, "a mark") if placed else placed, *values)
         for column, value in zip(names, row, strict=True):
             columns[column].append(value)
         digests.append(_digest(row))
@@ -170,12 +192,34 @@ def decode_details(
             decoded: list[Any] = [
                 value.decode() if isinstance(value, bytes) else value for value in row
             ]
-        except (ValueError, TypeError, struct.error):
+            source, digest, offset, label = decoded[:4]
+            marks = None
+            if header.marks:
+                marks = tuple(_mark(*each) for each in json.loads(label or "[]"))
+                label = place_of(marks, offset)
+        except (ValueError, TypeError, RecursionError, struct.error):
             raise damaged(path, heads.ids[place].encode(), rows[place]) from None
         metadata = {name: value for (name, _), value in zip(kinds, decoded[4:], strict=True)}
-        source, digest, offset, label = decoded[:4]
-        found.append(RowDetails(source, digest, offset, label, metadata))
+        found.append(RowDetails(source, digest, offset, label, metadata, marks))
     return found
+
+
+def _mark(offset: Any, label: Any) -> Mark:
+    if not is_integer(offset) or not isinstance(label, str):
+        raise ValueError
+    return Mark(offset, label)
+
+
+def _marks(header: Header, marks: Sequence[Mark], begin: int, end: int) -> str | None:
+    """What is stored of the marks of a document with a row: text from `begin` to before `end`."""
+    if not header.marks:
+        return place_of(marks, begin)
+    first = bisect_left(marks, begin, key=lambda mark: mark.offset)
+    after = bisect_left(marks, end, key=lambda mark: mark.offset)
+    if first and (first == after or marks[first].offset > begin):
+        first -= 1  # the one that it begins in
+    kept = marks[first:after]
+    return json.dumps(kept, separators=(",", ":"), ensure_ascii=False) if kept else None
 
 
 def _encoded(header: Header, document: str, details: Details) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ from clara.index.columns import (
     check_columns,
     detail_columns,
     fixed_columns,
+    marks_column,
     metadata_column,
     ragged_columns,
 )
@@ -69,6 +70,8 @@ class Header:
             floating-point storage is the dtype as well.
         columns: of metadata, name and type of each, see `clara.index.columns.KINDS`; None: the
             index has no such columns, and none for where documents are from.
+        marks: rows have all pages and headings in their texts. The first indexes with columns have
+            only those that rows begin in.
     """
 
     fingerprint: str
@@ -79,6 +82,7 @@ class Header:
     identity: str | None = None
     storage: str | None = None
     columns: tuple[tuple[str, str], ...] | None = None
+    marks: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.fingerprint, str) or not self.fingerprint:
@@ -115,6 +119,8 @@ class Header:
             if self.storage is None:
                 raise ValueError("columns must be None in formats 1 and 2")
             check_columns(self.columns)
+        if not isinstance(self.marks, bool) or (self.marks and self.columns is None):
+            raise ValueError(f"marks must be False without columns, got {self.marks!r}")
 
     @property
     def span_rate(self) -> int | None:
@@ -226,7 +232,7 @@ class Header:
     def detail_columns(self) -> list[str]:
         """What `clara.index.details` reads beside the small columns."""
         names = [metadata_column(number) for number in range(len(self.columns or ()))]
-        return ["source", "document_digest", "offset", "place", *names]
+        return ["source", "document_digest", "offset", marks_column(self.marks), *names]
 
     @property
     def entry_columns(self) -> list[str]:
@@ -258,7 +264,7 @@ class Header:
             scales = self.stored_as.dtype is None
             fields = ragged_columns(scales=scales, mean_bytes=self.mean_bytes)
             if self.columns is not None:
-                fields += detail_columns([kind for _, kind in self.columns])
+                fields += detail_columns([kind for _, kind in self.columns], marks=self.marks)
         else:
             value = _CARRIERS[self.dtype][1]
             fields = fixed_columns(value, self.width, ordered=self.format_version >= 2)
@@ -278,13 +284,16 @@ class Header:
         for name in ("identity", "storage", "columns"):
             if (value := getattr(self, name)) is not None:
                 fields[name] = value
+        if self.marks:
+            fields["marks"] = True
         text = json.dumps(fields, sort_keys=True).encode()
         return {_HEADER_KEY: text, _DIGEST_KEY: digest(b"clara.header", text).hex().encode()}
 
     def is_like(self, other: Header) -> bool:
         """Whether two indexes hold memory of the same kind, whatever their identity and format."""
         one, two = (
-            replace(each, identity=None, storage=each.storage_name) for each in (self, other)
+            replace(each, identity=None, storage=each.storage_name, marks=False)
+            for each in (self, other)
         )
         return one == two
 
@@ -317,6 +326,7 @@ class Header:
                 identity=fields.get("identity"),
                 storage=fields.get("storage"),
                 columns=_as_columns(fields.get("columns")),
+                marks=fields.get("marks", False),
             )
         except MemoryIndexError:
             raise
@@ -362,4 +372,4 @@ def new_header(
         identity=uuid.uuid4().hex,
     )
     storage = header.dtype_name if storage is None else storage
-    return replace(header, storage=storage, columns=columns)
+    return replace(header, storage=storage, columns=columns, marks=columns is not None)

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from clara.data.marks import Scalar
+from clara.data.marks import Mark, Scalar
 from clara.index.changing import unknown
 from clara.index.contents import Contents
+from clara.index.details import marks_of
 from clara.index.errors import MemoryIndexError
 from clara.index.handle import Handle, as_ids
 from clara.index.layout import RowEntry
@@ -29,6 +30,8 @@ class Entry(NamedTuple):
             and were killed may leave them, that is None, too.
         metadata: by column, null ones too; empty in an index without columns for metadata.
         places: the page or heading that the text of each row begins in.
+        marks: the pages and headings in the text of the document, by offset; in an index that does
+            not know all of them, see `Header.marks`, those that its rows begin in.
     """
 
     document_id: str
@@ -40,6 +43,7 @@ class Entry(NamedTuple):
     digest: str | None
     metadata: Mapping[str, Scalar]
     places: list[str | None]
+    marks: tuple[Mark, ...] = ()
 
 
 class Listing(Handle):
@@ -124,4 +128,5 @@ def _entry(document_id: str, rows: list[RowEntry]) -> Entry:
         digests.pop() if len(digests) == 1 else None,
         {} if first is None else first.metadata,
         [None if row.details is None else row.details.place for row in rows],
+        marks_of([row.details for row in rows if row.details is not None]),
     )

@@ -32,7 +32,7 @@ def index_bytes(
         rows: documents, or chunks of them.
         vectors: memory vectors of all rows.
         string_bytes: of ids, ids of documents, titles and texts of all rows, in UTF-8; and of
-            metadata, sources, digests and places, 8 for each value that is there but booleans,
+            metadata, sources, digests and marks, 8 for each value that is there but booleans,
             and the strings among them.
         with_means: documents are ranked by the mean of their memory.
         with_details: the index has columns for metadata.

@@ -7,11 +7,10 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-from clara.data.marks import Mark
 from clara.data.records import Document
 from clara.index.checking import Damaged, damaged_rows, damaged_rows_apart
 from clara.index.contents import Contents
-from clara.index.details import Details
+from clara.index.details import Details, marks_of
 from clara.index.layout import RowEntry
 from clara.index.snapshot import Snapshot
 from clara.index.upkeep import Upkeep
@@ -112,5 +111,4 @@ def _kept(
 def _details(rows: Sequence[RowEntry]) -> Details:
     """Details of a document that give its rows the places that they have."""
     kept = [row.details for row in rows if row.details is not None]
-    marks = tuple(Mark(each.offset, each.place) for each in kept if each.place is not None)
-    return Details(kept[0].metadata, kept[0].source, kept[0].digest, marks)
+    return Details(kept[0].metadata, kept[0].source, kept[0].digest, marks_of(kept))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from clara.corpus import CorpusDocument, Mark
+from clara.corpus import CorpusDocument
 from clara.corpus.reading import OnDuplicate
 from clara.data.values import DataError, shown
 from clara.index import Details, Entry, MemoryIndex, MemoryIndexError
@@ -21,8 +21,7 @@ _LISTED = 10  # ids in a message
 def texts_of(index: MemoryIndex, entries: Iterable[Entry]) -> Iterator[CorpusDocument]:
     """Documents of an index as they were read, chunks joined.
 
-    Of a document that was cut the index has the beginning. Of its marks it has those that its
-    chunks begin in.
+    Of a document that was cut the index has the beginning.
 
     Args:
         entries: of `index.documents` or `index.entries`.
@@ -40,21 +39,10 @@ def texts_of(index: MemoryIndex, entries: Iterable[Entry]) -> Iterator[CorpusDoc
                 "".join(parts),
                 entry.title,
                 {name: value for name, value in entry.metadata.items() if value is not None},
-                _marks(entry, parts),
+                entry.marks,
                 source=entry.source or "",
                 where=f"{index.path}: {shown(entry.document_id)}",
             )
-
-
-def _marks(entry: Entry, parts: Sequence[str]) -> tuple[Mark, ...]:
-    """The marks that chunks begin in, at the beginning of the first chunk in each."""
-    marks: list[Mark] = []
-    offset = 0
-    for place, part in zip(entry.places, parts, strict=True):
-        if place is not None and (not marks or marks[-1].label != place):
-            marks.append(Mark(offset, place))
-        offset += len(part)
-    return tuple(marks)
 
 
 @dataclass

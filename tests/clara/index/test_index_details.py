@@ -2,14 +2,16 @@
 
 import json
 import math
+from dataclasses import replace
 from datetime import timedelta
+from random import Random
 
 import lance
 import pyarrow as pa
 import pytest
 import torch
 
-from clara.data.marks import Mark
+from clara.data.marks import Mark, place_of
 from clara.index import Details, MemoryIndex, MemoryIndexError
 from clara.index.header import Header
 from clara.index.sizing import index_bytes
@@ -48,10 +50,10 @@ def test_details_come_back_as_they_were_given(make_index, make_documents):
         found = entries(reader)
         assert [each.id for each in found] == documents.ids
         assert [each.details for each in found] == [
-            ("books", "d" * 64, 0, "page 1", metadata),
-            (None, None, 0, None, nothing | {"price (EUR)": 3.0}),
-            ("books", "d" * 64, len(documents.texts[0]), "page 2", metadata),
-            (None, None, 0, None, nothing),
+            ("books", "d" * 64, 0, "page 1", metadata, marks[:1]),
+            (None, None, 0, None, nothing | {"price (EUR)": 3.0}, (Mark(1, "# Later"),)),
+            ("books", "d" * 64, len(documents.texts[0]), "page 2", metadata, marks[1:2]),
+            (None, None, 0, None, nothing, ()),
         ]
         assert math.copysign(1, found[0].details.metadata["price (EUR)"]) == -1
         (hit,) = reader.search(documents.memory[2], 1)[0]
@@ -69,6 +71,36 @@ def test_an_index_without_columns_says_nothing_of_places(make_index, make_docume
     with pytest.raises(MemoryIndexError, match="no columns for metadata"):
         index.add(make_documents("c"), {"c": Details(source="x")})
     assert index.ids() == ["a", "b"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_marks_come_back_whatever_rows_they_lie_in(make_index, make_documents, seed):
+    random = Random(seed)
+    index = make_index(columns={})
+    parts = [random.randrange(1, 9) for _ in range(8)]
+    documents = replace(
+        make_documents([f"a#{row}" for row in range(8)]), texts=["x" * size for size in parts]
+    )
+    offsets = sorted(random.randrange(sum(parts) + 1) for _ in range(random.randrange(9)))
+    marks = tuple(Mark(offset, f"{random.randrange(3)}") for offset in offsets)
+    index.add(documents, {"a": Details(marks=marks)})
+    (entry,) = index.documents()
+    assert entry.marks == marks
+    begins = [sum(parts[:row]) for row in range(8)]
+    assert entry.places == [place_of(marks, begin) for begin in begins]
+    for row, begin, size in zip(entries(index), begins, parts, strict=True):
+        for offset in range(begin, begin + size):  # what a row knows is enough for its text
+            assert place_of(row.details.marks, offset) == place_of(marks, offset)
+
+
+def test_marks_that_no_index_writes_are_damage(make_index, make_documents, monkeypatch):
+    index = make_index(columns={})
+    for number, stored in enumerate(["{}", "[[1]]", '[["1", "a"]]', "[[1, 2]]", "[" * 10**6]):
+        with monkeypatch.context() as patched:
+            patched.setattr("clara.index.details._marks", lambda *arguments, text=stored: text)
+            index.add(make_documents([f"d{number}"]), {f"d{number}": Details()})
+    found = [each.document_id for each in index.verify(apart=False) if each.what == "metadata"]
+    assert found == ["d1", "d2", "d3", "d4"]
 
 
 def test_the_header_without_columns_is_what_it_was():
@@ -153,7 +185,7 @@ def test_many_columns(make_index, make_documents):
 
 
 @pytest.mark.parametrize(
-    "column", ["source", "document_digest", "offset", "place", "metadata_0", "metadata_1"]
+    "column", ["source", "document_digest", "offset", "marks", "metadata_0", "metadata_1"]
 )
 def test_another_value_is_noticed(make_index, make_documents, column):
     """Lance is made to store it: not even a changed file that it accepts goes unnoticed."""

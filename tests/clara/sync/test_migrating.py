@@ -54,7 +54,7 @@ def document(number, version=0):
 
 
 def details(number, version=0):
-    marks = (Mark(0, "# Top"), Mark(40, "## Middle")) if number % 3 == 2 else ()
+    marks = (Mark(0, "# Top"), Mark(25, "## Middle")) if number % 3 == 2 else ()
     return Details({"n": number, "w": None}, f"s{number % 2}", f"{number} {version}", marks)
 
 

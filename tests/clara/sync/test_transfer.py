@@ -1,6 +1,7 @@
 """Documents out of an index and into another, without compressing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from clara.corpus import Mark, Reading, write_corpus
 from clara.data import DataError, Document
 from clara.index import Details, MemoryIndex, MemoryIndexError
 from clara.index.build import write_empty
-from clara.index.header import Header
+from clara.index.header import Header, new_header
 from clara.memory.documents import CompressedDocuments
 from clara.sync import transfer
 from clara.sync.transfer import Imported, import_index, texts_of
@@ -44,12 +45,67 @@ def test_what_is_exported_is_read_back(index, tmp_path):
     assert [document.text for document in written[:2]] == [each["contents"] for each in RECORDS]
     assert written[1].title == "T\x1b"
     assert written[1].metadata == {"since": 0.5}
-    assert written[2].marks == (Mark(0, "# Top"), Mark(40, "## Middle"))
+    assert written[2].marks == (Mark(0, "# Top"), Mark(29, "## Middle"))
     write_corpus(tmp_path / "out.jsonl", written)
     read = list(Reading([str(tmp_path / "out.jsonl")]))
     assert [(d.id, d.text, d.title, d.metadata, d.marks) for d in read] == [
         (d.id, d.text, d.title, d.metadata, d.marks) for d in written
     ]
+
+
+def test_what_is_exported_is_unchanged_for_a_build(build, tmp_path):
+    """Headings in the midst of chunks, values that are null, numbers of a column of floats."""
+    records = [
+        {"id": "a", "contents": "One sentence of more than forty characters, and more.", "w": 0.5},
+        {"id": "b", "contents": "Short.", "w": 1.0, "who": None, "n": 2**60, "yes": False},
+        {"id": "c", "contents": "Short. ", "title": "", "w": None, "who": "", "n": -1},
+        {"id": "d", "contents": "Marked at its end.", "marks": [[0, "p"], [7, "q"], [18, "r"]]},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    book = tmp_path / "book"
+    book.mkdir()
+    heading = "# A\n\n## B\n\ntext\n\n## B\n\n"
+    (book / "page.md").write_text(heading + "Many words before it. " * 9 + "\n\n# End\n")
+    (book / "plain.txt").write_text("Many words. " * 9)
+    sources = (tmp_path / "a.jsonl", book)
+    assert build(*sources).added == 6
+    assert build(*sources).unchanged == 6
+    index = MemoryIndex.open(tmp_path / "index")
+    (page,) = index.entries(["book/page.md"])
+    assert page.marks[:3] == (Mark(0, "# A"), Mark(5, "## B"), Mark(17, "## B"))
+    assert len(page.marks) == 4
+    assert page.places[0] == "# A"
+    assert set(page.places[1:]) == {"## B"}
+    write_corpus(tmp_path / "out.jsonl", texts_of(index, index.documents()))
+    again = build(tmp_path / "out.jsonl")
+    assert (again.unchanged, again.added, again.replaced, again.duplicates) == (6, 0, 0, 0)
+
+
+def test_an_index_that_does_not_know_all_marks(stub, tmp_path):
+    header = replace(
+        new_header(
+            fingerprint=FINGERPRINT,
+            memory_tokens=2,
+            hidden_size=8,
+            settings={"overflow": "chunk", "compression_rate": 16},
+            columns=(),
+        ),
+        marks=False,
+    )
+    write_empty(header, str(tmp_path / "one"))
+    one, two = MemoryIndex.open(tmp_path / "one"), new_index(tmp_path / "two", {})
+    marks = (Mark(0, "# A"), Mark(50, "## B"), Mark(60, "## C"), Mark(130, "## D"))
+    compressed = stub([Document("d", "x" * 130)], on_progress=print)
+    for index in (one, two):
+        index.add(compressed, {"d": Details(source="s", marks=marks)})
+    (old,), (new,) = one.entries(["d"]), two.entries(["d"])
+    assert old.places == new.places == ["# A", "# A", "## C", "## C"]
+    assert old.marks == (Mark(0, "# A"), Mark(80, "## C"))
+    assert new.marks == marks
+    assert one.search(torch.ones(2, 8), 4) == two.search(torch.ones(2, 8), 4)
+    import_index(one.path, two, on_duplicate="replace")
+    assert one.entries(["d"]) == [old]
+    assert list(one.verify(apart=False)) == list(two.verify(apart=False)) == []
 
 
 def test_into_a_new_index_and_again(index, tmp_path):
