@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from clara.index.catalog import Catalog
 from clara.index.errors import MemoryIndexError
@@ -119,6 +120,12 @@ class Contents:
                 pass
             self._details_are_checked = True
 
+    @property
+    def ranked_bytes(self) -> int:
+        """Of the vectors that documents are ranked by."""
+        header = self.snapshot.header
+        return self.count * header.vector_width * header.vector_dtype.itemsize
+
     @cached_property
     def corpus(self) -> Corpus:
         """The vectors that documents are ranked by, read at the first use and kept.
@@ -128,18 +135,29 @@ class Contents:
         header = self.snapshot.header
         matrix = torch.empty(self.count, header.vector_width, dtype=header.vector_dtype)
         scales = torch.empty(self.count) if header.vector_dtype == torch.int8 else None
+        for rows, values, of_values in self.ranked():
+            matrix[rows] = values
+            if scales is not None and of_values is not None:
+                scales[rows] = of_values
+        return Corpus(matrix, scales=scales)
+
+    def ranked(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """The vectors that documents are ranked by, some megabytes at a time, as they lie.
+
+        Yields:
+            Rows, int64 `[R]`; their vectors `[R, header.vector_width]` in `header.vector_dtype`;
+            and scales `[R]` if that is int8.
+        """
         target = np.arange(self.snapshot.count)
         if self._positions is not None:
             target = np.full(self.snapshot.count, -1)
             target[self._positions] = np.arange(self.count)
-        step = self.batch_rows if header.mean_bytes is None else self.snapshot.batch_rows(1, 1)
-        for rows, values, of_values in self.snapshot.vectors(step):
+        whole = self.snapshot.header.mean_bytes is None
+        step = self.batch_rows if whole else self.snapshot.batch_rows(1, 1)
+        for rows, values, scales in self.snapshot.vectors(step):
             places = torch.from_numpy(target[rows.start : rows.stop])
             chosen = places >= 0  # others are stored twice
-            matrix[places[chosen]] = values[chosen]
-            if scales is not None and of_values is not None:
-                scales[places[chosen]] = of_values[chosen]
-        return Corpus(matrix, scales=scales)
+            yield places[chosen], values[chosen], None if scales is None else scales[chosen]
 
     def _at(self, rows: Sequence[int]) -> list[int]:
         if self._positions is None:

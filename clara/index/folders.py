@@ -10,6 +10,9 @@ from clara.errors.checks import check_characters
 from clara.files import writing
 from clara.index.errors import MemoryIndexError, failures_in
 
+VIEWS = "_views"
+"""The folder in that of an index where `clara.index.views` keeps its files."""
+
 
 def local_path(path: str | os.PathLike[str]) -> str:
     """The absolute path of a folder, links resolved.
@@ -66,9 +69,14 @@ def new_folder(target: str) -> Iterator[str]:
 
 
 def bytes_on_disk(path: str) -> int:
-    """Sizes of all files in a folder, without those that a commit renames at this moment."""
+    """Sizes of all files of an index, without those that a commit renames at this moment.
+
+    Views are no part of it: they can be made again.
+    """
     total = 0
-    for folder, _, names in os.walk(path):
+    for folder, folders, names in os.walk(path):
+        if folder == path and VIEWS in folders:
+            folders.remove(VIEWS)
         for name in names:
             with suppress(FileNotFoundError):
                 total += os.path.getsize(os.path.join(folder, name))

@@ -11,6 +11,7 @@ from clara.index.contents import Contents
 from clara.index.errors import MemoryIndexError
 from clara.index.header import Header
 from clara.index.snapshot import Snapshot
+from clara.index.views.rule import USUAL, ViewRule
 from clara.memory.documents import CompressedDocuments
 
 TRIES = 3
@@ -22,6 +23,8 @@ Own = TypeVar("Own", bound="Handle")
 
 class Handle:
     """Reads the last commit in a folder, whichever process made it, and keeps what still holds."""
+
+    _views: ViewRule = USUAL
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -43,7 +46,12 @@ class Handle:
             self._current()
             now = self._snapshot
         still = Snapshot(now.dataset, now.header, now.path, None, pinned=True)
-        return type(self)(still)
+        return type(self)(still)._with(self._views)
+
+    def _with(self: Own, views: ViewRule) -> Own:
+        """Itself, with another rule for views."""
+        self._views = views
+        return self
 
     def _current(self) -> Contents:
         """The last commit, whichever process made it."""

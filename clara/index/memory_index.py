@@ -22,15 +22,17 @@ from clara.index.header import new_header
 from clara.index.hits import Hit, as_queries, read_hits
 from clara.index.layout import StoredText
 from clara.index.listing import Listing
-from clara.index.searching import chosen_rows, nearest
+from clara.index.searching import chosen_rows
 from clara.index.snapshot import Snapshot
 from clara.index.texts import text_digests
 from clara.index.verifying import Verifying
+from clara.index.viewing import Viewing
+from clara.index.views import ViewRule
 from clara.memory.documents import CompressedDocuments
 from clara.memory.space import MemorySpace
 
 
-class MemoryIndex(Verifying, Listing):
+class MemoryIndex(Verifying, Viewing, Listing):
     """Compressed documents of one model in a folder, a Lance dataset.
 
     `create` makes an index and `open` opens one. Each `add`, `upsert` and `delete` is one commit; a
@@ -43,9 +45,10 @@ class MemoryIndex(Verifying, Listing):
     call reads the new one. If it is replaced by any other index, every call raises
     MemoryIndexError.
 
-    The first search reads what documents are ranked by into RAM: all memory, or its means; so does
-    a search after a change. Copies made by `copy.deepcopy` or `pickle` use the same folder: no
-    document is copied.
+    The first search reads what documents are ranked by: all memory, or its means. If that is large
+    it writes a view of it, a file that later searches map into memory, see `build_view`; otherwise
+    it keeps it in RAM. So does a search after a change. Copies made by `copy.deepcopy` or `pickle`
+    use the same folder: no document is copied.
     """
 
     @classmethod
@@ -100,21 +103,31 @@ class MemoryIndex(Verifying, Listing):
         return cls.open(target)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], version: int | None = None) -> MemoryIndex:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        version: int | None = None,
+        *,
+        views: bool | str | os.PathLike[str] = True,
+    ) -> MemoryIndex:
         """Open an index that `create` made.
 
         Args:
             version: one of `versions`, to read the index as it was then. Nothing can be changed
                 in it, and it does not see what others change.
+            views: whether searches use views, see `build_view`; or a folder for them in place of
+                the one in the index, for an index that can only be read.
 
         Raises:
-            TypeError, ValueError: `version` is not a positive integer.
+            TypeError, ValueError: `version` is not a positive integer, or `views` no path.
             MemoryIndexError: there is no index or no such version, it has a newer format, or it is
                 damaged.
         """
+        rule = ViewRule.of(views)
         if version is None:
-            return cls(Snapshot.latest(local_path(path)))
-        return cls(Snapshot.at(local_path(path), as_integer(version, "version", least=1)))
+            return cls(Snapshot.latest(local_path(path)))._with(rule)
+        number = as_integer(version, "version", least=1)
+        return cls(Snapshot.at(local_path(path), number))._with(rule)
 
     def get(self, ids: Sequence[str]) -> CompressedDocuments:
         """Return the documents with these ids, in the given order.
@@ -170,6 +183,8 @@ class MemoryIndex(Verifying, Listing):
         k: int,
         filter: str | None = None,
         ids: Sequence[str] | None = None,
+        *,
+        approximate: bool = False,
     ) -> list[list[Hit]]:
         """Find the documents whose memory has the highest cosine to each query.
 
@@ -187,6 +202,8 @@ class MemoryIndex(Verifying, Listing):
                 "source" and "tokens", such as "year >= 1990 AND author IN ('A', 'B')". A name that
                 is no plain word has `backticks`.
             ids: search only the rows of these documents; with a filter, those that it keeps.
+            approximate: where a view is searched, do without the proof that no better document
+                is missing. Scores are right all the same. See docs/views for what is found.
 
         Returns:
             `min(k, n)` hits for each of the B queries (one for `[m, H]`), best first, where n is
@@ -206,11 +223,10 @@ class MemoryIndex(Verifying, Listing):
 
         def read(contents: Contents) -> list[list[Hit]]:
             chosen = chosen_rows(contents, filter, document_ids)
-            with self._lock:
-                corpus = contents.corpus
-            if not len(queries) or not len(corpus):
+            if not len(queries) or not contents.count:
                 return [[] for _ in queries]
-            scores, rows = nearest(queries, corpus, k, chosen)
+            ranking = self._ranking_of(contents)
+            scores, rows = ranking.nearest(queries, k, chosen, approximate=approximate)
             return read_hits(contents, scores, rows)
 
         return self._read(read)
@@ -228,14 +244,15 @@ class MemoryIndex(Verifying, Listing):
         return self._iterate(self._current())
 
     def __copy__(self) -> MemoryIndex:
-        return type(self)(self._snapshot)
+        return type(self)(self._snapshot)._with(self._views)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MemoryIndex:
         return copy.copy(self)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         version = self._snapshot.version if self._snapshot.pinned else None
-        return _reopen, (type(self), self.path, self._snapshot.identity, version)
+        identity = self._snapshot.identity
+        return _reopen, (type(self), self.path, identity, version, self._views)
 
     def __repr__(self) -> str:
         return (
@@ -314,13 +331,15 @@ class MemoryIndex(Verifying, Listing):
         return [contents.known_row(name) for name in ids]
 
 
-def _reopen(kind: type[MemoryIndex], path: str, identity: str, version: int | None) -> MemoryIndex:
+def _reopen(
+    kind: type[MemoryIndex], path: str, identity: str, version: int | None, views: ViewRule
+) -> MemoryIndex:
     """What a pickled index becomes.
 
     Raises:
         MemoryIndexError: the index is gone, or another one is in its place.
     """
-    index = kind.open(path, version)
+    index = kind.open(path, version)._with(views)
     if index._snapshot.identity != identity:
         raise MemoryIndexError(f"{index.path}: was replaced by another index; open it again")
     return index

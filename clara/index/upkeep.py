@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import os
 from typing import NamedTuple
 
 from clara.errors.checks import as_integer
 from clara.index.changing import Changing
 from clara.index.errors import MemoryIndexError, failures_in
+from clara.index.folders import VIEWS
 from clara.index.migration import remove_migration
 from clara.index.seals import remove_seals, require_sealed
 from clara.index.snapshot import Snapshot
 from clara.index.versions import Version, list_versions
+from clara.index.views.choice import remove_views
 
 _TRIES = 20  # while others change the rows that are rewritten
 _OVERTAKEN = "commit conflict"
@@ -92,7 +95,8 @@ class Upkeep(Changing):
                 if _OVERTAKEN not in str(error):
                     raise
                 continue
-            Snapshot.latest(self._snapshot.path)  # which gives the version its checksums
+            latest = Snapshot.latest(self._snapshot.path)  # which gives the version its checksums
+            remove_views(os.path.join(latest.path, VIEWS), latest.identity, before=latest.version)
             return Compacted(done.fragments_removed, done.fragments_added)
         raise MemoryIndexError(
             f"{self._snapshot.path}: others change the index all the time; compact it later"
@@ -141,5 +145,7 @@ class Upkeep(Changing):
                 done = dataset.cleanup_old_versions(
                     older_than, keep_versions, delete_unverified=unfinished
                 )
-            freed = int(done.bytes_removed) + remove_seals(path)
+            folder = os.path.join(path, VIEWS)
+            views = remove_views(folder, self._snapshot.identity, before=int(dataset.version))
+            freed = int(done.bytes_removed) + remove_seals(path) + views
             return freed + remove_migration(path, unfinished=unfinished)

@@ -1,14 +1,18 @@
 """Rows as int8 codes, with a bound on what that changes about a score.
 
-A row c is divided by its norm (a row of zeros stays), and a center m that all rows share is taken away from it: what is
-left is coded, c/|c| = m + scale · codes + r. For a query u of norm 1 the cosine is then
+A row c is divided by its norm, though a row of zeros stays. A center m that all rows share is taken
+away from it. What is left is coded: c/|c| = m + scale · codes + r. For a query u of norm 1 the
+cosine is then
 
-    ⟨u, c⟩/|c| = ⟨u, m⟩ + scale · ⟨u, codes⟩ + ⟨u, r⟩,
+    ⟨u, c⟩/|c| = ⟨u, m⟩ + scale · ⟨u, codes⟩ + ⟨u, r⟩.
 
-of which the first part is the same for all rows, the second is what a search of int8 rows computes,
-and the third is bounded. With e the direction of m, |⟨u, r⟩| ≤ |⟨u, e⟩| |⟨e, r⟩| + |u - ⟨u, e⟩e| |r|.
-Memory of one model points much the same way: what is left of it is shorter than the row, and so is
-what is left of a query, which makes the bound several times smaller than without a center.
+The first part is the same for all rows, the second is what a search of int8 rows computes, and the
+third is bounded. With e the direction of m,
+
+    |⟨u, r⟩| ≤ |⟨u, e⟩| |⟨e, r⟩| + |u - ⟨u, e⟩e| |r|.
+
+Memory of one model points much the same way. What is left of a row is shorter than the row then,
+and so is what is left of a query. That makes the bound several times smaller than without a center.
 """
 
 from __future__ import annotations

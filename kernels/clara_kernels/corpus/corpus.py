@@ -94,6 +94,22 @@ class Corpus(CorpusRows):
         """
         return cls(map_file(path, dtype, width, offset, count), scales=scales, ids=ids)
 
+    @classmethod
+    def with_norms(cls, rows: Tensor, inverse_norms: Tensor) -> Corpus:
+        """A corpus whose norms are known, so that its rows are not read.
+
+        Args:
+            rows: as for `Corpus`, on the CPU.
+            inverse_norms: float32 `[N]`, the attribute of that name of a corpus of these rows.
+
+        Raises:
+            TypeError, ValueError: `rows` is not as stated, or the norms are of another shape.
+        """
+        rows = as_rows(rows)
+        fits = inverse_norms.shape == rows.shape[:1] and inverse_norms.dtype == torch.float32
+        require_shape("inverse_norms", inverse_norms, "[{}]", fits, len(rows))
+        return cls._like(rows, inverse_norms, None, None)
+
     def search(
         self,
         queries: Tensor,

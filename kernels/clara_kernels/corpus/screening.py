@@ -1,4 +1,4 @@
-"""Exact search of rows by int8 codes of them, which are a half or a quarter of the bytes to read."""
+"""Exact search of rows by int8 codes of them, which are half of their bytes or fewer."""
 
 from __future__ import annotations
 

@@ -51,6 +51,15 @@ def as_rows(rows: Any) -> Tensor:
     return rows.detach()
 
 
+def tensor_over(data: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """Bytes `[n]`, perhaps of a mapped file, as values over the same memory. Never write to it."""
+    import numpy as np
+
+    if not len(data):
+        return torch.empty(0, dtype=dtype)
+    return torch.from_numpy(np.asarray(_Lent(data))).view(dtype)
+
+
 def map_file(
     path: str | os.PathLike[str],
     dtype: torch.dtype | None,
