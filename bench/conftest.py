@@ -59,6 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--size", choices=SIZES, default="small", help="how much to measure (default: %(default)s)"
     )
+    group.addoption(
+        "--view-scale",
+        type=float,
+        default=1.0,
+        help="documents behind a view, as a part of those that are promised (default: %(default)s)",
+    )
     group.addoption("--device", help="where to compute (default: a GPU if there is one)")
     group.addoption(
         "--results", type=Path, metavar="FILE", help="JSON file for `clara bench report`"

@@ -30,7 +30,7 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure_peak, args=(sender, prepare, arguments))
-    with _importable():
+    with importable():
         process.start()
     sender.close()
     try:
@@ -43,13 +43,14 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -
 
 
 @contextmanager
-def _importable() -> Iterator[None]:
+def importable() -> Iterator[None]:
     """`bench` is importable in processes that start within the block: they get this `sys.path`."""
+    before = list(sys.path)  # which may have that folder already, in a place that matters
     sys.path.append(_ABOVE_BENCH)
     try:
         yield
     finally:
-        sys.path.remove(_ABOVE_BENCH)
+        sys.path[:] = before
 
 
 def _give_back() -> None:

@@ -99,6 +99,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "clara index compact index",
         "clara index compact index --older-than 7d",
     ),
+    "index view": (
+        "clara index view index",
+        "clara index view index --check",
+    ),
     "index info": ("clara index info index",),
     "index upgrade": ("clara index upgrade --model models/mine index",),
     "bench report": (

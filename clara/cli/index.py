@@ -12,6 +12,7 @@ from clara.cli import (
     index_migrate,
     index_verify,
     index_versions,
+    index_view,
     options,
     streams,
 )
@@ -49,6 +50,7 @@ index.command("migrate")(index_migrate.migrate)
 index.command("versions")(index_versions.versions)
 index.command("restore")(index_versions.restore)
 index.command("compact")(index_versions.compact)
+index.command("view")(index_view.view)
 
 
 @index.command("info")

@@ -44,8 +44,12 @@ def load_both(
     backbone: str | None,
     device: str | None,
     quantization: Quantization | None,
+    views: bool | str = True,
 ) -> tuple[MemoryIndex, Clara]:
     """An index and a saved model, after both were looked for.
+
+    Args:
+        views: see `MemoryIndex.open`.
 
     Raises:
         CommandError, MemoryIndexError: one of them cannot be loaded, or the device is not there.
@@ -53,12 +57,15 @@ def load_both(
     check_index(index)
     check_model(model, backbone=backbone)
     check_device(device)
-    opened = open_index(index)
+    opened = open_index(index, views)
     return opened, load_model(model, backbone=backbone, device=device, quantization=quantization)
 
 
-def open_index(path: str) -> MemoryIndex:
+def open_index(path: str, views: bool | str = True) -> MemoryIndex:
     """An index on disk.
+
+    Args:
+        views: see `MemoryIndex.open`.
 
     Raises:
         CommandError, MemoryIndexError: there is none, or it cannot be read.
@@ -66,4 +73,4 @@ def open_index(path: str) -> MemoryIndex:
     check_index(path)
     from clara.index import MemoryIndex
 
-    return MemoryIndex.open(path)
+    return MemoryIndex.open(path, views=views)

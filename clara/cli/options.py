@@ -97,6 +97,27 @@ Filter = Annotated[
         show_default=False,
     ),
 ]
+Approximate = Annotated[
+    bool,
+    typer.Option(
+        "--approximate",
+        help="Where the index has a view, do without the proof that no better document is missing.",
+    ),
+]
+View = Annotated[
+    bool,
+    typer.Option(
+        "--view/--no-view", help="Search a view of the index, and make one if it is large."
+    ),
+]
+ViewFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--view-folder",
+        help="Folder for views in place of the one in the index, such as one of a cache.",
+        show_default=False,
+    ),
+]
 Yes = Annotated[
     bool, typer.Option("--yes", help="Delete more than a tenth of the documents without asking.")
 ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +21,7 @@ from clara.terminal.printing import (
     one_line,
     print_json,
     printable,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +39,9 @@ def search(
     top_k: options.TopK = 5,
     rerank: options.Rerank = None,
     where: options.Filter = None,
+    approximate: options.Approximate = False,
+    view: options.View = True,
+    view_folder: options.ViewFolder = None,
     backbone: options.Backbone = None,
     device: options.Device = None,
     quantization: options.Quantized = None,
@@ -41,8 +49,11 @@ def search(
 ) -> None:
     """Find the documents nearest to a question."""
     check_rerank(rerank, top_k)
-    opened, loaded = load_both(index, model, backbone, device, quantization)
-    found, timings = find(loaded, selected(opened, where), question, top_k, rerank)
+    views = chosen_views(view, view_folder)
+    opened, loaded = load_both(index, model, backbone, device, quantization, views)
+    documents = selected(opened, where, approximate)
+    with view_remarks(opened, view_folder):
+        found, timings = find(loaded, documents, question, top_k, rerank)
     if as_json:
         print_json(
             {
@@ -65,6 +76,9 @@ def ask(
     top_k: options.TopK = 5,
     rerank: options.Rerank = None,
     where: options.Filter = None,
+    approximate: options.Approximate = False,
+    view: options.View = True,
+    view_folder: options.ViewFolder = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="Token limit of the answer.")
     ] = 128,
@@ -80,12 +94,14 @@ def ask(
     if stream and as_json:
         raise CommandError("--stream and --json exclude each other", BAD_USAGE)
     check_rerank(rerank, top_k)
-    opened, loaded = load_both(index, model, backbone, device, quantization)
-    documents = selected(opened, where)
+    views = chosen_views(view, view_folder)
+    opened, loaded = load_both(index, model, backbone, device, quantization, views)
+    documents = selected(opened, where, approximate)
     if stream:
-        ask_streaming(loaded, documents, question, top_k, rerank, max_new_tokens)
+        with view_remarks(opened, view_folder):
+            ask_streaming(loaded, documents, question, top_k, rerank, max_new_tokens)
         return
-    with user_errors():
+    with user_errors(), view_remarks(opened, view_folder):
         (answer,) = loaded.answer(
             [question], documents, top_k=top_k, rerank=rerank, max_new_tokens=max_new_tokens
         )
@@ -109,11 +125,38 @@ def ask(
     print_untrained(loaded)
 
 
-def selected(index: MemoryIndex, where: str | None) -> MemoryIndex | Selection:
+def chosen_views(view: bool, folder: str | None) -> bool | str:
+    """What `MemoryIndex.open` takes."""
+    if folder is None:
+        return view
+    if not view:
+        raise CommandError("--no-view and --view-folder exclude each other", BAD_USAGE)
+    return folder
+
+
+@contextmanager
+def view_remarks(index: MemoryIndex, folder: str | None) -> Iterator[None]:
+    """Say on standard error why a view was not used."""
+    places = [index.path, *([] if folder is None else [os.path.realpath(folder)])]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")  # the command hides those of libraries
+        try:
+            yield
+        finally:
+            for text in (str(warning.message) for warning in caught):
+                if text.startswith(tuple(places)):
+                    say(text)
+
+
+def selected(
+    index: MemoryIndex, where: str | None, approximate: bool = False
+) -> MemoryIndex | Selection:
     """The index, or those of its documents that a filter keeps."""
     from clara.index import Selection
 
-    return index if where is None else Selection(index, where)
+    if where is None and not approximate:
+        return index
+    return Selection(index, where, approximate=approximate)
 
 
 def ask_streaming(

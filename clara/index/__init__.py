@@ -12,6 +12,8 @@ from clara.index.texts import text_digest
 from clara.index.upkeep import Compacted
 from clara.index.verifying import Repaired
 from clara.index.versions import Version
+from clara.index.viewing import ViewFile
+from clara.index.views.layout import ViewError
 
 __all__ = [
     "Changed",
@@ -26,5 +28,7 @@ __all__ = [
     "Repaired",
     "Selection",
     "Version",
+    "ViewError",
+    "ViewFile",
     "text_digest",
 ]

@@ -101,10 +101,7 @@ class Ranking:
                 return make_view(self.contents, self._rule)
         except (OSError, ViewError) as error:
             said = getattr(error, "strerror", None) or reason(error)
-            _remark(
-                f"{snapshot.path}: no view could be written ({said}), so vectors are read into "
-                "RAM; name a folder for views that can be written, or do without them"
-            )
+            _remark(f"{snapshot.path}: searched without a view, vectors are read into RAM: {said}")
         return None
 
     def _lose(self, view: View, error: ViewError) -> None:

@@ -20,6 +20,7 @@ class Selection:
     Args:
         filter: see `MemoryIndex.search`.
         ids: of documents; with a filter, those of them that it keeps.
+        approximate: see `MemoryIndex.search`; the one thing for which the above need not hold.
 
     Example:
         >>> recent = Selection(index, "year >= 2020")  # doctest: +SKIP
@@ -27,9 +28,15 @@ class Selection:
     """
 
     def __init__(
-        self, index: MemoryIndex, filter: str | None = None, ids: Sequence[str] | None = None
+        self,
+        index: MemoryIndex,
+        filter: str | None = None,
+        ids: Sequence[str] | None = None,
+        *,
+        approximate: bool = False,
     ) -> None:
         self._index, self._filter, self._ids = index, filter, ids
+        self._approximate = approximate
 
     @property
     def fingerprint(self) -> str:
@@ -42,7 +49,9 @@ class Selection:
         Raises:
             MemoryIndexError: also if no document is left.
         """
-        found = self._index.search(query_memory, k, self._filter, self._ids)
+        found = self._index.search(
+            query_memory, k, self._filter, self._ids, approximate=self._approximate
+        )
         if any(not hits for hits in found) and len(self._index):
             kept = "the ids" if self._filter is None else f"the filter {self._filter!r}"
             raise MemoryIndexError(f"{self._index.path}: {kept} left no document to search")
