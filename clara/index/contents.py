@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clara.index.catalog import Catalog
+from clara.index.catalog import Catalog, Positions
 from clara.index.errors import MemoryIndexError
 from clara.index.layout import RowEntry, StoredText
 from clara.index.snapshot import Snapshot
@@ -19,7 +19,36 @@ from clara_kernels import Corpus
 _TEXTS = 1024  # that are read at a time
 
 
-class Contents:
+class RowReader:
+    """Reads rows of a snapshot by their number in the order of the documents.
+
+    Args:
+        positions: int64, where the dataset has each row; None where that is its number.
+    """
+
+    def __init__(self, snapshot: Snapshot, positions: Positions | None) -> None:
+        self.snapshot = snapshot
+        self.positions = positions
+
+    def take(self, rows: Sequence[int]) -> CompressedDocuments:
+        """The documents of the given rows, in that order; a row may come twice."""
+        return self.snapshot.take(self._at(rows))
+
+    def take_texts(self, rows: Sequence[int]) -> list[StoredText]:
+        """Texts of the given rows, without reading memory."""
+        return self.snapshot.take_texts(self._at(rows))
+
+    def take_entries(self, rows: Sequence[int]) -> list[RowEntry]:
+        """The given rows without texts and memory."""
+        return self.snapshot.take_entries(self._at(rows))
+
+    def _at(self, rows: Sequence[int]) -> list[int]:
+        if self.positions is None:
+            return list(rows)
+        return [int(self.positions[row]) for row in rows]
+
+
+class Contents(RowReader):
     """What can be read of a snapshot, by row.
 
     Args:
@@ -28,13 +57,12 @@ class Contents:
     """
 
     def __init__(self, snapshot: Snapshot, catalog: Catalog) -> None:
-        self.snapshot = snapshot
+        super().__init__(snapshot, catalog.positions)
         self.count = len(catalog.rows)
         self._rows = catalog.rows
         self._documents = catalog.documents
         self._details_are_checked = False
         self.has_duplicates = bool(catalog.duplicates)
-        self._positions = catalog.positions
         each = catalog.memory_tokens / self.count if self.count else 1
         self.batch_rows = snapshot.batch_rows(each, catalog.longest)
 
@@ -79,35 +107,23 @@ class Contents:
         found = ((name, self.rows_of(name)) for name in names)
         return {name: rows for name, rows in found if rows}
 
-    def take(self, rows: Sequence[int]) -> CompressedDocuments:
-        """The documents of the given rows, in that order; a row may come twice."""
-        return self.snapshot.take(self._at(rows))
-
-    def take_texts(self, rows: Sequence[int]) -> list[StoredText]:
-        """Texts of the given rows, without reading memory."""
-        return self.snapshot.take_texts(self._at(rows))
-
     def texts(self) -> Iterator[StoredText]:
         """All texts in order, as `take_texts` reads them."""
-        if self._positions is None:
+        if self.positions is None:
             for batch in self.snapshot.texts():
                 yield from batch
             return
         for begin in range(0, self.count, _TEXTS):
-            yield from self.snapshot.take_texts(self._positions[begin : begin + _TEXTS].tolist())
-
-    def take_entries(self, rows: Sequence[int]) -> list[RowEntry]:
-        """The given rows without texts and memory."""
-        return self.snapshot.take_entries(self._at(rows))
+            yield from self.snapshot.take_texts(self.positions[begin : begin + _TEXTS].tolist())
 
     def batches(self) -> Iterator[CompressedDocuments]:
         """All documents in order, some megabytes at a time."""
-        if self._positions is None:
+        if self.positions is None:
             yield from self.snapshot.batches(self.batch_rows)
             return
         step = self.batch_rows
         for begin in range(0, self.count, step):
-            yield self.snapshot.take(self._positions[begin : begin + step].tolist())
+            yield self.snapshot.take(self.positions[begin : begin + step].tolist())
 
     def check_details(self) -> None:
         """Read the metadata of all rows, once, so that none is damaged that Lance will compare.
@@ -149,17 +165,12 @@ class Contents:
             and scales `[R]` if that is int8.
         """
         target = np.arange(self.snapshot.count)
-        if self._positions is not None:
+        if self.positions is not None:
             target = np.full(self.snapshot.count, -1)
-            target[self._positions] = np.arange(self.count)
+            target[self.positions] = np.arange(self.count)
         whole = self.snapshot.header.mean_bytes is None
         step = self.batch_rows if whole else self.snapshot.batch_rows(1, 1)
         for rows, values, scales in self.snapshot.vectors(step):
             places = torch.from_numpy(target[rows.start : rows.stop])
             chosen = places >= 0  # others are stored twice
             yield places[chosen], values[chosen], None if scales is None else scales[chosen]
-
-    def _at(self, rows: Sequence[int]) -> list[int]:
-        if self._positions is None:
-            return list(rows)
-        return [int(self._positions[row]) for row in rows]

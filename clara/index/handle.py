@@ -64,6 +64,15 @@ class Handle:
                 self._contents = Contents(self._snapshot, self._catalog)
             return self._contents
 
+    def _unread(self) -> Snapshot | None:
+        """The last commit, if its documents' ids were not read; None if they were."""
+        with self._lock:
+            if self._catalog is not None:
+                return None
+            if not self._snapshot.is_latest:
+                self._take_on(Snapshot.latest(self._snapshot.path))
+            return self._snapshot
+
     def _take_on(self, latest: Snapshot) -> None:
         """Go on with a later commit, or with an index that was built anew. Keeps what holds."""
         before, self._header = self._header, self._same_kind(latest)

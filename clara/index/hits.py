@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clara.data.marks import Scalar
-from clara.index.contents import Contents
+from clara.index.contents import RowReader
 from clara.index.details import RowDetails
 from clara.index.header import Header
 
@@ -83,7 +83,7 @@ def _of_other_ranking(header: Header, query_memory: Tensor) -> str | None:
     )
 
 
-def read_hits(contents: Contents, scores: Tensor, rows: Tensor) -> list[list[Hit]]:
+def read_hits(contents: RowReader, scores: Tensor, rows: Tensor) -> list[list[Hit]]:
     """Hits of each query from scores and rows `[B, k]`; each document is read once."""
     distinct = sorted(set(rows.flatten().tolist()))
     found = contents.take(distinct)

@@ -220,6 +220,10 @@ class MemoryIndex(Verifying, Viewing, Listing):
         queries = as_queries(self._header, query_memory)
         k = as_integer(k, "k", least=1)
         document_ids = None if ids is None else as_ids(ids)
+        if filter is None and document_ids is None:
+            found = self._found_by_view(queries, k, approximate=approximate)
+            if found is not None:
+                return found
 
         def read(contents: Contents) -> list[list[Hit]]:
             chosen = chosen_rows(contents, filter, document_ids)

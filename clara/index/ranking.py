@@ -88,7 +88,7 @@ class Ranking:
         snapshot = self.contents.snapshot
         wanted = self.contents.ranked_bytes >= VIEWS_FROM_BYTES or self._losses > 0
         try:
-            source = source_of(self.contents)
+            source = source_of(snapshot, self.contents)
             place = view_path(self._rule.folder_of(snapshot.path), source)
             try:
                 return View.open(place, source)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from torch import Tensor
+
 from clara.errors import reason
-from clara.index.contents import Contents
+from clara.index.contents import Contents, RowReader
 from clara.index.errors import MemoryIndexError
 from clara.index.handle import Handle
+from clara.index.hits import Hit, read_hits
 from clara.index.ranking import Ranking
+from clara.index.snapshot import Snapshot
 from clara.index.views.choice import remove_views, source_of, view_path
 from clara.index.views.layout import view_bytes
 from clara.index.views.mapped import View
@@ -32,6 +36,7 @@ class Viewing(Handle):
     """The methods of `MemoryIndex` for views."""
 
     _ranking: Ranking | None = None
+    _alone: tuple[Snapshot, View | None] | None = None
 
     def build_view(self, on_progress: Callable[[int], None] | None = None) -> ViewFile:
         """Write a view of the version that is open, which searches map into memory.
@@ -64,7 +69,7 @@ class Viewing(Handle):
             ViewError: it is damaged, or of something else; names the file.
         """
         contents = self._current()
-        source = source_of(contents)
+        source = source_of(contents.snapshot, contents)
         try:
             view = View.open(
                 view_path(self._views.folder_of(contents.snapshot.path), source), source
@@ -82,6 +87,41 @@ class Viewing(Handle):
         snapshot = self._snapshot
         folder = self._views.folder_of(snapshot.path)
         return remove_views(folder, snapshot.identity, alone=self._views.folder is None)
+
+    def _found_by_view(
+        self, queries: Tensor, k: int, *, approximate: bool
+    ) -> list[list[Hit]] | None:
+        """Hits by a view alone; None if that does not do.
+
+        A process that asks a few questions need not read the ids of all documents, which takes
+        longer than the search. So a handle does without them where nothing but a search was asked
+        of it, and a view is there. Whatever is wrong, the usual way says.
+        """
+        with self._lock:
+            snapshot = self._unread() if self._views.used else None
+            if snapshot is None:
+                return None
+            if self._alone is None or self._alone[0] is not snapshot:
+                self._alone = (snapshot, self._opened(snapshot))
+            view = self._alone[1]
+        if view is None:
+            return None
+        if not len(queries) or not len(view):
+            return [[] for _ in queries]
+        try:
+            scores, rows = view.nearest(queries, k, None, approximate=approximate)
+            return read_hits(RowReader(snapshot, view.positions()), scores, rows)
+        except MemoryIndexError:
+            self._alone = (snapshot, None)
+            return None
+
+    def _opened(self, snapshot: Snapshot) -> View | None:
+        try:
+            source = source_of(snapshot)
+            place = view_path(self._views.folder_of(snapshot.path), source)
+            return View.open(place, source, exactly=False)
+        except (OSError, MemoryIndexError):
+            return None
 
     def _ranking_of(self, contents: Contents) -> Ranking:
         """What searches of these contents read."""

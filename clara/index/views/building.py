@@ -78,6 +78,8 @@ class _Writer:
             if on_progress is not None:
                 on_progress(len(places))
         along, reach = self._write_codes()
+        if contents.positions is not None:
+            self._write_at(self.sections["positions"].offset, contents.positions)
         digest = self._write_checksums()
         self._write_at(0, Head(self.source, along, reach, digest).encoded())
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from clara.index.contents import Contents
 from clara.index.errors import MemoryIndexError
 from clara.index.seals import manifest_digest
+from clara.index.snapshot import Snapshot
 from clara.index.views.building import build_view
 from clara.index.views.layout import FORMAT, Source
 from clara.index.views.mapped import View
@@ -25,13 +26,16 @@ _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")  # as `clara.files.writing` nam
 _ABANDONED = 3600.0  # seconds without a change, after which nobody writes a file any more
 
 
-def source_of(contents: Contents) -> Source:
-    """What a view of these contents is of.
+def source_of(snapshot: Snapshot, contents: Contents | None = None) -> Source:
+    """What a view of a version is of.
+
+    Args:
+        contents: of the snapshot; without them it is not said how many rows there are, and where.
 
     Raises:
         MemoryIndexError: the version was removed.
     """
-    snapshot, header = contents.snapshot, contents.snapshot.header
+    header = snapshot.header
     try:
         manifest = manifest_digest(snapshot.path, snapshot.version)
     except FileNotFoundError as error:
@@ -43,9 +47,10 @@ def source_of(contents: Contents) -> Source:
         version=snapshot.version,
         manifest=manifest,
         fingerprint=header.fingerprint,
-        rows=contents.count,
+        rows=0 if contents is None else contents.count,
         width=header.vector_width,
         dtype=str(header.vector_dtype).removeprefix("torch."),
+        moved=contents is not None and contents.positions is not None,
     )
 
 
@@ -65,7 +70,7 @@ def make_view(
         MemoryIndexError: a document is damaged.
     """
     folder = rule.folder_of(contents.snapshot.path)
-    source = source_of(contents)
+    source = source_of(contents.snapshot, contents)
     target = view_path(folder, source)
     build_view(contents, source, target, on_progress)
     made = View.open(target, source)

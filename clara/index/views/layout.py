@@ -13,6 +13,8 @@ is without a checksum. Numbers are little-endian.
     factors  float32 N                                             where rows are int8 themselves
     errors   float32 N
     center   float32 D
+
+    positions  int64 N, where Lance has each row; where that is not simply its number
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -97,6 +99,7 @@ class Source:
         rows: N.
         width: D.
         dtype: of the rows, such as "bfloat16".
+        moved: whether Lance has rows elsewhere than in the order of the documents.
     """
 
     identity: str
@@ -106,6 +109,11 @@ class Source:
     rows: int
     width: int
     dtype: str
+    moved: bool
+
+    def is_of(self, other: Source) -> bool:
+        """Whether both are of the same version of the same index."""
+        return replace(self, rows=0, moved=False) == replace(other, rows=0, moved=False)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -159,6 +167,8 @@ def sections_of(source: Source) -> dict[str, Section]:
             "errors": 4 * rows,
             "center": 4 * source.width,
         }
+    if source.moved:
+        sizes["positions"] = 8 * rows
     blocks = {"exact": max(1, EXACT_BLOCK_BYTES // source.row_bytes) * source.row_bytes}
     found: dict[str, Section] = {}
     offset = HEAD_BYTES
@@ -209,7 +219,8 @@ def decode_head(data: bytes, size: int, path: str) -> Head:
         source = Source(**fields.pop("source"))
         head = Head(source, **fields)
         numbers = (source.version, source.rows, source.width)
-        if source.dtype not in _DTYPES or not all(map(is_integer, numbers)) or min(numbers) < 0:
+        known = source.dtype in _DTYPES and isinstance(source.moved, bool)
+        if not known or not all(map(is_integer, numbers)) or min(numbers) < 0:
             raise ValueError("a field is out of range")
     except (ValueError, TypeError, KeyError) as error:
         raise ViewError(f"{path}: the head cannot be read") from error

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clara.index.catalog import Positions
 from clara.index.views.layout import (
     CHECKSUMS,
     HEAD_BYTES,
@@ -63,11 +64,12 @@ class View:
                 begin += count
 
     @classmethod
-    def open(cls, path: str, source: Source) -> View:
+    def open(cls, path: str, source: Source, *, exactly: bool = True) -> View:
         """Map a file.
 
         Args:
             source: what it has to be a view of.
+            exactly: False: how many rows there are, and where they lie, is not known.
 
         Raises:
             FileNotFoundError: there is none.
@@ -85,7 +87,7 @@ class View:
             if not stat.S_ISREG(found.st_mode):
                 raise ViewError(f"{path}: not a file")
             head = decode_head(os.read(descriptor, HEAD_BYTES), found.st_size, path)
-            if head.source != source:
+            if not head.source.is_of(source) or (exactly and head.source != source):
                 raise ViewError(f"{path}: a view of another index or version")
             data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
@@ -127,6 +129,17 @@ class View:
             return corpus.search(queries, k, mask=mask, approximate=approximate)
         return cosine_topk(queries, corpus, k, mask=mask)
 
+    def positions(self) -> Positions | None:
+        """Where Lance has each row, int64 `[N]`; None where that is its number.
+
+        Raises:
+            ViewError: they are damaged.
+        """
+        if not self.source.moved:
+            return None
+        self._require("positions", None)
+        return self._bytes_of("positions").view("<i8")
+
     def check(self) -> None:
         """Compare all of the file with its checksums.
 
@@ -144,7 +157,8 @@ class View:
 
     def _opened(self) -> Corpus | CodedCorpus:
         source = self.source
-        small = [name for name in self._sums if name != "exact" or not source.is_coded]
+        later = ("exact", "positions") if source.is_coded else ("positions",)
+        small = [name for name in self._sums if name not in later]
         for name in small:
             self._require(name, None)
         exact = Corpus.with_norms(

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from clara.index import MemoryIndex, MemoryIndexError, ranking
+from clara.index.catalog import Catalog
 from clara.index.folders import bytes_on_disk
 from clara.index.searching import nearest
 from clara.index.views import ViewError, building
@@ -136,6 +137,12 @@ def test_ids_that_are_stored_twice(make_older, make_documents, store_again, no_r
     index.build_view()
     assert [hits[0].id for hits in index.search(memory()[:3], 1)] == names[:3]
     assert index.search(memory(3, seed=4), 1)[0][0].score < 0.999
+    index.add(make_documents(["new"], memory=memory(1, seed=6)))
+    index.build_view()
+    alone = MemoryIndex.open(index.path)
+    assert alone.search(memory(1, seed=6), 1)[0][0].id == "new"
+    assert alone._alone[1].source.moved
+    assert found(alone, queries(), 9) == found(index, queries(), 9)
 
 
 def test_equal_scores_are_ordered_by_row(make_index, make_documents, no_ram):
@@ -162,6 +169,28 @@ def test_a_large_index_makes_its_view_at_the_first_search(filled, monkeypatch):
     opened = MemoryIndex.open(index.path, views=False)
     with pytest.raises(TypeError):
         opened.search(queries(), 4)
+
+
+def test_a_search_by_a_view_reads_no_ids(filled, make_documents, monkeypatch):
+    """Of all documents; whether or not Lance has rows in the order of the documents."""
+    index = filled()
+    for number in range(2):
+        index.build_view()
+        expected = found(index, queries(), 4)
+        again = MemoryIndex.open(index.path)
+        with monkeypatch.context() as patched:
+            patched.setattr(Catalog, "extend", None)
+            assert found(again, queries(), 4) == expected
+            assert found(again, queries(0), 4) == []
+        assert again.ids() == index.ids()
+        assert found(again, queries(), 4) == expected
+        index.delete([f"d{number}"])
+        index.upsert(make_documents([f"d{number}" for number in range(40, 90)]))
+    searched = MemoryIndex.open(index.path)
+    index.build_view()
+    searched.search(queries(), 4)
+    index.add(make_documents(["new"], memory=queries(1)))
+    assert searched.search(queries(1), 1)[0][0].id == "new"
 
 
 def test_a_change_makes_a_new_view_and_removes_the_old_one(filled, make_documents, monkeypatch):
@@ -246,7 +275,7 @@ def test_every_flip_is_detected_and_named(filled):
     wanted = queries(3, (1, 8)).flatten(1)
     made = index.build_view()
     contents = index._current()
-    source = source_of(contents)
+    source = source_of(contents.snapshot, contents)
     expected = nearest(wanted, contents.corpus, 3, None)
     whole = Path(made.path).read_bytes()
     chance = random.Random(0)
