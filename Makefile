@@ -13,7 +13,7 @@ pip := CLARA_CUDA_ARCHS='$(CLARA_CUDA_ARCHS)' $(bin)/python -m pip install --con
 sources := pyproject.toml setup.py CMakeLists.txt constraints.txt $(architectures) $(shell find csrc -type f)
 formatted := $(shell find csrc tests/sanitize tests/csrc -name '*.?pp' -o -name '*.cu*' -type f)
 
-.PHONY: demo check test test-slow lint sanitize bench bench-smoke bench-learning bench-forms \
+.PHONY: demo check test test-slow crash-test lint sanitize bench bench-smoke bench-learning bench-forms \
 	bench-quality train-weights aot gpu-check gpu-train gpu-train-parts docs wheel clean
 
 demo: .venv/.demo
@@ -36,6 +36,11 @@ test: .venv/.dev
 # its tests share what takes long to make.
 test-slow: .venv/.dev
 	$(pytest) --dist loadfile --no-loadscope-reorder -m slow
+
+# An index whose writers are killed 1,000 times, 10,000 flipped bytes, many processes, a full disk:
+# less than an hour on two cores. PART=kills, flips, many or disk is one of the four.
+crash-test: .venv/.dev
+	PYTHONPATH=.:kernels $(bin)/python -m tests.crash $(PART)
 
 lint: .venv/.dev
 	$(bin)/ruff check
