@@ -135,7 +135,7 @@ def test_children_say_how_they_end():
             child.receive()
     with Child(echo) as child:
         child.send("two")
-        time.sleep(0.5)
+        assert child._connection.poll(60)
         assert child.kill() == ["two"]
 
 
