@@ -11,6 +11,10 @@ MB = 1_000_000
 _MOST = 100_000  # of each limit: what 100 GB or a day exceeds is no limit
 
 
+class ExpandsError(DataError):
+    """The rows of a table are larger than its file may expand to."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """The most that reading one file or record may take. A message names the limit that it met.

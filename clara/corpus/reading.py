@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -13,7 +12,7 @@ from clara.corpus.documents import CorpusDocument, Extracted, Failure
 from clara.corpus.extraction.process import Extractor
 from clara.corpus.fields import Columns, FieldNames, Roles, as_document
 from clara.corpus.kinds import EXTRACTED, TABLES
-from clara.corpus.limits import Limits
+from clara.corpus.limits import ExpandsError, Limits
 from clara.corpus.listing import Listing, SourceFile, list_sources
 from clara.corpus.opening import opened
 from clara.corpus.readers.delimited import delimited_rows
@@ -99,6 +98,7 @@ class Reading:
         self.on_duplicate: Final = on_duplicate
         self._on_failure = on_failure
         self._fixed: Mapping[str, type] | None = None
+        self._too_large: dict[str, str] = {}  # files that a survey found so, and what it said
         self.listing: Listing = list_sources(sources)
         self._begin()
 
@@ -149,7 +149,8 @@ class Reading:
 
         Tables are read once for it. Of all other files it is known that each is one document
         without metadata. Nothing is reported: reading all reports it. A field that holds
-        nothing but what metadata cannot have, such as lists, has no type.
+        nothing but what metadata cannot have, such as lists, has no type. After a survey, a
+        table that expands to too much is a failure before any of its rows is given.
 
         Raises:
             DataError: as the class says.
@@ -164,9 +165,13 @@ class Reading:
                     if file.kind not in TABLES:
                         times[file.id] += 1
                         continue
-                    with suppress(DataError, OSError):
+                    try:
                         for document in self._records(file, extractor):
                             times[document.id] += 1
+                    except ExpandsError as error:
+                        self._too_large[file.path] = str(error)
+                    except (DataError, OSError):
+                        continue
         finally:
             self._on_failure = report
         repeated = {name: count for name, count in times.items() if count > 1}
@@ -189,6 +194,8 @@ class Reading:
         yield CorpusDocument(file.id, found.text, found.title, marks=found.marks, where=file.shown)
 
     def _records(self, file: SourceFile, extractor: Extractor) -> Iterator[CorpusDocument]:
+        if file.path in self._too_large:
+            raise DataError(self._too_large[file.path])
         rows: Iterator[Row | Failure]
         if file.kind == "dataset":
             rows = dataset_rows(file.path, file.shown, extractor)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from clara.corpus.documents import Extracted, marks_of
 from clara.corpus.extraction.worker import LENGTH
-from clara.corpus.limits import Limits
+from clara.corpus.limits import ExpandsError, Limits
 from clara.data.values import DataError
 from clara.errors import shortened
 from clara.errors.checks import surrogate_flaw
@@ -138,6 +138,7 @@ class Extractor:
 
         Raises:
             DataError: the file, or the rest of it, cannot be read, or reading it met a limit.
+            ExpandsError: it expands to too much.
         """
         done, fresh, opened = 0, self._running is None, False
         try:
@@ -162,14 +163,15 @@ class Extractor:
         """Raise what an answer says is wrong.
 
         Raises:
-            DataError: says what.
+            DataError: says what; ExpandsError of a table that expands to too much.
         """
         if answer.get("memory") is True:
             raise DataError(
                 f"needs more memory than {self._limits.memory_mb:g} MB, the limit memory_mb"
             )
         if isinstance(answer.get("error"), str):
-            raise DataError(_one_line(answer["error"]))
+            kind = ExpandsError if answer.get("expands") is True else DataError
+            raise kind(_one_line(answer["error"]))
 
     def _senseless(self) -> DataError:
         """The error about an answer that no reader gives; its process is ended."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from clara.corpus.limits import Limits
+from clara.corpus.limits import ExpandsError, Limits
 from clara.data.values import DataError
 from clara.errors import reason
 
@@ -36,7 +36,8 @@ def table_answers(
         numbered from 1. Values are what JSON holds; `{"type": name}` stands for any other.
 
     Raises:
-        DataError: it is no such file, is damaged, or expands to too much.
+        DataError: it is no such file, or is damaged.
+        ExpandsError: it expands to too much; the rows before are given.
     """
     with file:
         most = max(limits.expanded_bytes, _MOST_OF_SIZE * os.fstat(file.fileno()).st_size)
@@ -48,7 +49,7 @@ def table_answers(
             size = len(json.dumps(values, ensure_ascii=False))
             pending, expanded = pending + size, expanded + size
             if expanded > most:
-                raise DataError(
+                raise ExpandsError(
                     f"expands to {_MOST_OF_SIZE} times its size and more than "
                     f"{limits.expanded_mb:g} MB, the limit expanded_mb"
                 )

@@ -23,7 +23,7 @@ from clara.corpus.extraction.docx import read_docx
 from clara.corpus.extraction.html import read_html
 from clara.corpus.extraction.pdf import read_pdf
 from clara.corpus.extraction.tables import TABLES, table_answers
-from clara.corpus.limits import Limits
+from clara.corpus.limits import ExpandsError, Limits
 from clara.data.values import DataError
 from clara.errors import reason
 
@@ -89,8 +89,8 @@ class _Answering:
         """The answer to a request.
 
         It has "text", "title" and "marks"; of a table "columns" and "rows", and "end" once there
-        are no more; or "error" and, where the process should not go on, "broken", and "memory"
-        where that was lacking.
+        are no more; or "error" and, where the process should not go on, "broken", "memory" where
+        that was lacking, and "expands" where a table expands to too much.
         """
         limits = Limits(**asked["limits"])
         kind = asked["kind"]
@@ -105,7 +105,7 @@ class _Answering:
                 found = READERS[kind](file, limits)
             return {"text": found.text, "title": found.title, "marks": found.marks}
         except DataError as error:
-            return {"error": str(error)}
+            return {"error": str(error), "expands": isinstance(error, ExpandsError)}
         except MemoryError:
             return {"error": "", "broken": True, "memory": True}
         except RecursionError:
