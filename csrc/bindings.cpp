@@ -195,6 +195,7 @@ PYBIND11_MODULE(_C, module) {
     clara::define_elementwise(module);
     clara::define_bfloat16(module);
     module.def("build_info", &build_info);
+    module.def("share_threads_of", &clara::share_threads_of, py::arg("library"));
     module.def("shares_threads", [] { return clara::shared_team() != nullptr; });
 #ifdef CLARA_CUDA
     module.def("cuda_inverse_norms", &cuda_inverse_norms, py::arg("rows"), py::arg("out"),

@@ -49,8 +49,8 @@ private:
     std::atomic<int> next_{0};
 };
 
-/// Asks for no number of threads: another one than PyTorch's would make the runtime end some of its
-/// threads, or start more, now and again in PyTorch's next operator.
+/// Asks for no number of threads: with another than its own, the runtime would end some threads or
+/// start more, and so again in the next call of the library that it is shared with.
 void run_in_team(const OpenMp& team, Parts& parts) {
     team.parallel([](void* data) { static_cast<Parts*>(data)->take(); }, &parts, 0, 0);
 }

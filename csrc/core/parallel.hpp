@@ -12,7 +12,7 @@ namespace clara {
 /// thread takes one after another, and there may be fewer threads than parts. The exception of the
 /// first part that threw is rethrown after every part has ended.
 ///
-/// The threads are those of PyTorch where they can be shared. Its idle ones spin for milliseconds,
+/// The threads are those of the shared team, if there is one: its idle ones spin for milliseconds,
 /// on the processors that threads of ours would need. Elsewhere threads are started, which end with
 /// the call.
 void for_each_part(int64_t count, int parts,

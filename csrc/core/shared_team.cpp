@@ -24,8 +24,13 @@ std::atomic<bool>& forked() noexcept {
 
 const bool kSeesForks = pthread_atfork(nullptr, nullptr, [] { forked() = true; }) == 0;
 
+std::atomic<const OpenMp*>& shared() noexcept {
+    static std::atomic<const OpenMp*> value{nullptr};
+    return value;
+}
+
 /// Whether this process was a fork before it loaded this module, perhaps one of a process that had
-/// PyTorch. A program that was started since then is none. Where the kernel does not tell, neither.
+/// the runtime. A program that was started since then is none. Nor is it where nothing tells.
 bool was_forked() {
     constexpr int kFlags = 6;                      // fields behind the name of the program
     constexpr unsigned long kForkedNoExec = 0x40;  // PF_FORKNOEXEC in Linux
@@ -39,34 +44,34 @@ bool was_forked() {
     return (std::strtoul(status.c_str() + end, nullptr, 10) & kForkedNoExec) != 0;
 }
 
-/// What PyTorch is bound to. The loader looks where all libraries do first, such as among those of
-/// LD_PRELOAD, and then at what PyTorch's library depends on; other libraries bring runtimes, too.
+/// What the library is bound to. The loader looks where it does for all libraries, such as among
+/// those of LD_PRELOAD, and then at what this one depends on; others may bring runtimes of theirs.
 template <class Function>
-Function* of_pytorch(void* pytorch, const char* name) {
-    void* found = dlsym(RTLD_DEFAULT, name);
-    if (found == nullptr) found = dlsym(pytorch, name);
-    return reinterpret_cast<Function*>(found);
-}
-
-OpenMp found_team() {
-    void* pytorch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);  // held for good, as it is
-    if (pytorch == nullptr || was_forked()) return {nullptr, nullptr, nullptr};
-    return {of_pytorch<void(void (*)(void*), void*, unsigned, unsigned)>(pytorch, "GOMP_parallel"),
-            of_pytorch<int()>(pytorch, "omp_get_max_threads"),
-            of_pytorch<int()>(pytorch, "omp_get_num_threads")};
+void look_up(void* library, const char* name, Function** found) {
+    void* symbol = dlsym(RTLD_DEFAULT, name);
+    if (symbol == nullptr) symbol = dlsym(library, name);
+    *found = reinterpret_cast<Function*>(symbol);
 }
 
 }  // namespace
 
+void share_threads_of(const char* library) {
+    void* loaded = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);  // for good, so that it stays
+    if (loaded == nullptr || was_forked()) return;
+    static OpenMp team{};
+    look_up(loaded, "GOMP_parallel", &team.parallel);
+    look_up(loaded, "omp_get_max_threads", &team.most_threads);
+    look_up(loaded, "omp_get_num_threads", &team.threads);
+    if (team.parallel && team.most_threads && team.threads) shared() = &team;
+}
+
 const OpenMp* shared_team() {
-    // Asked before the variable, which another thread may have been initializing during the fork.
-    if (!kSeesForks || forked().load(std::memory_order_relaxed)) return nullptr;
-    static const OpenMp team = found_team();
-    const bool complete =
-        team.parallel != nullptr && team.most_threads != nullptr && team.threads != nullptr;
-    return complete ? &team : nullptr;
+    const bool usable = kSeesForks && !forked().load(std::memory_order_relaxed);
+    return usable ? shared().load(std::memory_order_acquire) : nullptr;
 }
 #else
+void share_threads_of(const char* /*library*/) {}
+
 const OpenMp* shared_team() { return nullptr; }
 #endif
 

@@ -14,11 +14,16 @@ struct OpenMp {
     int (*threads)();
 };
 
-/// The runtime that PyTorch computes with; nullptr where its threads cannot be shared:
-/// - PyTorch has not been loaded, or computes with another kind of threads. No runtime is ever
-///   loaded for this: two in one process take the processors from each other.
-/// - This process is a fork. It has none of the threads that the runtime believes to be there, and
-///   would wait for them without end.
+/// From now on threads are shared with `library`, such as "libtorch_cpu.so": those of the runtime
+/// that it is bound to. Does nothing
+/// - if it has not been loaded, or computes with another kind of threads. No runtime is ever loaded
+///   for this: two in one process take the processors from each other.
+/// - in a fork. It has none of the threads that the runtime believes to be there, and would wait
+/// for
+///   them without end.
+void share_threads_of(const char* library);
+
+/// That runtime, or nullptr: there is none, or this process has become a fork since.
 const OpenMp* shared_team();
 
 }  // namespace clara

@@ -7,18 +7,27 @@ import sysconfig
 from types import ModuleType
 from typing import Any
 
+import torch  # noqa: F401  # before the compiled module, which is to find what it computes with
+
 from .version import __version__
+
+_COMPUTES = "libtorch_cpu.so"  # on Linux; elsewhere no threads are shared
 
 
 def _load_native() -> ModuleType | None:
-    """The compiled module; None if it was not built. One that is there but broken raises."""
+    """The compiled module; None if it was not built. One that is there but broken raises.
+
+    Where it can, it works in PyTorch's threads: see `clara_kernels.threads`.
+    """
     name = f"{__package__}._C"
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
         return None
+    module.share_threads_of(_COMPUTES)
+    return module
 
 
 native: Any = _load_native()  # a module or None

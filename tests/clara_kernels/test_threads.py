@@ -63,6 +63,12 @@ assert nanoseconds(worker) > begin
 
 
 @needs_openmp
+def test_a_library_that_is_not_there_changes_nothing():
+    native.share_threads_of("libno_such_library.so")
+    assert native.shares_threads()
+
+
+@needs_openmp
 def test_a_fork_has_threads_of_its_own():
     run("""
 from clara_kernels import cosine_topk

@@ -31,8 +31,8 @@ void call_in_a_crowd(void (*work)(void*), void* data, unsigned /*threads*/, unsi
 }
 
 /// Two that stand for runtimes with fewer and with more threads than parts, and the system's, if it
-/// is there. No PyTorch is. ThreadSanitizer does not see how the system's threads wait for each
-/// other, and takes it for a race.
+/// is there. ThreadSanitizer does not see how the system's threads wait for each other, and takes
+/// it for a race.
 std::vector<const clara::OpenMp*> teams() {
     static const clara::OpenMp alone{call_alone, [] { return 64; }, [] { return 1; }};
     static const clara::OpenMp crowd{call_in_a_crowd, [] { return 64; }, [] { return kCrowd; }};
@@ -70,7 +70,7 @@ void expect_each_once(const clara::OpenMp* team, int count, int parts) {
 }  // namespace
 
 void each_part_once() {
-    expect(clara::shared_team() == nullptr, "there is a team of PyTorch without PyTorch");
+    expect(clara::shared_team() == nullptr, "there is a team that nobody shared");
     for (const clara::OpenMp* team : teams()) {
         for (const int count : {0, 1, 10, 1000}) {
             for (const int parts : {1, 2, 3, kCrowd, 64, 65}) expect_each_once(team, count, parts);

@@ -27,9 +27,9 @@ struct Member {
     Barrier& barrier;
 };
 
-/// Runs `body` on up to `members` threads at once, the caller's among them: those of PyTorch where
-/// they can be shared, as for_each_part does, else some that are started. Where there are not as
-/// many, the team is smaller. The body may not throw: others would wait for it.
+/// Runs `body` on up to `members` threads at once, the caller's among them: those of the shared
+/// team, as for_each_part does, else some that are started. Where there are not as many, the team
+/// is smaller. The body may not throw: others would wait for it.
 void run_team(int members, const std::function<void(const Member&)>& body);
 
 /// The same with the threads of `team`, or without them if it is nullptr.
