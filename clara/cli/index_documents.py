@@ -60,7 +60,7 @@ def get(
     """Print the text and metadata of documents."""
     from clara.sync.transfer import texts_of
 
-    index = open_index(path)
+    index = open_index(path).at_this_version()  # or texts might be of a later one
     entries = index.entries(ids)
     documents = texts_of(index, entries)
     if as_json:
@@ -151,7 +151,7 @@ def export(
     from clara.sync.transfer import texts_of
     from clara.terminal.progress import document_progress
 
-    index = open_index(path)
+    index = open_index(path).at_this_version()  # or texts might be of a later one
     with document_progress("export", index.info()["documents"]) as bar:
         documents = write_corpus(target, _advancing(texts_of(index, index.documents(prefix)), bar))
     nbytes = target.stat().st_size

@@ -56,7 +56,7 @@ def verify(
     left = damaged
     if damaged and repair and model is not None:
         loaded = load_model(model, backbone=backbone, device=device)
-        done = index.repair(_compressing(loaded, index, model))
+        done = index.repair(_compressing(loaded, index, model), found=damaged)
         repaired, left = done.documents, done.left
     if as_json:
         print_json(

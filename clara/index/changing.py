@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from clara.index import build
 from clara.index.details import Details
 from clara.index.errors import DuplicateIdError, MemoryIndexError
@@ -60,7 +62,10 @@ class Changing(Handle):
         self._tried(lambda: self._added(compressed, details) or None)
 
     def upsert(
-        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None = None
+        self,
+        compressed: CompressedDocuments,
+        details: Mapping[str, Details] | None = None,
+        means: Tensor | None = None,
     ) -> Changed:
         """Add documents, and replace those that the index holds, all of them in one commit.
 
@@ -72,15 +77,19 @@ class Changing(Handle):
         Args:
             compressed: all rows of the documents, with memory `[N, m, H]` on any device.
             details: see `add`. Nothing is kept of what was stored before.
+            means: what rows are ranked by in an index with ranking "mean", `[N, H]`. Default: the
+                means of `compressed`. For memory that comes from another index, which has quantized
+                it: the means of what it was before, see `get_means`.
 
         Returns:
             How many documents were added and replaced, as the index was just before.
 
         Raises:
             TypeError, MemoryIndexError: see `add`.
+            ValueError: `means` has another shape.
             DuplicateIdError: a row has the id of a row of a document that is not in `compressed`.
         """
-        return self._tried(lambda: self._upserted(compressed, details))
+        return self._tried(lambda: self._upserted(compressed, details, means))
 
     def delete(self, document_ids: Sequence[str], *, missing_ok: bool = False) -> int:
         """Delete documents with all of their rows, in one commit.
@@ -112,12 +121,15 @@ class Changing(Handle):
         raise MemoryIndexError(f"{self._snapshot.path}: was upgraded or replaced while changed")
 
     def _upserted(
-        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None
+        self,
+        compressed: CompressedDocuments,
+        details: Mapping[str, Details] | None,
+        means: Tensor | None,
     ) -> Changed | None:
         header = self._current().snapshot.header
         build.require_changeable(header, self._snapshot.path)
         build.check_documents(header, self._snapshot.path, compressed)
-        batch = encode(header, compressed, details)
+        batch = encode(header, compressed, details, means)
         names = dict.fromkeys(compressed.document_ids)
         catalog = self._read_catalog()
         if self._header != header:

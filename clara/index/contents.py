@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clara.index.catalog import Catalog, Positions
+from clara.index.details import RowDetails
 from clara.index.errors import MemoryIndexError
 from clara.index.layout import RowEntry, StoredText
 from clara.index.snapshot import Snapshot
@@ -33,6 +34,16 @@ class RowReader:
     def take(self, rows: Sequence[int]) -> CompressedDocuments:
         """The documents of the given rows, in that order; a row may come twice."""
         return self.snapshot.take(self._at(rows))
+
+    def take_with_details(
+        self, rows: Sequence[int]
+    ) -> tuple[CompressedDocuments, list[RowDetails | None]]:
+        """The documents of the given rows, and what is known beside them, read together."""
+        return self.snapshot.take_with_details(self._at(rows))
+
+    def take_vectors(self, rows: Sequence[int]) -> Tensor:
+        """What the given rows are ranked by."""
+        return self.snapshot.take_vectors(self._at(rows))
 
     def take_texts(self, rows: Sequence[int]) -> list[StoredText]:
         """Texts of the given rows, without reading memory."""

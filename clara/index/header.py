@@ -258,6 +258,11 @@ class Header:
         return [*self.head_columns, *dict.fromkeys(["text", *self.memory_columns])]
 
     @property
+    def hit_columns(self) -> list[str]:
+        """What a hit of a search is read from."""
+        return [*self.all_columns, *([] if self.columns is None else self.detail_columns)]
+
+    @property
     def schema(self) -> pa.Schema:
         """The columns, with this header in the metadata."""
         if self.storage is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from clara.data.marks import Scalar
 from clara.index.contents import RowReader
-from clara.index.details import RowDetails
 from clara.index.header import Header
 
 _QUERY_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -84,13 +83,10 @@ def _of_other_ranking(header: Header, query_memory: Tensor) -> str | None:
 
 
 def read_hits(contents: RowReader, scores: Tensor, rows: Tensor) -> list[list[Hit]]:
-    """Hits of each query from scores and rows `[B, k]`; each document is read once."""
+    """Hits of each query from scores and rows `[B, k]`; each row is read once."""
     distinct = sorted(set(rows.flatten().tolist()))
-    found = contents.take(distinct)
+    found, details = contents.take_with_details(distinct)
     place = {row: position for position, row in enumerate(distinct)}
-    details: Sequence[RowDetails | None] = [None] * len(distinct)
-    if contents.snapshot.header.columns is not None:
-        details = [entry.details for entry in contents.take_entries(distinct)]
 
     def hit(score: float, row: int) -> Hit:
         at = place[row]

@@ -26,11 +26,13 @@ def encode(
     header: Header,
     documents: CompressedDocuments,
     details: Mapping[str, Details] | None = None,
+    means: Tensor | None = None,
 ) -> pa.RecordBatch:
     """Rows to store.
 
     Args:
         details: by the id of the document, see `clara.index.details`.
+        means: see `MemoryIndex.upsert`.
 
     Raises:
         MemoryIndexError: a value that cannot be stored; names the document.
@@ -38,7 +40,7 @@ def encode(
     beside = encode_details(header, documents, details)
     if header.storage is None:
         return encode_fixed(header, documents)
-    return encode_ragged(header, documents, beside)
+    return encode_ragged(header, documents, beside, means)
 
 
 def decode(
@@ -52,7 +54,27 @@ def decode(
     Raises:
         MemoryIndexError: a row is not what was written; names its document.
     """
+    return _documents(header, batch, decode_heads(header, batch, rows, path), rows, path)
+
+
+def decode_with_details(
+    header: Header, batch: pa.RecordBatch, rows: Sequence[int], path: str
+) -> tuple[CompressedDocuments, list[RowDetails | None]]:
+    """Check and read documents and what is stored beside them, from `Header.hit_columns`.
+
+    Raises:
+        MemoryIndexError: a row is not what was written; names its document.
+    """
     heads = decode_heads(header, batch, rows, path)
+    documents = _documents(header, batch, heads, rows, path)
+    if header.columns is None:
+        return documents, [None] * len(documents)
+    return documents, [*decode_details(header, batch, heads, rows, path)]
+
+
+def _documents(
+    header: Header, batch: pa.RecordBatch, heads: Heads, rows: Sequence[int], path: str
+) -> CompressedDocuments:
     memory = _memory(header, batch, heads, rows, path)
     texts = _texts(header, batch, heads, rows, path)
     return CompressedDocuments(

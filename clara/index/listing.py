@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from torch import Tensor
+
 from clara.data.marks import Mark, Scalar
 from clara.index.changing import unknown
 from clara.index.contents import Contents
@@ -96,6 +98,26 @@ class Listing(Handle):
         """
         names = as_ids(document_ids, "document_ids")
         return self._read(lambda contents: contents.take(contents.rows_of_all(names)))
+
+    def get_means(self, document_ids: Sequence[str]) -> Tensor | None:
+        """What the rows of these documents are ranked by where that is stored beside their memory.
+
+        Returns:
+            Means `[rows, H]` in the order of `get_documents`, of the memory before it was
+            quantized; None in an index that ranks otherwise, or of formats 1 and 2.
+
+        Raises:
+            TypeError: `document_ids` is a single string.
+            MemoryIndexError: a document is not in the index, or damaged.
+        """
+        names = as_ids(document_ids, "document_ids")
+
+        def read(contents: Contents) -> Tensor | None:
+            if contents.snapshot.header.mean_bytes is None:
+                return None
+            return contents.take_vectors(contents.rows_of_all(names))
+
+        return self._read(read)
 
     def digests(self) -> dict[str, tuple[str | None, str | None]]:
         """Source and digest of each document, in order, as they were given in `Details`.

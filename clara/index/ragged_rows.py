@@ -25,9 +25,15 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def encode_ragged(
-    header: Header, documents: CompressedDocuments, details: EncodedDetails | None
+    header: Header,
+    documents: CompressedDocuments,
+    details: EncodedDetails | None,
+    given_means: Tensor | None = None,
 ) -> pa.RecordBatch:
     """Rows to store. The padding of documents with fewer memory tokens is not looked at.
+
+    Args:
+        given_means: see `MemoryIndex.upsert`.
 
     Raises:
         MemoryIndexError: a value that cannot be stored; names the document.
@@ -50,7 +56,7 @@ def encode_ragged(
         parts["scales"] = _Pieces(as_bytes.numpy().reshape(-1), ends * as_bytes.shape[1])
     means = None
     if header.mean_bytes is not None:
-        means = _means(header, documents.ids, each)
+        means = _means(header, documents.ids, each, given_means)
 
     def body(row: int, text: bytes) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -191,14 +197,20 @@ def _stored_means(
     return out
 
 
-def _means(header: Header, ids: Sequence[str], documents: Sequence[Tensor]) -> Bytes:
+def _means(
+    header: Header, ids: Sequence[str], documents: Sequence[Tensor], given: Tensor | None
+) -> Bytes:
     """Means of memory vectors as they were given, `[rows, mean_bytes]`.
 
     Raises:
         MemoryIndexError: finite vectors have a mean that is not; no search could read it.
     """
     means = torch.empty(len(documents), header.hidden_size, dtype=header.vector_dtype)
-    for row, vectors in enumerate(documents):
+    if given is not None:
+        if given.shape != means.shape:
+            raise ValueError(f"means must be {list(means.shape)}, got {list(given.shape)}")
+        means.copy_(given)
+    for row, vectors in enumerate(documents if given is None else ()):
         wide = torch.promote_types(vectors.dtype, torch.float32)
         means[row] = vectors.mean(0, dtype=wide)
     finite = means.isfinite().all(1)

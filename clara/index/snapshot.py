@@ -13,6 +13,7 @@ import lance
 import pyarrow as pa
 from torch import Tensor
 
+from clara.index.details import RowDetails
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.header import Header
 from clara.index.heads import Heads, damaged, decode_heads
@@ -23,6 +24,7 @@ from clara.index.layout import (
     decode_entries,
     decode_ranked,
     decode_texts,
+    decode_with_details,
 )
 from clara.index.seals import HIGHEST, MANIFEST, VERSIONS, require_manifest, require_sealed
 from clara.memory.documents import CompressedDocuments
@@ -175,6 +177,29 @@ class Snapshot:
             documents = decode(self.header, batch, distinct, self.path)
         position = {row: place for place, row in enumerate(distinct)}
         return documents[[position[row] for row in rows]]
+
+    def take_with_details(
+        self, rows: Sequence[int]
+    ) -> tuple[CompressedDocuments, list[RowDetails | None]]:
+        """The documents at the given positions, in that order, and what is known beside them."""
+        distinct = sorted(set(rows))
+        columns = self.header.hit_columns
+        with self._naming_unreadable(distinct, columns), failures_in(self.path, "reading"):
+            batch = self.take_columns(distinct, columns)
+            documents, details = decode_with_details(self.header, batch, distinct, self.path)
+        position = {row: place for place, row in enumerate(distinct)}
+        order = [position[row] for row in rows]
+        return documents[order], [details[place] for place in order]
+
+    def take_vectors(self, rows: Sequence[int]) -> Tensor:
+        """The vectors of `decode_ranked` at the given positions, in that order."""
+        distinct = sorted(set(rows))
+        columns = self.header.vector_columns
+        with self._naming_unreadable(distinct, columns), failures_in(self.path, "reading"):
+            batch = self.take_columns(distinct, columns)
+            values, _ = decode_ranked(self.header, batch, distinct, self.path)
+        position = {row: place for place, row in enumerate(distinct)}
+        return values[[position[row] for row in rows]]
 
     def take_texts(self, rows: Sequence[int]) -> list[StoredText]:
         """The texts at the given positions, without reading memory."""

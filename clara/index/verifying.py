@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -62,6 +62,7 @@ class Verifying(Upkeep):
         compress: Callable[[Sequence[Document]], CompressedDocuments],
         *,
         apart: bool = True,
+        found: Iterable[Damaged] | None = None,
     ) -> Repaired:
         """Make damaged memory again from the texts that the index holds.
 
@@ -71,6 +72,7 @@ class Verifying(Upkeep):
         Args:
             compress: memory of whole documents by the index's model, such as `Clara.compress`.
             apart: see `verify`.
+            found: all that `verify` has yielded just before. Default: look again.
 
         Raises:
             MemoryIndexError: what `compress` gave is not of the index's model, the index cannot be
@@ -78,8 +80,8 @@ class Verifying(Upkeep):
         """
         self._require_writable()
         damages: dict[str | None, list[Damaged]] = {}
-        for found in self.verify(apart=apart):
-            damages.setdefault(found.document_id, []).append(found)
+        for each in self.verify(apart=apart) if found is None else found:
+            damages.setdefault(each.document_id, []).append(each)
         mended = dict.fromkeys(
             name
             for name, parts in damages.items()

@@ -101,6 +101,7 @@ class Build:
         self._seen: set[str] = set()
         self._foreign: dict[str, str] = {}
         self._batch: list[CorpusDocument] = []
+        self._postponed: list[CorpusDocument] | None = [] if prune else None
         self._characters = 0
         self._advance: Advance = _no_progress
         self._size, self._sized = "", 0.0
@@ -133,6 +134,7 @@ class Build:
             self._take_held()
             self._flush()
             self._delete_gone()
+            self._store_postponed()
         finally:
             self._count(time.perf_counter() - begin)
         self._check()
@@ -198,8 +200,21 @@ class Build:
                 self._index = self._create(self._types)
                 self.built.index = self._index.path
                 self._record(self._index)
-            store(self._index, batch, compressed, fail, self.built)
+            store(self._index, batch, compressed, fail, self.built, self._postpone)
         progress.all_done(self._detail())
+
+    def _postpone(self, document: CorpusDocument) -> bool:
+        """Whether a document waits for others to be deleted, one of which has its chunk's name."""
+        if self._postponed is None:
+            return False
+        self._postponed.append(document)
+        return True
+
+    def _store_postponed(self) -> None:
+        """Store what waited, or fail, of which progress was told before."""
+        self._batch, self._postponed = self._postponed or [], None
+        self._advance = _no_progress
+        self._flush()
 
     def _detail(self) -> str:
         """What stands beside the number of documents: the compression and the size so far."""

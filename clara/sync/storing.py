@@ -14,6 +14,9 @@ from clara.sync.built import Built
 Fail = Callable[[Failure], None]
 """Is told of every document that is left out."""
 
+Postpone = Callable[[CorpusDocument], bool]
+"""Is asked whether a document is stored later."""
+
 
 def compressed_of(
     documents: Sequence[CorpusDocument],
@@ -44,6 +47,7 @@ def store(
     compressed: CompressedDocuments,
     fail: Fail,
     built: Built,
+    postpone: Postpone = lambda document: False,
 ) -> None:
     """Add and replace documents in one commit, and count them.
 
@@ -51,6 +55,8 @@ def store(
 
     Args:
         documents: at least those that were compressed.
+        postpone: is asked of a document that the index has no place for, whether it is stored
+            later, when others have been deleted; else it is a failure.
 
     Raises:
         MemoryIndexError: the index cannot be read or written.
@@ -77,6 +83,8 @@ def store(
             refused = {rows[row]: row for row in error.ids if row in rows}
             if not refused:
                 raise
+            compressed = _without(compressed, refused)
+            refused = {name: row for name, row in refused.items() if not postpone(by_id[name])}
             continue
         built.added += changed.added
         built.replaced += changed.replaced

@@ -110,8 +110,10 @@ def import_index(
     advance(done.unchanged + done.duplicates)
     for begin in range(0, len(chosen), _AT_ONCE):
         group = chosen[begin : begin + _AT_ONCE]
-        compressed = other.get_documents([entry.document_id for entry in group])
-        changed = target.upsert(compressed, _details(target, other, group))
+        names = [entry.document_id for entry in group]
+        # Else they were made of the memory as the other index has rounded it.
+        means = other.get_means(names)
+        changed = target.upsert(other.get_documents(names), _details(target, other, group), means)
         done.added += changed.added
         done.replaced += changed.replaced
         advance(len(group))

@@ -119,6 +119,28 @@ def test_what_is_exported_builds_the_same_documents(clara, refused, path, model,
     assert f"{tmp_path}/nowhere: no such folder" in refused("index", "export", path, "-o", nowhere)
 
 
+@pytest.mark.parametrize("command", [("get", "c3"), ("export", "--prefix", "c3")])
+def test_documents_are_read_at_one_version(clara, path, loaded, tmp_path, monkeypatch, command):
+    """Another process replaces a document between the list of documents and their texts."""
+    real = MemoryIndex.texts
+
+    def late(self, ids):
+        monkeypatch.setattr(MemoryIndex, "texts", real)
+        MemoryIndex.open(path).upsert(loaded.compress([{"id": "c3", "contents": LONG}]))
+        return real(self, ids)
+
+    monkeypatch.setattr(MemoryIndex, "texts", late)
+    if command[0] == "export":
+        file = tmp_path / "out.jsonl"
+        clara("index", command[0], path, "-o", str(file), *command[1:])
+        (found,) = map(json.loads, file.read_text().splitlines())
+    else:
+        printed = clara("index", command[0], path, *command[1:], "--json").stdout
+        (found,) = json.loads(printed)["documents"]
+    assert found["contents"] == "Text 3."
+    assert len(MemoryIndex.open(path).entries(["c3"])[0].rows) > 1
+
+
 def test_import(clara, refused, path, loaded, other_model, write_corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(Clara, "compress", None)  # nothing is compressed
     other = str(tmp_path / "other")
@@ -180,7 +202,7 @@ def flip(path, needle: bytes) -> None:
     file.write_bytes(data)
 
 
-def test_verify_and_repair(clara, refused, path, model, loaded, tmp_path):
+def test_verify_and_repair(clara, refused, path, model, loaded, tmp_path, monkeypatch):
     assert clara("index", "verify", path).stdout == (f"12 documents, all as written: {path}\n")
     index = MemoryIndex.open(path)
     before = index.get(["a#1", HOSTILE, "c3"]).memory
@@ -197,7 +219,11 @@ def test_verify_and_repair(clara, refused, path, model, loaded, tmp_path):
     )
     arguments = ("index", "verify", path, "--repair")
     assert "--repair needs --model" in refused(*arguments, code=2)
-    found = json.loads(clara(*arguments, "--model", model, "--json").stdout)
+    with monkeypatch.context() as patched:
+        looks, verify = [], MemoryIndex.verify
+        patched.setattr(MemoryIndex, "verify", lambda self: looks.append(self) or verify(self))
+        found = json.loads(clara(*arguments, "--model", model, "--json").stdout)
+    assert len(looks) == 1
     assert found["damaged"][0] == {"document_id": "a", "row": "a#1", "what": "memory"}
     assert (found["repaired"], found["left"]) == (["a", HOSTILE], [])
     assert torch.equal(index.get(["a#1", HOSTILE, "c3"]).memory, before)

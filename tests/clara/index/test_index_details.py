@@ -62,6 +62,21 @@ def test_details_come_back_as_they_were_given(make_index, make_documents):
         assert type(hit.metadata["in.print"]) is bool
 
 
+def test_hits_are_read_at_once(make_index, make_documents, monkeypatch):
+    index = make_index(columns={"year": int})
+    index.add(make_documents("abc"), {"a": Details({"year": 3})})
+    query = make_documents("a").memory[0]
+    expected = index.search(query, 2)
+    takes, real = [], Snapshot.take_columns
+    monkeypatch.setattr(
+        Snapshot,
+        "take_columns",
+        lambda self, rows, columns: takes.append(rows) or real(self, rows, columns),
+    )
+    assert index.search(query, 2) == expected
+    assert len(takes) == 1
+
+
 def test_an_index_without_columns_says_nothing_of_places(make_index, make_documents):
     index = make_index()
     index.add(make_documents("ab"))

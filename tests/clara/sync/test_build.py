@@ -259,6 +259,35 @@ def test_sources_that_overlap_are_refused(build, book, tmp_path):
     assert counts(build(f"book={tmp_path}/moved", prune=True)) == (1, 0, 4, 0, 0)
 
 
+def test_a_chunk_gets_the_name_of_a_document_that_is_gone(build, tmp_path):
+    file = tmp_path / "a.jsonl"
+    others = [{"id": f"c{n}", "contents": f"Text {n}."} for n in range(20)]
+
+    def write(*records):
+        file.write_text("".join(json.dumps(each) + "\n" for each in [*records, *others]))
+
+    write({"id": "a", "contents": "short"}, {"id": "a#1", "contents": "gone later"})
+    build(file)
+    write({"id": "a", "contents": "long " * 10})
+    built = build(file, on_error="skip")  # without pruning there is no place for it
+    assert (built.replaced, built.failed) == (0, 1)
+    steps = []
+    built = build(file, prune=True, steps=steps)
+    assert (built.replaced, built.deleted, built.failed, built.unchanged) == (1, 1, 0, 20)
+    assert sum(steps[1:]) == steps[0]
+    index = MemoryIndex.open(tmp_path / "index")
+    assert index.entries(["a"])[0].rows == ["a#0", "a#1"]
+    assert len(index.digests()) == 21
+    assert build(file, prune=True).unchanged == 21
+    # If deleting is not agreed to, it is a failure still.
+    write({"id": "a", "contents": "short"}, *({"id": f"a#{n}", "contents": "x"} for n in (2, 3, 4)))
+    build(file)
+    write({"id": "a", "contents": "long " * 40})
+    with pytest.raises(BuildError, match="its chunk would have the id of document 'a#.'"):
+        build(file, prune=True)
+    assert build(file, prune=True, confirm=lambda gone, of: True).replaced == 1
+
+
 def test_ids_that_name_chunks_of_others(build, tmp_path):
     long = "A sentence that is longer than forty characters, by far."
     file = tmp_path / "a.jsonl"

@@ -117,6 +117,23 @@ def test_into_a_new_index_and_again(index, tmp_path):
     assert import_index(tmp_path / "new", index).unchanged == 3
 
 
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_means_stay_those_of_the_memory_before_it_was_quantized(stub, tmp_path, storage):
+    settings = {"ranking": "mean", "overflow": "chunk"}
+    one = new_index(tmp_path / "one", {}, storage=storage, settings=settings)
+    compressed = stub([Document(f"d{n}", f"text {n}") for n in range(20)], on_progress=print)
+    one.add(compressed)
+    import_index(tmp_path / "two", one)
+    two = MemoryIndex.open(tmp_path / "two")
+    query = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(0))
+    assert one.search(query, 20) == two.search(query, 20)  # scores to the last bit
+    means = one.get_means(["d3", "d1"])
+    assert torch.equal(means, compressed.memory.mean(1)[[3, 1]].bfloat16())
+    assert new_index(tmp_path / "three", {}).get_means([]) is None
+    with pytest.raises(ValueError, match=r"means must be \[20, 8\], got \[2, 8\]"):
+        two.upsert(compressed, means=means)
+
+
 @pytest.mark.parametrize("storage", ["int8", "int4", "bfloat16"])
 def test_memory_that_is_stored_in_fewer_bits_stays_the_same(stub, tmp_path, storage):
     index = new_index(tmp_path / "one", {}, storage=storage, dtype=torch.float32)
