@@ -208,10 +208,11 @@ def test_documents_are_listed(make_index, make_documents, both):
     index.add(texts, details)
     for each in both(index):
         listed = list(each.documents())
+        origin, marks = ("books", "d" * 64), details["a"].marks
         assert listed == [
-            ("b", None, ["b"], 10, 2, None, None, {"year": None}, [None]),
-            ("a", "", ["a#0", "a#1"], 24, 4, "books", "d" * 64, {"year": 7}, 2 * ["page 1"]),
-            ("c", "title of c", ["c"], 12, 2, None, None, {"year": None}, [None]),
+            ("b", None, ["b"], 10, 2, None, None, {"year": None}, [None], ()),
+            ("a", "", ["a#0", "a#1"], 24, 4, *origin, {"year": 7}, 2 * ["page 1"], marks),
+            ("c", "title of c", ["c"], 12, 2, None, None, {"year": None}, [None], ()),
         ]
         assert listed[1].tokens == 11 + 13
         assert [entry.document_id for entry in each.documents(prefix="a")] == ["a"]
@@ -269,7 +270,7 @@ def test_an_index_without_columns_is_listed(make_index, make_documents):
     index = make_index()
     index.add(make_documents(["a#0", "a#1"]))
     assert list(index.documents()) == [
-        ("a", None, ["a#0", "a#1"], 21, 4, None, None, {}, [None, None])
+        ("a", None, ["a#0", "a#1"], 21, 4, None, None, {}, [None, None], ())
     ]
     assert index.digests() == {"a": (None, None)}
 

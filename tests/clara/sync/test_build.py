@@ -283,7 +283,7 @@ def test_a_chunk_gets_the_name_of_a_document_that_is_gone(build, tmp_path):
     write({"id": "a", "contents": "short"}, *({"id": f"a#{n}", "contents": "x"} for n in (2, 3, 4)))
     build(file)
     write({"id": "a", "contents": "long " * 40})
-    with pytest.raises(BuildError, match="its chunk would have the id of document 'a#.'"):
+    with pytest.raises(BuildError, match=r"its chunk would have the id of document 'a#.'"):
         build(file, prune=True)
     assert build(file, prune=True, confirm=lambda gone, of: True).replaced == 1
 
