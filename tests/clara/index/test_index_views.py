@@ -6,6 +6,7 @@ import pickle
 import random
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import warnings
@@ -449,6 +450,7 @@ MemoryIndex.open(sys.argv[1]).build_view()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_builder_leaves_nothing_that_is_used(filled):
     index = filled(count=50)
     step = "_write_checksums"
@@ -462,6 +464,59 @@ def test_a_killed_builder_leaves_nothing_that_is_used(filled):
     os.utime(left, (0, 0))
     made = index.build_view()
     assert [str(file) for file in views_of(index)] == [made.path]
+
+
+NOBODY = """
+import os, sys, warnings
+import torch
+from clara.index import MemoryIndex, MemoryIndexError, ranking
+ranking.VIEWS_FROM_BYTES = 1
+
+def use(path, folder):
+    for views in (True, folder):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            index = MemoryIndex.open(path, views=views)
+            hits = index.search(torch.ones(1, 2, 8), 3)[0]
+            print([hit.id for hit in hits], [str(each.message) for each in said])
+        try:
+            index.build_view()
+        except MemoryIndexError as error:
+            print(error)
+
+use(sys.argv[2], sys.argv[2] + " of views")  # imports what another user may not read
+MemoryIndex.open(sys.argv[2], views=False).search(torch.ones(1, 2, 8), 3)
+print("another user")
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+use(sys.argv[1], sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_searched_in_ram_or_from_another_folder(filled, tmp_path):
+    index = filled()
+    expected = [hit.id for hit in index.search(torch.ones(1, *SHAPE), 3)[0]]
+    shutil.copytree(index.path, tmp_path / "copy")
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    for path in (tmp_path / "index", *(tmp_path / "index").rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    command = [sys.executable, "-c", NOBODY, index.path, str(tmp_path / "copy"), str(cache)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    first, refused, second = lines[lines.index("another user") + 1 :]
+    without = "searched without a view, vectors are read into RAM: Permission denied"
+    assert first == f"{expected} {[f'{index.path}: {without}']}"
+    assert refused == f"{index.path}: building the view failed: Permission denied"
+    assert second == f"{expected} []"
+    assert len(list(cache.iterdir())) == 1
+    assert views_of(index) == []
 
 
 def test_two_builders_at_once(filled):
