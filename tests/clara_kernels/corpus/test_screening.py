@@ -1,10 +1,12 @@
 """`CodedCorpus` finds what `cosine_topk` finds, bit for bit, and says truly what it has proven."""
 
+import numpy as np
 import pytest
 import torch
 
 from clara_kernels import Corpus, cosine_topk
 from clara_kernels.corpus import CodedCorpus, center_of, encode_rows, screening
+from clara_kernels.cosine_topk.arrays import tensor_over
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 COUNT, WIDTH = 9_001, 67
@@ -191,3 +193,23 @@ def test_without_a_compiled_module_all_rows_are_scored(monkeypatch):
 def test_refuses(given, message):
     with pytest.raises(ValueError, match=message):
         coded(plain()).search(*given)
+
+
+def test_norms_that_are_known_are_not_computed_again():
+    rows = plain()[:100]
+    norms = Corpus(rows).inverse_norms
+    known = Corpus.with_norms(rows, norms)
+    assert known.rows.data_ptr() == rows.data_ptr()
+    assert known.inverse_norms.data_ptr() == norms.data_ptr()
+    assert_same(cosine_topk(rows[:2], known, 3), cosine_topk(rows[:2], rows, 3))
+    with pytest.raises(ValueError, match=r"inverse_norms must have shape \[100\]"):
+        Corpus.with_norms(rows, norms[:-1])
+
+
+def test_bytes_of_a_mapped_file_as_values():
+    data = np.arange(24, dtype=np.uint8)
+    data.flags.writeable = False
+    found = tensor_over(data[4:], torch.int32)
+    assert found.tolist() == np.arange(4, 24, dtype=np.uint8).view("<i4").tolist()
+    assert found.data_ptr() == data.ctypes.data + 4
+    assert tensor_over(data[:0], torch.float32).shape == (0,)
