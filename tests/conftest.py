@@ -26,6 +26,7 @@ LONG = (
     "test_resuming.py",
     "test_two_processes.py",
     "test_sanitize.py",
+    "test_crash.py",
     "test_examples_factbook.py",
     "test_cli_compress.py",
 )
