@@ -205,6 +205,8 @@ class Writer:
                     if dataset.version == before + 1 or dataset.count_rows(mine) == len(table):
                         return
                 dataset.checkout_latest()
+                if not _is_still_of(snapshot, dataset):  # `_done` looks again
+                    raise MemoryIndexError(f"{snapshot.path}: was replaced while it was written")
             raise MemoryIndexError(
                 f"{snapshot.path}: other processes store the same documents all the time"
             )
@@ -238,6 +240,8 @@ class Writer:
                     if self._identity != latest.identity:
                         self._identity, self._dataset = latest.identity, latest.dataset
                     self._dataset.checkout_latest()
+                    if not _is_still_of(snapshot, self._dataset):
+                        continue  # another model's version came since it was looked at
                     write(self._dataset)
                     fragments = self._dataset.get_fragments()
                 require_sealed(snapshot.path, self._dataset.version, fragments)
@@ -301,6 +305,14 @@ def _quoted(values: Iterable[str]) -> str:
 def _is_of(snapshot: Snapshot, latest: Snapshot) -> bool:
     """Whether the last commit is of the same index in the same format."""
     return latest.header == snapshot.header and latest.identity == snapshot.identity
+
+
+def _is_still_of(snapshot: Snapshot, dataset: Any) -> bool:
+    """Whether the version that Lance's dataset stands at has the header of a snapshot.
+
+    Columns do not tell models apart, so Lance would store memory of one in an index of the other.
+    """
+    return Header.from_schema(dataset.schema, snapshot.path) == snapshot.header
 
 
 @contextmanager

@@ -86,3 +86,10 @@ def same(one, two):
     query = torch.randn(2, width, one.hidden_size, generator=torch.Generator().manual_seed(0))
     found = [each.search(query, 5) for each in (one, two)]
     assert found[0] == found[1]  # scores to the last bit
+
+
+def small(path, stub):
+    """An index of six documents in one commit."""
+    made = new_index(path, {"n": int, "w": float})
+    put(made, stub, range(6))
+    return made
