@@ -6,6 +6,7 @@ on the same file system, and become those of the first index without being copie
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import time
@@ -59,6 +60,17 @@ def states(snapshot: Snapshot) -> dict[str, bytes]:
     return {name: state(catalog.rows_of(name)) for name in catalog.documents}
 
 
+def document_ids(snapshot: Snapshot) -> list[str]:
+    """Ids of documents in order.
+
+    Raises:
+        MemoryIndexError: the names of a row are damaged.
+    """
+    catalog = Catalog()
+    catalog.extend(snapshot.heads())
+    return list(catalog.documents)
+
+
 def _row_states(heads: Heads) -> Iterator[bytes]:
     for row, name in enumerate(heads.ids):
         title, sequence = heads.titles[row], heads.sequences[row]
@@ -90,10 +102,13 @@ def only_migration(path: str) -> Iterator[str]:
                 raise MemoryIndexError(
                     f"{path}: another process is migrating it at this moment; wait until it ends"
                 )
-            with suppress(FileNotFoundError):  # else removed before it was locked
-                if os.path.samestat(os.fstat(handle), os.lstat(folder)):
-                    yield folder
-                    return
+            try:
+                mine = os.path.samestat(os.fstat(handle), os.lstat(folder))
+            except FileNotFoundError:  # removed before it was locked
+                mine = False
+            if mine:
+                yield folder
+                return
         finally:
             os.close(handle)
 
@@ -117,8 +132,11 @@ def switch(old: Snapshot, new: Snapshot) -> bool:
     files = [file.path for fragment in fragments for file in fragment.files]
     with failures_in(old.path, "putting the new files in place"):
         os.makedirs(os.path.join(old.path, _DATA), exist_ok=True)
-        for file in files:
-            _put(os.path.join(new.path, _DATA, file), os.path.join(old.path, _DATA, file))
+        placed = [
+            file
+            for file in files
+            if _put(os.path.join(new.path, _DATA, file), os.path.join(old.path, _DATA, file))
+        ]
     with failures_in(old.path, "switching to the new files"):
         try:
             lance.LanceDataset.commit(
@@ -130,7 +148,7 @@ def switch(old: Snapshot, new: Snapshot) -> bool:
         except Exception:
             latest = Snapshot.latest(old.path)
             if latest.identity != new.header.identity:  # else what failed came after the commit
-                for file in files:
+                for file in placed:
                     with suppress(OSError):
                         os.remove(os.path.join(old.path, _DATA, file))
                 if latest.version == old.version:
@@ -140,20 +158,29 @@ def switch(old: Snapshot, new: Snapshot) -> bool:
     return True
 
 
-def _put(file: str, place: str) -> None:
+def _put(file: str, place: str) -> bool:
     """Have a file in another folder, too: by a link, or as a copy where there are no links.
 
     Its time becomes now: Lance removes old files that belong to no version yet.
+
+    Returns:
+        False if it was there: an earlier version may have it.
     """
     os.utime(file)
+    there = os.path.lexists(place)
+    if os.path.isfile(place) and _is_same(file, place):
+        os.utime(place)  # a copy, where the folder was copied
+        return False
     try:
         os.link(file, place)
-    except FileExistsError:
-        if not os.path.samefile(file, place):
-            raise
     except OSError:
         with replacing(place, sync=True) as copy:
             shutil.copyfile(file, copy)
+    return not there
+
+
+def _is_same(file: str, other: str) -> bool:
+    return os.path.samefile(file, other) or filecmp.cmp(file, other, shallow=False)
 
 
 def remove_migration(path: str, *, unfinished: bool) -> int:
