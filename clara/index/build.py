@@ -25,7 +25,7 @@ import lance
 import pyarrow as pa
 
 from clara.index.errors import DuplicateIdError, MemoryIndexError, failures_in
-from clara.index.gate import NO_LOCKS, pass_gate
+from clara.index.gate import NO_LOCKS
 from clara.index.header import Header
 from clara.index.seals import require_sealed
 from clara.index.snapshot import Snapshot
@@ -231,7 +231,6 @@ class Writer:
             also meanwhile.
         """
         for _ in range(_TRIES):
-            pass_gate(snapshot.path)
             latest = Snapshot.latest(snapshot.path)
             if not _is_of(snapshot, latest):
                 return False

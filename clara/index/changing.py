@@ -10,6 +10,7 @@ from torch import Tensor
 from clara.index import build
 from clara.index.details import Details
 from clara.index.errors import DuplicateIdError, MemoryIndexError
+from clara.index.gate import pass_gate
 from clara.index.handle import TRIES, Handle, Result, as_ids
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
@@ -113,9 +114,10 @@ class Changing(Handle):
 
     def _tried(self, change: Callable[[], Result | None]) -> Result:
         """The result of a change, again while it is None: the index was upgraded or replaced."""
-        with self._lock:
-            self._require_writable()
-            for _ in range(TRIES):
+        self._require_writable()
+        for _ in range(TRIES):
+            pass_gate(self._snapshot.path)  # without the lock, so that searches go on
+            with self._lock:
                 if (changed := change()) is not None:
                     return changed
         raise MemoryIndexError(f"{self._snapshot.path}: was upgraded or replaced while changed")

@@ -50,7 +50,8 @@ def try_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
 def pass_gate(path: str) -> None:
     """Wait while the gate of an index is closed, but no longer than some minutes."""
     try:
-        handle = os.open(os.path.join(path, _GATE), os.O_RDONLY | os.O_NOFOLLOW)
+        # A pipe in its place is not waited for.
+        handle = os.open(os.path.join(path, _GATE), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:  # as a rule there is no migration
         return
     try:
