@@ -6,6 +6,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import IO
+
+from clara.index.errors import failures_in
 
 
 class Journal:
@@ -21,20 +24,25 @@ class Journal:
 
     Attributes:
         known: the state that each document was made from, in hexadecimal digits.
+
+    Raises:
+        MemoryIndexError: the file cannot be read or written, or is a link.
     """
 
     def __init__(self, file: str | os.PathLike[str]) -> None:
         self._file = Path(file)
         self.known: dict[str, str] = {}
-        lines = self._file.read_bytes() if self._file.exists() else b""
+        with failures_in(self._file, "reading the journal"), self._opened("rb") as journal:
+            lines = journal.read()
         whole = lines[: lines.rfind(b"\n") + 1]
         try:
             for line in whole.splitlines():
                 self._take(json.loads(line))
         except (ValueError, TypeError, AttributeError, RecursionError):
             whole, self.known = b"", {}
-        if whole != lines or not self._file.exists():
-            self._file.write_bytes(whole)
+        if whole != lines:
+            with failures_in(self._file, "writing the journal"), self._opened("r+b") as journal:
+                journal.truncate(len(whole))
 
     def begin(self, document_ids: Iterable[str]) -> None:
         """These documents are about to be stored or deleted."""
@@ -45,11 +53,15 @@ class Journal:
         self._write({"stored": dict(states)})
 
     def _write(self, line: Mapping[str, object]) -> None:
-        with open(self._file, "ab") as file:
+        with failures_in(self._file, "writing the journal"), self._opened("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self._take(line)
+
+    def _opened(self, mode: str) -> IO[bytes]:
+        """The file, made if there is none, but never one that a link leads to."""
+        return open(self._file, mode, opener=_not_linked)
 
     def _take(self, line: Mapping[str, object]) -> None:
         begun, stored = line.get("begun", []), line.get("stored", {})
@@ -58,3 +70,7 @@ class Journal:
         for name in begun:
             self.known.pop(name, None)
         self.known.update(stored)
+
+
+def _not_linked(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -14,11 +14,20 @@ from clara.corpus import CorpusDocument
 from clara.data.values import DataError, shown
 from clara.index import Details, DuplicateIdError, Entry, MemoryIndex, MemoryIndexError
 from clara.index.build import folder_lock
+from clara.index.checking import Damaged, damaged_rows
 from clara.index.corpus import Advance, Compress, Shown
-from clara.index.folders import bytes_on_disk, is_vacant, local_path
+from clara.index.errors import failures_in
+from clara.index.folders import bytes_on_disk, local_path
 from clara.index.gate import FOLDER, closed_gate
 from clara.index.header import new_header
-from clara.index.migration import INDEX, only_migration, remove_migration, states, switch
+from clara.index.migration import (
+    INDEX,
+    document_ids,
+    only_migration,
+    remove_migration,
+    states,
+    switch,
+)
 from clara.index.snapshot import Snapshot
 from clara.sync.build import BATCH
 from clara.sync.built import Built
@@ -93,6 +102,8 @@ class Migration:
         self._left = self.total  # that progress is told of
         self._size, self._sized = "", 0.0
         self._advance: Advance = _no_progress
+        self._taken: tuple[str, int] | None = None  # the version that the new index holds
+        self._may_be_cut = False
         self._migrated = Migrated(self.path, before=old.header.fingerprint)
         self._migrated.built.index = self.path
         self._migrated.after = self._wanted.fingerprint
@@ -117,6 +128,8 @@ class Migration:
                 remove_migration(self.path, unfinished=True)
                 return migrated
             with only_migration(self.path):
+                if self._was_done():
+                    return migrated
                 new, journal = self._opened()
                 migrated.version = self._switched(new, journal)
                 migrated.changed = True
@@ -125,27 +138,51 @@ class Migration:
             migrated.built.seconds = time.perf_counter() - begin
         return migrated
 
+    def _was_done(self) -> bool:
+        """Whether another process has migrated the index since this was made."""
+        latest = Snapshot.latest(self.path).header
+        if not latest.is_like(self._wanted):
+            return False
+        self._migrated.before = latest.fingerprint
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return True
+
     def _opened(self) -> tuple[MemoryIndex, Journal]:
         """The index of the other model as far as it was made, or an empty one."""
         place = os.path.join(self._folder, INDEX)
         file = os.path.join(self._folder, _JOURNAL)
-        new = None
-        try:
-            if not is_vacant(place):
-                found = Snapshot.latest(place)
-                if found.header.is_like(self._wanted):
-                    new = MemoryIndex(found)
-                    there = set(states(found))
-        except MemoryIndexError:  # damaged: it is made anew
-            pass
-        if new is None:
-            for each in (place, file):
-                _remove(each)
+        found = self._found(place)
+        with failures_in(self.path, "beginning the migration"):
+            if found is None:
+                _remove(place)
+            if found is None or os.path.islink(file) or not os.path.isfile(file):
+                _remove(file)
+        if found is None:
             columns = MemoryIndex.open(self.path).columns
-            new, there = MemoryIndex.create(place, **self._arguments, columns=columns), set()
+            found = MemoryIndex.create(place, **self._arguments, columns=columns), set()
+        new, intact = found
         journal = Journal(file)
-        journal.begin([name for name in journal.known if name not in there])
+        journal.begin([name for name in journal.known if name not in intact])
         return new, journal
+
+    def _found(self, place: str) -> tuple[MemoryIndex, set[str]] | None:
+        """What an earlier run has made, and its documents that are intact; None if it is no use."""
+        try:
+            if not _is_folder(place):
+                return None
+            found = Snapshot.latest(place)
+            if not found.header.is_like(self._wanted):
+                return None
+            intact = set(states(found))
+            for each in damaged_rows(found):
+                if not isinstance(each, Damaged):
+                    continue
+                if each.document_id is None or each.what == "names":
+                    return None
+                intact.discard(each.document_id)
+        except MemoryIndexError:
+            return None
+        return MemoryIndex(found), intact
 
     def _switched(self, new: MemoryIndex, journal: Journal) -> int:
         """Take up changes until there are none while the index is switched; the version before.
@@ -157,15 +194,13 @@ class Migration:
                 break
         new.compact()
         new.clean_up(keep_versions=1)
+        self._take_up(new, journal)  # so that nothing is left to read behind a closed gate
+        _without_deleted(new)
         with closed_gate(self.path), folder_lock(self.path):  # of format 1
             for _ in range(_ROUNDS):
                 old = Snapshot.latest(self.path)
                 self._take_up(new, journal)
-                made = Snapshot.latest(new.path)
-                if any(fragment.num_deletions for fragment in made.fragments):
-                    new.compact()
-                    made = Snapshot.latest(new.path)
-                if switch(old, made):
+                if switch(old, _without_deleted(new)):
                     return old.version
         raise MemoryIndexError(
             f"{self.path}: others change it all the time; migrate it later, what was compressed "
@@ -184,8 +219,12 @@ class Migration:
                 raise MemoryIndexError(
                     f"{self.path}: was replaced by another index while it was migrated; begin again"
                 )
+            if self._taken == (old.identity, old.version):
+                return 0
             try:
-                return self._take_over(Snapshot.at(self.path, old.version), new, journal)
+                stored = self._take_over(Snapshot.at(self.path, old.version), new, journal)
+                self._taken = old.identity, old.version
+                return stored
             except MemoryIndexError:
                 if Snapshot.latest(self.path).version == old.version:
                     raise
@@ -195,21 +234,28 @@ class Migration:
         """`_take_up` of some version."""
         wanted = {name: state.hex() for name, state in states(old).items()}
         there = states(Snapshot.latest(new.path))
-        if gone := [name for name in there if name not in wanted]:
+        kept = _kept(wanted, there, journal.known)
+        stays = set(list(wanted)[:kept])
+        if gone := [name for name in there if name not in stays]:
             journal.begin(gone)
             new.delete(gone)
-        kept = _kept(wanted, there, journal.known)
         if self._migrated.resumed is None:
             self._migrated.resumed = kept
             self._report(kept)
         todo = list(wanted)[kept:]
         opened = MemoryIndex(old)
+        self._may_be_cut = old.header.settings.get("overflow") == "truncate"
         for group in _groups(todo, BATCH):
             entries = opened.entries(group)
             if old.header.storage is None:  # there memory and text share a checksum
                 opened.get_documents(group)
             for batch in _batches(opened, entries):
                 self._store(new, journal, batch, wanted)
+        if document_ids(Snapshot.latest(new.path)) != list(wanted):
+            raise MemoryIndexError(
+                f"{self.path}: the new index does not hold the same documents in the same order; "
+                "the index stays as it is, migrate it again"
+            )
         return len(todo)
 
     def _store(
@@ -228,9 +274,17 @@ class Migration:
             )
         except DataError as error:
             raise DataError(f"{self.path}: {error}; the index stays as it is") from error
+        made = set(compressed.document_ids)
+        if made != set(names):
+            wrong = next((name for name in names if name not in made), None)
+            raise MemoryIndexError(
+                f"{self.path}: the model compressed "
+                + ("documents that it was not given" if wrong is None else f"no {shown(wrong)}")
+                + "; the index stays as it is"
+            )
         details: dict[str, Details] | None = None
         if new.columns is not None:
-            details = {entry.document_id: details_of(entry, document) for entry, document in batch}
+            details = {entry.document_id: self._details(entry, each) for entry, each in batch}
         journal.begin(names)
         try:
             new.upsert(compressed, details)
@@ -244,6 +298,16 @@ class Migration:
         built.added += len(batch)
         built.count_rows(compressed)
         progress.all_done(self._detail(new))
+
+    def _details(self, entry: Entry, document: CorpusDocument) -> Details:
+        """Details of a document, without the digest of one that was cut.
+
+        So it differs from its source, and a build from there stores all that the model reads.
+        """
+        details = details_of(entry, document)
+        if self._may_be_cut and document.digest != entry.digest:
+            return replace(details, digest=None)
+        return details
 
     def _report(self, documents: int, detail: str | None = None) -> None:
         """Tell of progress, but of no more documents than there were."""
@@ -291,6 +355,23 @@ def _batches(
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _without_deleted(new: MemoryIndex) -> Snapshot:
+    """The last version of an index, whose files hold no deleted rows."""
+    made = Snapshot.latest(new.path)
+    if any(fragment.num_deletions for fragment in made.fragments):
+        new.compact()
+        made = Snapshot.latest(new.path)
+    return made
+
+
+def _is_folder(path: str) -> bool:
+    """Whether there is a folder that neither is a link nor holds one, to files of others."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        return False
+    with failures_in(path, "reading"), os.scandir(path) as found:
+        return not any(each.is_symlink() for each in found)
 
 
 def _remove(path: str) -> None:

@@ -1,6 +1,7 @@
 """Migrations that are killed, fail, or find something else in their folder."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from clara.data import DataError, Document
 from clara.index import MemoryIndex, MemoryIndexError, gate
 from clara.index import migration as folders
 from clara.sync import migrating
+from clara.sync.journal import Journal
 from clara.sync.migrating import Migration
 from tests.clara.sync.conftest import FINGERPRINT, Stub
 from tests.clara.sync.migrations import (
@@ -21,6 +23,7 @@ from tests.clara.sync.migrations import (
     filled,
     put,
     same,
+    small,
     text_of,
     texts,
 )
@@ -211,8 +214,9 @@ def test_a_half_done_migration_is_removed(index, stub, monkeypatch):
         lambda folder: (folder / "journal.jsonl").write_text("[" * 100_000 + "\n"),
         lambda folder: (folder / "journal.jsonl").unlink(),
         lambda folder: next((folder / "index" / "_versions").iterdir()).write_bytes(b"x"),
+        lambda folder: flipped(folder / "index", b"d8#0", b"d9#0"),
     ],
-    ids=["another journal", "a deep one", "no journal", "no index"],
+    ids=["another journal", "a deep one", "no journal", "no index", "names"],
 )
 def test_a_half_done_migration_that_is_damaged_is_done_again(index, other, damage):
     stub, wanted = other
@@ -221,6 +225,151 @@ def test_a_half_done_migration_that_is_damaged_is_done_again(index, other, damag
     done = Migration(index.path, wanted, stub).run()
     assert done.built.added == 18
     assert list(MemoryIndex.open(index.path).verify(apart=False)) == []
+
+
+def flipped(index, before, after):
+    """Change bytes in the only file of an index that has them."""
+    (file,) = [each for each in (index / "data").iterdir() if before in each.read_bytes()]
+    file.write_bytes(file.read_bytes().replace(before, after))
+
+
+def test_a_damaged_text_in_a_half_done_migration_is_done_again(index, other):
+    stub, wanted = other
+    half_done(index)
+    before, text = texts(index), text_of(8).encode()[:40]
+    flipped(Path(index.path, gate.FOLDER, "index"), text, b"X" + text[1:])
+    done = Migration(index.path, wanted, stub).run()
+    order = [name for name, _, _ in before]
+    assert done.resumed == order.index("d8")
+    assert stub.seen == order[done.resumed :]
+    migrated = MemoryIndex.open(index.path)
+    assert texts(migrated) == before
+    assert list(migrated.verify(apart=False)) == []
+
+
+def test_a_chunk_of_what_was_a_long_document(stub, tmp_path, monkeypatch):
+    index = small(tmp_path / "index", stub)
+    index.upsert(stub([Document("a", "long " * 30)], on_progress=print))
+    half_done(index)
+    later = [Document("a#1", "takes the free id"), Document("a", "short")]
+    index.upsert(stub(later, on_progress=print))
+    monkeypatch.setattr(migrating, "BATCH", 1)
+    before = texts(index)
+    assert Migration(index.path, arguments(), Stub(OTHER)).run().resumed == 6
+    assert texts(MemoryIndex.open(index.path)) == before
+
+
+def test_a_model_that_leaves_a_document_out(index, stub, tmp_path):
+    class Leaving(Stub):
+        def __call__(self, documents, *, on_progress):
+            kept = [each for each in documents if each.id != "d3"]
+            return super().__call__(kept, on_progress=on_progress)
+
+    with pytest.raises(MemoryIndexError, match=r"compressed no 'd3'; the index stays as it is"):
+        Migration(index.path, arguments(), Leaving(OTHER)).run()
+    assert MemoryIndex.open(index.path).fingerprint == FINGERPRINT
+    assert Migration(index.path, arguments(), Stub(OTHER)).run().changed
+
+
+def test_a_new_index_with_other_documents_is_not_switched_to(index, other, monkeypatch):
+    stub, wanted = other
+    monkeypatch.setattr(migrating, "document_ids", lambda made: ["d1"])
+    with pytest.raises(MemoryIndexError, match="does not hold the same documents in the same ord"):
+        Migration(index.path, wanted, stub).run()
+    monkeypatch.undo()
+    assert MemoryIndex.open(index.path).fingerprint == FINGERPRINT
+    assert Migration(index.path, wanted, stub).run().built.added == 0
+
+
+def test_a_file_that_the_model_misses(index):
+    class Missing(Stub):
+        def __call__(self, documents, *, on_progress):
+            raise FileNotFoundError(2, "No such file or directory", "/models/new")
+
+    with pytest.raises(FileNotFoundError, match="/models/new"):
+        Migration(index.path, arguments(), Missing(OTHER)).run()
+
+
+def test_its_folder_is_removed_meanwhile(index):
+    class Removing(Stub):
+        def __call__(self, documents, *, on_progress):
+            shutil.rmtree(os.path.join(index.path, gate.FOLDER))
+            return super().__call__(documents, on_progress=on_progress)
+
+    with pytest.raises(MemoryIndexError, match=r"journal.jsonl: writing the journal failed"):
+        Migration(index.path, arguments(), Removing(OTHER)).run()
+    assert MemoryIndex.open(index.path).fingerprint == FINGERPRINT
+
+
+def test_a_full_disk(index, other, monkeypatch):
+    stub, wanted = other
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("clara.sync.journal.os.fsync", full)
+    with pytest.raises(MemoryIndexError, match=r"writing the journal failed.*No space left"):
+        Migration(index.path, wanted, stub).run()
+    monkeypatch.undo()
+    assert Migration(index.path, wanted, stub).run().changed
+
+
+def test_a_copy_of_the_folder_goes_on(index, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(folders.lance.LanceDataset, "commit", staticmethod(ended))
+        with pytest.raises(MemoryIndexError, match="switching to the new files failed: killed"):
+            Migration(index.path, arguments(), Stub(OTHER)).run()
+    # As a process leaves it that is killed there, and as `cp -r` copies it, without hard links.
+    data = Path(index.path, "data")
+    for file in Path(index.path, gate.FOLDER, "index", "data").iterdir():
+        shutil.copyfile(file, data / file.name)
+    copy = shutil.copytree(index.path, tmp_path / "copy")
+    before = texts(index)
+    assert Migration(copy, arguments(), Stub(OTHER)).run().built.added == 0
+    assert texts(MemoryIndex.open(copy)) == before
+
+
+def ended(*arguments, **options):
+    raise RuntimeError("killed")
+
+
+def test_links_in_its_folder_are_not_followed(index, other, tmp_path):
+    stub, wanted = other
+    precious = tmp_path / "precious"
+    elsewhere = MemoryIndex.create(tmp_path / "elsewhere", **wanted, columns=index.columns)
+    put(elsewhere, Stub(OTHER), range(50, 55))
+    put(elsewhere, Stub(OTHER), range(55, 60))
+    left = texts(elsewhere), elsewhere.versions()
+    half_done(index)
+    folder = Path(index.path, gate.FOLDER)
+    shutil.rmtree(folder / "index")
+    (folder / "index").symlink_to(elsewhere.path)
+    (folder / "journal.jsonl").unlink()
+    (folder / "journal.jsonl").symlink_to(precious)
+    precious.write_text("precious\n")
+    assert Migration(index.path, wanted, stub).run().built.added == 18
+    assert precious.read_text() == "precious\n"
+    assert (texts(elsewhere), elsewhere.versions()) == left
+
+
+def test_other_things_in_its_folder(index, other):
+    stub, wanted = other
+    half_done(index)
+    folder = Path(index.path, gate.FOLDER)
+    (folder / "journal.jsonl").unlink()
+    (folder / "journal.jsonl").mkdir()
+    (folder / "gate").unlink()
+    os.mkfifo(folder / "gate")
+    put(index, Stub(), [3], 9)  # which waits for no writer of the pipe
+    assert Migration(index.path, wanted, stub).run().built.added == 18
+
+
+def test_a_journal_that_is_a_link_is_not_written(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "journal").symlink_to(tmp_path / "precious")
+    with pytest.raises(MemoryIndexError, match="reading the journal failed"):
+        Journal(tmp_path / "journal")
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 def test_a_journal_that_was_cut_off(index, other):
