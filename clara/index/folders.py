@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from clara.errors.checks import check_characters
 from clara.files import writing
 from clara.index.errors import MemoryIndexError, failures_in
+from clara.index.gate import FOLDER
 
 VIEWS = "_views"
 """The folder in that of an index where `clara.index.views` keeps its files."""
@@ -71,12 +72,12 @@ def new_folder(target: str) -> Iterator[str]:
 def bytes_on_disk(path: str) -> int:
     """Sizes of all files of an index, without those that a commit renames at this moment.
 
-    Views are no part of it: they can be made again.
+    Views are no part of it, which can be made again, nor what a migration has made so far.
     """
     total = 0
     for folder, folders, names in os.walk(path):
-        if folder == path and VIEWS in folders:
-            folders.remove(VIEWS)
+        if folder == path:
+            folders[:] = [name for name in folders if name not in (VIEWS, FOLDER)]
         for name in names:
             with suppress(FileNotFoundError):
                 total += os.path.getsize(os.path.join(folder, name))

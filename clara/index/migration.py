@@ -30,6 +30,8 @@ INDEX: Final = "index"
 
 _DATA = "data"
 _WEEK = 7 * 24 * 3600.0  # seconds
+_LOCK = "lock"
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -96,21 +98,75 @@ def only_migration(path: str) -> Iterator[str]:
     while True:
         with failures_in(path, "beginning the migration"):
             Path(folder).mkdir(exist_ok=True)
-            handle = os.open(folder, _FOLDER_FLAGS)
+            try:
+                handle = _lock_file(folder)
+            except FileNotFoundError:  # removed meanwhile
+                continue
         try:
             if not try_lock(handle):
                 raise MemoryIndexError(
                     f"{path}: another process is migrating it at this moment; wait until it ends"
                 )
-            try:
-                mine = os.path.samestat(os.fstat(handle), os.lstat(folder))
-            except FileNotFoundError:  # removed before it was locked
-                mine = False
-            if mine:
+            if _is_lock_of(folder, handle):  # else removed before it was locked
                 yield folder
                 return
         finally:
             os.close(handle)
+
+
+@contextmanager
+def no_migration(path: str) -> Iterator[bool]:
+    """Whether no process is migrating an index; if there is a half-done one, none goes on with it.
+
+    Where its folder cannot be locked, one may be.
+    """
+    handle = None
+    try:
+        handle = _lock_file(os.path.join(path, FOLDER))
+        free = try_lock(handle)
+    except FileNotFoundError:  # as a rule
+        free = True
+    except OSError:
+        free = False
+    try:
+        yield free
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock_file(folder: str) -> int:
+    """The file whose lock stands for a folder, opened: NFS locks only what is open for writing."""
+    place = os.open(folder, _FOLDER_FLAGS)
+    try:
+        return os.open(_LOCK, _LOCK_FLAGS, 0o644, dir_fd=place)
+    finally:
+        os.close(place)
+
+
+def _is_lock_of(folder: str, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(os.path.join(folder, _LOCK)))
+    except FileNotFoundError:
+        return False
+
+
+def remove_folder(folder: str) -> None:
+    """Remove the folder of a migration, of which the caller has the lock: that goes last."""
+    for name in os.listdir(folder):
+        if name != _LOCK:
+            remove_any(os.path.join(folder, name))
+    Path(folder, _LOCK).unlink(missing_ok=True)
+    with suppress(OSError):  # another process may have begun in it
+        os.rmdir(folder)
+
+
+def remove_any(path: str) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.remove(path)
 
 
 def switch(old: Snapshot, new: Snapshot) -> bool:
@@ -187,27 +243,24 @@ def remove_migration(path: str, *, unfinished: bool) -> int:
     """Remove what a migration has left that is finished, or was not gone on with for a week.
 
     Args:
+        path: of an index that no process is migrating, see `no_migration`.
         unfinished: also one that was gone on with later.
 
     Returns:
-        Bytes that were freed. None are if a process is migrating at this moment.
+        Bytes that were freed.
+
+    Raises:
+        MemoryIndexError: a file cannot be removed.
     """
     folder = os.path.join(path, FOLDER)
-    try:
-        handle = os.open(folder, _FOLDER_FLAGS)
-    except OSError:
+    if not os.path.isdir(folder):
         return 0
-    try:
-        if not try_lock(handle):
-            return 0
-        if not (unfinished or _is_finished(path) or time.time() - _touched(folder) > _WEEK):
-            return 0
-        freed = _bytes_of_own(folder)
-        with failures_in(path, "removing a migration"):
-            shutil.rmtree(folder)
-        return freed
-    finally:
-        os.close(handle)
+    if not (unfinished or _is_finished(path) or time.time() - _touched(folder) > _WEEK):
+        return 0
+    freed = _bytes_of_own(folder)
+    with failures_in(path, "removing a migration"):
+        remove_folder(folder)
+    return freed
 
 
 def _is_finished(path: str) -> bool:

@@ -10,7 +10,7 @@ from clara.errors.checks import as_integer
 from clara.index.changing import Changing
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.folders import VIEWS
-from clara.index.migration import remove_migration
+from clara.index.migration import no_migration, remove_migration
 from clara.index.seals import remove_seals, require_sealed
 from clara.index.snapshot import Snapshot
 from clara.index.versions import Version, list_versions
@@ -119,8 +119,9 @@ class Upkeep(Changing):
             older_than: remove versions older than this. One of the two is needed.
             unfinished: also remove files that belong to no version, which a killed process has
                 left, and a migration that was not finished. Files of a commit that is being made
-                look the same: only for when no other process writes. Without it they are removed
-                once they are a week old.
+                look the same: only for when no other process writes; nothing of both is removed
+                while a process migrates the index. Without it they are removed once they are a
+                week old.
 
         Returns:
             Bytes that were freed.
@@ -141,11 +142,12 @@ class Upkeep(Changing):
             self._require_writable()
             path = self._snapshot.path
             dataset = Snapshot.latest(path).dataset
-            with failures_in(path, "removing old versions"):
-                done = dataset.cleanup_old_versions(
-                    older_than, keep_versions, delete_unverified=unfinished
-                )
-            folder = os.path.join(path, VIEWS)
-            views = remove_views(folder, self._snapshot.identity, before=int(dataset.version))
-            freed = int(done.bytes_removed) + remove_seals(path) + views
-            return freed + remove_migration(path, unfinished=unfinished)
+            with no_migration(path) as free:
+                with failures_in(path, "removing old versions"):
+                    done = dataset.cleanup_old_versions(
+                        older_than, keep_versions, delete_unverified=unfinished and free
+                    )
+                folder = os.path.join(path, VIEWS)
+                views = remove_views(folder, self._snapshot.identity, before=int(dataset.version))
+                freed = int(done.bytes_removed) + remove_seals(path) + views
+                return freed + (remove_migration(path, unfinished=unfinished) if free else 0)

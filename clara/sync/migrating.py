@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -23,7 +23,10 @@ from clara.index.header import new_header
 from clara.index.migration import (
     INDEX,
     document_ids,
+    no_migration,
     only_migration,
+    remove_any,
+    remove_folder,
     remove_migration,
     states,
     switch,
@@ -125,7 +128,9 @@ class Migration:
         migrated = self._migrated
         try:
             if self._is_done:
-                remove_migration(self.path, unfinished=True)
+                with no_migration(self.path) as free:
+                    if free:
+                        remove_migration(self.path, unfinished=True)
                 return migrated
             with only_migration(self.path):
                 if self._was_done():
@@ -133,7 +138,8 @@ class Migration:
                 new, journal = self._opened()
                 migrated.version = self._switched(new, journal)
                 migrated.changed = True
-                shutil.rmtree(self._folder, ignore_errors=True)
+                with suppress(OSError):
+                    remove_folder(self._folder)
         finally:
             migrated.built.seconds = time.perf_counter() - begin
         return migrated
@@ -144,7 +150,8 @@ class Migration:
         if not latest.is_like(self._wanted):
             return False
         self._migrated.before = latest.fingerprint
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(self._folder)
         return True
 
     def _opened(self) -> tuple[MemoryIndex, Journal]:
@@ -154,9 +161,9 @@ class Migration:
         found = self._found(place)
         with failures_in(self.path, "beginning the migration"):
             if found is None:
-                _remove(place)
+                remove_any(place)
             if found is None or os.path.islink(file) or not os.path.isfile(file):
-                _remove(file)
+                remove_any(file)
         if found is None:
             columns = MemoryIndex.open(self.path).columns
             found = MemoryIndex.create(place, **self._arguments, columns=columns), set()
@@ -372,14 +379,6 @@ def _is_folder(path: str) -> bool:
         return False
     with failures_in(path, "reading"), os.scandir(path) as found:
         return not any(each.is_symlink() for each in found)
-
-
-def _remove(path: str) -> None:
-    """Remove a file, a link or a folder, if it is there."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.remove(path)
 
 
 def _no_progress(documents: int, detail: str | None = None) -> None:

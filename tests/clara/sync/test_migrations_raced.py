@@ -88,7 +88,7 @@ def test_a_version_of_another_model_restored_after_the_last_look(index, monkeypa
 def test_a_switch_that_is_overtaken_keeps_the_files_of_earlier_versions(index, monkeypatch):
     earlier = index.versions()[-1].number
     with monkeypatch.context() as patched:
-        patched.setattr("clara.sync.migrating.shutil.rmtree", ended)
+        patched.setattr("clara.sync.migrating.remove_folder", ended)
         with pytest.raises(KeyboardInterrupt):
             migrate(index)  # killed after the commit
     migrated = MemoryIndex.open(index.path)
@@ -108,6 +108,23 @@ def test_a_switch_that_is_overtaken_keeps_the_files_of_earlier_versions(index, m
     found = MemoryIndex.open(index.path, version=last)
     assert texts(found) == before
     assert len(found.get(found.ids())) == len(found.ids())
+
+
+def test_a_clean_up_leaves_what_a_migration_puts_in_place(index, monkeypatch):
+    before, freed = texts(index), []
+    real = folders.lance.LanceDataset.commit
+
+    def late(*arguments, **options):
+        cleaned = MemoryIndex.open(index.path)
+        freed.append(cleaned.clean_up(keep_versions=1, unfinished=True))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(folders.lance.LanceDataset, "commit", staticmethod(late))
+    assert migrate(index).changed
+    assert freed
+    migrated = MemoryIndex.open(index.path)
+    assert texts(migrated) == before
+    assert list(migrated.verify(apart=False)) == []
 
 
 def ended(*arguments, **options):
