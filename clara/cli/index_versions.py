@@ -52,8 +52,10 @@ def versions(path: Path_, as_json: options.Json = False) -> None:
     for each in found:
         model = f", model {each.fingerprint[:12] or 'unknown'}" if several else ""
         print(
-            f"{each.number}: {each.time:%Y-%m-%d %H:%M:%S} UTC, {each.documents:,} documents, "
-            f"{each.rows:,} rows{model}"
+            one_line(
+                f"{each.number}: {each.time:%Y-%m-%d %H:%M:%S} UTC, {each.documents:,} documents, "
+                f"{each.rows:,} rows{model}"
+            )
         )
 
 

@@ -15,6 +15,7 @@ from clara.index.folders import is_vacant, local_path
 from clara.sync.deciding import Decision, Stored, decide
 
 _AT_ONCE = 256  # documents
+_ROWS_AT_ONCE = 4096  # of several documents, whose texts are read together
 _LISTED = 10  # ids in a message
 
 
@@ -29,8 +30,7 @@ def texts_of(index: MemoryIndex, entries: Iterable[Entry]) -> Iterator[CorpusDoc
     Raises:
         MemoryIndexError: a document is damaged, or was deleted meanwhile.
     """
-    left = iter(entries)
-    while group := list(islice(left, _AT_ONCE)):
+    for group in _groups(entries):
         texts = iter(index.texts([row for entry in group for row in entry.rows]))
         for entry in group:
             parts = [each.text for each in islice(texts, len(entry.rows))]
@@ -43,6 +43,20 @@ def texts_of(index: MemoryIndex, entries: Iterable[Entry]) -> Iterator[CorpusDoc
                 source=entry.source or "",
                 where=f"{index.path}: {shown(entry.document_id)}",
             )
+
+
+def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Documents whose texts are read together: not too many, nor too many rows unless of one."""
+    group: list[Entry] = []
+    rows = 0
+    for entry in entries:
+        if group and (len(group) == _AT_ONCE or rows + len(entry.rows) > _ROWS_AT_ONCE):
+            yield group
+            group, rows = [], 0
+        group.append(entry)
+        rows += len(entry.rows)
+    if group:
+        yield group
 
 
 @dataclass

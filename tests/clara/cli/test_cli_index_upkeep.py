@@ -13,6 +13,7 @@ from clara.cli import index_documents
 from clara.cli.examples import EXAMPLES
 from clara.cli.index import index as group
 from clara.index import MemoryIndex
+from clara.sync.migrating import Migration
 
 HOSTILE = "b\u202e\x1b[31m'; --"
 LONG = " ".join(f"Sentence {n} of a long document." for n in range(20))
@@ -162,6 +163,16 @@ def test_import(clara, refused, path, loaded, other_model, write_corpus, tmp_pat
     strange = Clara.from_pretrained(other_model)
     strange.build_index(tmp_path / "strange", [changed])
     assert "another model" in refused("index", "import", other, str(tmp_path / "strange"))
+
+
+def test_versions_of_hostile_fingerprints(clara, tmp_path):
+    path = str(tmp_path / "index")
+    kind = {"memory_tokens": 2, "hidden_size": 8}
+    MemoryIndex.create(path, fingerprint="\x1b[31mEVIL\n1", **kind)
+    Migration(path, {**kind, "fingerprint": "f" * 64}, Clara.compress).run()  # no documents
+    first, _ = clara("index", "versions", path).stdout.splitlines()
+    assert first.endswith("[31mEVIL 1")
+    assert "\x1b" not in first
 
 
 def test_versions_restore_and_compact(clara, refused, path):

@@ -1,11 +1,14 @@
-"""Indexes to migrate, and what they are compared with."""
+"""Indexes to migrate, half-done migrations, and what indexes are compared with."""
 
+import pytest
 import torch
 
 from clara.corpus import Mark
 from clara.data import Document
 from clara.index import Details, MemoryIndex
-from tests.clara.sync.conftest import new_index
+from clara.sync import migrating
+from clara.sync.migrating import Migration
+from tests.clara.sync.conftest import Stub, new_index
 
 OTHER = "e" * 64
 """Fingerprint of the other model."""
@@ -93,3 +96,12 @@ def small(path, stub):
     made = new_index(path, {"n": int, "w": float})
     put(made, stub, range(6))
     return made
+
+
+def half_done(index, fingerprint=OTHER):
+    """A migration to a model that fails at the end."""
+    model = Stub(fingerprint)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(migrating, "switch", lambda old, new: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Migration(index.path, arguments(fingerprint=fingerprint), model).run()

@@ -252,3 +252,21 @@ def test_earlier_formats_are_taken_over(stub, tmp_path, identity):
     one.add(stub([Document("a", "text"), Document("b", "more")], on_progress=print))
     assert import_index(tmp_path / "two", one).added == 2
     same(MemoryIndex.open(tmp_path / "two"), one)
+
+
+def test_texts_are_read_few_rows_at_a_time(tmp_path, stub, monkeypatch):
+    index = new_index(tmp_path / "index", {})
+    lengths = [10, 200, 30, 300, 35, 20]  # of which a row holds 40
+    documents = [Document(f"d{n}", "x" * length) for n, length in enumerate(lengths)]
+    index.add(stub(documents, on_progress=print))
+    real, read = MemoryIndex.texts, []
+
+    def counted(self, ids):
+        read.append(len(ids))
+        return real(self, ids)
+
+    monkeypatch.setattr(MemoryIndex, "texts", counted)
+    monkeypatch.setattr(transfer, "_ROWS_AT_ONCE", 6)
+    found = [each.text for each in texts_of(index, index.documents())]
+    assert found == [each.text for each in documents]
+    assert read == [6, 1, 8, 2]
