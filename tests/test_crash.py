@@ -10,6 +10,8 @@ from clara.index import MemoryIndex
 from tests.crash import crowd, full
 from tests.crash.children import Child, Died
 from tests.crash.contents import (
+    MODELS,
+    State,
     Wrong,
     check_searches,
     compressed,
@@ -82,9 +84,9 @@ def index(tmp_path):
 def test_contents_tell_generations_apart(index):
     do_add(index, {"d1": 1, "d2": 2})
     assert state_of(index) == {"d1": 1, "d2": 2}
-    check_searches(index, {"d1": 1, "d2": 2}, seed=0)
+    check_searches(index, State({"d1": 1, "d2": 2}), seed=0)
     with pytest.raises(Wrong, match=r"hits of|is not of the index"):
-        check_searches(index, {"d1": 1, "d2": 3}, seed=0)
+        check_searches(index, State({"d1": 1, "d2": 3}), seed=0)
     assert text_of("d1", 1) != text_of("d1", 2)
     counts = {len(document("d1", generation)) for generation in range(20)}
     assert counts == {1, 2, 3}
@@ -98,18 +100,31 @@ def test_a_torn_document_is_noticed(index):
 
 
 def test_lost_and_stale_documents_are_told():
-    before, after = {"d1": 1, "d2": 1}, {"d1": 1, "d2": 2}
-    assert first_of([before, after], {"d1": 1, "d2": 2}) == 1
+    before, after = State({"d1": 1, "d2": 1}), State({"d1": 1, "d2": 2})
+    assert first_of([before, after], State({"d1": 1, "d2": 2})) == 1
     with pytest.raises(Wrong, match=r"\['d1'\] fewer, \[\] more, \[\] of another gen"):
-        first_of([before, after], {"d2": 1})
+        first_of([before, after], State({"d2": 1}))
     with pytest.raises(Wrong, match=r"\['d2'\] of another generation than after"):
-        first_of([before, after], {"d1": 1, "d2": 3})
+        first_of([before, after], State({"d1": 1, "d2": 3}))
     with pytest.raises(Wrong, match="in another order"):
-        first_of([before, after], {"d2": 2, "d1": 1})
+        first_of([before, after], State({"d2": 2, "d1": 1}))
+    with pytest.raises(Wrong, match="of another model than after"):
+        first_of([before, after], State(after, model=1))
+
+
+def test_models_share_texts_and_nothing_else():
+    assert MODELS[0].hidden != MODELS[1].hidden
+    for generation in range(10):
+        one, other = (document("d1", generation, model) for model in (0, 1))
+        assert "".join(row.text for row in one) == "".join(row.text for row in other)
+        assert len(one) != len(other) or one[0].memory.shape != other[0].memory.shape
+    assert [len(document("d1", g, 0)) for g in range(9)] != [
+        len(document("d1", g, 1)) for g in range(9)
+    ]
 
 
 def test_a_build_has_a_state_for_each_commit(tmp_path):
-    world = World(tmp_path, random.Random(SEED), state={"d1": 1, "s01": 1, "s02": 1})
+    world = World(tmp_path, random.Random(SEED), state=State({"d1": 1, "s01": 1, "s02": 1}))
     world.generation = 1
     order = plan_build(world)
     assert order.states[0] == world.state
@@ -144,12 +159,16 @@ def test_a_flip_that_goes_unnoticed_fails(tmp_path, monkeypatch):
     """The check itself: another index is read than the one whose byte is flipped."""
     flips = Flips(tmp_path, "float32", "flattened", SEED)
     owned = next((file, place) for file, places in flips._owners.items() for place in places)
-    intact = flips._read()
+    intact = flips._ask("read")
     with pytest.raises(Wrong, match="no error, though it is of d"):
         flips._check("data", *owned, intact, "a flip")
     with pytest.raises(Wrong, match="something else was read"):
         flips._check("data", *owned, intact._replace(contents="0"), "a flip")
     with pytest.raises(Wrong, match="it is of d"):
         flips._check("data", *owned, intact._replace(contents=None, message="failed"), "a flip")
+    with pytest.raises(Wrong, match="something else was found"):
+        flips._check_view(flips._found._replace(contents="0"), "a flip")
+    with pytest.raises(Wrong, match="its check does not name it"):
+        flips._check_view(flips._found, "a flip")
     flips.close()
     assert MemoryIndex.open(flips.path).ids()

@@ -25,6 +25,7 @@ _CONTEXT.set_forkserver_preload(
         "tests.crash.flips",
         "tests.crash.crowd",
         "tests.crash.full",
+        "torch._dynamo",  # PyTorch imports it at the first call of an operator, for seconds
     ]
 )
 _PATIENCE = 600.0  # seconds, for an answer: a busy machine is slow, and `verify` starts a Python

@@ -1,7 +1,8 @@
 """What each document holds, as a function of its name and generation, and how an index is compared.
 
-A row's memory, texts and metadata are drawn from a hash of name, generation and part. So whatever
-is read of a document is exactly one of its generations, or it is wrong: mixed, torn, stale or lost.
+A row's memory, texts and metadata are drawn from a hash of name, generation, part and model. So
+whatever is read of a document is exactly one of its generations by the model of the index, or it is
+wrong: mixed, torn, stale or lost.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,42 @@ import torch
 from clara.index import Details, MemoryIndex, MemoryIndexError
 from clara.memory.documents import CompressedDocuments
 
-FINGERPRINT = "f" * 64
-TOKENS, HIDDEN = 2, 16
+TOKENS = 2
 COLUMNS = {"generation": int, "label": str}
 SOURCE = "pieces"
 _QUERIES, _HITS = 2, 5
 
-State = dict[str, int]
-"""The documents of an index in their order, and the generation of each."""
+
+class Model(NamedTuple):
+    """What compresses the documents of an index; another one has another width and other chunks."""
+
+    fingerprint: str
+    hidden: int
+
+
+MODELS = (Model("f" * 64, 16), Model("e" * 64, 24))
+
+
+class State(dict[str, int]):
+    """The documents of an index in their order, and the generation of each.
+
+    Attributes:
+        model: which of `MODELS` they are compressed by.
+    """
+
+    def __init__(
+        self, documents: Mapping[str, int] | Iterable[tuple[str, int]] = (), model: int = 0
+    ) -> None:
+        super().__init__(documents)
+        self.model = model
+
+    def replaced(self, new: Mapping[str, int]) -> State:
+        """What is replaced comes last."""
+        return State({**self.without(new), **new}, self.model)
+
+    def without(self, gone: Iterable[str]) -> State:
+        gone = set(gone)
+        return State({name: self[name] for name in self if name not in gone}, self.model)
 
 
 class Wrong(Exception):
@@ -43,21 +72,26 @@ class Row(NamedTuple):
     memory: npt.NDArray[np.float32]
 
 
-def document(name: str, generation: int) -> list[Row]:
-    """The rows of a document: one to three."""
-    parts = 1 + _number(name, generation) % 3
+def document(name: str, generation: int, model: int = 0) -> list[Row]:
+    """The rows of a document: one to three, which share its text in other ways by other models."""
+    texts = _texts(name, generation)
+    if model:
+        whole = "".join(texts)
+        count = 1 + (_number(name, generation) + 1) % 3
+        cuts = [len(whole) * part // count for part in range(count + 1)]
+        texts = [whole[begin:end] for begin, end in zip(cuts, cuts[1:])]
     found = []
-    for part in range(parts):
-        drawn = _drawn(name, generation, part)
+    for part, text in enumerate(texts):
+        drawn = _drawn(name, generation, part, model)
         memory = np.frombuffer(drawn, dtype=np.uint8).astype(np.float32) - 127.5
         found.append(
             Row(
-                name if parts == 1 else f"{name}#{part}",
+                name if len(texts) == 1 else f"{name}#{part}",
                 name,
                 [None, "", f"title {generation}"][generation % 3],
                 1 + drawn[0],
-                f"{name} {generation} {part} {'ü word ' * (drawn[1] % 40)}\n",
-                memory.reshape(TOKENS, HIDDEN),
+                text,
+                memory.reshape(TOKENS, MODELS[model].hidden),
             )
         )
     return found
@@ -68,10 +102,10 @@ def text_of(name: str, generation: int) -> str:
     return "".join(row.text for row in document(name, generation))
 
 
-def compressed(documents: Mapping[str, int]) -> CompressedDocuments:
+def compressed(documents: Mapping[str, int], model: int = 0) -> CompressedDocuments:
     """The documents as a model would give them."""
-    rows = [row for name, generation in documents.items() for row in document(name, generation)]
-    memory = torch.empty(len(rows), TOKENS, HIDDEN)
+    rows = [row for each in documents.items() for row in document(*each, model)]
+    memory = torch.empty(len(rows), TOKENS, MODELS[model].hidden)
     for place, row in enumerate(rows):
         memory[place] = torch.from_numpy(row.memory)
     return CompressedDocuments(
@@ -81,7 +115,7 @@ def compressed(documents: Mapping[str, int]) -> CompressedDocuments:
         token_counts=[row.tokens for row in rows],
         texts=[row.text for row in rows],
         titles=[row.title for row in rows],
-        fingerprint=FINGERPRINT,
+        fingerprint=MODELS[model].fingerprint,
     )
 
 
@@ -96,19 +130,29 @@ def metadata(name: str, generation: int) -> dict[str, int | str | None]:
     return {"generation": generation, "label": f"{name}'s" if generation % 4 else None}
 
 
+def arguments(
+    model: int = 0, storage: str = "float32", ranking: str = "flattened"
+) -> dict[str, Any]:
+    """What an index of a model's memory is created with."""
+    return {
+        "fingerprint": MODELS[model].fingerprint,
+        "memory_tokens": TOKENS,
+        "hidden_size": MODELS[model].hidden,
+        "storage": storage,
+        "settings": {"ranking": ranking},
+    }
+
+
 def new_index(
     path: str | os.PathLike[str], storage: str = "float32", ranking: str = "flattened"
 ) -> MemoryIndex:
     """An empty index that takes the documents."""
-    return MemoryIndex.create(
-        path,
-        fingerprint=FINGERPRINT,
-        memory_tokens=TOKENS,
-        hidden_size=HIDDEN,
-        storage=storage,
-        settings={"ranking": ranking},
-        columns=COLUMNS,
-    )
+    return MemoryIndex.create(path, **arguments(0, storage, ranking), columns=COLUMNS)
+
+
+def model_of(index: MemoryIndex) -> int:
+    """Which of `MODELS` an index is of."""
+    return [model.fingerprint for model in MODELS].index(index.fingerprint)
 
 
 def state_of(index: MemoryIndex) -> State:
@@ -123,7 +167,8 @@ def state_of(index: MemoryIndex) -> State:
         count, ids = len(index), index.ids()
     except MemoryIndexError as error:
         raise Wrong(f"reading failed: {error}") from error
-    state: State = {}
+    model = model_of(index)
+    state = State(model=model)
     expected = []
     for entry in entries:
         name, generation = entry.document_id, entry.metadata["generation"]
@@ -132,7 +177,7 @@ def state_of(index: MemoryIndex) -> State:
         if not isinstance(generation, int) or entry.metadata != metadata(name, generation):
             raise Wrong(f"{name} has the metadata {dict(entry.metadata)}")
         state[name] = generation
-        rows = document(name, generation)
+        rows = document(name, generation, model)
         if entry.rows != [row.id for row in rows] or entry.tokens != sum(r.tokens for r in rows):
             raise Wrong(f"{name} of generation {generation} has the rows {entry.rows}")
         expected += rows
@@ -152,9 +197,11 @@ def check_searches(index: MemoryIndex, state: State, seed: int) -> None:
     Raises:
         Wrong: a hit is not right, or the best were not found.
     """
-    rows = [row for name, generation in state.items() for row in document(name, generation)]
+    rows = [row for each in state.items() for row in document(*each, state.model)]
     chance = np.random.default_rng(seed)
-    queries = chance.standard_normal((_QUERIES, TOKENS, HIDDEN)).astype(np.float32)
+    queries = chance.standard_normal((_QUERIES, TOKENS, MODELS[state.model].hidden)).astype(
+        np.float32
+    )
     filters: list[str | None] = [None]
     if state:
         filters.append(f"generation = {list(state.values())[chance.integers(len(state))]}")
@@ -185,7 +232,8 @@ def first_of(candidates: Iterable[State], state: State) -> int:
     """
     candidates = list(candidates)
     for place, candidate in enumerate(candidates):
-        if list(candidate.items()) == list(state.items()):
+        same_model = candidate.model == state.model
+        if same_model and list(candidate.items()) == list(state.items()):
             return place
     before, after = candidates[0], candidates[-1]
     raise Wrong(
@@ -199,6 +247,7 @@ def _difference(one: State, other: State) -> str:
     more = sorted(set(other) - set(one))
     stale = [name for name in one if name in other and one[name] != other[name]]
     order = "" if lost or more or stale else ", in another order"
+    order = order if one.model == other.model else ", of another model"
     return f"{lost} fewer, {more} more, {stale} of another generation{order}"
 
 
@@ -220,9 +269,16 @@ def _cosine(query: npt.NDArray[np.float32], row: Row) -> float:
     return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
-def _drawn(name: str, generation: int, part: int) -> bytes:
-    seed = f"{name} {generation} {part}".encode()
-    return hashlib.blake2b(seed, digest_size=TOKENS * HIDDEN).digest()
+def _texts(name: str, generation: int) -> list[str]:
+    """The text of each row by the first model."""
+    count = 1 + _number(name, generation) % 3
+    words = [_drawn(name, generation, part)[1] % 40 for part in range(count)]
+    return [f"{name} {generation} {part} {'ü word ' * of}\n" for part, of in enumerate(words)]
+
+
+def _drawn(name: str, generation: int, part: int, model: int = 0) -> bytes:
+    seed = f"{name} {generation} {part}{' other' * model}".encode()
+    return hashlib.blake2b(seed, digest_size=TOKENS * MODELS[model].hidden).digest()
 
 
 def _number(name: str, generation: int) -> int:

@@ -49,7 +49,7 @@ def append(connection: Any, path: str, number: int, most: int, end: float) -> No
 def read(connection: Any, path: str, appenders: int, end: float) -> None:
     """Read and search until `end`; tells how often, or what is wrong."""
     index = MemoryIndex.open(path)
-    before: State = {}
+    before = State()
     version = reads = 0
     try:
         while time.time() < end:
@@ -100,14 +100,14 @@ def run(folder: Path, seconds: float, appenders: int = 4, readers: int = 4) -> C
         child.kill()
     found = state_of(MemoryIndex.open(index.path))
     expected = _committed(index.path, appenders)
-    first_of([dict(sorted(expected.items()))], dict(sorted(found.items())))
+    first_of([State(sorted(expected.items()))], State(sorted(found.items())))
     return counted
 
 
 def _documents(number: int, commit: int) -> State:
     """What an appender adds in a commit."""
     first = commit * _AT_ONCE
-    return {f"a{number} {each}": commit for each in range(first, first + _AT_ONCE)}
+    return State({f"a{number} {each}": commit for each in range(first, first + _AT_ONCE)})
 
 
 def _journal(path: str, number: int) -> Path:
@@ -116,7 +116,7 @@ def _journal(path: str, number: int) -> Path:
 
 def _committed(path: str, appenders: int) -> State:
     """What all journals say, a line that is being written left out."""
-    state: State = {}
+    state = State()
     for number in range(appenders):
         with suppress(FileNotFoundError):
             for line in _journal(path, number).read_text().splitlines(keepends=True):

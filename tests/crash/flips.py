@@ -3,6 +3,9 @@
 A reader opens the index anew and reads everything that it gives. That is an error which names the
 document or the file, or exactly what it was before. Where a file ends the process that reads it,
 `verify` has to survive, and to name that file.
+
+A view is another matter: searches have to find what they found without one, and its check has to
+name it, whichever byte it is.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 import random
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
@@ -21,9 +25,10 @@ from typing import Any, NamedTuple
 import torch
 
 from clara.index import MemoryIndex, MemoryIndexError
+from clara.index.views.layout import ViewError
 from tests.crash.children import Child, Died
 from tests.crash.contents import (
-    HIDDEN,
+    MODELS,
     TOKENS,
     Wrong,
     compressed,
@@ -34,7 +39,7 @@ from tests.crash.contents import (
 )
 
 # Of the flips, by folder; the rest go to any other file.
-SHARES = {"data": 60, "_versions": 20, "_deletions": 12, "_checksums": 4, "": 4}
+SHARES = {"data": 50, "_versions": 18, "_deletions": 10, "_checksums": 4, "_views": 14, "": 4}
 KINDS = (("float32", "flattened"), ("int8", "mean"), ("int4", "flattened"))
 """Storage and ranking of the indexes."""
 
@@ -54,9 +59,13 @@ class Found(NamedTuple):
 
 
 def serve(connection: Any, path: str) -> None:
-    """What the reader does: reads all that there is, whenever it is asked to."""
+    """What the reader does: reads all that there is, or searches, whenever it is asked to."""
     while True:
-        apart = connection.recv()
+        task = connection.recv()
+        if task == "search":
+            connection.send(by_view(path))
+            continue
+        apart = task == "verify"
         try:
             index = MemoryIndex.open(path)
             found = Found("" if apart else everything(index) + earlier(index))
@@ -83,10 +92,16 @@ def everything(index: MemoryIndex) -> str:
     for batch in index:
         rows = batch.ids, batch.document_ids, batch.titles, batch.token_counts, batch.texts
         made.update(repr(rows).encode() + batch.memory.numpy().tobytes())
-    made.update(repr(list(index.text_digests().items())).encode())
+    made.update(repr(list(index.text_digests().items())).encode() + searches(index).encode())
+    return made.hexdigest()
+
+
+def searches(index: MemoryIndex) -> str:
+    """A digest of what is found, also with a filter."""
+    made = hashlib.blake2b()
     one = index.info()["settings"]["ranking"] == "mean"
     queries = torch.randn(
-        2, 1 if one else TOKENS, HIDDEN, generator=torch.Generator().manual_seed(1)
+        2, 1 if one else TOKENS, MODELS[0].hidden, generator=torch.Generator().manual_seed(1)
     )
     for filter in (None, "generation > 5 AND label IS NOT NULL"):
         for hits in index.search(queries, 4, filter):
@@ -94,6 +109,20 @@ def everything(index: MemoryIndex) -> str:
                 rest = hit.id, hit.score, hit.row, hit.text, hit.title, hit.metadata, hit.offset
                 made.update(repr(rest).encode() + hit.memory.numpy().tobytes())
     return made.hexdigest()
+
+
+def by_view(path: str) -> Found:
+    """What is found before ids are read and after, what the view's check says, and warnings."""
+    index = MemoryIndex.open(path)
+    try:
+        message = "" if index.check_view() else "no view"
+    except ViewError as error:
+        message = str(error)
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        found = searches(index)
+        found += "" if searches(index) == found else " or else"
+    return Found(found, message, "".join(f"{remark.message}" for remark in remarks))
 
 
 def earlier(index: MemoryIndex) -> str:
@@ -118,12 +147,18 @@ class Flips:
     def __init__(self, folder: Path, storage: str, ranking: str, seed: int) -> None:
         self._chance = random.Random(f"{storage} {seed}")
         self.path = make(folder / storage, storage, ranking)
+        self._view = Path(MemoryIndex.open(self.path).build_view().path)
+        self._view_bytes = self._view.read_bytes()
         self._files = {name: sorted(files(self.path, name)) for name in SHARES}
         self._owners = {file: owners(file) for file in self._files["data"]}
         self._time = count(time.time_ns(), 1_000_000)
         self._reader = Child(serve, self.path, quiet=True)
-        self._intact = self._read()
+        self._found = self._ask("search")
+        assert (self._found.message, self._found.damaged) == ("", ""), self._found
+        self._view.unlink()  # or searches would read no vectors of the data files
+        self._intact = self._ask("read")
         assert self._intact.contents
+        assert self._ask("search") == (self._found.contents, "no view", "")
         self.detected: Counter[str] = Counter()
         self.without_effect: Counter[str] = Counter()
         self.died: Counter[str] = Counter()
@@ -143,8 +178,11 @@ class Flips:
                 return done
             (folder,) = self._chance.choices(folders, shares)
             file = self._chance.choice(self._files[folder])
-            self._flip(folder, file)
-        if self._read() != self._intact:
+            if folder == "_views":
+                self._flip_view()
+            else:
+                self._flip(folder, file)
+        if self._ask("read") != self._intact:
             raise Wrong(f"{self.path} is not what it was, though every byte is")
         return flips
 
@@ -157,7 +195,7 @@ class Flips:
         what = f"{file}, byte {position}, xor {mask}"
         self._change(file, position, mask)
         try:
-            found = self._read()
+            found = self._ask("read")
         except Died as error:
             self.died[folder] += 1
             self._reader = Child(serve, self.path, quiet=True)
@@ -167,8 +205,34 @@ class Flips:
         finally:
             self._change(file, position, mask)
 
-    def _read(self) -> Found:
-        self._reader.send(False)
+    def _flip_view(self) -> None:
+        """A view of which a byte is another one: nothing else is found, and it is named."""
+        position = self._chance.randrange(len(self._view_bytes))
+        mask = self._chance.randrange(1, 256)
+        what = f"{self._view}, byte {position}, xor {mask}"
+        changed = bytearray(self._view_bytes)
+        changed[position] ^= mask
+        self._view.write_bytes(changed)
+        try:
+            found = self._ask("search")
+        except Died as error:
+            raise Wrong(f"{what}: {error}") from error
+        finally:
+            self._view.unlink(missing_ok=True)
+        self._check_view(found, what)
+
+    def _check_view(self, found: Found, what: str) -> None:
+        if found.contents != self._found.contents:
+            raise Wrong(f"{what}: something else was found: {found}")
+        if self._view.name not in found.message:
+            raise Wrong(f"{what}: its check does not name it: {found}")
+        if self._view.name in (found.damaged or ""):
+            self.detected["_views"] += 1
+        else:  # the search did not read the byte
+            self.without_effect["_views"] += 1
+
+    def _ask(self, task: str) -> Found:
+        self._reader.send(task)
         found: Found = self._reader.receive()
         return found
 
@@ -206,7 +270,7 @@ class Flips:
     def _check_apart(self, file: Path, what: str) -> None:
         """`verify` reads in a process of its own, survives, and names the file or documents."""
         with Child(serve, self.path, quiet=True) as checker:
-            checker.send(True)
+            checker.send("verify")
             try:
                 found = checker.receive()
             except Died as error:

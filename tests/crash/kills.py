@@ -19,12 +19,21 @@ from typing import Any
 
 from clara.index import MemoryIndex, MemoryIndexError
 from tests.crash.children import Child, Died, sleep_until
-from tests.crash.contents import State, Wrong, check_searches, first_of, new_index, state_of
+from tests.crash.contents import (
+    State,
+    Wrong,
+    check_searches,
+    first_of,
+    model_of,
+    new_index,
+    state_of,
+)
 from tests.crash.operations import OPERATIONS, Order, World
 
 _LATE = 1.1  # the last moment, in durations of the operation: they vary
 _MEASURED = 5  # of each operation before the first kill
 _TENTHS = 10
+_VIEWED = 0.5  # of the kills, after which a view is made anew
 
 
 def serve(connection: Any, path: str) -> None:
@@ -32,6 +41,8 @@ def serve(connection: Any, path: str) -> None:
     index = MemoryIndex.open(path)
     while True:
         kind, arguments = connection.recv()
+        if (now := MemoryIndex.open(path)).fingerprint != index.fingerprint:
+            index = now  # the other handle refuses the memory of another model
         connection.send("begin")
         begin = time.perf_counter()
         try:
@@ -159,7 +170,7 @@ class Kills:
         world = self._world
         world.state = state
         if order.kind == "compact":
-            there = {version.number for version in self._reader.versions()}
+            there = {each.number for each in MemoryIndex.open(world.path).versions()}
             world.versions = {n: each for n, each in world.versions.items() if n in there}
         world.versions[last_version(world.path)] = state
 
@@ -179,12 +190,31 @@ class Kills:
             self._check_versions()
 
     def _verify(self, index: MemoryIndex | None = None) -> None:
-        """Reads and searches of a new handle and of the one that has been open all the time."""
-        seed = self._chance.getrandbits(32)
-        for each in (index or MemoryIndex.open(self._world.path), self._reader):
+        """Reads and searches of a new handle and of the one that has been open all the time.
+
+        By a view that was left, and by one that is made anew, all the same is found.
+        """
+        state, seed = self._world.state, self._chance.getrandbits(32)
+        for each in (index or MemoryIndex.open(self._world.path), self._same_model()):
             if each is not index:
-                first_of([self._world.state], state_of(each))
-            check_searches(each, self._world.state, seed)
+                first_of([state], state_of(each))
+            check_searches(each, state, seed)
+        if index is not None and self._chance.random() < _VIEWED:
+            _check_view(self._world.path, state, seed)
+
+    def _same_model(self) -> MemoryIndex:
+        """The handle that is open all the time, which has to refuse an index of another model."""
+        state = self._world.state
+        if model_of(self._reader) != state.model:
+            try:
+                found = self._reader.ids()
+            except MemoryIndexError as error:
+                if "open it again" not in str(error):
+                    raise Wrong(f"of another model now, but: {error}") from error
+            else:
+                raise Wrong(f"of another model now, but {found} were read")
+            self._reader = MemoryIndex.open(self._world.path)
+        return self._reader
 
     def _check_versions(self) -> None:
         """All versions of the journal, read as they were."""
@@ -197,8 +227,28 @@ class Kills:
 
     def _check_created(self, path: str, *, done: bool) -> None:
         if Path(path).exists() or done:
-            first_of([{}], state_of(MemoryIndex.open(path)))
+            first_of([State()], state_of(MemoryIndex.open(path)))
             shutil.rmtree(path)
+
+
+def _check_view(path: str, state: State, seed: int) -> None:
+    """Search by the view that is there, if any, and by one that is made anew.
+
+    Raises:
+        Wrong: a view is damaged or cannot be made, or something else is found by it.
+    """
+    try:
+        MemoryIndex.open(path).check_view()
+        check_searches(MemoryIndex.open(path), state, seed)
+        made = MemoryIndex.open(path).build_view()
+        if MemoryIndex.open(path).check_view() != made:
+            raise Wrong(f"{made.path} was made and is not there")
+    except MemoryIndexError as error:
+        raise Wrong(f"a view: {error}") from error
+    check_searches(MemoryIndex.open(path), state, seed)
+    unknown = [each.name for each in Path(made.path).parent.iterdir() if each != Path(made.path)]
+    if left := [name for name in unknown if not name.endswith(".tmp")]:
+        raise Wrong(f"views of earlier versions were left: {left}")
 
 
 def last_version(path: str) -> int:

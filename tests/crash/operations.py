@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clara.corpus import Reading
 from clara.index import MemoryIndex
-from clara.sync import Build
+from clara.memory.documents import CompressedDocuments
+from clara.sync import Build, migrating
 from clara.sync import build as building
 from tests.crash.contents import (
     State,
+    arguments,
     compressed,
     details,
     document,
     metadata,
+    model_of,
     new_index,
     text_of,
 )
@@ -59,7 +63,7 @@ class World:
 
     folder: Path
     chance: random.Random
-    state: State = field(default_factory=dict)
+    state: State = field(default_factory=State)
     versions: dict[int, State] = field(default_factory=dict)
     generation: int = 0
 
@@ -80,20 +84,20 @@ def plan_add(world: World) -> Order | None:
     if not absent:
         return None
     new = {name: world.next_generation() for name in world.some(absent, 8)}
-    return Order("add", new, [world.state, {**world.state, **new}])
+    return Order("add", new, [world.state, world.state.replaced(new)])
 
 
-def do_add(index: MemoryIndex, new: State) -> None:
-    index.add(compressed(new), details(new))
+def do_add(index: MemoryIndex, new: Mapping[str, int]) -> None:
+    index.add(compressed(new, model_of(index)), details(new))
 
 
 def plan_upsert(world: World) -> Order:
     new = {name: world.next_generation() for name in world.some(NAMES, 12)}
-    return Order("upsert", new, [world.state, _replaced(world.state, new)])
+    return Order("upsert", new, [world.state, world.state.replaced(new)])
 
 
-def do_upsert(index: MemoryIndex, new: State) -> None:
-    index.upsert(compressed(new), details(new))
+def do_upsert(index: MemoryIndex, new: Mapping[str, int]) -> None:
+    index.upsert(compressed(new, model_of(index)), details(new))
 
 
 def plan_delete(world: World) -> Order | None:
@@ -101,7 +105,7 @@ def plan_delete(world: World) -> Order | None:
     if len(there) < 5:
         return None
     gone = world.some(there, 10)
-    return Order("delete", gone, [world.state, _without(world.state, gone)])
+    return Order("delete", gone, [world.state, world.state.without(gone)])
 
 
 def do_delete(index: MemoryIndex, gone: list[str]) -> None:
@@ -156,9 +160,9 @@ def plan_build(world: World) -> Order:
     todo = [name for name in new if there.get(name) != new[name]]
     for begin in range(0, len(todo), BATCH):
         group = todo[begin : begin + BATCH]
-        states.append(_replaced(states[-1], {name: new[name] for name in group}))
+        states.append(states[-1].replaced({name: new[name] for name in group}))
     if gone := [name for name in there if name not in new]:
-        states.append(_without(states[-1], gone))
+        states.append(states[-1].without(gone))
     return Order("build", str(file.parent), states)
 
 
@@ -169,18 +173,40 @@ def do_build(index: MemoryIndex, folder: str) -> None:
         raise RuntimeError("the index is there")
 
     reading = Reading([folder])
-    Build(reading, index, create, compress, prune=True, confirm=lambda gone, of: True).run()
+    stub = partial(compress, model_of(index))
+    Build(reading, index, create, stub, prune=True, confirm=lambda gone, of: True).run()
 
 
-def compress(documents: Sequence[Any], *, on_progress: Callable[[int], None]) -> Any:
+def plan_migrate(world: World) -> Order:
+    """To the model that the index is not of: the same documents in their order."""
+    model = 1 - world.state.model
+    return Order("migrate", model, [world.state, State(world.state, model)])
+
+
+def do_migrate(index: MemoryIndex, model: int) -> None:
+    migrating.BATCH = BATCH
+    migrating.Migration(index.path, arguments(model), partial(compress, model)).run()
+
+
+def compress(
+    model: int, documents: Sequence[Any], *, on_progress: Callable[[int], None]
+) -> CompressedDocuments:
     """Stands in for a model: the text says of which generation a document is."""
     new = {each.id: int(each.text.split()[1]) for each in documents}
-    made = compressed(new)
+    made = compressed(new, model)
     for each in documents:
         if each.text != text_of(each.id, new[each.id]):
             raise RuntimeError(f"{each.id} was read as {each.text!r}")
     on_progress(len(made))
     return made
+
+
+def plan_view(world: World) -> Order:
+    return Order("view", None, [world.state])
+
+
+def do_view(index: MemoryIndex, nothing: None) -> None:
+    index.build_view()
 
 
 def plan_create(world: World) -> Order:
@@ -206,14 +232,7 @@ OPERATIONS = {
     "compact": Operation(plan_compact, do_compact),
     "restore": Operation(plan_restore, do_restore),
     "build": Operation(plan_build, do_build),
+    "migrate": Operation(plan_migrate, do_migrate),
+    "view": Operation(plan_view, do_view),
     "create": Operation(plan_create, do_create),
 }
-
-
-def _replaced(state: State, new: State) -> State:
-    """What is replaced comes last."""
-    return {**_without(state, new), **new}
-
-
-def _without(state: State, gone: Sequence[str] | State) -> State:
-    return {name: generation for name, generation in state.items() if name not in gone}
