@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clara.cli import options, streams
+from clara.cli.aborts import explain_aborts
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.cli.loading import load_model
-from clara.cli.paths import check_device, check_model, check_output
+from clara.cli.paths import check_device, check_model, check_output, expanded
 from clara.cli.sources import (
     DuplicateChoice,
     ErrorChoice,
@@ -106,6 +107,8 @@ def build(
     }
     from clara.model.building import prepare_build
 
+    if (expanded(output) / "_versions").is_dir():
+        explain_aborts(expanded(output))
     with warnings.catch_warnings(record=True) as caught, user_errors():
         warnings.simplefilter("always")  # the command hides those of libraries
         prepared = prepare_build(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from clara.cli.aborts import explain_aborts
 from clara.cli.errors import CommandError, user_errors
 from clara.terminal.printing import one_line, size
 from clara.training.folder import describe, is_run
@@ -32,6 +33,7 @@ def inspect(folder: Path) -> dict[str, Any]:
     if (folder / "_versions").is_dir():
         from clara.index import MemoryIndex
 
+        explain_aborts(folder)
         return {"kind": "index", **MemoryIndex.open(folder).info()}
     settings = _settings(folder / "config.json")
     if "clara_format" in settings:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clara.cli.aborts import explain_aborts
 from clara.cli.errors import user_errors
 from clara.cli.options import Quantization
-from clara.cli.paths import check_device, check_index, check_model
+from clara.cli.paths import check_device, check_index, check_model, expanded
 from clara.terminal.printing import quiet_libraries
 
 if TYPE_CHECKING:
@@ -73,4 +74,5 @@ def open_index(path: str, views: bool | str = True) -> MemoryIndex:
     check_index(path)
     from clara.index import MemoryIndex
 
+    explain_aborts(expanded(path))
     return MemoryIndex.open(path, views=views)
