@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+
+from tests.crash.contents import compressed, details, new_index
 
 PROGRAM = """
 import os, signal, sys
@@ -107,3 +110,23 @@ main()
         )
         assert result.returncode == -signal.SIGABRT, result.stderr
         assert f"clara index verify {os.path.realpath(tmp_path / 'index')}'" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_file_of_an_index_ends_a_command(process, tmp_path):
+    """Lance allocates what the end of a file says, however much it is, and aborts."""
+    index = new_index(tmp_path / "index")
+    index.add(compressed({"d1": 1}), details({"d1": 1}))
+    (file,) = Path(index.path, "data").iterdir()
+    data = file.read_bytes()
+    file.write_bytes(data[:-16] + b"\xff" * 4 + data[-12:])
+    result = process("index", "list", index.path)
+    assert result.returncode == -signal.SIGABRT
+    assert result.stderr.splitlines()[-1] == (
+        f"error: {index.path}: the process ended while it was in use, perhaps because a file is "
+        f"damaged; 'clara index verify {index.path}' names what is"
+    )
+    checked = process("index", "verify", index.path)
+    assert checked.returncode == 1
+    assert file.name in checked.stdout
+    assert "names what is" not in checked.stderr
