@@ -81,6 +81,8 @@ def run(folder: Path, seconds: float, appenders: int = 4, readers: int = 4) -> C
         Wrong: a row was lost, or is there twice, or a read was torn.
     """
     index = new_index(folder / "crowd")
+    with Child(_answer) as first:  # the process that all are forked from takes seconds to start
+        first.receive()
     end = time.time() + seconds
     counted: Counter[str] = Counter()
     adding = [
@@ -102,6 +104,10 @@ def run(folder: Path, seconds: float, appenders: int = 4, readers: int = 4) -> C
     expected = _committed(index.path, appenders)
     first_of([State(sorted(expected.items()))], State(sorted(found.items())))
     return counted
+
+
+def _answer(connection: Any) -> None:
+    connection.send(None)
 
 
 def _documents(number: int, commit: int) -> State:
