@@ -19,8 +19,7 @@ struct OpenMp {
 /// - if it has not been loaded, or computes with another kind of threads. No runtime is ever loaded
 ///   for this: two in one process take the processors from each other.
 /// - in a fork. It has none of the threads that the runtime believes to be there, and would wait
-/// for
-///   them without end.
+///   for them without end.
 void share_threads_of(const char* library);
 
 /// That runtime, or nullptr: there is none, or this process has become a fork since.

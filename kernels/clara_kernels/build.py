@@ -26,7 +26,13 @@ def _load_native() -> ModuleType | None:
         if error.name != name:
             raise
         return None
-    module.share_threads_of(_COMPUTES)
+    try:
+        module.share_threads_of(_COMPUTES)
+    except AttributeError as error:
+        raise ImportError(
+            f"{module.__file__} was built from another version of the sources; run 'pip install .' "
+            "again"
+        ) from error
     return module
 
 

@@ -109,7 +109,7 @@ def _rows(
             number += 1
             if number <= after:
                 continue
-            if large and batch.slice(row, 1).nbytes > limits.document_bytes:
+            if large and _row_bytes(batch, row) > limits.document_bytes:
                 yield names, number, None, limits.too_long("the row")
                 continue
             try:
@@ -118,6 +118,26 @@ def _rows(
                 yield names, number, None, f"cannot be read: {reason(error)}"
                 continue
             yield names, number, values, None
+
+
+def _row_bytes(batch: Any, row: int) -> int:
+    """Bytes of one row's values.
+
+    A slice of a dictionary has the bytes of all of its values, and one of views those of all that
+    they point into: there the value itself is measured.
+    """
+    return sum(_value_bytes(column, row) for column in batch.columns)
+
+
+def _value_bytes(column: Any, row: int) -> int:
+    import pyarrow as pa
+
+    cell = column.slice(row, 1)
+    if isinstance(cell, pa.DictionaryArray):
+        cell = cell.dictionary_decode()
+    if isinstance(cell, pa.StringViewArray | pa.BinaryViewArray):
+        return len(cell[0].as_buffer() or b"")
+    return int(cell.nbytes)
 
 
 def _names(batch: Any) -> list[str]:

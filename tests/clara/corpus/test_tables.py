@@ -58,6 +58,23 @@ def test_parquet(tmp_path, opened, extractor):
             list(parquet_rows(opened(content), "t", extractor))
 
 
+@pytest.mark.parametrize("kind", ["dictionary", "views"])
+def test_values_that_share_bytes_are_measured_alone(kind, tmp_path):
+    texts = pa.array(["a" * 60, "b" * 60, "c" * 200, None])
+    column = texts.dictionary_encode() if kind == "dictionary" else texts.cast(pa.string_view())
+    batch = pa.record_batch({"text": column})
+    with (
+        pa.OSFile(str(tmp_path / "t"), "wb") as file,
+        pa.ipc.new_stream(file, batch.schema) as stream,
+    ):
+        stream.write_batch(batch)
+    with Extractor(Limits(document_mb=0.0001)) as small:  # 100 bytes
+        found = list(small.rows("arrow", os.open(tmp_path / "t", os.O_RDONLY)))
+    flaw = "the row is longer than 0.0001 MB, the limit document_mb"
+    assert [row.values.get("text") for row in found] == ["a" * 60, "b" * 60, None, None]
+    assert [row.flaw for row in found] == [None, None, flaw, None]
+
+
 def test_strings_that_are_not_utf8_are_failures_of_their_rows(tmp_path, extractor):
     raw = pa.array([b"fine", b"\xff", b"too"], pa.binary())
     text = pa.StringArray.from_buffers(3, *raw.buffers()[1:])
