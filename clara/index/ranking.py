@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,7 +92,8 @@ class Ranking:
             source = source_of(snapshot, self.contents)
             place = view_path(self._rule.folder_of(snapshot.path), source)
             try:
-                return View.open(place, source)
+                if self._losses < 2:  # else it cannot be removed
+                    return self._whole(View.open(place, source))
             except ViewError as error:
                 _drop(place, error)
                 wanted = True
@@ -103,6 +105,13 @@ class Ranking:
             said = getattr(error, "strerror", None) or reason(error)
             _remark(f"{snapshot.path}: searched without a view, vectors are read into RAM: {said}")
         return None
+
+    def _whole(self, view: View) -> View:
+        """A view, if it says truly where rows lie, which searches without ids rely on."""
+        positions = view.positions()
+        if positions is not None and not np.array_equal(positions, self.contents.positions):
+            raise ViewError(f"{view.path}: damaged, rows lie elsewhere")
+        return view
 
     def _lose(self, view: View, error: ViewError) -> None:
         """A view turned out to be damaged: remove it, and look for another one."""

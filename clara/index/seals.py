@@ -61,21 +61,6 @@ def require_manifest(path: str, version: int) -> None:
                 _compare(path, folder, name)
 
 
-def manifest_digest(path: str, version: int) -> str:
-    """blake2b of the file in which Lance says what a version holds.
-
-    It has names of files and a time in it: no two versions have the same, except for copies.
-
-    Raises:
-        FileNotFoundError: the version was removed.
-    """
-    places = [os.path.join(path, *names) for names in _manifests(path, version)]
-    if not places:
-        raise FileNotFoundError(os.path.join(path, VERSIONS, str(version)))
-    with open(places[0], "rb") as content:
-        return hashlib.blake2b(content.read(), digest_size=DIGEST_BYTES).hexdigest()
-
-
 def remove_seals(path: str) -> int:
     """Remove checksums of files that are gone; how many bytes they had."""
     freed = 0

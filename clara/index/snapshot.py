@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from clara.index.details import RowDetails
+from clara.index.digests import DIGEST_BYTES
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.header import Header
 from clara.index.heads import Heads, damaged, decode_heads
@@ -125,6 +127,20 @@ class Snapshot:
     def fragments(self) -> list[Any]:
         """The files of rows, in order, as Lance has them."""
         return list(self.dataset.get_fragments())
+
+    @cached_property
+    def state(self) -> str:
+        """Tells the rows of this commit from those of any other, also of a copy changed apart.
+
+        Names of files are random. They are taken from what was opened: by now there may be another
+        index in the folder.
+        """
+        with failures_in(self.path, "reading"):
+            parts = [
+                (part.fragment_id, [file.path for file in part.metadata.files], deletions_of(part))
+                for part in self.fragments
+            ]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=DIGEST_BYTES).hexdigest()
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Commit rows, whatever their ids."""

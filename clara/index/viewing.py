@@ -66,16 +66,19 @@ class Viewing(Handle):
         """Compare the view of the version that is open with its checksums; None if there is none.
 
         Raises:
+            MemoryIndexError: it cannot be opened; names the file.
             ViewError: it is damaged, or of something else; names the file.
         """
         contents = self._current()
         source = source_of(contents.snapshot, contents)
+        place = view_path(self._views.folder_of(contents.snapshot.path), source)
         try:
-            view = View.open(
-                view_path(self._views.folder_of(contents.snapshot.path), source), source
-            )
+            view = View.open(place, source)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            why = error.strerror or reason(error)
+            raise MemoryIndexError(f"{place}: cannot be opened: {why}") from error
         view.check()
         return _described(view)
 

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from clara.index.contents import Contents
-from clara.index.errors import MemoryIndexError
-from clara.index.seals import manifest_digest
 from clara.index.snapshot import Snapshot
 from clara.index.views.building import build_view
 from clara.index.views.layout import FORMAT, Source
@@ -33,19 +31,13 @@ def source_of(snapshot: Snapshot, contents: Contents | None = None) -> Source:
         contents: of the snapshot; without them it is not said how many rows there are, and where.
 
     Raises:
-        MemoryIndexError: the version was removed.
+        MemoryIndexError: the version cannot be read.
     """
     header = snapshot.header
-    try:
-        manifest = manifest_digest(snapshot.path, snapshot.version)
-    except FileNotFoundError as error:
-        raise MemoryIndexError(
-            f"{snapshot.path}: version {snapshot.version} was removed"
-        ) from error
     return Source(
         identity=snapshot.identity,
         version=snapshot.version,
-        manifest=manifest,
+        manifest=snapshot.state,
         fingerprint=header.fingerprint,
         rows=0 if contents is None else contents.count,
         width=header.vector_width,

@@ -43,6 +43,7 @@ EXACT_BLOCK_BYTES = 1 << 14  # few rows of this section are read, here and there
 _PREFIX = struct.Struct("<8sII")
 _PAGE = 4096
 _CRC_BYTES = 4
+_LONGEST = 4.0  # that a row of norm 1 less a center is, with room to spare
 _DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -93,8 +94,8 @@ class Source:
     Attributes:
         identity: of the index.
         version: of the index.
-        manifest: blake2b of Lance's manifest of the version, which tells it from the version of
-            that number in a copy of the index that was changed apart.
+        manifest: `Snapshot.state`, which tells the version from that of the same number in a copy
+            of the index that was changed apart.
         fingerprint: of the model.
         rows: N.
         width: D.
@@ -218,16 +219,28 @@ def decode_head(data: bytes, size: int, path: str) -> Head:
         fields = json.loads(data[_PREFIX.size :][:length])
         source = Source(**fields.pop("source"))
         head = Head(source, **fields)
-        numbers = (source.version, source.rows, source.width)
-        known = source.dtype in _DTYPES and isinstance(source.moved, bool)
-        if not known or not all(map(is_integer, numbers)) or min(numbers) < 0:
+        if not _in_range(head):
             raise ValueError("a field is out of range")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ViewError(f"{path}: the head cannot be read") from error
     expected = view_bytes(source)
     if size != expected:
         raise ViewError(f"{path}: has {size:,} bytes and should have {expected:,}")
     return head
+
+
+def _in_range(head: Head) -> bool:
+    """Whether sizes can be computed from a head, and proofs rest on its bounds."""
+    source = head.source
+    numbers, bounds = (source.version, source.rows, source.width), (head.along, head.reach)
+    return (
+        source.dtype in _DTYPES
+        and isinstance(source.moved, bool)
+        and isinstance(head.checksums, str)
+        and all(isinstance(each, float) and 0 <= each <= _LONGEST for each in bounds)
+        and all(is_integer(each) and 0 <= each < 1 << 63 for each in numbers)
+        and source.width > 0
+    )
 
 
 def _blake2b(data: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -73,14 +74,16 @@ class View:
 
         Raises:
             FileNotFoundError: there is none.
+            OSError: it cannot be opened now, and may be whole: too many files are open, memory is
+                short, or it is of another user.
             ViewError: it is not such a view, or damaged; or not a file of its own, but a folder or
                 a link.
         """
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            raise
         except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
+                raise
             raise ViewError(f"{path}: cannot be opened: {error.strerror}") from error
         try:
             found = os.fstat(descriptor)
@@ -90,10 +93,8 @@ class View:
             if not head.source.is_of(source) or (exactly and head.source != source):
                 raise ViewError(f"{path}: a view of another index or version")
             data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            if isinstance(error, ViewError):
-                raise
-            raise ViewError(f"{path}: cannot be mapped: {error}") from error
+            if len(data) != found.st_size:
+                raise ViewError(f"{path}: was cut off, or written to, while it was opened")
         finally:
             os.close(descriptor)
         return cls(path, head, data)
