@@ -18,9 +18,10 @@ from ..cosine_topk.op import cosine_rerank, cosine_topk
 from ..cosine_topk.rows import CorpusRows
 from .codes import RowCodes
 
-_COARSE = 64  # rows with the largest errors, which are scored in any case
-_PARTS = (1, 8, 64)  # that rows are split into, each with a list of its own, before all are scored
-_ROWS_IN_PART = 2 * MOST_FOUND  # fewer are scored at once
+_COARSE = 1024  # rows with the largest errors, which are scored in any case
+_FEW_ROWS = 2 * MOST_FOUND  # are scored at once
+_TOGETHER = 32  # queries that are screened at a time, each with some 200 KB
+_MANY = 8  # queries for which it takes longer to order candidates than to score all rows
 _WITHOUT_PROOF = 4  # candidates for each row that is wanted
 _LEAST_WITHOUT_PROOF = 256
 _LONGEST_PAUSE = 64  # searches
@@ -40,9 +41,6 @@ class _Query(NamedTuple):
     along: Tensor
     across: Tensor
     rounding: Tensor
-
-    def part(self, which: Tensor) -> _Query:
-        return _Query(*(values[which] for values in self))
 
 
 @dataclass
@@ -64,10 +62,11 @@ class CodedCorpus:
     """Rows with int8 codes of them. A search reads all codes and few of the rows.
 
     The best rows by their codes are candidates, which are scored as `cosine_topk` scores them. If
-    the error of the codes cannot have hidden a better row, that is the answer; otherwise there are
-    more candidates, and in the end all rows are scored. So the answer is that of `cosine_topk`, bit
-    for bit, whatever the rows are; how fast it is found depends on them. After a search in vain the
-    next ones score all rows at once, twice as many each time.
+    the error of the codes cannot have hidden a better row, that is the answer; otherwise all rows
+    are scored. So the answer is that of `cosine_topk`, bit for bit, whatever the rows are; how fast
+    it is found depends on them. After a search in vain the next ones score all rows at once, twice
+    as many each time. So do all searches of many queries but the first: codes save reading, but
+    for many queries the products take longer.
 
     Nothing is copied: rows and codes may lie in a mapped file. Where nothing was compiled (see
     `build_info`), all rows are scored.
@@ -103,6 +102,7 @@ class CodedCorpus:
         self._error = float(coded.errors[order[-1]]) if count > _COARSE else 0.0
         self._lock = threading.Lock()
         self._pause = self._paused = 0
+        self._had_many = False
 
     def __len__(self) -> int:
         return len(self.exact)
@@ -116,8 +116,8 @@ class CodedCorpus:
             queries: `[B, D]`, float32, float16 or bfloat16, on the CPU.
             k: 1 to 2,048; a larger k is accepted if there are at most 2,048 rows.
             mask: bool `[N]`; only rows where it is True are found.
-            approximate: take the best of `max(4k, 256)` candidates without a proof. Their scores
-                are right, but a better row may be missing.
+            approximate: take the best of `max(4k, 256)` candidates, but no more than 2,048, without
+                a proof. Their scores are right, but a better row may be missing.
 
         Returns:
             Scores and rows `[B, min(k, N)]`, as `cosine_topk` returns them.
@@ -133,54 +133,54 @@ class CodedCorpus:
             "queries", queries, "[B, {}]", queries.shape[1] == self.exact.width, self.exact.width
         )
         queries = queries.detach()
-        small = len(self) <= max(_ROWS_IN_PART, 2 * k)
+        small = len(self) <= max(_FEW_ROWS, 2 * k)
         if native is None or small or not len(queries):
             return self._all(queries, k, mask)
-        if approximate:
-            listed = min(max(_WITHOUT_PROOF * k, _LEAST_WITHOUT_PROOF), MOST_FOUND)
-            _, rows = self._nearest(queries, mask, listed, 1, 0)
-            return self._scored(queries, rows, rows >= 0, k)
-        if self._is_paused():
+        if not approximate and self._is_in_vain(len(queries)):
             return self._all(queries, k, mask)
-        return self._proven(queries, k, mask)
+        return (self._likely if approximate else self._proven)(queries, k, mask)
 
     def among(self, queries: Tensor, k: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The k best of the listed rows for each query, int64 `[C]`; see `cosine_rerank`."""
         listed = rows.expand(len(queries), -1)
         return self._scored(queries, listed, torch.ones_like(listed, dtype=torch.bool), k)
 
+    def _likely(self, queries: Tensor, k: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The best of some candidates."""
+        listed = min(max(_WITHOUT_PROOF * k, _LEAST_WITHOUT_PROOF), MOST_FOUND)
+        scores, found = [], []
+        for some in queries.split(_TOGETHER):
+            _, rows = self._nearest(some, mask, listed)
+            best = self._scored(some, rows, rows >= 0, k)
+            scores.append(best[0])
+            found.append(best[1])
+        return torch.cat(scores), torch.cat(found)
+
     def _proven(self, queries: Tensor, k: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        known = self._known(queries)
-        scores = torch.full((len(queries), k), -torch.inf)
-        found = torch.full((len(queries), k), -1)
-        open_ = torch.arange(len(queries))
-        for parts in _PARTS:
-            if len(self) // parts < _ROWS_IN_PART:
+        """The best for certain. Without a proof for one, all rows are scored for the rest."""
+        scores = torch.empty(len(queries), k)
+        found = torch.empty(len(queries), k, dtype=torch.int64)
+        left = torch.ones(len(queries), dtype=torch.bool)
+        for start in range(0, len(queries), _TOGETHER):
+            part = slice(start, start + _TOGETHER)
+            some = self._screened(queries[part], k, mask)
+            scores[part], found[part], left[part] = some.scores, some.rows, ~some.proven
+            if left[part].any():
                 break
-            some = self._screened(queries[open_], known.part(open_), k, mask, parts)
-            scores[open_], found[open_] = some.scores, some.rows
-            open_ = open_[~some.proven]
-            if not len(open_):
-                self._note(True)
-                return scores, found
-        self._note(False)
-        scores[open_], found[open_] = self._all(queries[open_], k, mask)
+        in_vain = bool(left.any())
+        self._note(not in_vain)
+        if in_vain:
+            scores[left], found[left] = self._all(queries[left], k, mask)
         return scores, found
 
-    def _screened(
-        self, queries: Tensor, known: _Query, k: int, mask: Tensor | None, parts: int
-    ) -> Found:
+    def _screened(self, queries: Tensor, k: int, mask: Tensor | None) -> Found:
         """The best by exact scores of those that may be the best by their codes."""
-        lists = [self._nearest(queries, mask, MOST_FOUND, parts, part) for part in range(parts)]
+        known = self._known(queries)
+        values, rows = self._nearest(queries, mask, MOST_FOUND)
         bound = known.along * self._coded.along + known.rounding  # beside a row's own error
-        # What a row that is in none of the lists may score at most; it is not a coarse one.
-        unlisted = torch.full((len(queries),), -torch.inf, dtype=torch.float64)
-        for values, rows in lists:
-            last = known.base + 2 * values[:, -1].double() + known.across * self._error + bound
-            unlisted = torch.where(rows[:, -1] < 0, unlisted, torch.maximum(unlisted, last))
-        values, rows = merge_topk(
-            [each for each, _ in lists], [each for _, each in lists], parts * MOST_FOUND
-        )
+        # What a row that is not listed may score at most; it is not a coarse one.
+        unlisted = known.base + 2 * values[:, -1].double() + known.across * self._error + bound
+        unlisted[rows[:, -1] < 0] = -torch.inf
         coarse = self._coarse if mask is None else self._coarse[mask[self._coarse]]
         first = torch.cat([rows[:, :k], coarse.expand(len(queries), -1)], 1)
         scores, best = self._scored(queries, first, _first_time(first), k)
@@ -194,18 +194,12 @@ class CodedCorpus:
         proven = (unlisted < scores[:, -1]) | unlisted.isneginf()
         return Found(scores, best, proven)
 
-    def _nearest(
-        self, queries: Tensor, mask: Tensor | None, listed: int, parts: int, part: int
-    ) -> tuple[Tensor, Tensor]:
-        """Products with the codes of every `parts`-th row, halved, and rows; the highest."""
-        values, rows = torch.ops.clara.cosine_topk(
-            queries,
-            self._coded.codes[part::parts],
-            self._coded.factors[part::parts],
-            None if mask is None else mask[part::parts],
-            listed,
+    def _nearest(self, queries: Tensor, mask: Tensor | None, listed: int) -> tuple[Tensor, Tensor]:
+        """Products with codes, halved, and rows; the highest."""
+        found: tuple[Tensor, Tensor] = torch.ops.clara.cosine_topk(
+            queries, self._coded.codes, self._coded.factors, mask, listed
         )
-        return values, torch.where(rows < 0, -1, rows * parts + part)
+        return found
 
     def _scored(
         self, queries: Tensor, rows: Tensor, chosen: Tensor, k: int
@@ -240,8 +234,14 @@ class CodedCorpus:
         rounding = self._coded.reach * (of_query * 1.01 + 2 * of_sums) + of_sums + _SAFETY
         return _Query(base, along.abs() + _SAFETY, across, rounding)
 
-    def _is_paused(self) -> bool:
+    def _is_in_vain(self, count: int) -> bool:
+        """Whether to score all rows at once for so many queries."""
         with self._lock:
+            if count >= _MANY:
+                # A single batch may cost less than reading, and checking, all rows.
+                had_many, self._had_many = self._had_many, True
+                if had_many:
+                    return True
             self._paused -= 1
             return self._paused >= 0
 

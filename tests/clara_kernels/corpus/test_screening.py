@@ -119,7 +119,7 @@ def test_few_rows_are_read_where_codes_tell():
     queries = drawn(4, 256, seed=6)
     assert_same(corpus.search(queries, 10), cosine_topk(queries, rows, 10))
     assert all(each is not None for each in read)
-    assert sum(map(len, read)) < 4 * 300
+    assert len(torch.cat(read).unique()) < screening._COARSE + 4 * 300
 
 
 def test_a_center_makes_the_bound_smaller():
@@ -159,6 +159,61 @@ def test_all_rows_are_read_at_once_after_searches_in_vain():
         corpus.search(queries, 10)
     found = "".join("a" if each is None else "s" for each in read)
     assert found.replace("ss", "s") == "saasaaasa"  # some read in vain, then all: once, twice
+
+
+def test_some_odd_rows_do_not_make_all_rows_be_read():
+    """Codes of what points elsewhere than all others are coarse."""
+    read: list = []
+    rows = drawn(20_000, 256) + 1
+    rows[:1_000:2] = 0
+    rows[torch.arange(0, 1_000, 2), torch.arange(500) % 256] = 1
+    corpus, queries = coded(rows, before_reading=read.append), drawn(2, 256, seed=6) + 1
+    for _ in range(3):
+        assert_same(corpus.search(queries, 10), cosine_topk(queries, rows, 10))
+    assert None not in read
+
+
+def test_the_first_batch_reads_few_rows_and_later_ones_all():
+    """For so many queries, codes save nothing but reading."""
+    read: list = []
+    rows, queries = drawn(20_000, 256), drawn(8, 256, seed=6)
+    corpus = coded(rows, before_reading=read.append)
+    expected = cosine_topk(queries, rows, 10)
+    assert_same(corpus.search(queries, 10), expected)
+    assert None not in read
+    read.clear()
+    assert_same(corpus.search(queries, 10), expected)
+    assert read == [None]
+    read.clear()
+    assert_same(corpus.search(queries[:7], 10), [each[:7] for each in expected])
+    assert None not in read
+
+
+def test_a_batch_is_screened_a_part_at_a_time(monkeypatch):
+    """Up to the first part without a proof; then all rows are scored for what is left."""
+    monkeypatch.setattr(screening, "_TOGETHER", 3)
+    asked = []
+    rows = drawn(20_000, 64)
+    rows[:6_000] = rows[0] + 1e-5 * drawn(6_000, 64, seed=7)
+    queries = drawn(11, 64, seed=6)
+    corpus = coded(rows)
+    screened = corpus._screened
+
+    def counted(some, *given):
+        asked.append(len(some))
+        return screened(some, *given)
+
+    monkeypatch.setattr(corpus, "_screened", counted)
+    assert_same(corpus.search(queries, 10), cosine_topk(queries, corpus.exact, 10))
+    assert asked == [3, 3, 3, 2]
+    near = torch.cat([queries[:4], rows[:1], queries[4:]])
+    corpus._had_many = False
+    asked.clear()
+    assert_same(corpus.search(near, 10), cosine_topk(near, corpus.exact, 10))
+    assert asked == [3, 3]
+    likely = corpus.search(queries, 10, approximate=True)
+    alone = [corpus.search(each[None], 10, approximate=True) for each in queries]
+    assert_same(likely, [torch.cat(each) for each in zip(*alone)])
 
 
 def test_without_a_proof_scores_are_right_all_the_same():
