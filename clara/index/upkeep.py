@@ -96,7 +96,7 @@ class Upkeep(Changing):
                     raise
                 continue
             latest = Snapshot.latest(self._snapshot.path)  # which gives the version its checksums
-            remove_views(os.path.join(latest.path, VIEWS), latest.identity, before=latest.version)
+            self._remove_earlier_views(latest)
             return Compacted(done.fragments_removed, done.fragments_added)
         raise MemoryIndexError(
             f"{self._snapshot.path}: others change the index all the time; compact it later"
@@ -141,13 +141,20 @@ class Upkeep(Changing):
         with self._lock:
             self._require_writable()
             path = self._snapshot.path
-            dataset = Snapshot.latest(path).dataset
+            latest = Snapshot.latest(path)
             with no_migration(path) as free:
                 with failures_in(path, "removing old versions"):
-                    done = dataset.cleanup_old_versions(
+                    done = latest.dataset.cleanup_old_versions(
                         older_than, keep_versions, delete_unverified=unfinished and free
                     )
-                folder = os.path.join(path, VIEWS)
-                views = remove_views(folder, self._snapshot.identity, before=int(dataset.version))
+                views = self._remove_earlier_views(latest)
                 freed = int(done.bytes_removed) + remove_seals(path) + views
                 return freed + (remove_migration(path, unfinished=unfinished) if free else 0)
+
+    def _remove_earlier_views(self, latest: Snapshot) -> int:
+        """Remove views of versions before the last one; how many bytes they had."""
+        name, version = latest.identity, latest.version
+        freed = remove_views(os.path.join(latest.path, VIEWS), name, before=version)
+        if self._views.folder is not None:
+            freed += remove_views(self._views.folder, name, before=version, alone=False)
+        return freed

@@ -103,6 +103,7 @@ class Viewing(Handle):
         with self._lock:
             snapshot = self._unread() if self._views.used else None
             if snapshot is None:
+                self._alone = None  # which keeps a file mapped that may be gone
                 return None
             if self._alone is None or self._alone[0] is not snapshot:
                 self._alone = (snapshot, self._opened(snapshot))

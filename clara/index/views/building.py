@@ -38,6 +38,8 @@ def build_view(
     source: Source,
     target: str,
     on_progress: Callable[[int], None] | None = None,
+    *,
+    mode: int = 0o400,
 ) -> None:
     """Write the view `target`. A process that is killed leaves nothing of that name.
 
@@ -46,20 +48,28 @@ def build_view(
 
     Args:
         source: what the view is of, which `contents` are.
+        target: in a folder that exists.
         on_progress: is told how many rows were just read.
+        mode: of the file. Without a bit for writing, a copy over it is refused, which would end
+            the processes that have it mapped.
 
     Raises:
         OSError: the file cannot be written, or there is no room for it on the disk.
         MemoryIndexError: a document is damaged.
     """
-    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if os.path.isdir(target) and not os.path.islink(target):
+        raise IsADirectoryError(errno.EISDIR, f"{os.strerror(errno.EISDIR)}: {target}", target)
     needed = view_bytes(source)
     free = shutil.disk_usage(os.path.dirname(target)).free
     if free < needed + _SPARE_BYTES:
         missing = f"{os.strerror(errno.ENOSPC)}: {needed:,} bytes are needed, {free:,} are free"
         raise OSError(errno.ENOSPC, missing, target)
-    with replacing(target, sync=True) as unfinished, unfinished.open("r+b", buffering=0) as file:
+    with (
+        replacing(target, sync=True, private=True) as unfinished,
+        unfinished.open("r+b", buffering=0) as file,
+    ):
         _Writer(source, file).write(contents, on_progress)
+        os.fchmod(file.fileno(), mode)
 
 
 @dataclass
@@ -72,7 +82,7 @@ class _Writer:
         self.sections = sections_of(self.source)
 
     def write(self, contents: Contents, on_progress: Callable[[int], None] | None) -> None:
-        self.file.truncate(view_bytes(self.source))
+        _take_room(self.file.fileno(), view_bytes(self.source))
         for places, values, _ in contents.ranked():
             self._write_rows(places, values)
             if on_progress is not None:
@@ -161,3 +171,13 @@ class _Writer:
         self.file.seek(offset)
         while left:
             left = left[self.file.write(left) :]
+
+
+def _take_room(handle: int, size: int) -> None:
+    """Give a file its size, on the disk as well where that can be done at once."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        os.truncate(handle, size)

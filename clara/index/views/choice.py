@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from clara.index.contents import Contents
+from clara.index.gate import try_lock
 from clara.index.snapshot import Snapshot
 from clara.index.views.building import build_view
-from clara.index.views.layout import FORMAT, Source
+from clara.index.views.layout import FORMAT, Source, ViewError
 from clara.index.views.mapped import View
 from clara.index.views.rule import ViewRule
 
@@ -22,6 +24,8 @@ VIEWS_FROM_BYTES = 1 << 28
 _NAME = re.compile(r"([0-9a-f]{16})-(\d{1,20})-[0-9a-f]{16}\.view\d+")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")  # as `clara.files.writing` names them
 _ABANDONED = 3600.0  # seconds without a change, after which nobody writes a file any more
+_PATIENCE = 600.0  # seconds
+_PAUSE = 0.05
 
 
 def source_of(snapshot: Snapshot, contents: Contents | None = None) -> Source:
@@ -57,17 +61,57 @@ def make_view(
 ) -> View:
     """Write a view, open it, and remove those of earlier versions.
 
+    One process at a time writes to a folder. Who had to wait takes the view that is there then.
+
     Raises:
         OSError: it cannot be written.
         MemoryIndexError: a document is damaged.
     """
-    folder = rule.folder_of(contents.snapshot.path)
+    index = contents.snapshot.path
+    folder, alone = rule.folder_of(index), rule.folder is None
     source = source_of(contents.snapshot, contents)
     target = view_path(folder, source)
-    build_view(contents, source, target, on_progress)
-    made = View.open(target, source)
-    remove_views(folder, source.identity, before=source.version, alone=rule.folder is None)
+    if alone:
+        with suppress(FileExistsError):
+            os.mkdir(folder)  # and no more: an index that was removed does not come back
+        mode = 0o400 | os.stat(index).st_mode & 0o444  # who may read the index
+    else:
+        os.makedirs(folder, exist_ok=True)
+        mode = 0o400  # the index may lie where others cannot look
+    with _turn(folder) as waited:
+        made = _opened(target, source) if waited else None
+        if made is None:
+            build_view(contents, source, target, on_progress, mode=mode)
+            made = View.open(target, source)
+    remove_views(folder, source.identity, before=source.version, alone=alone)
     return made
+
+
+@contextmanager
+def _turn(folder: str) -> Iterator[bool]:
+    """Wait until no other process writes a view to a folder, but no longer than some minutes.
+
+    Yields:
+        Whether there was one.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        begin, waited = time.monotonic(), False
+        while not try_lock(handle) and time.monotonic() - begin < _PATIENCE:
+            waited = True
+            time.sleep(_PAUSE)
+        yield waited
+    finally:
+        with suppress(OSError):  # there are no locks
+            fcntl.flock(handle, fcntl.LOCK_UN)  # also for a process that was forked meanwhile
+        os.close(handle)
+
+
+def _opened(target: str, source: Source) -> View | None:
+    try:
+        return View.open(target, source)
+    except (FileNotFoundError, ViewError):
+        return None
 
 
 def remove_views(

@@ -92,9 +92,10 @@ class View:
             head = decode_head(os.read(descriptor, HEAD_BYTES), found.st_size, path)
             if not head.source.is_of(source) or (exactly and head.source != source):
                 raise ViewError(f"{path}: a view of another index or version")
-            data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-            if len(data) != found.st_size:
-                raise ViewError(f"{path}: was cut off, or written to, while it was opened")
+            try:
+                data = mmap.mmap(descriptor, found.st_size, access=mmap.ACCESS_READ)
+            except ValueError as error:
+                raise ViewError(f"{path}: was cut off while it was opened") from error
         finally:
             os.close(descriptor)
         return cls(path, head, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from clara.index.errors import MemoryIndexError
 from clara.index.folders import VIEWS, local_path
 from clara.index.views.layout import ViewError
 
@@ -23,9 +24,15 @@ class ViewRule:
 
     @classmethod
     def of(cls, views: bool | str | os.PathLike[str]) -> ViewRule:
-        """From the argument of `MemoryIndex.open`."""
+        """From the argument of `MemoryIndex.open`.
+
+        Raises:
+            MemoryIndexError: a path that names no folder.
+        """
         if isinstance(views, bool):
             return cls(views)
+        if not os.fspath(views):
+            raise MemoryIndexError("the folder for views has an empty name")
         return cls(True, local_path(views))
 
     def folder_of(self, index: str) -> str:

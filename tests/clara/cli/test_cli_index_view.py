@@ -37,6 +37,7 @@ def test_build_check_and_remove(clara, refused, path):
     assert found == {"index": path, "view": str(file), "rows": rows, "bytes": size}
     content = bytearray(file.read_bytes())
     content[-9] ^= 1
+    file.unlink()
     file.write_bytes(content)
     assert f"{file}: damaged, " in refused("index", "view", path, "--check")
     removed = json.loads(clara("index", "view", path, "--remove", "--json").stdout)
@@ -77,3 +78,6 @@ def test_bad_usage(refused, model, path):
     given = ("--model", model, "--index", path, QUESTION)
     both = "--no-view and --view-folder exclude each other"
     assert both in refused("search", "--no-view", "--view-folder", "x", *given, code=2)
+    for command in (("search", *given), ("index", "view", path)):
+        line = refused(*command, "--view-folder", "")
+        assert line == "error: the folder for views has an empty name"

@@ -127,6 +127,26 @@ def test_memory_that_is_short_leaves_a_view_where_it_is(index, expected, monkeyp
     assert os.stat(made.path).st_ino == inode
 
 
+def test_a_view_that_is_cut_off_while_it_is_opened(index, expected, monkeypatch):
+    made = index.build_view()
+    whole = Path(made.path).read_bytes()
+    put(made.path, whole)
+    real = mapped.decode_head
+
+    def cut(*given):
+        head = real(*given)
+        os.truncate(made.path, 0)
+        return head
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mapped, "decode_head", cut)
+        with pytest.raises(MemoryIndexError, match="was cut off while it was opened"):
+            MemoryIndex.open(index.path).check_view()
+    with pytest.warns(UserWarning, match="not a view of an index, or truncated"):
+        assert found(MemoryIndex.open(index.path)) == expected
+    assert Path(made.path).read_bytes() == whole
+
+
 def test_damaged_positions_are_noticed_and_written_anew(make_older, make_documents, store_again):
     index = make_older()
     index.add(make_documents([f"d{number}" for number in range(60)]))
