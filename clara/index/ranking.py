@@ -108,8 +108,8 @@ class Ranking:
 
     def _whole(self, view: View) -> View:
         """A view, if it says truly where rows lie, which searches without ids rely on."""
-        positions = view.positions()
-        if positions is not None and not np.array_equal(positions, self.contents.positions):
+        there, expected = view.positions(), self.contents.positions
+        if there is not None and (expected is None or not np.array_equal(there, expected)):
             raise ViewError(f"{view.path}: damaged, rows lie elsewhere")
         return view
 
