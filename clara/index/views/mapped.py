@@ -7,6 +7,7 @@ import mmap
 import os
 import stat
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -177,7 +178,8 @@ class View:
             self._head.reach,
         )
         center = self._tensor("center", torch.float32)
-        return CodedCorpus(exact, coded, center, self._check_rows)
+        itself = weakref.proxy(self)  # no circle: the file is let go of with the last reference
+        return CodedCorpus(exact, coded, center, lambda rows: itself._check_rows(rows))
 
     def _check_rows(self, rows: Tensor | None) -> None:
         """Before these rows are read, or all."""
