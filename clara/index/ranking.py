@@ -73,7 +73,7 @@ class Ranking:
             OSError, MemoryIndexError: it cannot be written, or a document is damaged.
         """
         with self._lock:
-            self._view = make_view(self.contents, self._rule, on_progress)
+            self._view = make_view(self.contents, self._rule, on_progress, anew=True)
             self._is_settled = True
             return self._view
 

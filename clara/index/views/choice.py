@@ -57,11 +57,18 @@ def view_path(folder: str, source: Source) -> str:
 
 
 def make_view(
-    contents: Contents, rule: ViewRule, on_progress: Callable[[int], None] | None = None
+    contents: Contents,
+    rule: ViewRule,
+    on_progress: Callable[[int], None] | None = None,
+    *,
+    anew: bool = False,
 ) -> View:
     """Write a view, open it, and remove those of earlier versions.
 
     One process at a time writes to a folder. Who had to wait takes the view that is there then.
+
+    Args:
+        anew: whoever did not have to wait writes it even if there is one.
 
     Raises:
         OSError: it cannot be written.
@@ -79,7 +86,7 @@ def make_view(
         os.makedirs(folder, exist_ok=True)
         mode = 0o400  # the index may lie where others cannot look
     with _turn(folder) as waited:
-        made = _opened(target, source) if waited else None
+        made = _opened(target, source) if waited or not anew else None
         if made is None:
             build_view(contents, source, target, on_progress, mode=mode)
             made = View.open(target, source)
