@@ -38,7 +38,7 @@ test-slow: .venv/.dev
 	$(pytest) --dist loadfile --no-loadscope-reorder -m slow
 
 # An index whose writers are killed 1,000 times, 10,000 flipped bytes, many processes, a full disk:
-# less than an hour on two cores. PART=kills, flips, many or disk is one of the four.
+# an hour or more on two cores. PART=kills, flips, many or disk is one of the four.
 crash-test: .venv/.dev
 	PYTHONPATH=.:kernels $(bin)/python -m tests.crash $(PART)
 

@@ -10,6 +10,7 @@ from clara.errors.checks import as_integer
 from clara.index.changing import Changing
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.folders import VIEWS
+from clara.index.joining import joined
 from clara.index.migration import no_migration, remove_migration
 from clara.index.seals import remove_seals, require_sealed
 from clara.index.snapshot import Snapshot
@@ -86,11 +87,7 @@ class Upkeep(Changing):
             dataset = Snapshot.latest(self._snapshot.path).dataset
             try:
                 with failures_in(self._snapshot.path, "compacting"):
-                    done = dataset.optimize.compact_files(
-                        materialize_deletions=True,
-                        materialize_deletions_threshold=0.0,
-                        batch_size=rows,
-                    )
+                    done = joined(self._snapshot.path, dataset, rows)
             except MemoryIndexError as error:
                 if _OVERTAKEN not in str(error):
                     raise

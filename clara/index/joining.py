@@ -1,0 +1,61 @@
+"""Join the files of an index, and commit only those that are whole.
+
+Lance 14 takes no notice of a write that fails while it joins files, as on a full disk, and commits
+files that are cut off. So the files are compared with the sizes that Lance believes they have
+before they are committed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from lance.optimize import Compaction, CompactionMetrics
+
+from clara.index.errors import MemoryIndexError
+
+
+def joined(path: str, dataset: Any, batch_rows: int) -> CompactionMetrics:
+    """Join small files of a dataset, and those that hold deleted rows, in one commit.
+
+    Args:
+        path: of the index.
+        dataset: its last version, which is at the new one afterwards.
+        batch_rows: that are read at once.
+
+    Raises:
+        MemoryIndexError: a file could not be written whole; nothing is committed.
+        Exception: what Lance raises.
+    """
+    options: Any = {
+        "materialize_deletions": True,
+        "materialize_deletions_threshold": 0.0,
+        "batch_size": batch_rows,
+    }
+    done = []
+    for task in Compaction.plan(dataset, options).tasks:
+        done.append(task.execute(dataset))
+        _require_whole(path, done[-1].new_fragments)
+    return Compaction.commit(dataset, done, options)
+
+
+def _require_whole(path: str, fragments: Iterable[Any]) -> None:
+    """Refuse files that are shorter than Lance believes, and remove them.
+
+    Raises:
+        MemoryIndexError: names one.
+    """
+    files = [file for fragment in fragments for file in fragment.files]
+    places = {file.path: os.path.join(path, "data", file.path) for file in files}
+    for file in files:
+        size = os.path.getsize(places[file.path])
+        if file.file_size_bytes and size != file.file_size_bytes:
+            for place in places.values():
+                with suppress(OSError):
+                    os.remove(place)
+            raise MemoryIndexError(
+                f"{path}: data/{file.path}: only {size} of {file.file_size_bytes} bytes could be "
+                "written; is the disk full?"
+            )
