@@ -353,7 +353,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
                 write_definitions(source, options.definitions)
             run = finished.add({"corpus": corpus}, measure(source, Path(name)))
         print(f"{corpus}: {run.found}", flush=True)
-    names = {"corpus": WITH_MODEL, "model": options.name}
+    names = {"corpus": WITH_MODEL, "model": options.name, "passages": options.passages}
     if not finished.holds(names):
         with TemporaryDirectory(dir=options.folder) as name:
             source = Path(name, "passages.jsonl")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from bench.environment import environment as environment_of
+from bench.environment import shown_command
 from bench.recording import Recorder
 from bench.workload import load_model, write_tiny
 from clara import Clara
@@ -164,7 +164,7 @@ def recorder(
     threads: int,
 ) -> Recorder:
     """Where measurements go; the file is written after each."""
-    command = shlex.join(["pytest", *pytestconfig.invocation_params.args])
+    command = shown_command(["pytest", *pytestconfig.invocation_params.args])
     details = {**environment, "size": size.name, "command": command}
     recorder = Recorder(pytestconfig.getoption("results"), details)
     recorder.measure_ceilings(device)

@@ -6,7 +6,9 @@ import datetime
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,25 @@ def environment(device: torch.device) -> dict[str, Any]:
         "sources": _sources(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
+
+
+def shown_command(words: Sequence[str]) -> str:
+    """A command line as results name it, without folders that only one machine has.
+
+    An absolute path below the working directory becomes relative, and another one its last name.
+    """
+    here = Path.cwd()
+
+    def shown(word: str) -> str:
+        option, equals, value = word.partition("=")
+        if equals and option.startswith("--"):
+            return f"{option}={shown(value)}"
+        path = Path(word)
+        if not path.is_absolute():
+            return word
+        return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+
+    return shlex.join(map(shown, words))
 
 
 def l2_bytes(device: torch.device) -> int:

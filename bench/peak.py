@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import multiprocessing
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.apart import apart
+
 _PROCESS = Path("/proc/self")
-_ABOVE_BENCH = str(Path(__file__).resolve().parents[1])
 
 
 def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> int:
@@ -27,30 +25,8 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -
             touches is not counted. Pickled, so a function of a module.
     """
     _give_back()  # this process may have measured something large before
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_peak, args=(sender, prepare, arguments))
-    with importable():
-        process.start()
-    sender.close()
-    try:
-        peak: int = receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the measuring process ended with {process.exitcode}") from None
-    process.join()
+    peak: int = apart(_peak, prepare, arguments)
     return peak
-
-
-@contextmanager
-def importable() -> Iterator[None]:
-    """`bench` is importable in processes that start within the block: they get this `sys.path`."""
-    before = list(sys.path)  # which may have that folder already, in a place that matters
-    sys.path.append(_ABOVE_BENCH)
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def _give_back() -> None:
@@ -58,12 +34,10 @@ def _give_back() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _measure_peak(
-    sender: Any, prepare: Callable[..., Callable[[], object]], arguments: Any
-) -> None:
+def _peak(prepare: Callable[..., Callable[[], object]], arguments: Any) -> int:
     function = prepare(*arguments)
     _give_back()
-    before = _resident()
+    before = resident()
     try:
         (_PROCESS / "clear_refs").write_text("5")  # the high-water mark starts anew
     except OSError:
@@ -71,17 +45,17 @@ def _measure_peak(
     else:
         function()
         peak = _status("VmHWM")
-    sender.send(peak - before)
+    return peak - before
 
 
 def _sampled_peak(function: Callable[[], object]) -> int:
     """The largest resident size seen while `function` runs, looked at every 2 ms."""
     done = threading.Event()
-    seen = [_resident()]
+    seen = [resident()]
 
     def watch() -> None:
         while not done.wait(0.002):
-            seen.append(max(seen.pop(), _resident()))
+            seen.append(max(seen.pop(), resident()))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -93,7 +67,8 @@ def _sampled_peak(function: Callable[[], object]) -> int:
     return seen[0]
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Bytes of this process that lie in RAM. Linux only."""
     return _status("VmRSS")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from bench.environment import shown_command
 from clara.errors import ClaraError
 from clara.terminal.printing import one_line, quiet_libraries
 
@@ -53,7 +53,7 @@ def run_on_cpu(
     quiet_libraries()
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        run(shlex.join(["python", "-m", module, *given]))
+        run(shown_command(["python", "-m", module, *given]))
     except (ClaraError, ValueError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1

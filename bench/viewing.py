@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bench.peak import importable
+from bench.apart import apart
+from bench.peak import resident
 from clara import CompressedDocuments
 from clara.index import MemoryIndex
 from clara_kernels import cosine_topk
@@ -107,26 +106,14 @@ def forget(path: Path) -> None:
 
 def costs(path: Path, shape: Shape, queries: int, threads: int, *, views: bool = True) -> Costs:
     """What opening and searching costs a process that begins with it."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    given = (sender, str(path), shape.queries(queries), threads, views)
-    process = context.Process(target=_measure, args=given)
-    with importable():
-        process.start()
-    sender.close()
-    try:
-        found: Costs = receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the measuring process ended with {process.exitcode}") from None
-    process.join()
+    found: Costs = apart(_measure, str(path), shape.queries(queries), threads, views)
     return found
 
 
-def _measure(sender: Any, path: str, queries: torch.Tensor, threads: int, views: bool) -> None:
+def _measure(path: str, queries: torch.Tensor, threads: int, views: bool) -> Costs:
     torch.set_num_threads(threads)
     cosine_topk(torch.ones(1, 1), torch.ones(1, 1), 1)  # what torch imports then, a model needs too
-    before = _resident()
+    before = resident()
     begin = time.perf_counter()
     index = MemoryIndex.open(path, views=views)
     opened = time.perf_counter()
@@ -138,9 +125,4 @@ def _measure(sender: Any, path: str, queries: torch.Tensor, threads: int, views:
         found.append(index.search(query[None], K))
         taken.append(time.perf_counter() - start)
     best = [[(hit.row, hit.score) for hit in hits] for (hits,) in found]
-    sender.send(Costs(opened - begin, first - opened, taken, _resident() - before, best))
-
-
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return Costs(opened - begin, first - opened, taken, resident() - before, best)

@@ -190,13 +190,27 @@ def described(built: Built, index: MemoryIndex | None) -> dict[str, Any]:
     found = built.as_fields()
     if index is None:
         return found
-    info = index.info()
+    return {**found, **held(index.info())}
+
+
+def held(info: dict[str, Any]) -> dict[str, Any]:
+    """What an index holds, by its `info`."""
     return {
-        **found,
         "index_documents": info["documents"],
         "index_rows": info["count"],
         "index_bytes": info["bytes"],
     }
+
+
+def compressed(built: Built) -> str:
+    """What the last line says of what was compressed; "" for nothing."""
+    if not built.rows:
+        return ""
+    return (
+        f"; {built.rows:,} rows, {built.tokens:,} tokens in {built.seconds:.1f} s "
+        f"({built.documents_per_second:.1f} documents/s), "
+        f"{built.effective_compression:.1f}x effective compression"
+    )
 
 
 def summary(built: Built, found: dict[str, Any]) -> str:
@@ -211,12 +225,7 @@ def summary(built: Built, found: dict[str, Any]) -> str:
     if built.duplicates:
         parts.append(f"{built.duplicates:,} with the id of another document")
     line = ", ".join(parts)
-    if built.rows:
-        line += (
-            f"; {built.rows:,} rows, {built.tokens:,} tokens in {built.seconds:.1f} s "
-            f"({built.documents_per_second:.1f} documents/s), "
-            f"{built.effective_compression:.1f}x effective compression"
-        )
+    line += compressed(built)
     if built.index is not None:
         line += (
             f"; index of {found['index_documents']:,} documents, {size(found['index_bytes'])}: "

@@ -115,9 +115,7 @@ def described(done: Migrated) -> dict[str, Any]:
         "fingerprint": done.after,
         "version_before": done.version,
         "storage": info["storage"],
-        "index_documents": info["documents"],
-        "index_rows": info["count"],
-        "index_bytes": info["bytes"],
+        **index_build.held(info),
     }
 
 
@@ -132,12 +130,7 @@ def summary(done: Migrated, found: dict[str, Any]) -> str:
     if done.resumed:
         parts.append(f"{done.resumed:,} by an earlier run")
     line = ", ".join(parts)
-    if built.rows:
-        line += (
-            f"; {built.rows:,} rows, {built.tokens:,} tokens in {built.seconds:.1f} s "
-            f"({built.documents_per_second:.1f} documents/s), "
-            f"{built.effective_compression:.1f}x effective compression"
-        )
+    line += index_build.compressed(built)
     before, after = done.before[:_SHOWN], done.after[:_SHOWN]
     if before != after:
         line += f"; model {before} became {after}"

@@ -13,6 +13,7 @@ import typer
 from clara.cli import options
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.cli.loading import load_both
+from clara.cli.paths import expanded
 from clara.terminal.printing import (
     EMPTY_ANSWER,
     UNTRAINED,
@@ -137,7 +138,7 @@ def chosen_views(view: bool, folder: str | None) -> bool | str:
 @contextmanager
 def view_remarks(index: MemoryIndex, folder: str | None) -> Iterator[None]:
     """Say on standard error why a view was not used."""
-    places = [index.path, *([] if folder is None else [os.path.realpath(folder)])]
+    places = [index.path, *([] if folder is None else [os.path.realpath(expanded(folder))])]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")  # the command hides those of libraries
         try:

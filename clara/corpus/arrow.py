@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from clara.corpus.documents import Failure
 from clara.corpus.extraction.process import Extractor, TableRow
+from clara.corpus.limits import ExpandsError
 from clara.corpus.opening import opened
 from clara.corpus.readers.rows import Row
 from clara.data.values import DataError
@@ -51,6 +52,8 @@ def dataset_rows(folder: str, shown: str, extractor: Extractor) -> Iterator[Row 
                 for item in _rows(extractor.rows("arrow", descriptor), place, number):
                     number += 1
                     yield item
+            except ExpandsError as error:
+                raise ExpandsError(f"{name}: {error}") from error
             except DataError as error:
                 raise DataError(f"{name}: {error}") from error
             except OSError as error:

@@ -43,8 +43,7 @@ class Handle:
             MemoryIndexError: the index cannot be read.
         """
         with self._lock:
-            self._current()
-            now = self._snapshot
+            now = self._refreshed()
         still = Snapshot(now.dataset, now.header, now.path, None, pinned=True)
         return type(self)(still)._with(self._views)
 
@@ -56,8 +55,7 @@ class Handle:
     def _current(self) -> Contents:
         """The last commit, whichever process made it."""
         with self._lock:
-            if not self._snapshot.is_latest:
-                self._take_on(Snapshot.latest(self._snapshot.path))
+            self._refreshed()
             if self._contents is None:
                 self._catalog = Catalog()
                 self._catalog.extend(self._snapshot.heads())
@@ -69,9 +67,13 @@ class Handle:
         with self._lock:
             if self._catalog is not None:
                 return None
-            if not self._snapshot.is_latest:
-                self._take_on(Snapshot.latest(self._snapshot.path))
-            return self._snapshot
+            return self._refreshed()
+
+    def _refreshed(self) -> Snapshot:
+        """The last commit, whichever process made it. The caller holds the lock."""
+        if not self._snapshot.is_latest:
+            self._take_on(Snapshot.latest(self._snapshot.path))
+        return self._snapshot
 
     def _take_on(self, latest: Snapshot) -> None:
         """Go on with a later commit, or with an index that was built anew. Keeps what holds."""

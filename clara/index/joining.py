@@ -8,7 +8,7 @@ before they are committed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -34,28 +34,37 @@ def joined(path: str, dataset: Any, batch_rows: int) -> CompactionMetrics:
         "materialize_deletions_threshold": 0.0,
         "batch_size": batch_rows,
     }
-    done = []
-    for task in Compaction.plan(dataset, options).tasks:
-        done.append(task.execute(dataset))
-        _require_whole(path, done[-1].new_fragments)
+    done: list[Any] = []
+    try:
+        for task in Compaction.plan(dataset, options).tasks:
+            done.append(task.execute(dataset))
+            _require_whole(path, done[-1].new_fragments)
+    except BaseException:  # before any commit that could name these files
+        for file in _files(fragment for each in done for fragment in each.new_fragments):
+            with suppress(OSError):
+                os.remove(_place(path, file))
+        raise
     return Compaction.commit(dataset, done, options)
 
 
 def _require_whole(path: str, fragments: Iterable[Any]) -> None:
-    """Refuse files that are shorter than Lance believes, and remove them.
+    """Refuse files that are shorter than Lance believes.
 
     Raises:
         MemoryIndexError: names one.
     """
-    files = [file for fragment in fragments for file in fragment.files]
-    places = {file.path: os.path.join(path, "data", file.path) for file in files}
-    for file in files:
-        size = os.path.getsize(places[file.path])
+    for file in _files(fragments):
+        size = os.path.getsize(_place(path, file))
         if file.file_size_bytes and size != file.file_size_bytes:
-            for place in places.values():
-                with suppress(OSError):
-                    os.remove(place)
             raise MemoryIndexError(
                 f"{path}: data/{file.path}: only {size} of {file.file_size_bytes} bytes could be "
                 "written; is the disk full?"
             )
+
+
+def _files(fragments: Iterable[Any]) -> Iterator[Any]:
+    return (file for fragment in fragments for file in fragment.files)
+
+
+def _place(path: str, file: Any) -> str:
+    return os.path.join(path, "data", file.path)

@@ -45,10 +45,10 @@ class MemoryIndex(Verifying, Viewing, Listing):
     call reads the new one. If it is replaced by any other index, every call raises
     MemoryIndexError.
 
-    The first search reads what documents are ranked by: all memory, or its means. If that is large
-    it writes a view of it, a file that later searches map into memory, see `build_view`; otherwise
-    it keeps it in RAM. So does a search after a change. Copies made by `copy.deepcopy` or `pickle`
-    use the same folder: no document is copied.
+    Without a view, the first search reads what documents are ranked by: all memory, or its means.
+    If that is large it writes a view of it, a file that later searches map into memory, see
+    `build_view`; otherwise it keeps it in RAM. So does a search after a change. Copies made by
+    `copy.deepcopy` or `pickle` use the same folder: no document is copied.
     """
 
     @classmethod
@@ -214,8 +214,9 @@ class MemoryIndex(Verifying, Viewing, Listing):
             ValueError: the shape differs, a value is not finite, or k is below 1.
             MemoryIndexError: the filter cannot be read or names a column that the index does not
                 have, or a document of `ids` is not in the index.
-            MemoryIndexError: a document is damaged. The first search checks the memory of all
-                documents, or their means, and every search checks its hits.
+            MemoryIndexError: a document is damaged. Every search checks its hits. The first search
+                checks the memory of all documents, or their means, unless there is a view, for
+                which they were checked when it was written.
         """
         queries = as_queries(self._header, query_memory)
         k = as_integer(k, "k", least=1)

@@ -121,9 +121,10 @@ def no_migration(path: str) -> Iterator[bool]:
     Where its folder cannot be locked, one may be.
     """
     handle = None
+    folder = os.path.join(path, FOLDER)
     try:
-        handle = _lock_file(os.path.join(path, FOLDER))
-        free = try_lock(handle)
+        handle = _lock_file(folder)
+        free = try_lock(handle) and _is_lock_of(folder, handle)
     except FileNotFoundError:  # as a rule
         free = True
     except OSError:
@@ -242,8 +243,10 @@ def _is_same(file: str, other: str) -> bool:
 def remove_migration(path: str, *, unfinished: bool) -> int:
     """Remove what a migration has left that is finished, or was not gone on with for a week.
 
+    Nothing is removed while a process is migrating the index, or where that cannot be told.
+
     Args:
-        path: of an index that no process is migrating, see `no_migration`.
+        path: of an index.
         unfinished: also one that was gone on with later.
 
     Returns:
@@ -253,14 +256,21 @@ def remove_migration(path: str, *, unfinished: bool) -> int:
         MemoryIndexError: a file cannot be removed.
     """
     folder = os.path.join(path, FOLDER)
-    if not os.path.isdir(folder):
+    try:
+        handle = _lock_file(folder)
+    except OSError:  # there is none, or it cannot be locked
         return 0
-    if not (unfinished or _is_finished(path) or time.time() - _touched(folder) > _WEEK):
-        return 0
-    freed = _bytes_of_own(folder)
-    with failures_in(path, "removing a migration"):
-        remove_folder(folder)
-    return freed
+    try:
+        if not (try_lock(handle) and _is_lock_of(folder, handle)):
+            return 0
+        if not (unfinished or _is_finished(path) or time.time() - _touched(folder) > _WEEK):
+            return 0
+        freed = _bytes_of_own(folder)
+        with failures_in(path, "removing a migration"):
+            remove_folder(folder)
+        return freed
+    finally:
+        os.close(handle)
 
 
 def _is_finished(path: str) -> bool:

@@ -139,14 +139,13 @@ class Upkeep(Changing):
             self._require_writable()
             path = self._snapshot.path
             latest = Snapshot.latest(path)
-            with no_migration(path) as free:
-                with failures_in(path, "removing old versions"):
-                    done = latest.dataset.cleanup_old_versions(
-                        older_than, keep_versions, delete_unverified=unfinished and free
-                    )
-                views = self._remove_earlier_views(latest)
-                freed = int(done.bytes_removed) + remove_seals(path) + views
-                return freed + (remove_migration(path, unfinished=unfinished) if free else 0)
+            with no_migration(path) as free, failures_in(path, "removing old versions"):
+                done = latest.dataset.cleanup_old_versions(
+                    older_than, keep_versions, delete_unverified=unfinished and free
+                )
+            views = self._remove_earlier_views(latest)
+            freed = int(done.bytes_removed) + remove_seals(path) + views
+            return freed + remove_migration(path, unfinished=unfinished)
 
     def _remove_earlier_views(self, latest: Snapshot) -> int:
         """Remove views of versions before the last one; how many bytes they had."""

@@ -127,6 +127,11 @@ class Viewing(Handle):
         except (OSError, MemoryIndexError):
             return None
 
+    def _take_on(self, latest: Snapshot) -> None:
+        super()._take_on(latest)
+        if self._ranking is not None and self._ranking.contents is not self._contents:
+            self._ranking = None  # with the vectors, or the file, of what is past
+
     def _ranking_of(self, contents: Contents) -> Ranking:
         """What searches of these contents read."""
         with self._lock:

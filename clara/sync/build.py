@@ -12,20 +12,17 @@ from clara.data.values import DataError, shown
 from clara.index import MemoryIndex, MemoryIndexError
 from clara.index.columns import RESERVED, check_columns
 from clara.index.corpus import Advance, Compress, Shown
-from clara.index.folders import bytes_on_disk
 from clara.index.origins import read_origins, record_origins
 from clara.memory.documents import CompressedDocuments
-from clara.sync.built import BuildError, Built
+from clara.sync.built import BuildError, Built, Detail, no_progress
 from clara.sync.deciding import Decision, Pruning, Stored, decide, plan_pruning
 from clara.sync.origins import as_text, check_origins, from_text
 from clara.sync.storing import compressed_of, store
-from clara.terminal.printing import size
 
 BATCH = 256
 """Documents of one commit, at most. A process that is killed loses one batch."""
 
 _BATCH_CHARACTERS = 4_000_000
-_SIZE_EVERY = 10.0  # seconds between two looks at how large the index is
 _LISTED = 10  # ids in a message
 
 Create = Callable[[Mapping[str, type]], MemoryIndex]
@@ -103,9 +100,9 @@ class Build:
         self._batch: list[CorpusDocument] = []
         self._postponed: list[CorpusDocument] | None = [] if prune else None
         self._characters = 0
-        self._advance: Advance = _no_progress
-        self._size, self._sized = "", 0.0
+        self._advance: Advance = no_progress
         self.built = Built(None if index is None else index.path)
+        self._detail = Detail(self.built)
 
     @property
     def index(self) -> MemoryIndex | None:
@@ -124,7 +121,7 @@ class Build:
             MemoryIndexError: the index cannot be read or written.
         """
         begin = time.perf_counter()
-        self._advance = advance or _no_progress
+        self._advance = advance or no_progress
         if self._index is not None:
             self._record(self._index)
         try:
@@ -201,7 +198,7 @@ class Build:
                 self.built.index = self._index.path
                 self._record(self._index)
             store(self._index, batch, compressed, fail, self.built, self._postpone)
-        progress.all_done(self._detail())
+        progress.all_done(self._detail.of(None if self._index is None else self._index.path))
 
     def _postpone(self, document: CorpusDocument) -> bool:
         """Whether a document waits for others to be deleted, one of which has its chunk's name."""
@@ -213,15 +210,8 @@ class Build:
     def _store_postponed(self) -> None:
         """Store what waited, or fail, of which progress was told before."""
         self._batch, self._postponed = self._postponed or [], None
-        self._advance = _no_progress
+        self._advance = no_progress
         self._flush()
-
-    def _detail(self) -> str:
-        """What stands beside the number of documents: the compression and the size so far."""
-        now = time.monotonic()
-        if self._index is not None and now - self._sized >= _SIZE_EVERY:
-            self._sized, self._size = now, f", {size(bytes_on_disk(self._index.path))}"
-        return f"{self.built.effective_compression:.1f}x compression{self._size}"
 
     def _record(self, index: MemoryIndex) -> None:
         """Record where the sources lie, but patterns that leave out what earlier ones brought."""
@@ -344,7 +334,3 @@ def _not_allowed(name: str, decision: Decision) -> str:
 
 def _never(gone: int, documents: int) -> bool:
     return False
-
-
-def _no_progress(documents: int, detail: str | None = None) -> None:
-    pass

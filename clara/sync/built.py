@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from clara.corpus import CorpusError
 from clara.index.corpus import count_short
+from clara.index.folders import bytes_on_disk
 from clara.memory.documents import CompressedDocuments
+from clara.terminal.printing import size
+
+_SIZE_EVERY = 10.0  # seconds between two looks at how large an index is
 
 
 @dataclass
@@ -68,6 +73,25 @@ class Built:
             "effective_compression": self.effective_compression,
             "documents_per_second": self.documents_per_second,
         }
+
+
+class Detail:
+    """What stands beside the number of documents: the compression and the size so far."""
+
+    def __init__(self, built: Built) -> None:
+        self._built = built
+        self._size, self._sized = "", 0.0
+
+    def of(self, folder: str | None) -> str:
+        """The detail, with the size of this index; every so often, as it reads the folder."""
+        now = time.monotonic()
+        if folder is not None and now - self._sized >= _SIZE_EVERY:
+            self._sized, self._size = now, f", {size(bytes_on_disk(folder))}"
+        return f"{self._built.effective_compression:.1f}x compression{self._size}"
+
+
+def no_progress(documents: int, detail: str | None = None) -> None:
+    """Who is told of progress where nobody is."""
 
 
 class BuildError(CorpusError):

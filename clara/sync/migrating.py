@@ -14,16 +14,15 @@ from clara.corpus import CorpusDocument
 from clara.data.values import DataError, shown
 from clara.index import Details, DuplicateIdError, Entry, MemoryIndex, MemoryIndexError
 from clara.index.build import folder_lock
-from clara.index.checking import Damaged, damaged_rows
+from clara.index.checking import damaged_rows_apart
 from clara.index.corpus import Advance, Compress, Shown
 from clara.index.errors import failures_in
-from clara.index.folders import bytes_on_disk, local_path
+from clara.index.folders import local_path
 from clara.index.gate import FOLDER, closed_gate
 from clara.index.header import new_header
 from clara.index.migration import (
     INDEX,
     document_ids,
-    no_migration,
     only_migration,
     remove_any,
     remove_folder,
@@ -33,14 +32,12 @@ from clara.index.migration import (
 )
 from clara.index.snapshot import Snapshot
 from clara.sync.build import BATCH
-from clara.sync.built import Built
+from clara.sync.built import Built, Detail, no_progress
 from clara.sync.journal import Journal
 from clara.sync.transfer import details_of, texts_of
-from clara.terminal.printing import size
 
 _ROUNDS = 1000  # while others change the index
 _BATCH_CHARACTERS = 4_000_000
-_SIZE_EVERY = 10.0  # seconds between two looks at how large the new index is
 _JOURNAL = "journal.jsonl"
 
 
@@ -103,12 +100,12 @@ class Migration:
         self._is_done = old.header.is_like(self._wanted)
         self.total = 0 if self._is_done else MemoryIndex(old).info()["documents"]
         self._left = self.total  # that progress is told of
-        self._size, self._sized = "", 0.0
-        self._advance: Advance = _no_progress
+        self._advance: Advance = no_progress
         self._taken: tuple[str, int] | None = None  # the version that the new index holds
         self._may_be_cut = False
         self._migrated = Migrated(self.path, before=old.header.fingerprint)
         self._migrated.built.index = self.path
+        self._detail = Detail(self._migrated.built)
         self._migrated.after = self._wanted.fingerprint
 
     def run(self, advance: Advance | None = None) -> Migrated:
@@ -124,13 +121,11 @@ class Migration:
                 was compressed is kept for the next run.
         """
         begin = time.perf_counter()
-        self._advance = advance or _no_progress
+        self._advance = advance or no_progress
         migrated = self._migrated
         try:
             if self._is_done:
-                with no_migration(self.path) as free:
-                    if free:
-                        remove_migration(self.path, unfinished=True)
+                remove_migration(self.path, unfinished=True)
                 return migrated
             with only_migration(self.path):
                 if self._was_done():
@@ -181,14 +176,12 @@ class Migration:
             if not found.header.is_like(self._wanted):
                 return None
             intact = set(states(found))
-            for each in damaged_rows(found):
-                if not isinstance(each, Damaged):
-                    continue
-                if each.document_id is None or each.what == "names":
-                    return None
-                intact.discard(each.document_id)
         except MemoryIndexError:
             return None
+        for each in damaged_rows_apart(found):  # some damage ends the process that reads it
+            if each.document_id is None or each.what == "names":
+                return None
+            intact.discard(each.document_id)
         return MemoryIndex(found), intact
 
     def _switched(self, new: MemoryIndex, journal: Journal) -> int:
@@ -304,7 +297,7 @@ class Migration:
         built = self._migrated.built
         built.added += len(batch)
         built.count_rows(compressed)
-        progress.all_done(self._detail(new))
+        progress.all_done(self._detail.of(new.path))
 
     def _details(self, entry: Entry, document: CorpusDocument) -> Details:
         """Details of a document, without the digest of one that was cut.
@@ -321,13 +314,6 @@ class Migration:
         documents = min(documents, self._left)
         self._left -= documents
         self._advance(documents, detail)
-
-    def _detail(self, new: MemoryIndex) -> str:
-        """What stands beside the number of documents: the compression and the size so far."""
-        now = time.monotonic()
-        if now - self._sized >= _SIZE_EVERY:
-            self._sized, self._size = now, f", {size(bytes_on_disk(new.path))}"
-        return f"{self._migrated.built.effective_compression:.1f}x compression{self._size}"
 
 
 def _kept(wanted: Mapping[str, str], there: Mapping[str, object], known: Mapping[str, str]) -> int:
@@ -379,7 +365,3 @@ def _is_folder(path: str) -> bool:
         return False
     with failures_in(path, "reading"), os.scandir(path) as found:
         return not any(each.is_symlink() for each in found)
-
-
-def _no_progress(documents: int, detail: str | None = None) -> None:
-    pass

@@ -31,3 +31,21 @@ def test_results_that_a_run_adds_do_not_make_its_code_another(tmp_path, monkeypa
     assert environment._commit() == commit
     code.write_text("2\n")
     assert environment._commit() == f"{commit}-dirty"
+
+
+def test_commands_name_no_folder_of_one_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "python",
+        "-m",
+        "bench.storage",
+        "--model",
+        str(tmp_path / "runs" / "m"),
+        "--rates",
+        "4",
+    ]
+    words += ["--folder", "/mnt/disk7/x", f"--results={tmp_path}/build/a.json", "--name", "a b"]
+    assert environment.shown_command(words) == (
+        "python -m bench.storage --model runs/m --rates 4 --folder x --results=build/a.json "
+        "--name 'a b'"
+    )

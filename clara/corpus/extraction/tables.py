@@ -36,7 +36,7 @@ def table_answers(
         numbered from 1. Values are what JSON holds; `{"type": name}` stands for any other.
 
     Raises:
-        DataError: it is no such file, or is damaged.
+        DataError: it is no such file, or is damaged; the rows before are given.
         ExpandsError: it expands to too much; the rows before are given.
     """
     with file:
@@ -44,18 +44,23 @@ def table_answers(
         columns: list[str] = []
         rows: list[list[Any]] = []
         pending = expanded = 0
-        for columns, number, values, flaw in _rows(_BATCHES[kind](file), limits, after):
-            rows.append([number, values, flaw])
-            size = len(json.dumps(values, ensure_ascii=False))
-            pending, expanded = pending + size, expanded + size
-            if expanded > most:
-                raise ExpandsError(
-                    f"expands to {_MOST_OF_SIZE} times its size and more than "
-                    f"{limits.expanded_mb:g} MB, the limit expanded_mb"
-                )
-            if len(rows) >= _ROWS or pending >= _ENOUGH:
+        try:
+            for columns, number, values, flaw in _rows(_BATCHES[kind](file), limits, after):
+                size = len(json.dumps(values, ensure_ascii=False))
+                pending, expanded = pending + size, expanded + size
+                if expanded > most:
+                    raise ExpandsError(
+                        f"expands to {_MOST_OF_SIZE} times its size and more than "
+                        f"{limits.expanded_mb:g} MB, the limit expanded_mb"
+                    )
+                rows.append([number, values, flaw])
+                if len(rows) >= _ROWS or pending >= _ENOUGH:
+                    yield {"columns": columns, "rows": rows}
+                    rows, pending = [], 0
+        except DataError:
+            if rows:
                 yield {"columns": columns, "rows": rows}
-                rows, pending = [], 0
+            raise
         yield {"columns": columns, "rows": rows}
 
 

@@ -170,7 +170,12 @@ def _renamed(run: Run, whole: Run, before: Sequence[Run]) -> Run:
         or _is_of_others(run, before, "rankers", r.name)
     }
     sizes = {kept.system: kept.sizes for kept in whole.kept}
-    systems = {k.system for k in run.kept if sizes.get(k.system, k.sizes) != k.sizes}
+    systems = {
+        k.system
+        for k in run.kept
+        if sizes.get(k.system, k.sizes) != k.sizes
+        or _is_of_others(run, before, "systems", k.system)
+    }
 
     def name(old: str, clashing: set[str] = names) -> str:
         return f"{old} ({run.name})" if old in clashing else old

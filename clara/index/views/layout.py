@@ -23,7 +23,6 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -76,11 +75,6 @@ class Section(NamedTuple):
     @property
     def end(self) -> int:
         return self.offset + self.padded
-
-    def blocks(self) -> Iterator[slice]:
-        """The bytes of the file that each checksum is of."""
-        for start in range(self.offset, self.end, self.block):
-            yield slice(start, min(start + self.block, self.end))
 
     @property
     def block_count(self) -> int:

@@ -122,7 +122,7 @@ def _map_raw(file: Path, dtype: torch.dtype | None, width: int | None, offset: i
     if size == 0:
         return torch.empty(0, width, dtype=dtype)
     array = np.memmap(file, dtype=np.int8, mode="r", offset=offset, shape=(size,))
-    return torch.from_numpy(np.asarray(_Lent(array))).view(dtype).view(-1, width)
+    return tensor_over(array, dtype).view(-1, width)
 
 
 def _from_numpy(array: Any) -> Tensor:

@@ -72,6 +72,19 @@ def test_a_view_that_cannot_be_used_is_told(model, path):
     assert result.stdout.count("\n") > 3
 
 
+def test_a_damaged_view_in_a_folder_below_home_is_told(model, path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = MemoryIndex.open(path, views=tmp_path / "cache").build_view().path
+    content = bytearray(Path(made).read_bytes())
+    content[-1] ^= 1
+    Path(made).unlink()
+    Path(made).write_bytes(content[:-8])
+    given = ("--model", model, "--index", path, "--view-folder", "~/cache", QUESTION)
+    result = CliRunner().invoke(app, ["search", *given])
+    assert result.exit_code == 0
+    assert made in result.stderr
+
+
 def test_bad_usage(refused, model, path):
     both = "--check and --remove exclude each other"
     assert both in refused("index", "view", path, "--check", "--remove", code=2)

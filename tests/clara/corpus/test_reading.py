@@ -101,19 +101,30 @@ def test_a_survey_knows_repeated_ids_and_reports_no_failures(tmp_path):
     assert len(failures) == 2  # which reading them reports
 
 
-def test_after_a_survey_nothing_is_taken_of_a_table_that_expands_to_much(tmp_path):
-    pq.write_table(pa.table({"text": ["x" * 1000] * 5000}), tmp_path / "bomb.parquet")
+@pytest.mark.parametrize("kind", ["Parquet", "data set"])
+def test_after_a_survey_nothing_is_taken_of_a_table_that_expands_to_much(kind, tmp_path):
+    table = pa.table({"text": pa.array(["x" * 1000] * 5000).dictionary_encode()})
+    if kind == "Parquet":
+        bomb = tmp_path / "bomb.parquet"
+        pq.write_table(table, bomb)
+    else:
+        bomb = tmp_path / "bomb"
+        datasets.Dataset.from_dict({"text": ["x"]}).save_to_disk(bomb)
+        (file,) = bomb.glob("*.arrow")  # `datasets` itself writes no dictionaries
+        with pa.OSFile(str(file), "wb") as out, pa.ipc.new_stream(out, table.schema) as stream:
+            stream.write_table(table)
     (tmp_path / "good.txt").write_text("good")
     failures: list[Failure] = []
     limits = Limits(expanded_mb=1)
-    reading = Reading([str(tmp_path)], limits=limits, on_error="skip", on_failure=failures.append)
+    sources = [str(bomb), str(tmp_path / "good.txt")]
+    reading = Reading(sources, limits=limits, on_error="skip", on_failure=failures.append)
     assert len(list(reading)) > 500
     assert len(failures) == 1
     reading.survey()
     assert [document.text for document in reading] == ["good"]
     assert len(failures) == 2
     assert failures[0] == failures[1]
-    assert failures[0].reason.startswith("expands to 100 times its size and more than 1 MB, the l")
+    assert "expands to 100 times its size and more than 1 MB, the limit" in failures[0].reason
 
 
 def test_what_is_written_is_read_back(mixed, tmp_path):

@@ -75,6 +75,23 @@ def test_values_that_share_bytes_are_measured_alone(kind, tmp_path):
     assert [row.flaw for row in found] == [None, None, flaw, None]
 
 
+def test_rows_before_a_damaged_batch_are_given(tmp_path, extractor):
+    with (
+        pa.OSFile(str(tmp_path / "t"), "wb") as file,
+        pa.ipc.new_stream(file, pa.schema({"n": pa.int64()})) as stream,
+    ):
+        for begin in (0, 100, 200):
+            stream.write_batch(pa.record_batch({"n": list(range(begin, begin + 100))}))
+    whole = (tmp_path / "t").read_bytes()
+    (tmp_path / "t").write_bytes(whole[: len(whole) - 200])
+    rows = []
+    with pytest.raises(DataError, match=r"cannot be read as an Arrow stream: "):
+        rows.extend(
+            row.values["n"] for row in extractor.rows("arrow", os.open(tmp_path / "t", os.O_RDONLY))
+        )
+    assert rows == list(range(200))
+
+
 def test_strings_that_are_not_utf8_are_failures_of_their_rows(tmp_path, extractor):
     raw = pa.array([b"fine", b"\xff", b"too"], pa.binary())
     text = pa.StringArray.from_buffers(3, *raw.buffers()[1:])

@@ -3,12 +3,13 @@ import zlib
 import pytest
 import torch
 
-from clara.index import MemoryIndex
+from clara.index import MemoryIndex, ranking
 from clara.index.build import write_empty
 from clara.index.header import Header
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
+from tests.clara.index.made_views import FEW, SHAPE, memory
 
 FINGERPRINT = "f" * 64
 
@@ -105,3 +106,24 @@ def assert_same():
         assert torch.equal(left.memory.view(torch.uint8), right.memory.view(torch.uint8))
 
     return check
+
+
+@pytest.fixture
+def filled(make_index, make_documents):
+    """An index of many documents, in three commits."""
+
+    def fill(count=FEW, shape=SHAPE, **given):
+        index = make_index(shape, **given)
+        ids = [f"d{number}" for number in range(count)]
+        values = memory(count, shape)
+        for part in (slice(0, count // 2), slice(count // 2, count - 7), slice(count - 7, None)):
+            index.add(make_documents(ids[part], shape, memory=values[part]))
+        return index
+
+    return fill
+
+
+@pytest.fixture
+def no_ram(monkeypatch):
+    """Vectors are not read into RAM."""
+    monkeypatch.setattr(ranking, "nearest", None)

@@ -1,16 +1,11 @@
-"""Searches of a view find what searches in RAM find, bit for bit; nothing wrong is used."""
+"""Searches of a view find what searches in RAM find, bit for bit."""
 
 import copy
+import gc
 import os
 import pickle
-import random
-import re
 import shutil
-import stat
-import subprocess
-import sys
-import warnings
-from concurrent.futures import ThreadPoolExecutor
+import weakref
 from pathlib import Path
 
 import pytest
@@ -19,57 +14,8 @@ import torch
 from clara.index import MemoryIndex, MemoryIndexError, ranking
 from clara.index.catalog import Catalog
 from clara.index.folders import bytes_on_disk
-from clara.index.searching import nearest
-from clara.index.views import ViewError, building
-from clara.index.views.choice import source_of
-from clara.index.views.layout import FORMAT, HEAD_BYTES
-from clara.index.views.mapped import View
-
-COUNT, SHAPE = 5_000, (2, 8)  # so many that codes are looked at first
-
-
-FEW = 300
-
-
-def queries(count=5, shape=SHAPE, seed=9):
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def memory(count=COUNT, shape=SHAPE, seed=1):
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed)) + 0.5
-
-
-@pytest.fixture
-def filled(make_index, make_documents):
-    """An index of many documents, in three commits."""
-
-    def fill(count=FEW, shape=SHAPE, **given):
-        index = make_index(shape, **given)
-        ids = [f"d{number}" for number in range(count)]
-        values = memory(count, shape)
-        for part in (slice(0, count // 2), slice(count // 2, count - 7), slice(count - 7, None)):
-            index.add(make_documents(ids[part], shape, memory=values[part]))
-        return index
-
-    return fill
-
-
-def found(index, *given, **more):
-    return [[(hit.id, hit.score) for hit in hits] for hits in index.search(*given, **more)]
-
-
-def views_of(index):
-    return sorted(Path(index.path, "_views").glob("*"))
-
-
-def in_ram(index):
-    return MemoryIndex.open(index.path, views=False)
-
-
-@pytest.fixture
-def no_ram(monkeypatch):
-    """Vectors are not read into RAM."""
-    monkeypatch.setattr(ranking, "nearest", None)
+from clara.index.snapshot import Snapshot
+from tests.clara.index.made_views import COUNT, FEW, SHAPE, found, in_ram, memory, queries, views_of
 
 
 @pytest.mark.parametrize(
@@ -270,263 +216,6 @@ def test_a_folder_of_views_of_several_indexes(make_index, make_documents, tmp_pa
     assert made[0].check_view() is None
 
 
-def test_every_flip_is_detected_and_named(filled):
-    """Or, of a row that no search has read, by a check of the whole file."""
-    index = filled(count=4_200, shape=(1, 8))
-    wanted = queries(3, (1, 8)).flatten(1)
-    made = index.build_view()
-    contents = index._current()
-    source = source_of(contents.snapshot, contents)
-    expected = nearest(wanted, contents.corpus, 3, None)
-    whole = Path(made.path).read_bytes()
-    chance = random.Random(0)
-    places = [*range(0, 40, 3), *range(HEAD_BYTES - 16, HEAD_BYTES + 8, 5), len(whole) - 1]
-    places += [chance.randrange(len(whole)) for _ in range(400)]
-    noticed = 0
-    for number, place in enumerate(places):
-        data = bytearray(whole)
-        data[place] ^= 1 << chance.randrange(8)
-        file = Path(f"{made.path}.{number}")  # what was mapped must not change
-        file.write_bytes(data)
-        with pytest.raises(ViewError) as caught:
-            View.open(str(file), source).check()
-        assert str(caught.value).startswith(f"{file}: ")
-        assert "\n" not in str(caught.value)
-        try:
-            found = View.open(str(file), source).nearest(wanted, 3, None)
-        except ViewError:
-            noticed += 1
-        else:
-            assert all(map(torch.equal, found, expected))
-        file.unlink()
-    assert noticed > 200
-
-
-def test_a_damaged_view_is_made_again(filled):
-    index = filled()
-    expected = found(in_ram(index), queries(), 3)
-    file = Path(index.build_view().path)
-    opened = MemoryIndex.open(index.path)
-    data = bytearray(file.read_bytes())
-    whole = bytes(data)
-    data[len(data) // 2] ^= 1
-    file.unlink()
-    file.write_bytes(data)
-    with pytest.warns(UserWarning, match=r"damaged, .* it is not used"):
-        assert found(opened, queries(), 3) == expected
-    assert file.read_bytes() == whole
-
-
-def flipped_format(data):
-    """As of a later release, with a head that is whole by its checksum."""
-    import hashlib
-
-    head = bytearray(data[:HEAD_BYTES])
-    head[8] = FORMAT + 1
-    head[-16:] = hashlib.blake2b(bytes(head[:-16]), digest_size=16).digest()
-    return bytes(head) + data[HEAD_BYTES:]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda data: data[:-1], "should have"),
-        (lambda data: data[:100], "not a view of an index, or truncated"),
-        (lambda data: b"", "not a view of an index, or truncated"),
-        (lambda data: data + b"0", "should have"),
-        (lambda data: b"{}" * 20_000, "not a view of an index"),
-        (flipped_format, "format 2 of views is not what this release reads"),
-    ],
-)
-def test_what_is_no_view_is_replaced(filled, change, message):
-    index = filled(count=50)
-    expected = found(in_ram(index), queries(), 3)
-    file = Path(index.build_view().path)
-    whole = file.read_bytes()
-    file.unlink()
-    file.write_bytes(change(whole))
-    with pytest.warns(UserWarning, match=message):
-        assert found(MemoryIndex.open(index.path), queries(), 3) == expected
-    assert file.read_bytes() == whole
-
-
-def test_a_view_of_another_index_is_not_used(make_index, make_documents):
-    """Also one of a copy of the index that has the same version number."""
-    index = make_index()
-    names = [f"d{number}" for number in range(30)]
-    index.add(make_documents(names, memory=memory(30)))
-    copied = Path(index.path).with_name("copied")
-    shutil.copytree(index.path, copied)
-    other = MemoryIndex.open(copied)
-    other.add(make_documents(["there"], memory=queries(1)))
-    index.add(make_documents(["here"], memory=queries(1)))
-    theirs, own = other.build_view(), index.build_view()
-    assert Path(theirs.path).name != Path(own.path).name
-    shutil.copy(theirs.path, own.path + ".copy")
-    os.replace(own.path + ".copy", own.path)
-    with pytest.warns(UserWarning, match="a view of another index or version"):
-        assert MemoryIndex.open(index.path).search(queries(1), 1)[0][0].id == "here"
-
-
-@pytest.mark.parametrize("kind", ["folder", "link", "linked folder", "pipe"])
-def test_no_link_or_folder_is_followed(filled, tmp_path, kind):
-    index = filled(count=50)
-    expected = found(in_ram(index), queries(), 3)
-    file = Path(index.build_view().path)
-    outside = tmp_path / "outside"
-    if kind == "linked folder":
-        shutil.move(file.parent, outside)
-        file.parent.symlink_to(outside)
-    else:
-        shutil.move(file, outside)
-        if kind == "folder":
-            file.mkdir()
-        elif kind == "pipe":
-            os.mkfifo(file)
-        else:
-            file.symlink_to(outside)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        assert found(MemoryIndex.open(index.path), queries(), 3) == expected
-    first = str(said[0].message)
-    assert re.search(r"_views.*(not a file|cannot be opened|a link)", first), first
-    kept = outside / file.name if kind == "linked folder" else outside
-    assert kept.is_file()
-    if kind in ("link", "pipe"):
-        assert file.is_file()
-        assert not file.is_symlink()
-
-
-def test_a_full_disk_leaves_the_index_as_it_was(filled, monkeypatch):
-    index = filled()
-    expected = found(index, queries(), 3)
-    size = bytes_on_disk(index.path)
-    monkeypatch.setattr(ranking, "VIEWS_FROM_BYTES", 1)
-    monkeypatch.setattr(building.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
-    with pytest.raises(MemoryIndexError, match="building the view failed: No space left on device"):
-        index.build_view()
-    with pytest.warns(UserWarning, match=r"searched without a view, .*: No space left on device: "):
-        assert found(MemoryIndex.open(index.path), queries(), 3) == expected
-    assert bytes_on_disk(index.path) == size
-    assert views_of(index) == []
-
-
-def test_a_failure_half_way_leaves_nothing(filled, monkeypatch):
-    index = filled()
-    monkeypatch.setattr(ranking, "VIEWS_FROM_BYTES", 1)
-
-    def fails(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(building._Writer, "_write_codes", fails)
-    with pytest.warns(UserWarning, match=r"searched without a view, .*: No space left"):
-        assert len(MemoryIndex.open(index.path).search(queries(1), 2)[0]) == 2
-    assert views_of(index) == []
-
-
-def test_a_damaged_document_is_named(filled):
-    index = filled(count=50)
-    row = memory(50)[3].numpy().tobytes()
-    for file in Path(index.path, "data").iterdir():
-        content = bytearray(file.read_bytes())
-        if (place := content.find(row)) >= 0:
-            content[place] ^= 1
-            file.write_bytes(content)
-    with pytest.raises(MemoryIndexError, match=r"document 'd3' .* is damaged"):
-        index.build_view()
-    assert views_of(index) == []
-
-
-KILLED = """
-import os, sys
-from clara.index import MemoryIndex
-from clara.index.views import building
-step = getattr(building._Writer, sys.argv[2])
-def die(*given):
-    step(*given)
-    os.kill(os.getpid(), 9)
-setattr(building._Writer, sys.argv[2], die)
-MemoryIndex.open(sys.argv[1]).build_view()
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_builder_leaves_nothing_that_is_used(filled):
-    index = filled(count=50)
-    step = "_write_checksums"
-    done = subprocess.run([sys.executable, "-c", KILLED, index.path, step], check=False)
-    assert done.returncode == -9
-    (left,) = views_of(index)
-    assert left.name.startswith(".")
-    assert index.check_view() is None
-    index.build_view()
-    assert left.exists()  # its builder may be at work still
-    os.utime(left, (0, 0))
-    made = index.build_view()
-    assert [str(file) for file in views_of(index)] == [made.path]
-
-
-NOBODY = """
-import os, sys, warnings
-import torch
-from clara.index import MemoryIndex, MemoryIndexError, ranking
-ranking.VIEWS_FROM_BYTES = 1
-
-def use(path, folder):
-    for views in (True, folder):
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            index = MemoryIndex.open(path, views=views)
-            hits = index.search(torch.ones(1, 2, 8), 3)[0]
-            print([hit.id for hit in hits], [str(each.message) for each in said])
-        try:
-            index.build_view()
-        except MemoryIndexError as error:
-            print(error)
-
-use(sys.argv[2], sys.argv[2] + " of views")  # imports what another user may not read
-MemoryIndex.open(sys.argv[2], views=False).search(torch.ones(1, 2, 8), 3)
-print("another user")
-if os.geteuid() == 0:
-    os.setgid(65534)
-    os.setuid(65534)
-use(sys.argv[1], sys.argv[3])
-"""
-
-
-@pytest.mark.slow
-def test_a_read_only_folder_is_searched_in_ram_or_from_another_folder(filled, tmp_path):
-    index = filled()
-    expected = [hit.id for hit in index.search(torch.ones(1, *SHAPE), 3)[0]]
-    shutil.copytree(index.path, tmp_path / "copy")
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
-    for path in (tmp_path / "index", *(tmp_path / "index").rglob("*")):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    cache.chmod(0o777)
-    command = [sys.executable, "-c", NOBODY, index.path, str(tmp_path / "copy"), str(cache)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    first, refused, second = lines[lines.index("another user") + 1 :]
-    without = "searched without a view, vectors are read into RAM: Permission denied"
-    assert first == f"{expected} {[f'{index.path}: {without}']}"
-    assert refused == f"{index.path}: building the view failed: Permission denied"
-    assert second == f"{expected} []"
-    assert len(list(cache.iterdir())) == 1
-    assert views_of(index) == []
-
-
-def test_two_builders_at_once(filled):
-    index = filled(count=600)
-    with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda _: MemoryIndex.open(index.path).build_view(), range(12)))
-    assert {index.check_view()} == set(made)
-    assert len(views_of(index)) == 1
-
-
 def test_without_a_proof(filled):
     index = filled(COUNT)
     index.build_view()
@@ -543,3 +232,28 @@ def test_an_empty_index_has_a_view(make_index):
     assert index.build_view().rows == 0
     assert MemoryIndex.open(index.path).search(queries(2), 3) == [[], []]
     assert index.check_view() is not None
+
+
+def test_vectors_of_an_earlier_version_are_let_go(filled, make_documents):
+    index = MemoryIndex.open(filled().path, views=False)
+    index.search(queries(1), 3)
+    corpus = weakref.ref(index._ranking.contents.corpus)
+    MemoryIndex.open(index.path).add(make_documents(["new"]))
+    assert len(index) == FEW + 1
+    gc.collect()
+    assert corpus() is None
+
+
+def test_a_handle_of_this_version_reads_ids_when_they_are_asked_for(filled, monkeypatch):
+    index = MemoryIndex.open(filled().path)
+    scans, heads = [], Snapshot.heads
+
+    def counted(*given, **more):
+        scans.append(1)
+        return heads(*given, **more)
+
+    monkeypatch.setattr(Snapshot, "heads", counted)
+    now = index.at_this_version()
+    assert scans == []
+    assert len(now.ids()) == FEW
+    assert scans == [1]

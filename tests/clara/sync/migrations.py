@@ -8,7 +8,7 @@ from clara.data import Document
 from clara.index import Details, MemoryIndex
 from clara.sync import migrating
 from clara.sync.migrating import Migration
-from tests.clara.sync.conftest import Stub, new_index
+from tests.clara.sync.stubs import Stub, new_index
 
 OTHER = "e" * 64
 """Fingerprint of the other model."""

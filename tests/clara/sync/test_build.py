@@ -1,6 +1,5 @@
 """Building an index from sources, with a stub in the compressor's place."""
 
-import json
 import os
 import pickle
 import subprocess
@@ -10,42 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from clara.corpus import FieldNames, Reading
+from clara.corpus import Reading
 from clara.data import DataError
 from clara.index import Details, MemoryIndex, MemoryIndexError
 from clara.sync import Build, BuildError, Decision
 from clara.sync import build as building
-from tests.clara.sync.conftest import new_index
-
-GUIDE = "# Guide\n\nThe harbour is open all year.\n\n## Prices\n\nA night costs thirty florins.\n"
-
-
-def jsonl(*records):
-    return "".join(json.dumps(record) + "\n" for record in records)
-
-
-@pytest.fixture
-def book(tmp_path):
-    """A folder with four documents in three files."""
-    folder = tmp_path / "book"
-    folder.mkdir()
-    (folder / "guide.md").write_text(GUIDE)
-    (folder / "hours.txt").write_text("Open from April to October.")
-    (folder / "staff.jsonl").write_text(
-        jsonl(
-            {"id": "s1", "contents": "Anna is the master.", "since": 2011, "title": "Anna"},
-            {"id": "s2", "contents": "Ben repairs engines.", "since": None, "paid": True},
-        )
-    )
-    return folder
-
-
-def opened(tmp_path):
-    return MemoryIndex.open(tmp_path / "index")
-
-
-def counts(built):
-    return built.added, built.replaced, built.unchanged, built.deleted, built.failed
+from tests.clara.sync.books import GUIDE, counts, jsonl, opened
+from tests.clara.sync.stubs import new_index
 
 
 def test_the_first_build(build, book, tmp_path, stub):
@@ -212,37 +182,6 @@ def test_fields_named_as_columns_of_the_index_are_left_out(build, tmp_path):
     assert counts(build(file)) == (0, 0, 1, 0, 0)
 
 
-def test_two_sources_with_one_id(build, tmp_path, stub):
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.jsonl").write_text(jsonl({"id": "x\u202e'", "contents": name}))
-    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    build(a)
-    with pytest.raises(BuildError) as raised:
-        build(b)
-    assert str(raised.value) == (
-        '1 document has the id of a document that another source brought: "x\\u202e\'" (of source '
-        "'a.jsonl'); rename them, or choose skip or replace for duplicates"
-    )
-    assert build(b, on_duplicate="skip").duplicates == 1
-    assert stub.seen == ["x\u202e'"]
-    assert counts(build(b, on_duplicate="replace")) == (0, 1, 0, 0, 0)
-    assert opened(tmp_path).digests()["x\u202e'"][0] == "b.jsonl"
-
-
-def test_of_ids_in_one_build_the_last_remains_and_the_next_build_changes_nothing(
-    build, tmp_path, stub
-):
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.jsonl").write_text(jsonl({"id": "x", "contents": name}))
-    sources = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    built = build(*sources, on_duplicate="replace")
-    assert (built.added, built.duplicates) == (1, 1)
-    assert opened(tmp_path).texts(["x"])[0].text == "b"
-    stub.seen = []
-    assert counts(build(*sources, on_duplicate="replace")) == (0, 0, 1, 0, 0)
-    assert stub.seen == []
-
-
 def test_sources_that_overlap_are_refused(build, book, tmp_path):
     build(book)
     (book / "sub").mkdir()
@@ -257,74 +196,6 @@ def test_sources_that_overlap_are_refused(build, book, tmp_path):
     assert counts(build(f"other={namesake}")) == (1, 0, 0, 0, 0)
     book.rename(tmp_path / "moved")
     assert counts(build(f"book={tmp_path}/moved", prune=True)) == (1, 0, 4, 0, 0)
-
-
-def test_a_chunk_gets_the_name_of_a_document_that_is_gone(build, tmp_path):
-    file = tmp_path / "a.jsonl"
-    others = [{"id": f"c{n}", "contents": f"Text {n}."} for n in range(20)]
-
-    def write(*records):
-        file.write_text("".join(json.dumps(each) + "\n" for each in [*records, *others]))
-
-    write({"id": "a", "contents": "short"}, {"id": "a#1", "contents": "gone later"})
-    build(file)
-    write({"id": "a", "contents": "long " * 10})
-    built = build(file, on_error="skip")  # without pruning there is no place for it
-    assert (built.replaced, built.failed) == (0, 1)
-    steps = []
-    built = build(file, prune=True, steps=steps)
-    assert (built.replaced, built.deleted, built.failed, built.unchanged) == (1, 1, 0, 20)
-    assert sum(steps[1:]) == steps[0]
-    index = MemoryIndex.open(tmp_path / "index")
-    assert index.entries(["a"])[0].rows == ["a#0", "a#1"]
-    assert len(index.digests()) == 21
-    assert build(file, prune=True).unchanged == 21
-    # If deleting is not agreed to, it is a failure still.
-    write({"id": "a", "contents": "short"}, *({"id": f"a#{n}", "contents": "x"} for n in (2, 3, 4)))
-    build(file)
-    write({"id": "a", "contents": "long " * 40})
-    with pytest.raises(BuildError, match=r"its chunk would have the id of document 'a#.'"):
-        build(file, prune=True)
-    assert build(file, prune=True, confirm=lambda gone, of: True).replaced == 1
-
-
-def test_ids_that_name_chunks_of_others(build, tmp_path):
-    long = "A sentence that is longer than forty characters, by far."
-    file = tmp_path / "a.jsonl"
-    file.write_text(jsonl({"id": "a", "contents": long}, {"id": "a#1", "contents": "Short."}))
-    failures = []
-    with pytest.raises(BuildError):
-        build(file, on_failure=failures.append)
-    assert "document 'a#1' has the id of a chunk of another document" in str(failures[0])
-    assert opened(tmp_path).ids() == ["a#0", "a#1"]
-    other = tmp_path / "b.jsonl"
-    other.write_text(jsonl({"id": "b#0", "contents": "Short."}))
-    build(other)
-    file.write_text(jsonl({"id": "a", "contents": long}, {"id": "b", "contents": long}))
-    failures.clear()
-    with pytest.raises(BuildError):
-        build(file, on_failure=failures.append)
-    assert "document 'b': its chunk would have the id of document 'b#0'" in str(failures[0])
-    assert opened(tmp_path).texts(["b#0"])[0].text == "Short."
-
-
-def test_hostile_ids_and_metadata_come_back(build, tmp_path):
-    names = ["'; DROP TABLE x; --", '"quoted"', "\u202eevil\x1b[31m", "a\nb", "\U0001f600", "%_\\"]
-    file = tmp_path / "a.jsonl"
-    records = [{"id": name, "contents": "text", "m\x1b' or 1=1": name} for name in names]
-    file.write_text(jsonl(*(dict(each, **{"m' or 1=1": each["id"]}) for each in records)))
-    with pytest.raises(DataError, match="control characters"):
-        build(file)
-    fields = FieldNames(metadata=("m' or 1=1",))
-    assert build(file, names=fields).added == len(names)
-    entries = {entry.document_id: entry for entry in opened(tmp_path).documents()}
-    assert {name: each.metadata for name, each in entries.items()} == {
-        name: {"m' or 1=1": name} for name in names
-    }
-    file.write_text(jsonl(*({"id": name, "contents": "new"} for name in names[1:])))
-    built = build(file, names=fields, prune=True, confirm=lambda *numbers: True)
-    assert counts(built) == (0, len(names) - 1, 0, 1, 0)
-    assert set(opened(tmp_path).digests()) == set(names[1:])
 
 
 def test_only_adding_and_only_replacing(build, tmp_path):
@@ -398,7 +269,7 @@ from clara.index import MemoryIndex, MemoryIndexError
 from clara.corpus import Reading
 from clara.model.building import opened_index
 from clara.sync import Build
-from tests.clara.sync.conftest import Stub
+from tests.clara.sync.stubs import Stub
 if os.geteuid() == 0:
     os.setuid(65534)
 path, source = sys.argv[1:]

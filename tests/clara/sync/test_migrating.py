@@ -13,18 +13,17 @@ from clara.index.header import Header
 from clara.index.origins import read_origins, record_origins
 from clara.sync import migrating
 from clara.sync.migrating import Migration
-from tests.clara.sync.conftest import FINGERPRINT, Stub, new_index
 from tests.clara.sync.migrations import (
     OTHER,
     arguments,
     built_of,
     document,
-    filled,
     put,
     same,
     text_of,
     texts,
 )
+from tests.clara.sync.stubs import FINGERPRINT, Stub, new_index
 
 # Other models, each with the arguments of an index for its memory.
 MODELS = {
@@ -46,17 +45,6 @@ MODELS = {
         },
     ),
 }
-
-
-@pytest.fixture
-def index(stub, tmp_path):
-    return filled(tmp_path / "index", stub)
-
-
-@pytest.fixture
-def other():
-    """Another model, and the arguments of an index for its memory."""
-    return Stub(OTHER), arguments()
 
 
 @pytest.mark.parametrize("kind", MODELS)

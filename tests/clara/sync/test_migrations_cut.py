@@ -9,8 +9,8 @@ from clara.data import Document
 from clara.index import MemoryIndex
 from clara.sync import Build
 from clara.sync.migrating import Migration
-from tests.clara.sync.conftest import FINGERPRINT, Stub, new_index
 from tests.clara.sync.migrations import OTHER, arguments, texts
+from tests.clara.sync.stubs import FINGERPRINT, Stub, new_index
 
 LONG = "A long text that goes on and on to THE END"
 

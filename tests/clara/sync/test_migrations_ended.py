@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,10 @@ from clara.index import MemoryIndex, MemoryIndexError, gate
 from clara.index import migration as folders
 from clara.sync import migrating
 from clara.sync.migrating import Migration
-from tests.clara.sync.conftest import FINGERPRINT, Stub
 from tests.clara.sync.migrations import (
     OTHER,
     arguments,
     built_of,
-    filled,
     half_done,
     put,
     same,
@@ -26,23 +25,12 @@ from tests.clara.sync.migrations import (
     text_of,
     texts,
 )
-
-
-@pytest.fixture
-def index(stub, tmp_path):
-    return filled(tmp_path / "index", stub)
-
-
-@pytest.fixture
-def other():
-    """Another model, and the arguments of an index for its memory."""
-    return Stub(OTHER), arguments()
-
+from tests.clara.sync.stubs import FINGERPRINT, Stub
 
 MIGRATOR = """
 import os, signal, sys
 from clara.sync import migrating
-from tests.clara.sync.conftest import Stub
+from tests.clara.sync.stubs import Stub
 from tests.clara.sync.migrations import OTHER, arguments
 
 class Dying(Stub):
@@ -197,6 +185,19 @@ def test_a_half_done_migration_is_removed(index, stub, monkeypatch):
     present = arguments(fingerprint=FINGERPRINT, settings=index.settings)
     assert not Migration(index.path, present, stub).run().changed
     assert not os.path.exists(folder)
+
+
+def test_a_migration_that_begins_during_a_clean_up_is_left_alone(index, monkeypatch):
+    folder = os.path.join(index.path, gate.FOLDER)
+    begun = ExitStack()
+    monkeypatch.setattr(
+        MemoryIndex,
+        "_remove_earlier_views",
+        lambda *given: begun.enter_context(folders.only_migration(index.path)) and 0,
+    )
+    with begun:
+        index.clean_up(keep_versions=1, unfinished=True)
+        assert os.path.exists(folder)
 
 
 def test_a_chunk_of_what_was_a_long_document(stub, tmp_path, monkeypatch):

@@ -10,27 +10,15 @@ from clara.index import MemoryIndex, MemoryIndexError, gate
 from clara.index import migration as folders
 from clara.sync.journal import Journal
 from clara.sync.migrating import Migration
-from tests.clara.sync.conftest import FINGERPRINT, Stub
 from tests.clara.sync.migrations import (
     OTHER,
     arguments,
-    filled,
     half_done,
     put,
     text_of,
     texts,
 )
-
-
-@pytest.fixture
-def index(stub, tmp_path):
-    return filled(tmp_path / "index", stub)
-
-
-@pytest.fixture
-def other():
-    """Another model, and the arguments of an index for its memory."""
-    return Stub(OTHER), arguments()
+from tests.clara.sync.stubs import FINGERPRINT, Stub
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from clara.index import MemoryIndex, MemoryIndexError, build, gate
 from clara.index import migration as folders
 from clara.sync import migrating
 from clara.sync.migrating import Migration
-from tests.clara.sync.conftest import Stub
 from tests.clara.sync.migrations import OTHER, arguments, put, small, texts
+from tests.clara.sync.stubs import Stub
 
 
 @pytest.fixture

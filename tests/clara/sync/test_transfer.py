@@ -14,7 +14,7 @@ from clara.index.header import Header, new_header
 from clara.memory.documents import CompressedDocuments
 from clara.sync import transfer
 from clara.sync.transfer import Imported, import_index, texts_of
-from tests.clara.sync.conftest import FINGERPRINT, new_index
+from tests.clara.sync.stubs import FINGERPRINT, new_index
 
 RECORDS = [
     {"id": "a", "contents": "One sentence of more than forty characters, and more.", "n": 1},
