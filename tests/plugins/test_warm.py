@@ -120,8 +120,8 @@ def test_a_new_python_runs_what_a_warm_one_cannot(run, arguments, options):
 
 WAITING = """
 import os, time
-print(os.getpid(), flush=True)
-try:
+try:  # from before the line that tells others to send signals
+    print(os.getpid(), flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("interrupted")
