@@ -176,6 +176,18 @@ def breakdown(results: Results) -> Table:
     return Table("", ("work", "dtype", "all", *parts), rows)
 
 
+def views(results: Results) -> Table:
+    """What views of an index cost, a row for each measurement and index."""
+    rows = []
+    for each in results.of("index"):
+        documents = f"{each.parameters['documents']:,} {each.parameters['ranking']}"
+        taken = _seconds(each) if each.unit == "s" else amount(each.median, each.unit)
+        of_view = each.quantities.get("bytes")
+        size = "" if of_view is None else amount(of_view, "bytes")
+        rows.append((each.case, documents, taken, size))
+    return Table("", ("measurement", "documents", "found", "size of the view"), rows, figures=2)
+
+
 def promises(results: Results) -> Table:
     return promise_table(results.promises)
 
@@ -237,6 +249,7 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "decode": decode,
     "dtype": dtype,
     "scoring": scoring,
+    "views": views,
     **{name: partial(operator, name) for name in OPERATORS},
 }
 

@@ -64,6 +64,11 @@ def rows():
     yield measurement("dtype", "encode a question", "bfloat16", [0.1], rate=16)
     parts = {"matrix products": 0.25, "attention": 0.0}
     yield measurement("breakdown", "compress", "float32", [0.5], amounts=parts, rate=16)
+    view = {"ranking": "means", "documents": 5000}
+    size = {"documents": 5000, "bytes": 3 * 2**20}
+    yield measurement("index", "build a view", "ours", [2.0], amounts=size, **view)
+    yield measurement("index", "search of a view", "ours", [0.02, 0.03, 0.04], **view)
+    yield measurement("index", "growth", "ours", [2**20], "bytes", **view)
 
 
 @pytest.fixture
@@ -123,6 +128,7 @@ EXPECTED = {
     "memory": [
         "| compression | peak memory | 16x | ours | 4.00 MiB | 0.33 |",
         "| compression | peak memory | 16x | reference way | 12.0 MiB |  |",
+        "| the index on disk | growth | ranking = means, 5,000 documents | ours | 1.00 MiB |  |",
     ],
     "training": [
         "| pretraining step | 16x | 6.00 s (4.80 s to 7.20 s) | 18.0 s (14.4 s to 21.6 s) "
@@ -139,6 +145,11 @@ EXPECTED = {
         "| encode a question | bfloat16 | 100 ms |  |  |",
     ],
     "breakdown": ["| compress | float32 | 500 ms | 250 ms |  |"],
+    "views": [
+        "| build a view | 5,000 means | 2.00 s | 3.00 MiB |",
+        "| search of a view | 5,000 means | 30.0 ms (24.0 ms to 36.0 ms) |  |",
+        "| growth | 5,000 means | 1.00 MiB |  |",
+    ],
     "scoring": ["| search | 1,000 documents, 1 query, int8 | 1.00 ms | 3.00 ms (3.00) |"],
 }
 EXPECTED |= {
