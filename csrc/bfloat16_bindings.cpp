@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings.hpp"
@@ -84,23 +85,46 @@ std::vector<AttendedDocument> documents_of(const std::vector<int64_t>& bounds,
     return documents;
 }
 
-void attention(const std::vector<int64_t>& bounds, const std::vector<int64_t>& query_bounds,
-               int64_t heads, int64_t kv_heads, int64_t width, float scale, int64_t window,
-               uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t out, uintptr_t lse, int threads) {
+/// Which queries read which keys, as Python hands it on.
+struct AttentionSizes {
+    std::vector<int64_t> bounds, query_bounds;
+    int64_t heads, kv_heads, width;
+    float scale;
+    int64_t window;
+};
+
+AttentionInputs attention_inputs(const AttentionSizes& sizes, uintptr_t q, uintptr_t k, uintptr_t v,
+                                 int threads) {
     require(attends_bfloat16(), "there is no such kernel for this processor");
+    const int64_t heads = sizes.heads, kv_heads = sizes.kv_heads, width = sizes.width;
     require(kv_heads >= 1 && heads >= 1 && heads % kv_heads == 0,
             "heads must be a multiple of kv_heads, got " + std::to_string(heads) + " and " +
                 std::to_string(kv_heads));
     require(width >= 16 && width % 16 == 0,
             "width must be a multiple of 16, got " + std::to_string(width));
-    require(window >= 0, "window must not be negative, got " + std::to_string(window));
+    require(sizes.window >= 0, "window must not be negative, got " + std::to_string(sizes.window));
     require(threads >= 1, "threads must be at least 1, got " + std::to_string(threads));
-    const std::vector<AttendedDocument> documents = documents_of(bounds, query_bounds);
-    const PackedAttention call{
-        heads, kv_heads, width,         at<const char>(q), at<const char>(k), at<const char>(v),
-        scale, window,   at<char>(out), at<float>(lse)};
+    return {
+        heads,       kv_heads,    width, at<const char>(q), at<const char>(k), at<const char>(v),
+        sizes.scale, sizes.window};
+}
+
+void attention(const AttentionSizes& sizes, uintptr_t q, uintptr_t k, uintptr_t v, uintptr_t out,
+               uintptr_t lse, int threads) {
+    const PackedAttention call{attention_inputs(sizes, q, k, v, threads), at<char>(out),
+                               at<float>(lse)};
+    const std::vector<AttendedDocument> documents = documents_of(sizes.bounds, sizes.query_bounds);
     const py::gil_scoped_release release;
     packed_attention(call, documents, threads);
+}
+
+void attention_gradient(const AttentionSizes& sizes, uintptr_t q, uintptr_t k, uintptr_t v,
+                        uintptr_t grad, uintptr_t dq, uintptr_t dk, uintptr_t dv, int threads) {
+    const AttentionGradient call{attention_inputs(sizes, q, k, v, threads), at<const char>(grad),
+                                 at<char>(dq), at<char>(dk), at<char>(dv)};
+    std::vector<AttendedDocument> documents = documents_of(sizes.bounds, sizes.query_bounds);
+    const py::gil_scoped_release release;
+    packed_attention_gradient(call, std::move(documents), threads);
 }
 
 }  // namespace
@@ -110,7 +134,15 @@ void define_bfloat16(py::module_& module) {
     module.def("attends_bfloat16", &attends_bfloat16);
     module.def("linear", &linear);
     module.def("linear_gradient", &gradient);
+    py::class_<AttentionSizes>(module, "AttentionSizes")
+        .def(py::init([](std::vector<int64_t> bounds, std::vector<int64_t> query_bounds,
+                         int64_t heads, int64_t kv_heads, int64_t width, float scale,
+                         int64_t window) {
+            return AttentionSizes{
+                std::move(bounds), std::move(query_bounds), heads, kv_heads, width, scale, window};
+        }));
     module.def("attention", &attention);
+    module.def("attention_gradient", &attention_gradient);
 }
 
 }  // namespace clara

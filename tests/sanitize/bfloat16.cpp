@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/attention/attention.hpp"
@@ -92,47 +93,156 @@ struct Heads {
     int64_t shared, kv, width;
 };
 
-void check_attention(const std::vector<int64_t>& lengths, int64_t most_queries, const Heads& sizes,
-                     int64_t window, int threads) {
+/// Random documents, and how they see each other.
+struct AttentionCase {
     std::vector<clara::AttendedDocument> documents;
-    int64_t queries = 0, rows = 0;
-    for (const int64_t length : lengths) {
-        documents.push_back({queries, std::min(length, most_queries), rows, length});
-        queries += documents.back().queries;
-        rows += length;
+    Heads sizes;
+    int64_t window;
+    Matrix q, k, v;
+
+    AttentionCase(const std::vector<int64_t>& lengths, int64_t most_queries, const Heads& sizes,
+                  int64_t window)
+        : documents(documents_of(lengths, most_queries)),
+          sizes(sizes),
+          window(window),
+          q(kType, queries(), heads() * sizes.width, 1),
+          k(kType, rows(), sizes.kv * sizes.width, 2),
+          v(kType, rows(), sizes.kv * sizes.width, 3) {}
+
+    static std::vector<clara::AttendedDocument> documents_of(const std::vector<int64_t>& lengths,
+                                                             int64_t most_queries) {
+        std::vector<clara::AttendedDocument> found;
+        int64_t queries = 0, rows = 0;
+        for (const int64_t length : lengths) {
+            found.push_back({queries, std::min(length, most_queries), rows, length});
+            queries += found.back().queries;
+            rows += length;
+        }
+        return found;
     }
-    const int64_t heads = sizes.shared * sizes.kv, width = sizes.width;
-    const Matrix q(kType, queries, heads * width, 1), k(kType, rows, sizes.kv * width, 2);
-    const Matrix v(kType, rows, sizes.kv * width, 3), out(kType, queries, heads * width, 4);
-    const Matrix lse(DataType::float32, queries, heads, 5);
-    clara::packed_attention({heads, sizes.kv, width, memory(q), memory(k), memory(v), 0.7f, window,
-                             memory(out), reinterpret_cast<float*>(memory(lse))},
-                            documents, threads);
-    for (const clara::AttendedDocument& each : documents) {
+
+    int64_t heads() const { return sizes.shared * sizes.kv; }
+    int64_t queries() const { return documents.back().first_query + documents.back().queries; }
+    int64_t rows() const { return documents.back().first_row + documents.back().rows; }
+
+    clara::AttentionInputs inputs() const {
+        return {heads(), sizes.kv, sizes.width, memory(q), memory(k), memory(v), kScale, window};
+    }
+
+    /// The rows of keys that the i-th query of a document sees: from the first to the last one.
+    std::pair<int64_t, int64_t> seen(const clara::AttendedDocument& document, int64_t i) const {
+        const int64_t last = document.rows - document.queries + i;
+        const int64_t first = window > 0 ? std::max<int64_t>(0, last - window + 1) : 0;
+        return {document.first_row + first, document.first_row + last};
+    }
+
+    static constexpr float kScale = 0.7;
+};
+
+/// What one head of a query gives to the keys that it sees, and the log of its softmax's sum.
+struct QueryWeights {
+    std::vector<double> values;
+    double log_sum;
+
+    QueryWeights(const AttentionCase& given, int64_t query, int64_t head,
+                 std::pair<int64_t, int64_t> seen) {
+        const int64_t width = given.sizes.width, from = head / given.sizes.shared * width;
+        double sum = 0;
+        for (int64_t j = seen.first; j <= seen.second; ++j) {
+            const double score = dot(given.q, query, head * width, given.k, j, from, width);
+            values.push_back(std::exp(double{AttentionCase::kScale} * score));
+            sum += values.back();
+        }
+        for (double& value : values) value /= sum;
+        log_sum = std::log(sum);
+    }
+};
+
+void check_attention(const AttentionCase& given, int threads) {
+    const int64_t width = given.sizes.width;
+    const Matrix out(kType, given.queries(), given.heads() * width, 4);
+    const Matrix lse(DataType::float32, given.queries(), given.heads(), 5);
+    clara::packed_attention({given.inputs(), memory(out), reinterpret_cast<float*>(memory(lse))},
+                            given.documents, threads);
+    for (const clara::AttendedDocument& each : given.documents) {
         for (int64_t i = 0; i < each.queries; ++i) {
-            const int64_t query = each.first_query + i, last = each.rows - each.queries + i;
-            const int64_t first = window > 0 ? std::max<int64_t>(0, last - window + 1) : 0;
-            for (int64_t h = 0; h < heads; ++h) {
-                const int64_t from = h / sizes.shared * width;
-                std::vector<double> weights;
-                double sum = 0;
-                for (int64_t j = first; j <= last; ++j) {
-                    const int64_t key = each.first_row + j;
-                    const double score = dot(q, query, h * width, k, key, from, width);
-                    weights.push_back(std::exp(0.7 * score));
-                    sum += weights.back();
-                }
-                expect_near(lse.at(query, h), std::log(sum), 1, "the log of a sum");
+            const int64_t query = each.first_query + i;
+            const auto seen = given.seen(each, i);
+            for (int64_t h = 0; h < given.heads(); ++h) {
+                const int64_t from = h / given.sizes.shared * width;
+                const QueryWeights weights(given, query, h, seen);
+                expect_near(lse.at(query, h), weights.log_sum, 1, "the log of a sum");
                 for (int64_t at = 0; at < width; ++at) {
                     double value = 0;
-                    for (int64_t j = first; j <= last; ++j) {
-                        value += weights[j - first] / sum * v.at(each.first_row + j, from + at);
+                    for (int64_t j = seen.first; j <= seen.second; ++j) {
+                        value += weights.values[j - seen.first] * given.v.at(j, from + at);
                     }
                     expect_near(out.at(query, h * width + at), value, 1, "a value of attention");
                 }
             }
         }
     }
+}
+
+/// Gradients in float64, each `[rows, columns]` in a row.
+struct AttentionGradients {
+    std::vector<double> q, k, v;
+
+    AttentionGradients(const AttentionCase& given, const Matrix& grad)
+        : q(given.queries() * given.heads() * given.sizes.width),
+          k(given.rows() * given.sizes.kv * given.sizes.width),
+          v(k.size()) {
+        for (const clara::AttendedDocument& each : given.documents) {
+            for (int64_t i = 0; i < each.queries; ++i) {
+                for (int64_t h = 0; h < given.heads(); ++h) {
+                    add(given, grad, each.first_query + i, h, given.seen(each, i));
+                }
+            }
+        }
+    }
+
+private:
+    void add(const AttentionCase& given, const Matrix& grad, int64_t query, int64_t head,
+             std::pair<int64_t, int64_t> seen) {
+        const int64_t width = given.sizes.width, from = head / given.sizes.shared * width;
+        const int64_t own = head * width;
+        const QueryWeights weights(given, query, head, seen);
+        std::vector<double> changes;
+        double mean = 0;
+        for (int64_t j = seen.first; j <= seen.second; ++j) {
+            changes.push_back(dot(grad, query, own, given.v, j, from, width));
+            mean += weights.values[j - seen.first] * changes.back();
+        }
+        for (int64_t j = seen.first; j <= seen.second; ++j) {
+            const double weight = weights.values[j - seen.first];
+            const double score = AttentionCase::kScale * weight * (changes[j - seen.first] - mean);
+            for (int64_t at = 0; at < width; ++at) {
+                const int64_t key = j * given.sizes.kv * width + from + at;
+                q[query * given.heads() * width + own + at] += score * given.k.at(j, from + at);
+                k[key] += score * given.q.at(query, own + at);
+                v[key] += weight * grad.at(query, own + at);
+            }
+        }
+    }
+};
+
+void check_attention_gradient(const AttentionCase& given, int threads) {
+    const int64_t columns = given.heads() * given.sizes.width;
+    const int64_t kv_columns = given.sizes.kv * given.sizes.width;
+    const Matrix grad(kType, given.queries(), columns, 4), q(kType, given.queries(), columns, 5);
+    const Matrix k(kType, given.rows(), kv_columns, 6), v(kType, given.rows(), kv_columns, 7);
+    clara::packed_attention_gradient(
+        {given.inputs(), memory(grad), memory(q), memory(k), memory(v)}, given.documents, threads);
+    const AttentionGradients expected(given, grad);
+    const auto check = [](const Matrix& found, const std::vector<double>& values, int64_t width,
+                          const char* what) {
+        for (int64_t i = 0; i < static_cast<int64_t>(values.size()); ++i) {
+            expect_near(found.at(i / width, i % width), values[i], 1 + std::abs(values[i]), what);
+        }
+    };
+    check(q, expected.q, columns, "a gradient of a query");
+    check(k, expected.k, kv_columns, "a gradient of a key");
+    check(v, expected.v, kv_columns, "a gradient of a value");
 }
 
 }  // namespace
@@ -158,10 +268,15 @@ void bfloat16() {
     if (clara::attends_bfloat16()) {
         const std::vector<int64_t> lengths{1, 2, 33, 64, 70, 0};
         for (const int64_t window : {0, 1, 7, 40}) {
-            check_attention(lengths, 100, {3, 2, 16}, window, 1);
-            check_attention(lengths, 5, {1, 1, 48}, window, 1);
+            for (const AttentionCase& given : {AttentionCase(lengths, 100, {3, 2, 16}, window),
+                                               AttentionCase(lengths, 5, {1, 1, 48}, window)}) {
+                check_attention(given, 1);
+                check_attention_gradient(given, 1);
+            }
         }
-        check_attention({150, 3, 140}, 200, {3, 3, 64}, 0, 3);
+        const AttentionCase long_ones({150, 3, 140}, 200, {3, 3, 64}, 0);
+        check_attention(long_ones, 3);
+        check_attention_gradient(long_ones, 3);
     }
 }
 

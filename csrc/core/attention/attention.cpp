@@ -29,6 +29,19 @@ std::vector<AttendedDocument> cut(const std::vector<AttendedDocument>& documents
     return parts;
 }
 
+constexpr double kWorkOfElement = 16;  // products in the time of one element of other work
+
+/// Of a document's heads that share one of keys, in elements.
+double work_of(const AttentionInputs& inputs, const AttendedDocument& document) {
+    const int64_t columns = inputs.shared() * inputs.width;
+    return static_cast<double>(document.queries) * static_cast<double>(document.rows) *
+           static_cast<double>(columns) / kWorkOfElement;
+}
+
+bool is_empty(const AttendedDocument& document) {
+    return document.rows == 0 || document.queries == 0;
+}
+
 }  // namespace
 
 bool attends_bfloat16() { return kernels().attention != nullptr; }
@@ -36,29 +49,57 @@ bool attends_bfloat16() { return kernels().attention != nullptr; }
 void packed_attention(const PackedAttention& call, const std::vector<AttendedDocument>& documents,
                       int threads) {
     const AttentionKernels& kernel = *kernels().attention;
+    const AttentionInputs& inputs = call.inputs;
     int64_t longest = 0, queries = 0;
     double work = 0;
     for (const AttendedDocument& each : documents) {
         longest = std::max(longest, each.rows);
         queries += each.queries;
-        work += static_cast<double>(each.queries) * static_cast<double>(each.rows);
+        work += work_of(inputs, each) * static_cast<double>(inputs.kv_heads);
     }
-    constexpr double kWorkOfElement = 16;  // products in the time of one element of other work
-    work *= static_cast<double>(call.heads * call.width) / kWorkOfElement;
     if (longest == 0 || queries == 0) return;
-    const int parts = useful_threads(work, queries * call.kv_heads, threads);
+    const int parts = useful_threads(work, queries * inputs.kv_heads, threads);
     const int64_t shares = kPiecesOfThread * parts;
-    const int64_t share = div_up(queries * call.kv_heads, shares);
+    const int64_t share = div_up(queries * inputs.kv_heads, shares);
     const std::vector<AttendedDocument> pieces =
         cut(documents, parts == 1 ? queries : std::max(kLeastQueries, share));
-    const int64_t count = static_cast<int64_t>(pieces.size()) * call.kv_heads;
+    const int64_t count = static_cast<int64_t>(pieces.size()) * inputs.kv_heads;
     // Who is done takes the next one.
     std::atomic<int64_t> next{0};
     for_each_part(parts, parts, [&](int /*part*/, int64_t /*begin*/, int64_t /*end*/) {
-        AlignedBytes scratch(kernel.scratch_bytes(call, longest));
+        AlignedBytes scratch(kernel.scratch_bytes(inputs, longest));
         for (int64_t piece = next++; piece < count; piece = next++) {
-            kernel.attend(call, pieces[piece / call.kv_heads], piece % call.kv_heads,
+            kernel.attend(call, pieces[piece / inputs.kv_heads], piece % inputs.kv_heads,
                           scratch.data());
+        }
+    });
+}
+
+void packed_attention_gradient(const AttentionGradient& call,
+                               std::vector<AttendedDocument> documents, int threads) {
+    const AttentionGradientKernels& kernel = *kernels().attention_gradient;
+    const AttentionInputs& inputs = call.inputs;
+    documents.erase(std::remove_if(documents.begin(), documents.end(), is_empty), documents.end());
+    int64_t longest = 0;
+    double work = 0;
+    for (const AttendedDocument& each : documents) {
+        longest = std::max(longest, each.rows);
+        work += work_of(inputs, each) * static_cast<double>(inputs.kv_heads);
+    }
+    // A document's gradients of keys are sums over all of its queries, so none is cut. The longest
+    // come first, lest one thread begins with them when the others are done.
+    std::sort(documents.begin(), documents.end(), [&](const auto& one, const auto& other) {
+        return work_of(inputs, one) > work_of(inputs, other);
+    });
+    const int64_t count = static_cast<int64_t>(documents.size()) * inputs.kv_heads;
+    if (count == 0) return;
+    const int parts = useful_threads(work, count, threads);
+    std::atomic<int64_t> next{0};
+    for_each_part(parts, parts, [&](int /*part*/, int64_t /*begin*/, int64_t /*end*/) {
+        AlignedBytes scratch(kernel.scratch_bytes(inputs, longest));
+        for (int64_t piece = next++; piece < count; piece = next++) {
+            kernel.differentiate(call, documents[piece / inputs.kv_heads], piece % inputs.kv_heads,
+                                 scratch.data());
         }
     });
 }

@@ -32,6 +32,7 @@ extern const ScreenKernels kAvx512Screen;
 extern const LinearKernels kAvx512Linear;
 extern const LinearGradientKernels kAvx512LinearGradient;
 extern const AttentionKernels kAvx512Attention;
+extern const AttentionGradientKernels kAvx512AttentionGradient;
 
 namespace {
 
@@ -50,6 +51,7 @@ const Kernels& avx512bf16() {
         kernels.linear = &kAvx512Linear;
         kernels.linear_gradient = &kAvx512LinearGradient;
         kernels.attention = &kAvx512Attention;
+        kernels.attention_gradient = &kAvx512AttentionGradient;
         return kernels;
     }();
     return made;

@@ -51,6 +51,7 @@ struct Kernels {
     const LinearKernels* linear = nullptr;  // for bfloat16, or null
     const LinearGradientKernels* linear_gradient = nullptr;
     const AttentionKernels* attention = nullptr;  // the same
+    const AttentionGradientKernels* attention_gradient = nullptr;
 
     /// What multiplies rows of a type as a panel; null where tile kernels do.
     const PanelKernels* panels_of(DataType type) const {

@@ -19,8 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..build import native
-from ..threads import processors_are_free
+from . import compiled
 from .reference import query_offsets
 
 # Query rows of a piece: enough to fill a product, and few enough for a small mask.
@@ -28,8 +27,6 @@ _LEAST_PIECE = 64
 _MOST_PIECE = 512
 # Elements; larger masks, of windows over long documents, are made anew.
 _LARGEST_KEPT_MASK = 1 << 16
-
-_WIDTH_UNIT = 16  # of heads that the compiled module takes
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -229,48 +226,6 @@ def _unfold(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(2, (heads, -1)).flatten(1, 2)
 
 
-def _attends_here(q: Tensor, k: Tensor) -> bool:
-    """Whether the compiled module computes the forward pass: where it multiplies bfloat16."""
-    return (
-        q.dtype == torch.bfloat16
-        and q.shape[2] > 0
-        and q.shape[2] % _WIDTH_UNIT == 0
-        and k.shape[0] > 0
-        and native is not None
-        and native.attends_bfloat16()
-        and processors_are_free()
-    )
-
-
-def _attended(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    q_offsets: Tensor,
-    scale: float,
-    window: int,
-) -> tuple[Tensor, Tensor]:
-    q, k, v = (x.contiguous() for x in (q, k, v))
-    out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
-    native.attention(
-        cu_seqlens.tolist(),
-        q_offsets.tolist(),
-        q.shape[1],
-        k.shape[1],
-        q.shape[2],
-        scale,
-        window,
-        q.data_ptr(),
-        k.data_ptr(),
-        v.data_ptr(),
-        out.data_ptr(),
-        lse.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return out, lse
-
-
 def forward(
     q: Tensor,
     k: Tensor,
@@ -283,8 +238,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """As `reference.forward`."""
     q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
-    if _attends_here(q, k):
-        return _attended(q, k, v, cu_seqlens, q_offsets, scale, window)
+    if compiled.attends_here(q, k):
+        return compiled.forward(q, k, v, cu_seqlens, q_offsets, scale, window)
     make = _maker(memory_only, window)
     out = make(q.shape, dtype=q.dtype)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -315,15 +270,17 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v.
 
-    Computed in float32 at least: PyTorch's backward pass is three to five times as slow in lower
-    precision.
+    By PyTorch they are computed in float32 at least: its backward pass is three to five times as
+    slow in lower precision.
     """
+    q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
+    if compiled.attends_here(q, k):
+        return compiled.backward(grad, q, k, v, cu_seqlens, q_offsets, scale, window)
     dtype = lse.dtype
     make = _maker(memory_only, window)
     # With a window, gradients of keys in several pieces are summed before they are rounded.
     gradients = [make(x.shape, dtype=dtype if window else x.dtype) for x in (q, k, v)]
     heads = q.shape[1] // k.shape[1]
-    q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
     for group in _groups(cu_seqlens, q_offsets, window):
         call = _prepare(q, k, v, group, dtype)
         own = [group.q_rows.of(x).to(dtype) for x in (grad, out, lse)]

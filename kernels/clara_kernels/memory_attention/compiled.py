@@ -1,0 +1,80 @@
+"""In bfloat16 on processors that multiply it: each document by itself, with sums in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..build import native
+from ..threads import processors_are_free
+
+_WIDTH_UNIT = 16  # of heads that the compiled module takes
+
+
+def attends_here(q: Tensor, k: Tensor) -> bool:
+    """Whether the compiled module computes attention: where it multiplies bfloat16."""
+    return (
+        q.dtype == torch.bfloat16
+        and q.shape[2] > 0
+        and q.shape[2] % _WIDTH_UNIT == 0
+        and k.shape[0] > 0
+        and native is not None
+        and native.attends_bfloat16()
+        and processors_are_free()
+    )
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    q_offsets: Tensor,
+    scale: float,
+    window: int,
+) -> tuple[Tensor, Tensor]:
+    """As `reference.forward`, of documents whose query rows begin at `q_offsets`."""
+    q, k, v = (x.contiguous() for x in (q, k, v))
+    out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
+    native.attention(
+        _sizes(q, k, cu_seqlens, q_offsets, scale, window),
+        *(x.data_ptr() for x in (q, k, v, out, lse)),
+        torch.get_num_threads(),
+    )
+    return out, lse
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    q_offsets: Tensor,
+    scale: float,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v.
+
+    The softmax is computed anew from q and k, so neither a result nor a log of its sums is needed.
+    """
+    grad, q, k, v = (x.contiguous() for x in (grad.to(q.dtype), q, k, v))
+    # Keys of a document without queries are read by none.
+    make = torch.empty_like if q.shape[0] == k.shape[0] else torch.zeros_like
+    dq, dk, dv = torch.empty_like(q), make(k), make(v)
+    native.attention_gradient(
+        _sizes(q, k, cu_seqlens, q_offsets, scale, window),
+        *(x.data_ptr() for x in (q, k, v, grad, dq, dk, dv)),
+        torch.get_num_threads(),
+    )
+    return dq, dk, dv
+
+
+def _sizes(
+    q: Tensor, k: Tensor, cu_seqlens: Tensor, q_offsets: Tensor, scale: float, window: int
+) -> Any:
+    _, heads, width = q.shape
+    bounds = cu_seqlens.tolist(), q_offsets.tolist()
+    return native.AttentionSizes(*bounds, heads, k.shape[1], width, scale, window)
