@@ -71,6 +71,16 @@ void gradient(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank, uintp
     linear_gradient(call, rows, threads);
 }
 
+void product_of_thin(int64_t rows, int64_t columns, int64_t rank, uintptr_t wide, uintptr_t thin,
+                     bool transposed, uintptr_t out, int threads) {
+    require_linear(rows, columns, columns, rank, threads);
+    const ThinProduct call{
+        rows,       columns,       rank, at<const char>(wide), at<const char>(thin),
+        transposed, at<float>(out)};
+    const py::gil_scoped_release release;
+    thin_product(call, threads);
+}
+
 /// Skips documents that have fewer rows than queries, as all of this operator's kernels do: bounds
 /// are not checked everywhere.
 std::vector<AttendedDocument> documents_of(const std::vector<int64_t>& bounds,
@@ -134,6 +144,7 @@ void define_bfloat16(py::module_& module) {
     module.def("attends_bfloat16", &attends_bfloat16);
     module.def("linear", &linear);
     module.def("linear_gradient", &gradient);
+    module.def("thin_product", &product_of_thin);
     py::class_<AttentionSizes>(module, "AttentionSizes")
         .def(py::init([](std::vector<int64_t> bounds, std::vector<int64_t> query_bounds,
                          int64_t heads, int64_t kv_heads, int64_t width, float scale,

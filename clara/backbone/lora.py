@@ -14,6 +14,8 @@ from clara.backbone.lora_library import Linear
 from clara.backbone.projection import project
 from clara_kernels.adapted_linear import (
     adapted_linear,
+    gradient_of_down,
+    gradient_of_up,
     gradients,
     multiplies_here,
     trains_here,
@@ -163,8 +165,8 @@ class _AdaptedProduct(torch.autograd.Function):
 
     Autograd would make a node, a copy and a cast for each of the small products. Here the large
     products are added to the thin ones as they are made: three products forward, five backward.
-    They run in the dtype of `x`; A and B stay in theirs, and so do their gradients. For the order
-    see `_adapted_product`.
+    They run in the dtype of `x`; A and B stay in theirs, and so do their gradients, whose sums are
+    not rounded to that of `x` where `multiplies_here`. For the order see `_adapted_product`.
     """
 
     @staticmethod
@@ -185,8 +187,8 @@ class _AdaptedProduct(torch.autograd.Function):
         else:
             out, hidden = _summed(rows, weight, bias, *low, scaling)
             ctx.hidden_scaling = scaling
-        ctx.save_for_backward(x, weight, down, up, hidden)
-        ctx.scaling = scaling
+        ctx.save_for_backward(x, weight, hidden, *low)
+        ctx.scaling, ctx.dtypes = scaling, (down.dtype, up.dtype)
         return out.view(*x.shape[:-1], up.shape[0])
 
     @staticmethod
@@ -194,12 +196,12 @@ class _AdaptedProduct(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor
     ) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None, None]:
-        x, weight, down, up, hidden = ctx.saved_tensors
+        x, weight, hidden, *low = ctx.saved_tensors
         wants_x, _, _, wants_down, wants_up, _ = ctx.needs_input_grad
-        grad_rows = grad.reshape(-1, grad.shape[-1])
-        low = down.to(grad.dtype), up.to(grad.dtype)
+        rows, grad_rows = (each.reshape(-1, each.shape[-1]) for each in (x, grad))
         grad_x = grad_down = grad_up = None
-        if wants_x and trains_here(grad_rows, weight, *low):
+        here = trains_here(grad_rows, weight, *low)
+        if wants_x and here:
             grad_x, thin = gradients(grad_rows, weight, *low, ctx.scaling)
         else:
             thin = (grad_rows @ low[1]).mul_(ctx.scaling)
@@ -208,8 +210,13 @@ class _AdaptedProduct(torch.autograd.Function):
                 grad_x.addmm_(grad_rows, weight)
         if grad_x is not None:
             grad_x = grad_x.view(x.shape)
+        here = here and multiplies_here(rows, hidden, thin)
         if wants_down:
-            grad_down = (thin.T @ x.reshape(-1, x.shape[-1])).to(down.dtype)
+            grad_down = gradient_of_down(thin, rows) if here else thin.T @ rows
+            grad_down = grad_down.to(ctx.dtypes[0])
         if wants_up:
-            grad_up = (grad_rows.T @ hidden).mul_(ctx.hidden_scaling).to(up.dtype)
+            grad_up = gradient_of_up(grad_rows, hidden) if here else grad_rows.T @ hidden
+            if ctx.hidden_scaling != 1:
+                grad_up.mul_(ctx.hidden_scaling)
+            grad_up = grad_up.to(ctx.dtypes[1])
         return grad_x, None, None, grad_down, grad_up, None

@@ -88,6 +88,23 @@ void check_gradient(int64_t rows, int64_t inputs, int64_t outputs, int64_t rank,
     }
 }
 
+void check_thin(int64_t rows, int64_t columns, int64_t rank, bool transposed, int threads) {
+    const Matrix wide(kType, rows, columns, 1), thin(kType, rows, rank, 2);
+    const Matrix out(DataType::float32, transposed ? columns : rank, transposed ? rank : columns,
+                     3);
+    clara::thin_product({rows, columns, rank, memory(wide), memory(thin), transposed,
+                         reinterpret_cast<float*>(memory(out))},
+                        threads);
+    for (int64_t r = 0; r < rank; ++r) {
+        for (int64_t c = 0; c < columns; ++c) {
+            double sum = 0;
+            for (int64_t i = 0; i < rows; ++i) sum += thin.at(i, r) * wide.at(i, c);
+            const double found = transposed ? out.at(c, r) : out.at(r, c);
+            expect_near(found, sum, 1 + std::abs(sum), "a gradient of an adapter");
+        }
+    }
+}
+
 /// The sizes of heads.
 struct Heads {
     int64_t shared, kv, width;
@@ -264,6 +281,12 @@ void bfloat16() {
             check_gradient(rows, 34, 10, 80, 1);
         }
         check_gradient(200, 130, 96, 16, 3);
+        for (const bool transposed : {false, true}) {
+            check_thin(0, 6, 2, transposed, 1);
+            check_thin(7, 70, 18, transposed, 1);
+            check_thin(129, 34, 80, transposed, 1);
+            check_thin(1100, 600, 16, transposed, 3);
+        }
     }
     if (clara::attends_bfloat16()) {
         const std::vector<int64_t> lengths{1, 2, 33, 64, 70, 0};

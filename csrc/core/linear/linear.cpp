@@ -54,4 +54,18 @@ void linear_gradient(const LinearGradient& call, int64_t rows, int threads) {
                   });
 }
 
+void thin_product(const ThinProduct& call, int threads) {
+    if (call.columns == 0) return;
+    const ThinProductKernels& kernel = *kernels().thin_product;
+    const int64_t pieces = div_up(call.columns, kThinColumns);
+    for_each_part(pieces,
+                  useful_threads(elements(call.rows, call.columns, call.rank), pieces, threads),
+                  [&](int /*part*/, int64_t begin, int64_t end) {
+                      const int64_t first = begin * kThinColumns;
+                      const int64_t last = std::min(call.columns, end * kThinColumns);
+                      AlignedBytes scratch(kernel.scratch_bytes(call, last - first));
+                      kernel.multiply(call, first, last, scratch.data());
+                  });
+}
+
 }  // namespace clara

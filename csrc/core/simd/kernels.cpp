@@ -31,6 +31,7 @@ extern const Kernels kSse2, kAvx2, kAvx512, kAvx512Vnni;
 extern const ScreenKernels kAvx512Screen;
 extern const LinearKernels kAvx512Linear;
 extern const LinearGradientKernels kAvx512LinearGradient;
+extern const ThinProductKernels kAvx512ThinProduct;
 extern const AttentionKernels kAvx512Attention;
 extern const AttentionGradientKernels kAvx512AttentionGradient;
 
@@ -50,6 +51,7 @@ const Kernels& avx512bf16() {
         kernels.screen = &kAvx512Screen;
         kernels.linear = &kAvx512Linear;
         kernels.linear_gradient = &kAvx512LinearGradient;
+        kernels.thin_product = &kAvx512ThinProduct;
         kernels.attention = &kAvx512Attention;
         kernels.attention_gradient = &kAvx512AttentionGradient;
         return kernels;

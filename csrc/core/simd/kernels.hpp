@@ -50,6 +50,7 @@ struct Kernels {
 
     const LinearKernels* linear = nullptr;  // for bfloat16, or null
     const LinearGradientKernels* linear_gradient = nullptr;
+    const ThinProductKernels* thin_product = nullptr;
     const AttentionKernels* attention = nullptr;  // the same
     const AttentionGradientKernels* attention_gradient = nullptr;
 

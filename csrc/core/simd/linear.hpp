@@ -59,4 +59,25 @@ struct LinearGradientKernels {
     void (*multiply)(const LinearGradient& call, int64_t begin, int64_t end, char* scratch);
 };
 
+constexpr int64_t kThinColumns = 32;  // of a wide matrix that are multiplied at a time
+
+/// out = thin' wide, or its transpose, in float32 of bfloat16 values: the gradients of
+/// AdaptedLinear in A, of x and LinearGradient::thin, and in B, of grad and AdaptedLinear::changes.
+struct ThinProduct {
+    int64_t rows, columns, rank;
+    const char* wide;  // [rows, columns]
+    const char* thin;  // [rows, rank]
+    bool transposed;
+    float* out;  // [rank, columns], or [columns, rank] if transposed
+};
+
+/// What an instruction set offers for that.
+struct ThinProductKernels {
+    /// Bytes, aligned to those of a cache line, that `multiply` needs for so many columns.
+    int64_t (*scratch_bytes)(const ThinProduct& call, int64_t columns);
+
+    /// Columns from `begin`, a multiple of kThinColumns, to `end`.
+    void (*multiply)(const ThinProduct& call, int64_t begin, int64_t end, char* scratch);
+};
+
 }  // namespace clara

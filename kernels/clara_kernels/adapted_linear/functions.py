@@ -188,3 +188,44 @@ def gradients(
             torch.get_num_threads(),
         )
     return out, thin
+
+
+def gradient_of_down(thin: Tensor, x: Tensor) -> Tensor:
+    """That of A, in float32: `thin' x`.
+
+    Args:
+        thin: `[rows, rank]`, of `gradients`, as `multiplies_here` accepts it.
+        x: `[rows, inputs]`, of `with_change`, as `multiplies_here` accepts it.
+
+    Returns:
+        `[rank, inputs]`.
+    """
+    return _over_rows(x, thin, x.new_empty(thin.shape[1], x.shape[1], dtype=torch.float32), False)
+
+
+def gradient_of_up(grad: Tensor, change: Tensor) -> Tensor:
+    """That of B, in float32: `grad' change`.
+
+    Args:
+        grad: of the result, `[rows, outputs]`, as `multiplies_here` accepts it.
+        change: `[rows, rank]`, of `with_change`, as `multiplies_here` accepts it.
+
+    Returns:
+        `[outputs, rank]`.
+    """
+    shape = grad.shape[1], change.shape[1]
+    return _over_rows(grad, change, grad.new_empty(shape, dtype=torch.float32), True)
+
+
+def _over_rows(wide: Tensor, thin: Tensor, out: Tensor, transposed: bool) -> Tensor:
+    with record_function(_NAME + "_adapter_gradient") if _profiler_enabled() else nullcontext():
+        native.thin_product(
+            *wide.shape,
+            thin.shape[1],
+            wide.data_ptr(),
+            thin.data_ptr(),
+            transposed,
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return out

@@ -7,6 +7,8 @@ import torch
 
 from clara_kernels.adapted_linear import (
     adapted_linear,
+    gradient_of_down,
+    gradient_of_up,
     gradients,
     multiplies_here,
     reference,
@@ -214,8 +216,46 @@ def test_threads_make_the_same_gradients():
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            made.append(gradients(grad, weight, down, up, 0.7))
+            of_x, thin = gradients(grad, weight, down, up, 0.7)
+            made.append((of_x, thin, gradient_of_up(grad, thin), gradient_of_down(thin, grad)))
     finally:
         torch.set_num_threads(before)
     for one, other in zip(*made, strict=True):
         assert torch.equal(one, other)
+
+
+@HERE
+@pytest.mark.parametrize(
+    ("rows", "columns", "rank"),
+    [
+        (0, 6, 2),  # nothing to sum
+        (1, 2, 2),  # a row without another beside it
+        (7, 70, 16),  # lanes that are not full
+        (65, 130, 18),  # more rows than are transposed together, and more of the adapter
+        (130, 64, 40),
+        (448, 576, 16),
+    ],
+)
+def test_gradients_of_adapters(rows, columns, rank, monkeypatch):
+    wide, thin = torch.randn(rows, columns).bfloat16(), torch.randn(rows, rank).bfloat16()
+    empty = torch.Tensor.new_empty
+    poison = lambda *given, **options: empty(*given, **options).fill_(torch.nan)  # noqa: E731
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison)
+    exact = thin.double().T @ wide.double()
+    for made, expected in (
+        (gradient_of_down(thin, wide), exact),
+        (gradient_of_up(wide, thin), exact.T),
+    ):
+        assert made.dtype == torch.float32
+        torch.testing.assert_close(made.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@HERE
+def test_gradients_of_adapters_keep_what_is_not_finite_apart():
+    wide, thin = torch.randn(20, 50).bfloat16(), torch.randn(20, 6).bfloat16()
+    wide[3, 41] = torch.inf
+    thin[7, 4] = torch.nan
+    lost = torch.zeros(6, 50, dtype=torch.bool)
+    lost[:, 41] = lost[4] = True
+    assert torch.equal(gradient_of_down(thin, wide).isfinite(), ~lost)
+    assert torch.equal(gradient_of_up(wide, thin).isfinite(), ~lost.T)
