@@ -173,7 +173,8 @@ def weighted_loss(objective: nn.Module, batch: Any) -> torch.Tensor:
 
 def optimizer_of(module: nn.Module) -> torch.optim.Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=LEARNING_RATE)
+    # `clara train` leaves the optimizer to transformers, whose default is this one.
+    return torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=True)
 
 
 def _step(loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> float:

@@ -4,7 +4,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from clara.backbone import chunked_head
-from clara.backbone.cross_entropy import head_cross_entropy
+from clara.backbone.cross_entropy import (
+    _cross_entropy,
+    _cross_entropy_by_blocks,
+    head_cross_entropy,
+)
 
 
 def made(rows, width, vocabulary, dtype=torch.float64, seed=0):
@@ -89,3 +93,21 @@ def test_sixteen_bit_hidden_states_are_reduced_in_float32():
     (ours,) = torch.autograd.grad(loss, rounded)
     (theirs,) = torch.autograd.grad(wanted, states)
     assert (ours.double() - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("block", [1, 1000, 1 << 18])
+def test_blocks_of_rows_are_what_all_rows_are(monkeypatch, block, dtype):
+    """The gradient takes the place of the logits."""
+    monkeypatch.setattr("clara.backbone.cross_entropy._BLOCK_LOGITS", block)
+    generator = torch.Generator().manual_seed(0)
+    logits = (5 * torch.randn(9, 300, generator=generator)).to(dtype)
+    targets = torch.randint(300, (9,), generator=generator)
+    whole, of_whole = _cross_entropy(logits.clone(), targets)
+    total, gradient = _cross_entropy_by_blocks(logits, targets)
+    assert total.dtype == torch.float32
+    torch.testing.assert_close(total, whole, rtol=1e-6, atol=0)
+    assert gradient() is logits
+    expected = of_whole()
+    allowed = max(torch.finfo(dtype).eps, 1e-5) * expected.abs().max()
+    assert (logits.float() - expected).abs().max() <= allowed
