@@ -159,6 +159,8 @@ def register_gradient(
     That takes the gradients of the differentiable outputs, `arguments(inputs, outputs)` of the
     forward call, and, if it `asks`, for each of the first inputs whether its gradient is needed. It
     returns the gradients of the first inputs. It is not called where no output has a gradient.
+    Whoever asks for a second derivative is refused: of what the module compiled, PyTorch would
+    leave it out.
 
     Args:
         arguments: a tuple, from the tuples of all inputs and of all outputs.
@@ -194,7 +196,11 @@ def register_gradient(
         used = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
         return *used, *nothing[gradients:]
 
+    def refuse(ctx: Any, *upstream: Tensor | None) -> Arguments:
+        raise RuntimeError(f"{name} can be differentiated once, not twice")
+
     torch.library.register_autograd(f"clara::{name}", backward, setup_context=setup_context)
+    torch.library.register_autograd(f"clara::{backward_name}", refuse)
 
 
 def declared() -> list[str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..build import native
 from ..threads import processors_are_free
+from .reference import query_offsets
 
 _WIDTH_UNIT = 16  # of heads that the compiled module takes
 
@@ -31,15 +32,16 @@ def forward(
     k: Tensor,
     v: Tensor,
     cu_seqlens: Tensor,
-    q_offsets: Tensor,
+    n_memory: Tensor,
+    memory_only: bool,
     scale: float,
     window: int,
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.forward`, of documents whose query rows begin at `q_offsets`."""
+    """As `reference.forward`."""
     q, k, v = (x.contiguous() for x in (q, k, v))
     out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
     native.attention(
-        _sizes(q, k, cu_seqlens, q_offsets, scale, window),
+        _sizes(q, k, cu_seqlens, n_memory, memory_only, scale, window),
         *(x.data_ptr() for x in (q, k, v, out, lse)),
         torch.get_num_threads(),
     )
@@ -52,7 +54,8 @@ def backward(
     k: Tensor,
     v: Tensor,
     cu_seqlens: Tensor,
-    q_offsets: Tensor,
+    n_memory: Tensor,
+    memory_only: bool,
     scale: float,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,11 +64,11 @@ def backward(
     The softmax is computed anew from q and k, so neither a result nor a log of its sums is needed.
     """
     grad, q, k, v = (x.contiguous() for x in (grad.to(q.dtype), q, k, v))
-    # Keys of a document without queries are read by none.
-    make = torch.empty_like if q.shape[0] == k.shape[0] else torch.zeros_like
-    dq, dk, dv = torch.empty_like(q), make(k), make(v)
+    # Documents without queries are skipped, and so are those with fewer rows than queries.
+    make = torch.zeros_like if memory_only else torch.empty_like
+    dq, dk, dv = (make(x) for x in (q, k, v))
     native.attention_gradient(
-        _sizes(q, k, cu_seqlens, q_offsets, scale, window),
+        _sizes(q, k, cu_seqlens, n_memory, memory_only, scale, window),
         *(x.data_ptr() for x in (q, k, v, grad, dq, dk, dv)),
         torch.get_num_threads(),
     )
@@ -73,8 +76,14 @@ def backward(
 
 
 def _sizes(
-    q: Tensor, k: Tensor, cu_seqlens: Tensor, q_offsets: Tensor, scale: float, window: int
+    q: Tensor,
+    k: Tensor,
+    cu_seqlens: Tensor,
+    n_memory: Tensor,
+    memory_only: bool,
+    scale: float,
+    window: int,
 ) -> Any:
     _, heads, width = q.shape
-    bounds = cu_seqlens.tolist(), q_offsets.tolist()
+    bounds = cu_seqlens.tolist(), query_offsets(cu_seqlens, n_memory, memory_only).tolist()
     return native.AttentionSizes(*bounds, heads, k.shape[1], width, scale, window)

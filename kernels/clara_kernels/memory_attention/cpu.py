@@ -237,9 +237,9 @@ def forward(
     window: int,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.forward`."""
-    q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
     if compiled.attends_here(q, k):
-        return compiled.forward(q, k, v, cu_seqlens, q_offsets, scale, window)
+        return compiled.forward(q, k, v, cu_seqlens, n_memory, memory_only, scale, window)
+    q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
     make = _maker(memory_only, window)
     out = make(q.shape, dtype=q.dtype)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -273,14 +273,14 @@ def backward(
     By PyTorch they are computed in float32 at least: its backward pass is three to five times as
     slow in lower precision.
     """
-    q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
     if compiled.attends_here(q, k):
-        return compiled.backward(grad, q, k, v, cu_seqlens, q_offsets, scale, window)
+        return compiled.backward(grad, q, k, v, cu_seqlens, n_memory, memory_only, scale, window)
     dtype = lse.dtype
     make = _maker(memory_only, window)
     # With a window, gradients of keys in several pieces are summed before they are rounded.
     gradients = [make(x.shape, dtype=dtype if window else x.dtype) for x in (q, k, v)]
     heads = q.shape[1] // k.shape[1]
+    q_offsets = query_offsets(cu_seqlens, n_memory, memory_only)
     for group in _groups(cu_seqlens, q_offsets, window):
         call = _prepare(q, k, v, group, dtype)
         own = [group.q_rows.of(x).to(dtype) for x in (grad, out, lse)]

@@ -10,7 +10,6 @@ from comparison import offsets_of
 from clara_kernels import memory_attention
 from clara_kernels.build import build_info, native
 from clara_kernels.memory_attention import compiled, cpu, reference
-from clara_kernels.memory_attention.reference import query_offsets
 
 pytestmark = pytest.mark.skipif(
     build_info()["simd"] != "avx512bf16",
@@ -27,16 +26,16 @@ def seeded():
 
 
 def case(lengths, counts, heads, kv_heads, width, memory_only=False):
-    """Gradient, q, k and v, and where rows and queries begin."""
+    """Gradient, q, k and v, and the documents."""
     sizes = heads, kv_heads, width
     *inputs, grad = random_case(lengths, counts, *sizes, torch.bfloat16, memory_only)
-    bounds, numbers = offsets_of(lengths), torch.tensor(counts, dtype=torch.int32)
-    return grad, *inputs, bounds, query_offsets(bounds, numbers, memory_only)
+    numbers = torch.tensor(counts, dtype=torch.int32)
+    return grad, *inputs, offsets_of(lengths), numbers, memory_only
 
 
-def exact(lengths, counts, given, scale, window, memory_only=False):
+def exact(given, scale, window):
     grad, q, k, v = (x.double() for x in given[:4])
-    rest = offsets_of(lengths), torch.tensor(counts, dtype=torch.int32), memory_only, scale, window
+    rest = *given[4:], scale, window
     return reference.backward(grad, q, k, v, *reference.forward(q, k, v, *rest), *rest)
 
 
@@ -59,7 +58,7 @@ def test_values(heads, kv_heads, width, window, memory_only):
     given = case(LENGTHS, COUNTS, heads, kv_heads, width, memory_only)
     scale = width**-0.5
     found = compiled.backward(*given, scale, window)
-    check(found, exact(LENGTHS, COUNTS, given, scale, window, memory_only))
+    check(found, exact(given, scale, window))
     if window == 1:  # a softmax of one score does not change with it
         assert not found[0].any()
         assert not found[1].any()
@@ -85,38 +84,33 @@ def test_no_less_exact_than_pytorch_in_bfloat16(window, memory_only):
 
 
 def test_scores_at_which_an_exponential_would_overflow():
-    lengths, counts = [50, 20], [1, 1]
-    given = case(lengths, counts, 2, 1, 16)
+    given = case([50, 20], [1, 1], 2, 1, 16)
     for scale in (40.0, -40.0):
-        check(
-            compiled.backward(*given, scale, 0), exact(lengths, counts, given, scale, 0), size=2e4
-        )
+        check(compiled.backward(*given, scale, 0), exact(given, scale, 0), size=2e4)
 
 
 @pytest.mark.parametrize("size", [1e4, 1e9, 1e14])
 def test_huge_scores(size):
     """The softmax is 1 for one key, so that queries and keys get no gradient."""
-    lengths, counts = [20, 40], [1, 1]
-    grad, q, *rest = case(lengths, counts, 2, 1, 16)
+    grad, q, *rest = case([20, 40], [1, 1], 2, 1, 16)
     given = grad, q * size, *rest
     found = compiled.backward(*given, 0.37, 0)
-    _, _, dv = exact(lengths, counts, given, 0.37, 0)
+    _, _, dv = exact(given, 0.37, 0)
     check(found[2:], [dv])
     assert all(x.isfinite().all() for x in found)
 
 
 @pytest.mark.parametrize("window", [0, 3])
 def test_other_instructions_compute_the_same(window, monkeypatch):
-    lengths, counts = [40, 70], [4, 4]
-    given = case(lengths, counts, 4, 2, 32)
-    grad, q, k, v, bounds, _ = given
-    rest = bounds, torch.tensor(4), False, 0.2, window
+    given = case([40, 70], [4, 4], 4, 2, 32)
+    grad, q, k, v, *documents = given
+    rest = *documents, 0.2, window
     results = cpu.forward(q, k, v, *rest)
     made = cpu.backward(grad, q, k, v, *results, *rest)
     monkeypatch.setenv("CLARA_SIMD", "avx512")
     assert not native.attends_bfloat16()
     others = cpu.backward(grad, q, k, v, *results, *rest)
-    expected = exact(lengths, counts, given, 0.2, window)
+    expected = exact(given, 0.2, window)
     check(made, expected)
     check(others, expected, roundings=1)  # they read results, which were rounded
     assert not torch.equal(made[0], others[0])  # they were computed otherwise
@@ -125,8 +119,7 @@ def test_other_instructions_compute_the_same(window, monkeypatch):
 @pytest.mark.parametrize("window", [0, 50])
 @pytest.mark.parametrize(("lengths", "kv_heads"), [([300, 5, 280, 290], 3), ([400], 1)])
 def test_threads_compute_the_same(lengths, kv_heads, window):
-    counts = [4] * len(lengths)
-    given = case(lengths, counts, 6, kv_heads, 64)
+    given = case(lengths, [4] * len(lengths), 6, kv_heads, 64)
     before = torch.get_num_threads()
     made = []
     try:
@@ -138,24 +131,22 @@ def test_threads_compute_the_same(lengths, kv_heads, window):
         torch.set_num_threads(before)
     assert torch.equal(made[0], made[1])
     assert torch.equal(made[0], made[2])
-    check(found, exact(lengths, counts, given, 0.1, window))
+    check(found, exact(given, 0.1, window))
 
 
 @pytest.mark.parametrize("memory_only", [False, True])
 def test_all_is_written_and_what_lies_around_it_is_not_read(memory_only, monkeypatch):
     """Results and the rows of another document are NaN beforehand."""
-    lengths, counts = [9, 90, 7], [3, 3, 3]
-    grad, q, k, v, bounds, q_bounds = case(lengths, counts, 6, 3, 48, memory_only)
-    own = slice(int(q_bounds[1]), int(q_bounds[2]))
-    whole = compiled.backward(
-        grad[own], q[own], k[9:99], v[9:99], offsets_of([90]), q_bounds[1:3] - own.start, 0.2, 0
-    )
+    grad, q, k, v, *documents = case([9, 90, 7], [3, 3, 3], 6, 3, 48, memory_only)
+    own = slice(3, 6) if memory_only else slice(9, 99)
+    alone = offsets_of([90]), torch.tensor(3), memory_only
+    whole = compiled.backward(grad[own], q[own], k[9:99], v[9:99], *alone, 0.2, 0)
     for x, kept in ((grad, own), (q, own), (k, slice(9, 99)), (v, slice(9, 99))):
         values = x[kept].clone()
         x.fill_(torch.nan)[kept] = values
     for name in ("empty_like", "zeros_like"):
         monkeypatch.setattr(torch, name, lambda x: torch.full_like(x, torch.nan))
-    dq, dk, dv = compiled.backward(grad, q, k, v, bounds, q_bounds, 0.2, 0)
+    dq, dk, dv = compiled.backward(grad, q, k, v, *documents, 0.2, 0)
     for one, other in zip(whole, (dq[own], dk[9:99], dv[9:99]), strict=True):
         assert torch.equal(one, other)
     assert all(x.isfinite().all() for x in whole)
@@ -177,19 +168,43 @@ def test_values_that_are_not_finite_stay_with_their_query():
     assert dv[:, 0].isfinite().all()
 
 
-def test_keys_of_documents_without_queries_get_none():
-    """Of such as get here where nothing reads the bounds, under torch.compile."""
-    grad, q, k, v, bounds, _ = case([5, 40, 9], [2, 2, 2], 4, 2, 16, True)
-    q_bounds = torch.tensor([0, 2, 2, 4], dtype=torch.int32)
-    kept = [0, 1, 4, 5]
-    dq, dk, dv = compiled.backward(grad[kept], q[kept], k, v, bounds, q_bounds, 0.2, 0)
-    assert not dk[5:45].any()
-    assert not dv[5:45].any()
-    rows = [*range(5), *range(45, 54)]
-    whole = offsets_of([5, 9]), torch.tensor([0, 2, 4], dtype=torch.int32)
-    expected = compiled.backward(grad[kept], q[kept], k[rows], v[rows], *whole, 0.2, 0)
-    for one, other in zip((dq, dk[rows], dv[rows]), expected, strict=True):
+@pytest.mark.parametrize(
+    ("lengths", "counts", "kept"),
+    [
+        ([5, 0, 4], [2, 2, 2], [0, 1, 4, 5]),  # no rows
+        ([1, 3], [2, 2], [2, 3]),  # fewer than queries, which are as many as all rows
+        ([5, 40, 9], [2, 0, 2], [0, 1, 2, 3]),  # no queries
+    ],
+)
+def test_skipped_documents_get_none(lengths, counts, kept, monkeypatch):
+    """They get here where nothing reads the bounds, under torch.compile."""
+    monkeypatch.setattr(torch, "empty_like", lambda x: torch.full_like(x, torch.nan))
+    grad, q, k, v, *_ = case([max(n, 2) for n in lengths], [2] * len(lengths), 4, 2, 16)
+    rows, queries = sum(lengths), sum(counts)
+    bounds, numbers = offsets_of(lengths), torch.tensor(counts, dtype=torch.int32)
+    given = grad[:queries], q[:queries], k[:rows], v[:rows]
+    dq, dk, dv = compiled.backward(*given, bounds, numbers, True, 0.2, 0)
+    computed = [n >= m > 0 for n, m in zip(lengths, counts, strict=True)]
+    mask = torch.tensor(computed).repeat_interleave(torch.tensor(lengths))
+    whole = [n for n, computes in zip(lengths, computed, strict=True) if computes]
+    rest = offsets_of(whole), torch.tensor(2), True, 0.2, 0
+    grad, q, k, v = (x[y] for x, y in zip(given, (kept, kept, mask, mask), strict=True))
+    expected = compiled.backward(grad, q, k, v, *rest)
+    for one, other in zip((dq[kept], dk[mask], dv[mask]), expected, strict=True):
         assert torch.equal(one, other)
+    skipped = [i for i in range(queries) if i not in kept]
+    assert not torch.cat([dq[skipped].flatten(), dk[~mask].flatten(), dv[~mask].flatten()]).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("memory_only", [False, True])
+def test_a_second_derivative_is_refused(memory_only, dtype):
+    *inputs, _ = random_case([9, 7], [2, 2], 4, 2, 16, dtype, memory_only)
+    q, k, v = (x.requires_grad_() for x in inputs)
+    out = memory_attention(q, k, v, offsets_of([9, 7]), 2, memory_only=memory_only)
+    (gradient,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"^memory_attention can be differentiated once, not "):
+        (out.sum() + gradient.square().sum()).backward()
 
 
 def test_gradients_of_another_layout_and_dtype():
