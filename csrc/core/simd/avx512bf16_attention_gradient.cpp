@@ -53,7 +53,7 @@ struct Scratch {
 
 int64_t scratch_bytes(const AttentionInputs& inputs, int64_t rows) {
     const int64_t packed = 3 * inputs.width * 2, sums = 2 * inputs.width * 4;
-    const int64_t of_tile = kTileQueries * (2 + 4 + 4);
+    const int64_t of_tile = int64_t{kTileQueries} * (2 + 4 + 4);
     const int64_t of_key = packed + sums + of_tile + 2 * kPairsBytes / kTileKeys;
     return whole_tiles(rows) * kTileKeys * of_key + 2 * kTransposedBytes * inputs.width;
 }

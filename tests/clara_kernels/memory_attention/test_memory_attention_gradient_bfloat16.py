@@ -152,7 +152,7 @@ def test_all_is_written_and_what_lies_around_it_is_not_read(memory_only, monkeyp
     assert all(x.isfinite().all() for x in whole)
 
 
-def test_values_that_are_not_finite_stay_with_their_query():
+def test_a_gradient_that_is_not_finite_stays_with_its_query():
     grad, *rest = case([100], [1], 4, 2, 32)
     before, _, _ = compiled.backward(grad, *rest, 0.2, 0)
     grad[60, 3, 5] = torch.nan
@@ -166,6 +166,29 @@ def test_values_that_are_not_finite_stay_with_their_query():
     assert dv[:61, 1, 5].isnan().all()
     assert dk[:, 0].isfinite().all()
     assert dv[:, 0].isfinite().all()
+
+
+@pytest.mark.parametrize("lost", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_inputs_that_are_not_finite_reach_who_reads_them(name, lost):
+    grad, q, k, v, *rest = case([100], [1], 4, 2, 32)
+    before, _, _ = compiled.backward(grad, q, k, v, *rest, 0.2, 0)
+    {"q": q, "k": k, "v": v}[name][62] = lost
+    after, dk, dv = compiled.backward(grad, q, k, v, *rest, 0.2, 0)
+    # Of q its own row alone; of k and v all rows behind, and of k, where a row before shares a
+    # tile with one behind, this row too: there is 0 times NaN.
+    reached = slice(62, 63) if name == "q" else slice(62, 100)
+    assert after[reached].isnan().all()
+    assert torch.equal(before[:60], after[:60])
+    if name != "k":
+        assert torch.equal(before[60:62], after[60:62])
+    if name == "q":
+        assert torch.equal(before[63:], after[63:])
+    if name == "v":  # weights do not depend on it
+        assert dv.isfinite().all()
+    else:
+        assert dv[:61].isnan().all()
+    assert dk[:61].isnan().all()
 
 
 @pytest.mark.parametrize(
