@@ -196,17 +196,17 @@ class _AdaptedProduct(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor
     ) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None, None]:
-        x, weight, hidden, *low = ctx.saved_tensors
+        x, weight, hidden, down, up = ctx.saved_tensors
         wants_x, _, _, wants_down, wants_up, _ = ctx.needs_input_grad
         rows, grad_rows = (each.reshape(-1, each.shape[-1]) for each in (x, grad))
         grad_x = grad_down = grad_up = None
-        here = trains_here(grad_rows, weight, *low)
+        here = trains_here(grad_rows, weight, down, up)
         if wants_x and here:
-            grad_x, thin = gradients(grad_rows, weight, *low, ctx.scaling)
+            grad_x, thin = gradients(grad_rows, weight, down, up, ctx.scaling)
         else:
-            thin = (grad_rows @ low[1]).mul_(ctx.scaling)
+            thin = (grad_rows @ up).mul_(ctx.scaling)
             if wants_x:
-                grad_x = thin @ low[0]
+                grad_x = thin @ down
                 grad_x.addmm_(grad_rows, weight)
         if grad_x is not None:
             grad_x = grad_x.view(x.shape)
