@@ -1,9 +1,9 @@
 """Every command and example that the README and the documentation show is run here.
 
 `make` targets are not: they are what runs the tests. The only changes made to an example are the
-backbone, a converted local file instead of a download and a tiny one where it is trained, that
-`timeit` measures once, and that the Factbook has thirteen countries. Each runs in processes of its
-own; most of them share what takes seconds to import.
+backbone, a tiny one instead of a download and a converted local file for what people run first,
+that `timeit` measures once, and that the Factbook has thirteen countries. Each runs in processes of
+its own; most of them share what takes seconds to import.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TINY = ROOT / "tests" / "data" / "reference" / "base"
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md"))]
+
+# Pages whose examples in a language run with the backbone that they name.
+REAL = {("python", "README.md"), ("python", "docs/quickstart.md"), ("bash", "README.md")}
 
 # Pages whose examples start a Python of their own, as people do; see `tests/plugins/warm.py`.
 STARTED = {
@@ -107,7 +110,8 @@ def test_pages_name_what_people_look_for(name: str) -> None:
 def test_python_example(
     page: str, code: str, backbone: str, run: Callable[..., str], tmp_path: Path
 ) -> None:
-    assert run("python", page, code.replace(HUB_ID, backbone), tmp_path).strip()
+    chosen = backbone if ("python", page) in REAL else str(TINY)
+    assert run("python", page, code.replace(HUB_ID, chosen), tmp_path).strip()
 
 
 @pytest.mark.slow
@@ -117,8 +121,7 @@ def test_shell_example(
 ) -> None:
     for folder in ("examples", "recipes"):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    # Three stages of training take minutes with the real one; README runs a quick start with it.
-    chosen = str(TINY) if "clara train" in commands or "quickstart" in page else backbone
+    chosen = backbone if ("bash", page) in REAL else str(TINY)
     commands = commands.replace(HUB_ID, chosen).replace("-m timeit ", "-m timeit -n 1 -r 1 ")
     script = "set -euo pipefail\n" + commands
     printed = run("bash", page, script, tmp_path)
