@@ -1,4 +1,4 @@
-"""Small models that the tests share, a part of the World Factbook, and a warm Python that checks."""
+"""Small models that the tests share, a part of the World Factbook, a warm Python that checks."""
 
 import os
 import sys

@@ -57,7 +57,8 @@ def agree(case):
     assert {"eager", "torch.compile"} < set(checked.runs)
 
 
-@pytest.mark.parametrize("rate", RATES)
+# With many memory tokens and with few; those in between take the same ways.
+@pytest.mark.parametrize("rate", [RATES[0], RATES[-1]])
 @pytest.mark.parametrize("module", AT_RATE)
 def test_every_baseline_computes_the_same(module, rate):
     for case in cases(module, TINY, rate):
