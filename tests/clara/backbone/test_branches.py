@@ -14,6 +14,7 @@ from clara.text.packing import PackedPrompts
 from clara.training.encoder import Encoder
 from clara.training.questions import Asking
 
+from ..new_models import new_model
 from ..random_adapters import draw_adapters
 from . import one_sequence
 from .test_rotary import longrope
@@ -60,7 +61,7 @@ ASKED = [
 
 
 def model_of(folder, **settings):
-    return draw_adapters(Clara.from_backbone(folder, CONFIG.replace(**settings)), seed=0)
+    return draw_adapters(new_model(folder, CONFIG.replace(**settings)), seed=0)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

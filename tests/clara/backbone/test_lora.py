@@ -15,17 +15,15 @@ from clara.text.packing import compressor_input, pack
 from clara.text.passages import as_documents, prepare_passages
 from clara_kernels import build_info
 
+from ..new_models import new_model
 
-def new_model(folder) -> Clara:
-    return Clara.from_backbone(
-        folder, ClaraConfig(document_length=64, dtype="float32"), device="cpu"
-    )
+CONFIG = ClaraConfig(document_length=64, dtype="float32")
 
 
 @pytest.fixture
 def layer(tiny_backbone):
     """A LoRA layer of a compressor with weights that are not zero."""
-    model = new_model(tiny_backbone("llama"))
+    model = new_model(tiny_backbone("llama"), CONFIG, "cpu")
     found = next(m for m in model.modules() if isinstance(m, MergingLinear))
     with torch.no_grad():
         found.lora_B["compressor"].weight.normal_(std=0.1)
@@ -272,7 +270,7 @@ def test_hooks_go_when_the_block_fails():
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "phi3"])
 def test_the_shortcut_is_exact_in_every_family(tiny_backbone, family):
-    model = new_model(tiny_backbone(family))
+    model = new_model(tiny_backbone(family), CONFIG, "cpu")
     with torch.no_grad():
         for parameter in model.adapters.parameters("compressor").values():
             parameter.normal_(std=0.1)

@@ -20,6 +20,7 @@ from clara.backbone.merging import (
     parameter_versions,
 )
 
+from .. import new_models
 from ..random_adapters import draw_adapters
 
 IDS = torch.randint(6, 600, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -30,8 +31,7 @@ def new_model(folder, **changes) -> Clara:
     config = ClaraConfig(
         compression_rate=16, document_length=64, lora_rank=4, dtype="float32", **changes
     )
-    model = Clara.from_backbone(folder, config, device="cpu")
-    return draw_adapters(model, seed=4)
+    return draw_adapters(new_models.new_model(folder, config, "cpu"), seed=4)
 
 
 @pytest.fixture

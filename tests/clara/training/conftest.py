@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from clara import Clara, ClaraConfig
+from clara import ClaraConfig
 from clara.training.run import run
 from clara.training.settings import RunSettings
 
+from ..new_models import new_model
 from ..random_adapters import draw_adapters
 
 NAMES = ["Ada", "Ben", "Cid", "Dora", "Eve", "Finn", "Gus", "Hal"]
@@ -80,8 +81,7 @@ def random_model(backbone, *, std=0.1, **settings):
             **settings,
         }
     )
-    model = Clara.from_backbone(backbone, config)
-    return draw_adapters(model, seed=0, std=std)
+    return draw_adapters(new_model(backbone, config), seed=0, std=std)
 
 
 @pytest.fixture
