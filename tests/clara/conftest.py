@@ -44,7 +44,12 @@ def one_thread():
 
 
 class WarmSystem:
-    """Stands in for `sys` in a module that starts a Python: a warm one, from its first use on."""
+    """Stands in for `sys` in a module that starts a Python: a warm one, from its first use on.
+
+    Attributes:
+        path: of modules.
+        environment: that has these found, in which the warm Python runs programs.
+    """
 
     def __init__(self, *modules):
         self.path = sys.path
@@ -52,10 +57,13 @@ class WarmSystem:
         self._warm = None
 
     @property
+    def environment(self):
+        return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, self.path))}
+
+    @property
     def executable(self):
         if self._warm is None:
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, self.path))}
-            self._warm = Warm(environment, self._modules)
+            self._warm = Warm(self.environment, self._modules)
         return self._warm.python
 
     def close(self):
@@ -69,10 +77,10 @@ def checking_system():
 
     Most of its time goes into imports. `checked_by_a_new_python` brings those back.
     """
-    system = WarmSystem("clara.index.checking")
+    system = WarmSystem("clara.index.checking", "clara.sync.migrating")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(checking, "sys", system)
-        yield
+        yield system
     system.close()
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -45,12 +44,12 @@ migrating.Migration(sys.argv[1], arguments(), Dying(OTHER)).run()
 
 
 @pytest.fixture
-def killed(warm, index):
+def killed(checking_system, index):
     """Migrate in a process that kills itself with -9 before a call of its compressor."""
 
     def run(calls):
-        command = [warm().python, "-c", MIGRATOR, index.path, str(calls)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [checking_system.executable, "-c", MIGRATOR, index.path, str(calls)]
+        environment = checking_system.environment
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == -signal.SIGKILL, done.stderr
 
