@@ -32,6 +32,7 @@ UNTRACED = {
     "matplotlib.figure": ("Figure.savefig",),
     "peft.tuners.tuners_utils": ("BaseTuner.inject_adapter",),
     "torch.library": ("opcheck",),
+    "torch.testing": ("assert_close",),
     "transformers.modeling_utils": (
         "PreTrainedModel.from_pretrained",
         "PreTrainedModel.save_pretrained",
@@ -39,6 +40,10 @@ UNTRACED = {
     "transformers.models.auto.auto_factory": ("_BaseAutoModelClass.from_config",),
     "transformers.models.auto.configuration_auto": ("AutoConfig.from_pretrained",),
     "transformers.models.auto.tokenization_auto": ("AutoTokenizer.from_pretrained",),
+    "transformers.tokenization_utils_base": (
+        "PreTrainedTokenizerBase.apply_chat_template",
+        "PreTrainedTokenizerBase.decode",
+    ),
 }
 # Folders of tests whose subject is neither `clara` nor `clara_kernels`.
 UNMEASURED = ("bench", "csrc", "plugins", "recipes", "sanitize")

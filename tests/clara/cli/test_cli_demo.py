@@ -28,7 +28,8 @@ def factbook_read_once():
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """A current folder without models."""
+    """A current folder without models; the demonstration has three countries."""
+    monkeypatch.setattr(demonstration, "COUNTRIES", demonstration.COUNTRIES[:3])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
