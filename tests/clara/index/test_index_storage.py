@@ -4,7 +4,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -403,7 +402,7 @@ use(sys.argv[1])
 
 
 @pytest.mark.slow
-def test_a_read_only_folder_is_read_and_not_written(make_index, tmp_path):
+def test_a_read_only_folder_is_read_and_not_written(make_index, warm, tmp_path):
     index = make_index((5, 96), storage="bfloat16", **SPANS)
     index.add(ragged())
     shutil.copytree(index.path, tmp_path / "copy")
@@ -412,7 +411,7 @@ def test_a_read_only_folder_is_read_and_not_written(make_index, tmp_path):
         folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     for path in (tmp_path / "index", *(tmp_path / "index").rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    command = [sys.executable, "-c", NOBODY, index.path, str(tmp_path / "copy")]
+    command = [warm().python, "-c", NOBODY, index.path, str(tmp_path / "copy")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

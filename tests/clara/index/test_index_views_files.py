@@ -6,7 +6,6 @@ import re
 import shutil
 import stat
 import subprocess
-import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -205,10 +204,10 @@ MemoryIndex.open(sys.argv[1]).build_view()
 
 
 @pytest.mark.slow
-def test_a_killed_builder_leaves_nothing_that_is_used(filled):
+def test_a_killed_builder_leaves_nothing_that_is_used(filled, warm):
     index = filled(count=50)
     step = "_write_checksums"
-    done = subprocess.run([sys.executable, "-c", KILLED, index.path, step], check=False)
+    done = subprocess.run([warm().python, "-c", KILLED, index.path, step], check=False)
     assert done.returncode == -9
     (left,) = views_of(index)
     assert left.name.startswith(".")
@@ -249,7 +248,7 @@ use(sys.argv[1], sys.argv[3])
 
 
 @pytest.mark.slow
-def test_a_read_only_folder_is_searched_in_ram_or_from_another_folder(filled, tmp_path):
+def test_a_read_only_folder_is_searched_in_ram_or_from_another_folder(filled, warm, tmp_path):
     index = filled()
     expected = [hit.id for hit in index.search(torch.ones(1, *SHAPE), 3)[0]]
     shutil.copytree(index.path, tmp_path / "copy")
@@ -260,7 +259,7 @@ def test_a_read_only_folder_is_searched_in_ram_or_from_another_folder(filled, tm
     cache = tmp_path / "cache"
     cache.mkdir()
     cache.chmod(0o777)
-    command = [sys.executable, "-c", NOBODY, index.path, str(tmp_path / "copy"), str(cache)]
+    command = [warm().python, "-c", NOBODY, index.path, str(tmp_path / "copy"), str(cache)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
