@@ -53,11 +53,14 @@ class ContrastiveObjective(Objective):
             own = batch.with_candidates(
                 [[*names, *(n for n in every if n not in set(names))] for names in batch.candidates]
             )
-        index = self._candidates[batch.rate]
-        candidates = index.read([n for names in own.candidates for n in names])
+        # With negatives of the batch all questions share their candidates: each is read once.
+        different = list(dict.fromkeys(n for names in own.candidates for n in names))
+        candidates = self._candidates[batch.rate].read(different)
+        place = {name: row for row, name in enumerate(different)}
+        rows = [place[n] for names in own.candidates for n in names]
         memory = candidates.padded.to(self.model.device)
         offsets = torch.tensor(own.offsets, dtype=torch.int32, device=self.model.device)
-        vectors = memory.vectors(self.model.config.ranking_rule)
+        vectors = memory.vectors(self.model.config.ranking_rule)[rows]
         scores = cosine_scores(queries.flatten(1), vectors, offsets=offsets)
         losses = [
             self._loss(scores[start:end] / self._temperature, positives)

@@ -353,6 +353,23 @@ class TestContrastive:
             recalls.append([float(sums[f"recall@{k}"]) for k in (1, 3, 5)])
         assert recalls[0] == recalls[1]
 
+    def test_negatives_of_the_batch_are_read_once(self, make_model, tmp_path, monkeypatch):
+        model = make_model()
+        shared = [
+            RankingExample(question, RANKED[0].documents, (1,), "Ada")
+            for question in ("Who built it?", "Who?", "Whose mill is it?")
+        ]
+        memory = CandidateMemory(model, tmp_path / "index")
+        memory.add(RANKED[0].documents)
+        asked = []
+        read = memory.read
+        monkeypatch.setattr(memory, "read", lambda names: asked.extend(names) or read(names))
+        objective = ContrastiveObjective(
+            model, {memory.rate: memory}, temperature=0.1, in_batch_negatives=True
+        ).eval()
+        objective(RankingCollator(encoder(model), 2, need_positives=True)(shared))
+        assert sorted(asked) == sorted(memory.index.ids())
+
 
 class TestText:
     def test_generator_or_backbone(self, make_model):
