@@ -79,7 +79,7 @@ def common(
 
 app.command("init")(models.init)
 app.command("convert")(models.convert)
-app.command("compress")(compress.compress)
+app.command("compress", cls=compress.OrBuild)(compress.compress)
 app.command("search")(questions.search)
 app.command("ask")(questions.ask)
 app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(

@@ -1,4 +1,8 @@
-"""`clara compress`: from a corpus to an index."""
+"""`clara compress`: another name of `clara index build`, and from a file with no other look at it.
+
+With sources it is `clara index build`. With `--corpus` it reads one file of JSON lines and stores
+nothing unless all of it is in order.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
@@ -23,6 +28,24 @@ if TYPE_CHECKING:
     from clara.index.changes import Part
     from clara.index.corpus import Plan, Work
     from clara.model.clara import Clara
+
+
+class OrBuild(TyperCommand):
+    """`clara compress`, which is `clara index build` unless `--corpus` or `--help` is given."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """The context of the one or the other command, with the arguments parsed."""
+        own = any(each in ("--corpus", "--help") or each.startswith("--corpus=") for each in args)
+        if not own and parent is not None:
+            build = parent.command.commands["index"].commands["build"]
+            try:
+                return build.make_context(info_name, list(args), parent=parent, **extra)
+            except typer.BadParameter as error:
+                if error.param is None or error.param.name != "sources":
+                    raise
+        return super().make_context(info_name, args, parent=parent, **extra)
 
 
 def compress(
@@ -48,7 +71,10 @@ def compress(
     quantization: options.Quantized = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compress a corpus into an index."""
+    """Compress a corpus into an index.
+
+    With SOURCE arguments in place of --corpus it is `clara index build`, with all of its options.
+    """
     check_model(model, backbone=backbone)
     check_device(device)
     check_output(output, resume)
@@ -173,7 +199,7 @@ def create_index(
     from clara.model import index_settings
 
     try:
-        made = index_settings.create_index(model, output, overflow, rate, storage)
+        made = index_settings.create_index(model, output, overflow, rate, storage, columns={})
     except MemoryIndexError:
         other = existing_index(output, resume)
         if other is None:
@@ -193,10 +219,11 @@ def carry_out(
     """Do what is planned; what `--json` prints."""
     from clara.index.corpus import Work
     from clara.model.index_settings import compressing
+    from clara.sync.records import details_of_records
     from clara.terminal.progress import document_progress
 
     compress = compressing(model, plan.overflow, rate, batch_tokens)
-    work = Work(index, corpus, plan, compress)
+    work = Work(index, corpus, plan, compress, details_of_records(index, corpus))
     begin = time.perf_counter()
     with document_progress("compress", len(plan.ids), done=len(plan.stored)) as bar:
         work.run(bar.advance)

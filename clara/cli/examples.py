@@ -13,11 +13,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "compress": (
         "clara compress --model models/mine --corpus docs.jsonl --output index",
         "clara compress --model m --corpus more.jsonl --output index --resume",
+        "clara compress --model m --output index handbook",
     ),
     "search": (
         'clara search --model models/mine --index index "Where is Aruba?"',
         "clara search --model models/mine --index index --json - < question.txt",
         "clara search --model m --index i --filter 'since > 2010' \"Who?\"",
+        'clara search --model m --index i --ids s1,s2 --ids @more.txt "Who?"',
     ),
     "ask": (
         'clara ask --model models/mine --index index "Where is Aruba?"',

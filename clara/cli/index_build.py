@@ -88,7 +88,7 @@ def build(
 ) -> None:
     streams.output_is_extra()
     task = context.info_name or "build"
-    if prune and task != "build":
+    if prune and task in ("add", "replace"):
         raise CommandError(f"--prune is for 'clara index build', not for {task}", BAD_USAGE)
     check_model(model, backbone=backbone)
     check_device(device)

@@ -97,6 +97,16 @@ Filter = Annotated[
         show_default=False,
     ),
 ]
+Ids = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ids",
+        metavar="ID,…|@FILE",
+        help="Only these documents: ids with commas between them, or @ and a file with one on each "
+        "line. Can be given many times; with --filter, those of them that it keeps.",
+        show_default=False,
+    ),
+]
 Approximate = Annotated[
     bool,
     typer.Option(

@@ -12,6 +12,7 @@ import typer
 
 from clara.cli import options
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
+from clara.cli.id_lists import read_ids
 from clara.cli.loading import load_both
 from clara.cli.paths import expanded
 from clara.terminal.printing import (
@@ -40,6 +41,7 @@ def search(
     top_k: options.TopK = 5,
     rerank: options.Rerank = None,
     where: options.Filter = None,
+    ids: options.Ids = None,
     approximate: options.Approximate = False,
     view: options.View = True,
     view_folder: options.ViewFolder = None,
@@ -50,9 +52,10 @@ def search(
 ) -> None:
     """Find the documents nearest to a question."""
     check_rerank(rerank, top_k)
+    wanted = read_ids(ids)
     views = chosen_views(view, view_folder)
     opened, loaded = load_both(index, model, backbone, device, quantization, views)
-    documents = selected(opened, where, approximate)
+    documents = selected(opened, where, wanted, approximate)
     with view_remarks(opened, view_folder):
         found, timings = find(loaded, documents, question, top_k, rerank)
     if as_json:
@@ -77,6 +80,7 @@ def ask(
     top_k: options.TopK = 5,
     rerank: options.Rerank = None,
     where: options.Filter = None,
+    ids: options.Ids = None,
     approximate: options.Approximate = False,
     view: options.View = True,
     view_folder: options.ViewFolder = None,
@@ -95,9 +99,10 @@ def ask(
     if stream and as_json:
         raise CommandError("--stream and --json exclude each other", BAD_USAGE)
     check_rerank(rerank, top_k)
+    wanted = read_ids(ids)
     views = chosen_views(view, view_folder)
     opened, loaded = load_both(index, model, backbone, device, quantization, views)
-    documents = selected(opened, where, approximate)
+    documents = selected(opened, where, wanted, approximate)
     if stream:
         with view_remarks(opened, view_folder):
             ask_streaming(loaded, documents, question, top_k, rerank, max_new_tokens)
@@ -150,14 +155,14 @@ def view_remarks(index: MemoryIndex, folder: str | None) -> Iterator[None]:
 
 
 def selected(
-    index: MemoryIndex, where: str | None, approximate: bool = False
+    index: MemoryIndex, where: str | None, ids: list[str] | None, approximate: bool
 ) -> MemoryIndex | Selection:
-    """The index, or those of its documents that a filter keeps."""
+    """The index, or those of its documents that a filter and a list of ids keep."""
     from clara.index import Selection
 
-    if where is None and not approximate:
+    if where is None and ids is None and not approximate:
         return index
-    return Selection(index, where, approximate=approximate)
+    return Selection(index, where, ids, approximate=approximate)
 
 
 def ask_streaming(

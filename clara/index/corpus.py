@@ -17,6 +17,7 @@ from clara.index.changes import (
     refuse_other_texts,
     stored_documents,
 )
+from clara.index.details import Details
 from clara.index.errors import DuplicateIdError
 from clara.index.memory_index import MemoryIndex
 from clara.memory.documents import CompressedDocuments
@@ -146,6 +147,7 @@ class Work:
 
     Attributes:
         compress: with the plan's `overflow`.
+        details: what is stored of a document beside its text; None for an index without columns.
         documents, rows, tokens: what was added, and tokens of its texts.
         memory_tokens: what was written of them.
         short_documents: those of the documents that have fewer tokens than memory tokens.
@@ -156,6 +158,7 @@ class Work:
     corpus: str
     plan: Plan
     compress: Compress
+    details: Callable[[Document], Details] | None = None
     documents: int = 0
     rows: int = 0
     tokens: int = 0
@@ -181,7 +184,8 @@ class Work:
         if not todo:
             shown.all_done()
             return
-        added = self._added(self.compress(todo, on_progress=shown.rows_done))
+        details = None if self.details is None else {each.id: self.details(each) for each in todo}
+        added = self._added(self.compress(todo, on_progress=shown.rows_done), details)
         self.documents += len(set(added.document_ids))
         self.rows += len(added)
         self.tokens += sum(added.token_counts)
@@ -205,11 +209,13 @@ class Work:
             self.added_by_others += len(others)
         return [document for document, known in zip(documents, there) if not known]
 
-    def _added(self, compressed: CompressedDocuments) -> CompressedDocuments:
+    def _added(
+        self, compressed: CompressedDocuments, details: dict[str, Details] | None
+    ) -> CompressedDocuments:
         """Store documents but those that another process adds first; what was stored."""
         while True:
             try:
-                self.index.add(compressed)
+                self.index.add(compressed, details)
                 return compressed
             except DuplicateIdError:
                 names = list(dict.fromkeys(compressed.document_ids))
@@ -223,6 +229,8 @@ class Work:
                     row for row, name in enumerate(compressed.document_ids) if name not in others
                 ]
                 compressed = compressed[rows]
+                if details is not None:
+                    details = {each: of for each, of in details.items() if each not in others}
 
 
 class Shown:

@@ -259,6 +259,74 @@ def test_pipe_as_corpus(refused, compress, tmp_path):
     assert "read twice" in refused(*compress(str(pipe), tmp_path / "index"))
 
 
+def test_sources_make_it_a_build(clara, refused, model, tmp_path):
+    """Nothing but the name differs from `clara index build`, not even the messages."""
+    folder = tmp_path / "book"
+    folder.mkdir()
+    (folder / "a.txt").write_text("The harbour is open.")
+    (folder / "t.csv").write_text("id,about\ns1,Anna is the master.\n")
+    more = ("--text-field", "about", "--json", "--storage", "int8")
+    found = []
+    for words in (("compress",), ("index", "build")):
+        output = str(tmp_path / words[-1])
+        printed = clara(*words, "--model", model, "--output", output, str(folder), *more).stdout
+        found.append(json.loads(printed))
+        digests = MemoryIndex.open(output).digests()
+        assert list(digests) == ["book/a.txt", "s1"]
+        assert {known[0] for known in digests.values()} == {"book"}
+    timed = {"seconds", "documents_per_second", "index", "index_bytes"}
+    assert [{name: each[name] for name in each.keys() - timed} for each in found[:1]] == [
+        {name: each[name] for name in each.keys() - timed} for each in found[1:]
+    ]
+    (folder / "a.txt").unlink()
+    again = ("--model", model, "--output", str(tmp_path / "compress"), str(folder))
+    found = clara("compress", *again, "--text-field", "about", "--prune", "--yes").stdout
+    assert found.startswith("0 added, 0 replaced, 1 unchanged, 1 deleted, 0 failed")
+    assert "no such file or folder" in refused("compress", *again[:-1], str(tmp_path / "none"))
+    assert "--resume" in refused("compress", *again, "--resume", code=2)
+    assert "--model" in refused("compress", "--output", "x", str(folder), code=2)
+
+
+def test_a_build_goes_on_with_the_index(clara, compress, model, write_corpus, tmp_path):
+    records = [{"id": "a", "contents": LONG, "title": ""}, {"id": "b", "contents": "B."}]
+    file = write_corpus(records)
+    clara(*compress(file, tmp_path / "index"))
+    build = ("index", "build", "--model", model, "--output", str(tmp_path / "index"))
+    assert clara(*build, file).stdout.startswith("0 added, 0 replaced, 2 unchanged")
+    records[1] = {"id": "b", "contents": "Another.", "year": 3}
+    records += [{"id": f"c{n}", "contents": "New."} for n in range(2)]
+    Path(file).write_text("".join(json.dumps(each) + "\n" for each in records))
+    result = clara(*build, file, quiet=False)
+    assert result.stdout.startswith("2 added, 1 replaced, 1 unchanged")
+    assert "no column for: 'year'" in result.stderr
+    Path(file).write_text(json.dumps(records[0]) + "\n")
+    assert "0 added" in clara(*build, file, "--prune", "--yes").stdout
+    assert MemoryIndex.open(tmp_path / "index").info()["documents"] == 1
+
+
+def test_another_file_of_that_name_is_no_source(clara, compress, model, write_corpus, tmp_path):
+    """Else pruning one would delete the documents of the other."""
+    one, other = write_corpus(count=12), write_corpus([{"id": "x", "contents": "Another file."}])
+    assert Path(one).name == Path(other).name
+    clara(*compress(one, tmp_path / "index"))
+    clara(*compress(other, tmp_path / "index", "--resume"))
+    index = MemoryIndex.open(tmp_path / "index")
+    assert index.digests()["d0"][0] == "docs.jsonl"
+    assert index.digests()["x"][0] is None
+    build = ("index", "build", "--model", model, "--output", str(tmp_path / "index"))
+    assert "12 unchanged, 0 deleted" in clara(*build, one, "--prune").stdout
+    assert index.contains_documents(["x"]) == [True]
+
+
+def test_an_index_with_metadata_is_gone_on_with(clara, compress, model, write_corpus, tmp_path):
+    file = write_corpus([{"id": "a", "contents": "A.", "year": 3}])
+    clara("index", "build", "--model", model, "--output", str(tmp_path / "index"), file)
+    clara(*compress(write_corpus([{"id": "b", "contents": "B."}]), tmp_path / "index", "--resume"))
+    entries = {each.document_id: each for each in MemoryIndex.open(tmp_path / "index").documents()}
+    assert entries["a"].metadata == {"year": 3}
+    assert entries["b"].metadata == {"year": None}
+
+
 def wait_for(path: Path, documents: int) -> None:
     """Wait until an index holds as many documents."""
     deadline = time.monotonic() + 300
