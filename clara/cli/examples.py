@@ -73,6 +73,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "clara index build --model models/mine --output index handbook",
         "clara index build --model m --output i a.jsonl 'docs/**/*.md' --prune",
         "clara index build --model m --output i t.parquet --text-field about",
+        "clara index build --model m --output i datasets:owner/name:en:train",
     ),
     "index add": ("clara index add --model m --index i more.jsonl",),
     "index replace": ("clara index replace --model m --index i mended.jsonl",),

@@ -35,8 +35,8 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="File, folder, quoted pattern such as 'docs/**/*.md', or folder that datasets saved; "
-        "NAME=PATH names it.",
+        help="File, folder, quoted pattern such as 'docs/**/*.md', folder that datasets saved, or "
+        "datasets:NAME of the Hugging Face hub; NAME=PATH names it.",
     ),
 ]
 TextField = Annotated[

@@ -1,14 +1,15 @@
-"""Parquet, and folders that `datasets` saved: tables with typed columns."""
+"""Parquet, and what `datasets` saved or has in its cache: tables with typed columns."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from clara.corpus.documents import Failure
 from clara.corpus.extraction.process import Extractor, TableRow
+from clara.corpus.hub import Table
 from clara.corpus.limits import ExpandsError
 from clara.corpus.opening import opened
 from clara.corpus.readers.rows import Row
@@ -45,19 +46,50 @@ def dataset_rows(folder: str, shown: str, extractor: Extractor) -> Iterator[Row 
     root = os.path.realpath(folder)
     for split in _splits(root):
         for name in _data_files(root, split):
-            path = os.path.join(root, split, name)
             place = os.path.join(shown, split, name)
-            try:
-                descriptor = opened(path, root)
-                for item in _rows(extractor.rows("arrow", descriptor), place, number):
-                    number += 1
-                    yield item
-            except ExpandsError as error:
-                raise ExpandsError(f"{name}: {error}") from error
-            except DataError as error:
-                raise DataError(f"{name}: {error}") from error
-            except OSError as error:
-                raise DataError(f"{name}: {error.strerror or error}") from error
+            for item in _arrow_rows(
+                os.path.join(root, split, name), root, place, number, extractor
+            ):
+                number += 1
+                yield item
+
+
+def hub_rows(tables: Sequence[Table], shown: str, extractor: Extractor) -> Iterator[Row | Failure]:
+    """The rows of a data set of the hub that `load_tables` has loaded, as `dataset_rows` has them.
+
+    Raises:
+        DataError: a file of the cache is gone or damaged, or reading it met a limit.
+    """
+    number = 0
+    for split, path in tables:
+        place = f"{shown}: {split}/{os.path.basename(path)}"
+        for item in _arrow_rows(path, None, place, number, extractor):
+            number += 1
+            yield item
+
+
+def _arrow_rows(
+    path: str, root: str | None, place: str, before: int, extractor: Extractor
+) -> Iterator[Row | Failure]:
+    """The rows of one file.
+
+    Args:
+        root: see `opened`.
+        place: of the file in messages about rows.
+        before: rows of the data set before them.
+
+    Raises:
+        DataError: names the file.
+    """
+    name = os.path.basename(path)
+    try:
+        yield from _rows(extractor.rows("arrow", opened(path, root)), place, before)
+    except ExpandsError as error:
+        raise ExpandsError(f"{name}: {error}") from error
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{name}: {error.strerror or error}") from error
 
 
 def _splits(root: str) -> list[str]:

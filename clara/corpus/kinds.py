@@ -35,7 +35,7 @@ _SUFFIXES = {
 }
 ACCEPTED = (
     "JSON lines (.jsonl), CSV, TSV, Parquet, text, Markdown, HTML, PDF, DOCX, and folders that "
-    "datasets saved"
+    "datasets saved; datasets:NAME is a data set of the hub"
 )
 
 

@@ -13,6 +13,7 @@ from pathlib import PurePath
 
 from clara.corpus import kinds
 from clara.corpus.documents import Failure
+from clara.corpus.hub import HubName, Table, have_rows_in_common, is_of_hub, load_tables
 from clara.data import recognition
 from clara.data.values import DataError, shown
 from clara.errors import reason
@@ -29,11 +30,17 @@ class Origin:
 
     Attributes:
         path: absolute, of the file, the folder, or the folder before the pattern; without links.
+            Of a data set of the hub `HubName.origin`.
         pattern: with slashes, empty if there is none.
     """
 
     path: str
     pattern: str = ""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is something; of the hub that is taken for granted."""
+        return is_of_hub(self.path) or os.path.exists(self.path)
 
     def holds(self, path: str) -> bool:
         """Whether a file, given by an absolute path without links, is one of the source.
@@ -42,6 +49,8 @@ class Origin:
             >>> Origin("/data/docs", "**/*.md").holds("/data/docs/harbour/prices.md")
             True
         """
+        if is_of_hub(self.path) or is_of_hub(path):
+            return is_of_hub(path) and have_rows_in_common(path, self.path)
         if not self.pattern:
             return path == self.path or path.startswith(os.path.join(self.path, ""))
         relative = os.path.relpath(path, self.path)
@@ -51,16 +60,18 @@ class Origin:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to read, or a folder that `datasets` saved.
+    """A file to read, a folder that `datasets` saved, or a data set of the hub.
 
     Attributes:
         id: the source's name and the relative path, with slashes.
-        path: what to open; of a symbolic link what it leads to.
+        path: what to open; of a symbolic link what it leads to. Of a data set of the hub its
+            origin.
         shown: the path as messages show it.
         kind: see `CorpusDocument.kind`.
         source: name of the source.
         root: the source's folder, below which opening follows no link; None of a file that is a
             source itself.
+        tables: files of a data set of the hub.
     """
 
     id: str
@@ -69,6 +80,12 @@ class SourceFile:
     kind: str
     source: str
     root: str | None = None
+    tables: tuple[Table, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The path without links, or the origin of a data set of the hub."""
+        return self.path if self.root is not None or self.tables else os.path.realpath(self.path)
 
 
 @dataclass
@@ -94,11 +111,18 @@ class Listing:
 
 @dataclass(frozen=True)
 class _Source:
-    """One argument: its name, the path to look at, and a pattern if there is one."""
+    """One argument: its name, the path to look at, and a pattern if there is one; or of the hub."""
 
     name: str
     root: str
     pattern: tuple[str, ...] = ()
+    hub: HubName | None = None
+
+    @property
+    def origin(self) -> Origin:
+        if self.hub is not None:
+            return Origin(self.hub.origin)
+        return Origin(os.path.realpath(self.root), "/".join(self.pattern))
 
 
 def list_sources(sources: Sequence[str]) -> Listing:
@@ -106,11 +130,12 @@ def list_sources(sources: Sequence[str]) -> Listing:
 
     A source is a file, a folder, or a pattern with `*`, `**`, `?` or `[…]` such as
     "docs/**/*.md". Its name is that of the file, the folder, or the folder before the pattern;
-    "NAME=PATH" gives it another.
+    "NAME=PATH" gives it another. "datasets:NAME" is a data set of the hub, see `HubName`; it is
+    loaded into the cache of `datasets`.
 
     Raises:
-        DataError: a source does not exist or holds nothing to read, two have the same name, or a
-            reader is not installed.
+        DataError: a source does not exist, cannot be loaded or holds nothing to read, two have the
+            same name, or a reader is not installed.
     """
     if isinstance(sources, str):
         raise DataError(f"sources must be a list of paths, got the string {shown(sources)}")
@@ -125,8 +150,7 @@ def list_sources(sources: Sequence[str]) -> Listing:
                 "one source"
             )
         names[source.name] = given
-        root = os.path.realpath(source.root)
-        listing.origins[source.name] = Origin(root, "/".join(source.pattern))
+        listing.origins[source.name] = source.origin
         before = len(listing.files) + len(listing.failures)
         _list(source, given, listing)
         if len(listing.files) + len(listing.failures) == before:
@@ -140,6 +164,8 @@ def _parsed(given: str) -> _Source:
     named = _NAMED.fullmatch(given)
     if named and not os.path.lexists(given):
         name, path = named[1], named[2]
+    if (hub := HubName.parsed(path)) is not None:
+        return _Source(name or hub.last_name, path, hub=hub)
     path = os.path.expanduser(path)
     if not path or "\0" in path:
         raise DataError(f"source {shown(given)} is not a path")
@@ -164,10 +190,7 @@ def _missing(given: str, path: str) -> str:
         return f"{given}: is a symbolic link to nothing"
     hub = _HUB_NAME.fullmatch(given) and not os.path.splitext(given)[1]
     return f"{given}: no such file or folder" + (
-        "; data sets of a hub are not downloaded: save one with datasets.load_dataset(…)"
-        ".save_to_disk(FOLDER) and give the folder"
-        if hub
-        else ""
+        f"; a data set of the hub is 'datasets:{given}'" if hub else ""
     )
 
 
@@ -181,7 +204,13 @@ def _flaw(name: str) -> str | None:
 
 
 def _list(source: _Source, given: str, listing: Listing) -> None:
-    if not os.path.isdir(source.root):
+    if source.hub is not None:
+        tables = tuple(load_tables(source.hub, given))
+        place = source.hub.origin
+        listing.files.append(
+            SourceFile(source.name, place, given, "dataset", source.name, tables=tables)
+        )
+    elif not os.path.isdir(source.root):
         listing.files.append(_single(source, given))
     elif not source.pattern and (saved := _saved_by_datasets(source.root)):
         listing.files.append(SourceFile(source.name, saved, given, "dataset", source.name))

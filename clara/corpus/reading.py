@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from clara.corpus.arrow import dataset_rows, parquet_rows
+from clara.corpus.arrow import dataset_rows, hub_rows, parquet_rows
 from clara.corpus.documents import CorpusDocument, Extracted, Failure
 from clara.corpus.extraction.process import Extractor
 from clara.corpus.fields import Columns, FieldNames, Roles, as_document
@@ -198,7 +198,11 @@ class Reading:
             raise DataError(self._too_large[file.path])
         rows: Iterator[Row | Failure]
         if file.kind == "dataset":
-            rows = dataset_rows(file.path, file.shown, extractor)
+            rows = (
+                hub_rows(file.tables, file.shown, extractor)
+                if file.tables
+                else dataset_rows(file.path, file.shown, extractor)
+            )
         elif file.kind == "parquet":
             rows = parquet_rows(opened(file.path, file.root), file.shown, extractor)
         else:

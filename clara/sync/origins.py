@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 
 from clara.corpus.listing import Listing, Origin
@@ -26,7 +25,7 @@ def check_origins(listing: Listing, recorded: Mapping[str, Origin]) -> None:
     """
     for name, origin in listing.origins.items():
         before = recorded.get(name)
-        if before is None or before.path == origin.path or not os.path.exists(before.path):
+        if before is None or before.path == origin.path or not before.is_there:
             continue
         raise DataError(
             f"source {shown(name)} is {shown(before.path, quoted=False)} in the index, not "
@@ -34,9 +33,8 @@ def check_origins(listing: Listing, recorded: Mapping[str, Origin]) -> None:
         )
     places = {**recorded, **listing.origins}
     for file in listing.files:
-        path = file.path if file.root is not None else os.path.realpath(file.path)
         for name, origin in places.items():
-            if name != file.source and origin.holds(path):
+            if name != file.source and origin.holds(file.place):
                 raise DataError(
                     f"{file.shown}: is in two sources, {shown(name)} and {shown(file.source)}, and "
                     f"would be two documents; {_remedy(name, file.source, listing)}"

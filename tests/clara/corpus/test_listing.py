@@ -138,8 +138,8 @@ def test_names_that_are_not_utf8(folder):
     ("sources", "message"),
     [
         (["missing.txt"], "^missing.txt: no such file or folder$"),
-        (["squad"], "^squad: no such file or folder; data sets of a hub are not downloaded"),
-        (["owner/name"], "save_to_disk"),
+        (["squad"], "^squad: no such file or folder; a data set of the hub is 'datasets:squad'$"),
+        (["owner/name"], "'datasets:owner/name'"),
         (["empty"], "empty: holds nothing to read; what is read: JSON lines"),
         (["handbook/**/*.doc"], "holds nothing to read"),
         (["handbook", "x/handbook"], "are both called 'handbook'; name one with NAME=PATH"),
