@@ -195,6 +195,43 @@ def _converted(name: str, value: str, expected: type) -> Scalar:
     return _plain(name, converted)
 
 
+@dataclass
+class Occurring:
+    """Which fields occur, to find one of metadata that is asked for and is in no table at all.
+
+    One that only some tables lack is null in their rows.
+
+    Attributes:
+        asked: for which fields.
+        there: fields of tables and records.
+        lacking: fields that some table lacks.
+    """
+
+    asked: Collection[str]
+    there: set[str] = field(default_factory=set)
+    lacking: set[str] = field(default_factory=set)
+
+    def take(self, present: Collection[str], *, table: bool) -> None:
+        """Take note of the columns of a table, or of the fields of a record."""
+        if self.asked:
+            self.there.update(present)
+            if table:
+                self.lacking.update(name for name in self.asked if name not in present)
+
+    def check(self, known: Collection[str]) -> None:
+        """Refuse a field that no table has.
+
+        Args:
+            known: fields that the index has, from sources that were read before.
+
+        Raises:
+            DataError: names the field, and those that there are.
+        """
+        for name in self.asked:
+            if name in self.lacking and name not in self.there and name not in known:
+                raise DataError(_no_field("metadata", name, self.there))
+
+
 @dataclass(frozen=True)
 class Roles:
     """Which of the fields at hand are text, id, title and metadata.
@@ -214,7 +251,7 @@ class Roles:
 
         Args:
             present: names of the record's fields, or of the table's columns.
-            table: whether they are columns, so that a row may do without an id, and a field that
+            table: whether they are columns, so that a row may do without an id, and a title that
                 is named must be there.
 
         Raises:
@@ -234,8 +271,6 @@ class Roles:
             metadata = tuple(each for each in present if each not in used)
         else:
             metadata = tuple(each for each in names.declared if each in present)
-            if missing := [each for each in names.declared if table and each not in present]:
-                raise DataError(_no_field("metadata", missing[0], present))
         return cls(text, name, title, metadata)
 
 

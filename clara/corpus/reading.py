@@ -10,7 +10,7 @@ from typing import Final, Literal
 from clara.corpus.arrow import dataset_rows, hub_rows, parquet_rows
 from clara.corpus.documents import CorpusDocument, Extracted, Failure
 from clara.corpus.extraction.process import Extractor
-from clara.corpus.fields import Columns, FieldNames, Roles, as_document
+from clara.corpus.fields import Columns, FieldNames, Occurring, Roles, as_document
 from clara.corpus.kinds import EXTRACTED, TABLES
 from clara.corpus.limits import ExpandsError, Limits
 from clara.corpus.listing import Listing, SourceFile, list_sources
@@ -107,6 +107,7 @@ class Reading:
         self.duplicates = 0
         self.counts: Counter[str] = Counter()
         self.columns = Columns.of(self._names, self._fixed)
+        self._occurring = Occurring(list(self._names.declared))
         self._first_failure: Failure | None = None
         self._repeated: dict[str, tuple[str, str]] = {}
         self._places: dict[str, str] = {}  # where each id was first
@@ -153,7 +154,7 @@ class Reading:
         table that expands to too much is a failure before any of its rows is given.
 
         Raises:
-            DataError: as the class says.
+            DataError: a field of metadata that is asked for is in none of the tables.
         """
         self._begin()
         self.columns.surveying = True
@@ -174,6 +175,7 @@ class Reading:
                         continue
         finally:
             self._on_failure = report
+        self._occurring.check(self._fixed or ())
         repeated = {name: count for name, count in times.items() if count > 1}
         return Survey(times.total(), dict(self.columns.types), repeated)
 
@@ -215,7 +217,10 @@ class Reading:
                 self.fail(row)
                 continue
             if row.columns is not None and roles is None:  # a table without them fails as a whole
+                self._occurring.take(row.columns, table=True)
                 roles = Roles.of(self._names, row.columns, table=True)
+            if roles is None:
+                self._occurring.take(row.values.keys(), table=False)
             try:
                 chosen = roles or Roles.of(self._names, row.values.keys(), table=False)
                 name = f"{file.id}/{row.number}"
@@ -251,8 +256,13 @@ class Reading:
         """Raise what iterating raises at its end, for one who stops before.
 
         Raises:
-            CorpusError: something failed that was not to be skipped, or an id occurs twice.
+            CorpusError: something failed that was not to be skipped, an id occurs twice, or no
+                table has a field of metadata that is asked for.
         """
+        try:
+            self._occurring.check(self._fixed or ())
+        except DataError as error:
+            raise CorpusError(str(error)) from error
         if self.on_duplicate == "error" and self.duplicates:
             listed = ", ".join(
                 f"{shown(name)} ({first} and {second})"

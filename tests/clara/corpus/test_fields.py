@@ -54,7 +54,6 @@ def test_a_row_of_a_table_may_have_no_id():
     [
         (FieldNames(text="body"), "'body' is missing; .* with --text-field, there are: id, text"),
         (FieldNames(title="head"), "'head' is missing; .* --title-field"),
-        (FieldNames(metadata=("year:int",)), "'year' is missing; .* --metadata-field"),
     ],
 )
 def test_what_is_named_must_be_a_column(names, message):

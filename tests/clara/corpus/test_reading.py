@@ -87,6 +87,35 @@ def test_a_survey_counts_without_reading_texts(mixed, monkeypatch):
     }
 
 
+def test_a_table_may_lack_a_field_that_another_source_has(mixed, tmp_path):
+    names = FieldNames(metadata=("year:int", "place"))
+    reading = Reading([str(mixed)], names=names)
+    assert reading.survey().types == {"year": int, "place": str}
+    found = {document.kind: document.metadata for document in reading}
+    assert found["csv"] == {"place": "here"}
+    assert found["jsonl"] == {"year": 3}
+    assert found["parquet"] == {}
+    assert reading.failures == 0
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_a_field_that_no_source_has(mixed, on_error):
+    names = FieldNames(metadata=("year", "since:int"))
+    message = (
+        "^field 'since' is missing; name the field of the metadata with --metadata-field, there "
+        "are: contents, id, place, text, w, year$"
+    )
+    reading = Reading([str(mixed)], names=names, on_error=on_error)
+    with pytest.raises(CorpusError, match=message):
+        list(reading)
+    with pytest.raises(DataError, match=message):
+        reading.survey()
+    reading.fix_columns({"since": int})  # as an index has it, from sources that are gone
+    assert len(list(reading)) == 8
+    texts = [str(mixed / name) for name in ("a.txt", "f.jsonl")]
+    assert len(list(Reading(texts, names=names))) == 2  # records need not have it
+
+
 def test_a_survey_knows_repeated_ids_and_reports_no_failures(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         jsonl({"id": "x", "contents": "1"}, {"id": "y", "contents": "2"}, {"id": "x"}) + "{\n"
