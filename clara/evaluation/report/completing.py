@@ -18,7 +18,7 @@ def completed(run: Run) -> Run:
     """The run, with intervals by answer type, and its best entries compared.
 
     Entries of different runs are compared in no summary. So what two runs have under one name, such
-    as the answers from two indexes, is compared as well.
+    as the answers from two indexes, is compared as well, and so are two rates of one system.
     """
     values: dict[str, dict[str, float]] = defaultdict(dict)
     types: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -27,7 +27,11 @@ def completed(run: Run) -> Run:
             values[line.entry][line.question] = line.scores[_SCORE]
             types[line.entry, line.answer_type].append(line.scores[_SCORE])
     run = replace(run, entries=[_with_intervals(entry, types) for entry in run.entries])
-    wanted = [*combinations((each.name for each in leaders(run)), 2), *_namesakes(run)]
+    wanted = [
+        *combinations((each.name for each in leaders(run)), 2),
+        *_namesakes(run),
+        *_rates(run),
+    ]
     new = [
         _compared(a, b, values[a], values[b])
         for a, b in dict.fromkeys(wanted)
@@ -42,6 +46,18 @@ def _namesakes(run: Run) -> Iterator[tuple[str, str]]:
         first = entry.name.removesuffix(entry.apart)
         if entry.apart and entry.control is None and first in run.by_name:
             yield first, entry.name
+
+
+def _rates(run: Run) -> Iterator[tuple[str, str]]:
+    """Names of entries that differ in nothing but the rate of their memory or their ranking."""
+    alike: dict[tuple[str, str | None], list[Entry]] = defaultdict(list)
+    for entry in run.entries:
+        if entry.control is None:
+            alike[entry.system, entry.ranker_kind].append(entry)
+    for entries in alike.values():
+        for a, b in combinations(entries, 2):
+            if (a.rate, a.ranker_rate) != (b.rate, b.ranker_rate):
+                yield a.name, b.name
 
 
 def _with_intervals(entry: Entry, values: dict[tuple[str, str], list[float]]) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 
 import pytest
@@ -45,6 +46,35 @@ def test_entries_of_different_runs_are_compared(make_run, small_run, tmp_path):
     ]
     expected = paired_test(*values)
     assert (found.difference, found.low) == pytest.approx((expected.difference, expected.low))
+
+
+def test_two_rates_in_two_runs_are_compared(make_run, tmp_path):
+    """Such as of two indexes of one model, each built at a rate of its own."""
+
+    folders = []
+    for name, left_out in (("four", "clara@16"), ("sixteen", "clara@4")):
+        folder = make_run(tmp_path / name, count=40)
+        lines = (folder / "answers.jsonl").read_text().splitlines(keepends=True)
+        kept = [line for line in lines if not json.loads(line)["entry"].startswith(f"{left_out}+")]
+        (folder / "answers.jsonl").write_text("".join(kept))
+        record = json.loads((folder / "run.json").read_text())
+        entries = record["settings"]["entries"]
+        entries[:] = [e for e in entries if not e["entry"].startswith(f"{left_out}+")]
+        (folder / "run.json").write_text(json.dumps(record))
+        (folder / "summary.json").unlink()
+        folders.append(folder)
+    (run,), _ = read(*folders)
+    a, b = "clara@4+bm25", "clara@16+bm25"
+    assert run.pair(a, b) is None
+    found = completed(run).pair(a, b)
+    values = [
+        [line.scores["exact_match"] for line in run.answers if line.entry == name]
+        for name in (a, b)
+    ]
+    assert found.difference == pytest.approx(paired_test(*values).difference) != 0
+    names = {each.name: each for each in run.entries}
+    for pair in completed(run).pairs[len(run.pairs) :]:
+        assert names[pair.a].control is names[pair.b].control is None
 
 
 def test_the_same_run_twice_is_one(small_run):
