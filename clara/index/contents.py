@@ -168,8 +168,11 @@ class Contents(RowReader):
                 scales[rows] = of_values
         return Corpus(matrix, scales=scales)
 
-    def ranked(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def ranked(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """The vectors that documents are ranked by, some megabytes at a time, as they lie.
+
+        Args:
+            start: positions that are passed over.
 
         Yields:
             Rows, int64 `[R]`; their vectors `[R, header.vector_width]` in `header.vector_dtype`;
@@ -181,7 +184,7 @@ class Contents(RowReader):
             target[self.positions] = np.arange(self.count)
         whole = self.snapshot.header.mean_bytes is None
         step = self.batch_rows if whole else self.snapshot.batch_rows(1, 1)
-        for rows, values, scales in self.snapshot.vectors(step):
+        for rows, values, scales in self.snapshot.vectors(step, start):
             places = torch.from_numpy(target[rows.start : rows.stop])
             chosen = places >= 0  # others are stored twice
             yield places[chosen], values[chosen], None if scales is None else scales[chosen]

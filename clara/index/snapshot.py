@@ -136,11 +136,26 @@ class Snapshot:
         index in the folder.
         """
         with failures_in(self.path, "reading"):
-            parts = [
-                (part.fragment_id, [file.path for file in part.metadata.files], deletions_of(part))
-                for part in self.fragments
-            ]
+            parts = [_told_apart(part) for part in self.fragments]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+    @cached_property
+    def beginnings(self) -> dict[str, int]:
+        """How many rows the first files have, for any number of them, by the `state` of those.
+
+        An earlier commit whose `state` is among them has these rows in these places.
+        """
+        with failures_in(self.path, "reading"):
+            sizes = [int(part.metadata.num_rows) for part in self.fragments]
+            parts = [json.dumps(_told_apart(part)) for part in self.fragments]
+        hashed, found, rows = hashlib.blake2b(b"[", digest_size=DIGEST_BYTES), {}, 0
+        for number, (text, size) in enumerate(zip(parts, sizes, strict=True)):
+            hashed.update(f"{', ' if number else ''}{text}".encode())
+            whole = hashed.copy()
+            whole.update(b"]")
+            rows += size
+            found[whole.hexdigest()] = rows
+        return found
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Commit rows, whatever their ids."""
@@ -176,9 +191,11 @@ class Snapshot:
                 documents = decode(self.header, batch, rows, self.path)
             yield documents
 
-    def vectors(self, batch_rows: int) -> Iterator[tuple[range, Tensor, Tensor | None]]:
+    def vectors(
+        self, batch_rows: int, start: int = 0
+    ) -> Iterator[tuple[range, Tensor, Tensor | None]]:
         """Positions, and the vectors and scales of `decode_ranked`, so many at a time."""
-        for rows, batch in self._scan(self.header.vector_columns, batch_rows):
+        for rows, batch in self._scan(self.header.vector_columns, batch_rows, start):
             with failures_in(self.path, "reading"):
                 values, scales = decode_ranked(self.header, batch, rows, self.path)
             yield rows, values, scales
@@ -358,6 +375,12 @@ def deletions_of(fragment: Any) -> object:
     """What tells the deleted rows of a fragment from those of the same one in another version."""
     file = fragment.metadata.deletion_file
     return None if file is None else (file.id, file.read_version, fragment.num_deletions)
+
+
+def _told_apart(fragment: Any) -> tuple[object, ...]:
+    """What tells a fragment from all others, and from the same one with other rows deleted."""
+    files = [file.path for file in fragment.metadata.files]
+    return fragment.fragment_id, files, deletions_of(fragment)
 
 
 def file_of(fragment: Any) -> str:

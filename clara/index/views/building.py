@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clara.files.writing import replacing
 from clara.index.contents import Contents
+from clara.index.views.earlier import Earlier
 from clara.index.views.layout import (
     CHECKSUMS,
     Head,
@@ -40,11 +41,13 @@ def build_view(
     on_progress: Callable[[int], None] | None = None,
     *,
     mode: int = 0o400,
+    earlier: Earlier | None = None,
 ) -> None:
     """Write the view `target`. A process that is killed leaves nothing of that name.
 
     All rows are read once, and what was written is read twice more from the page cache. Takes time
-    in proportion to the rows, and some megabytes of memory beside 12 bytes a row.
+    in proportion to the rows, and some megabytes of memory beside 12 bytes a row. What a view of an
+    earlier version has of its first rows is copied, and they are not read.
 
     Args:
         source: what the view is of, which `contents` are.
@@ -52,6 +55,7 @@ def build_view(
         on_progress: is told how many rows were just read.
         mode: of the file. Without a bit for writing, a copy over it is refused, which would end
             the processes that have it mapped.
+        earlier: to take over.
 
     Raises:
         OSError: the file cannot be written, or there is no room for it on the disk.
@@ -68,7 +72,7 @@ def build_view(
         replacing(target, sync=True, private=True) as unfinished,
         unfinished.open("r+b", buffering=0) as file,
     ):
-        _Writer(source, file).write(contents, on_progress)
+        _Writer(source, file, earlier).write(contents, on_progress)
         os.fchmod(file.fileno(), mode)
 
 
@@ -76,6 +80,7 @@ def build_view(
 class _Writer:
     source: Source
     file: Any  # without a buffer of its own
+    earlier: Earlier | None = None
     sections: dict[str, Section] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +88,13 @@ class _Writer:
 
     def write(self, contents: Contents, on_progress: Callable[[int], None] | None) -> None:
         _take_room(self.file.fileno(), view_bytes(self.source))
-        for places, values, _ in contents.ranked():
+        start = 0
+        if self.earlier is not None:
+            start = self.earlier.stored
+            self._take_over("exact")
+            if on_progress is not None:
+                on_progress(len(self.earlier.view))
+        for places, values, _ in contents.ranked(start):
             self._write_rows(places, values)
             if on_progress is not None:
                 on_progress(len(places))
@@ -104,13 +115,31 @@ class _Writer:
                 at = begin + int(numbers[first]) * self.source.row_bytes
                 self._write_at(at, data[first:last])
 
+    def _take_over(self, *names: str) -> None:
+        """Copy sections of the earlier view."""
+        if self.earlier is not None:
+            for name in names:
+                data = self.earlier.view.section(name)
+                for begin in range(0, len(data), _STEP_BYTES):
+                    piece = data[begin : begin + _STEP_BYTES]
+                    self._write_at(self.sections[name].offset + begin, piece)
+                self.earlier.view.let_go()
+
     def _write_codes(self) -> tuple[float, float]:
         """All that is computed from the rows; `along` and `reach` of it."""
         source, along, reach = self.source, 0.0, 0.0
         step = max(1, _STEP_BYTES // source.row_bytes)
         center = self._center() if source.is_coded else None
         small: dict[str, list[Tensor]] = {"norms": [], "factors": [], "errors": []}
-        for start in range(0, source.rows, step):
+        first = 0
+        if self.earlier is not None and (center is None or self.earlier.fits(center)):
+            first = len(self.earlier.view)
+            self._take_over("norms")
+            if center is not None:
+                center = self.earlier.center
+                along, reach = self.earlier.view.head.along, self.earlier.view.head.reach
+                self._take_over("codes", "factors", "errors")
+        for start in range(first, source.rows, step):
             rows = self._rows(start, min(step, source.rows - start))
             small["norms"].append(Corpus(rows).inverse_norms)
             if center is not None:
@@ -122,7 +151,7 @@ class _Writer:
                 along, reach = max(along, coded.along), max(reach, coded.reach)
         for name, parts in small.items():
             if parts:
-                self._write_at(self.sections[name].offset, torch.cat(parts).numpy())
+                self._write_at(self.sections[name].offset + 4 * first, torch.cat(parts).numpy())
         if center is not None:
             self._write_at(self.sections["center"].offset, center.numpy())
         return along, reach

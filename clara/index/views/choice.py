@@ -9,11 +9,13 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from clara.index.contents import Contents
 from clara.index.gate import try_lock
 from clara.index.snapshot import Snapshot
 from clara.index.views.building import build_view
+from clara.index.views.earlier import Earlier
 from clara.index.views.layout import FORMAT, Source, ViewError
 from clara.index.views.mapped import View
 from clara.index.views.rule import ViewRule
@@ -21,7 +23,8 @@ from clara.index.views.rule import ViewRule
 VIEWS_FROM_BYTES = 1 << 28
 """Of the vectors that documents are ranked by, from which on a search makes a view by itself."""
 
-_NAME = re.compile(r"([0-9a-f]{16})-(\d{1,20})-[0-9a-f]{16}\.view\d+")
+_NAME = re.compile(r"([0-9a-f]{16})-(\d{1,20})-([0-9a-f]{16})\.view\d+")
+_OF_STATE = 16  # characters of `Snapshot.state` in a name
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")  # as `clara.files.writing` names them
 _ABANDONED = 3600.0  # seconds without a change, after which nobody writes a file any more
 _PATIENCE = 600.0  # seconds
@@ -52,7 +55,7 @@ def source_of(snapshot: Snapshot, contents: Contents | None = None) -> Source:
 
 def view_path(folder: str, source: Source) -> str:
     """Where the view of a version lies: each has a name of its own."""
-    name = f"{_short(source.identity)}-{source.version}-{source.manifest[:16]}.view{FORMAT}"
+    name = f"{_short(source.identity)}-{source.version}-{source.manifest[:_OF_STATE]}.view{FORMAT}"
     return os.path.join(folder, name)
 
 
@@ -88,7 +91,8 @@ def make_view(
     with _turn(folder) as waited:
         made = _opened(target, source) if waited or not anew else None
         if made is None:
-            build_view(contents, source, target, on_progress, mode=mode)
+            earlier = _earlier(folder, source, contents)
+            build_view(contents, source, target, on_progress, mode=mode, earlier=earlier)
             made = View.open(target, source)
     remove_views(folder, source.identity, before=source.version, alone=alone)
     return made
@@ -112,6 +116,23 @@ def _turn(folder: str) -> Iterator[bool]:
         with suppress(OSError):  # there are no locks
             fcntl.flock(handle, fcntl.LOCK_UN)  # also for a process that was forked meanwhile
         os.close(handle)
+
+
+def _earlier(folder: str, source: Source, contents: Contents) -> Earlier | None:
+    """The latest view in a folder whose rows are the first ones of a version."""
+    beginnings = contents.snapshot.beginnings
+    states = {state[:_OF_STATE]: state for state in beginnings}
+    names = [found for name in os.listdir(folder) if (found := _NAME.fullmatch(name))]
+    for found in sorted(names, key=lambda found: -int(found[2])):
+        state = states.get(found[3])
+        if state is None:
+            continue
+        each = replace(source, version=int(found[2]), manifest=state)
+        with suppress(OSError, ViewError):
+            view = View.open(os.path.join(folder, found[0]), each, exactly=False)
+            if (earlier := Earlier.of(view, beginnings[state], contents)) is not None:
+                return earlier
+    return None
 
 
 def _opened(target: str, source: Source) -> View | None:

@@ -143,6 +143,19 @@ class View:
         self._require("positions", None)
         return self._bytes_of("positions").view("<i8")
 
+    @property
+    def head(self) -> Head:
+        """What the file says of itself."""
+        return self._head
+
+    def section(self, name: str) -> np.ndarray:
+        """The bytes of a section, which nothing but `check` has checked."""
+        return self._bytes_of(name)
+
+    def let_go(self) -> None:
+        """Give back the memory of what was read; it is read from the file again when needed."""
+        self._data.madvise(mmap.MADV_DONTNEED)
+
     def check(self) -> None:
         """Compare all of the file with its checksums.
 

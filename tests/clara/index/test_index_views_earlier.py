@@ -1,0 +1,196 @@
+"""A view takes over from that of an earlier version, behind which documents were added."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from clara.index import MemoryIndex
+from clara.index.contents import Contents
+from clara.index.views.choice import source_of
+from clara.index.views.layout import HEAD_BYTES
+from clara.index.views.mapped import View
+from tests.clara.index.made_views import COUNT, FEW, SHAPE, found, in_ram, memory, queries
+
+ADDED = 200
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """How many rows were read of an index whenever its view was written."""
+    seen = []
+    real = Contents.ranked
+
+    def counted(self, start=0):
+        seen.append(0)
+        for rows, values, scales in real(self, start):
+            seen[-1] += len(rows)
+            yield rows, values, scales
+
+    monkeypatch.setattr(Contents, "ranked", counted)
+    return seen
+
+
+@pytest.fixture
+def add(make_documents):
+    """Add documents to an index."""
+
+    def more(index, count=ADDED, first="e", shape=SHAPE, values=None):
+        names = [f"{first}{number}" for number in range(count)]
+        values = memory(count, shape, seed=ord(first)) if values is None else values
+        index.add(make_documents(names, shape, memory=values))
+
+    return more
+
+
+def assert_answers(index, wanted):
+    """The view is whole, and answers are those of RAM."""
+    assert index.check_view().rows == len(index)
+    opened = MemoryIndex.open(index.path)
+    for k in (1, 10, 700):
+        assert found(opened, wanted, k) == found(in_ram(index), wanted, k)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"dtype": torch.bfloat16},
+        {"storage": "int4", "dtype": torch.bfloat16},
+        {"storage": "int8", "shape": (1, 16)},
+        {"ranking": "mean", "storage": "int8"},
+    ],
+    ids=str,
+)
+def test_only_what_was_added_is_read(filled, add, read, given):
+    index = filled(COUNT, **given)
+    shape = given.get("shape", SHAPE)
+    index.build_view()
+    add(index, shape=shape)
+    add(index, 1, "f", shape)
+    told = []
+    made = index.build_view(told.append)
+    assert read == [COUNT, ADDED + 1]
+    assert sum(told) == made.rows == COUNT + ADDED + 1
+    wanted = queries(shape=(1, 8) if given.get("ranking") == "mean" else shape)
+    assert_answers(index, wanted)
+    assert [each.name for each in Path(made.path).parent.iterdir()] == [Path(made.path).name]
+
+
+def test_many_additions_one_after_the_other(filled, add, read):
+    index = filled(COUNT, dtype=torch.bfloat16)
+    index.build_view()
+    for first in "efgh":
+        add(index, 50, first)
+        index.build_view()
+    assert read == [COUNT, 50, 50, 50, 50]
+    assert_answers(index, queries())
+
+
+def test_a_search_writes_it_so_too(filled, add, read, monkeypatch):
+    monkeypatch.setattr("clara.index.ranking.VIEWS_FROM_BYTES", 1)
+    index = filled(COUNT)
+    found(index, queries(), 5)
+    add(index)
+    answers = found(index, queries(), 5)
+    assert read == [COUNT, ADDED]
+    assert answers == found(in_ram(index), queries(), 5)
+
+
+@pytest.mark.parametrize("change", ["delete", "replace", "compact"])
+def test_other_changes_read_all(filled, add, make_documents, read, change):
+    index = filled(FEW)
+    index.build_view()
+    if change == "delete":
+        index.delete(["d7"])
+    elif change == "replace":
+        index.upsert(make_documents(["d7"], memory=memory(1, seed=5)))
+    else:
+        index.compact()
+    add(index)
+    index.build_view()
+    assert read == [FEW, len(index)]
+    assert_answers(index, queries())
+
+
+def test_rows_behind_a_deletion_are_taken_over(filled, add, read):
+    """They lie elsewhere than in the order of the documents, which the earlier view knows."""
+    index = filled(FEW)
+    index.delete(["d3", "d260"])
+    index.build_view()
+    add(index)
+    index.build_view()
+    assert read == [FEW - 2, ADDED]
+    assert_answers(index, queries())
+
+
+def test_a_version_that_was_restored(filled, add, read):
+    """What was added before is gone: no view of it is taken over."""
+    index = filled(FEW)
+    version = index.versions()[-1].number
+    add(index, first="x")
+    index.build_view()
+    index.restore(version)
+    add(index, first="y")
+    index.build_view()
+    assert read == [FEW + ADDED, FEW + ADDED]
+    assert_answers(index, queries())
+
+
+def test_a_copy_that_was_changed_apart(filled, add, read, tmp_path):
+    index = filled(FEW)
+    index.build_view()
+    shutil.copytree(index.path, tmp_path / "copy")
+    copied = MemoryIndex.open(tmp_path / "copy")
+    add(index, first="x")
+    add(copied, first="y")
+    for each in (index, copied):
+        each.build_view()
+        assert_answers(each, queries())
+    assert [rows for rows in read if rows != FEW + ADDED] == [FEW, ADDED, ADDED]
+
+
+@pytest.mark.parametrize("place", [10, HEAD_BYTES + 5, 0.5, 0.9, -1])
+def test_nothing_of_a_damaged_view_is_taken_over(filled, add, read, place):
+    index = filled(FEW)
+    file = Path(index.build_view().path)
+    data = bytearray(file.read_bytes())
+    data[int(place * len(data)) if isinstance(place, float) else place] ^= 4
+    file.unlink()
+    file.write_bytes(data)
+    add(index)
+    index.build_view()
+    assert read == [FEW, FEW + ADDED]
+    assert_answers(index, queries())
+
+
+def test_codes_are_made_anew_where_the_center_has_moved(filled, add, read):
+    index = filled(COUNT)
+    center = centers_of(index)
+    add(index)
+    assert torch.equal(centers_of(index), center)
+    add(index, COUNT, "x", values=memory(COUNT, seed=3) * -1 - 3)
+    moved = centers_of(index)
+    assert (moved - center).norm() > 0.3
+    assert read == [COUNT, ADDED, COUNT]
+    assert_answers(index, queries())
+
+
+def centers_of(index):
+    """The center of the codes of a new view."""
+    path = index.build_view().path
+    contents = index._current()
+    view = View.open(path, source_of(contents.snapshot, contents))
+    return torch.from_numpy(view.section("center").view("<f4").copy())
+
+
+def test_a_view_that_cannot_be_read_is_passed_over(filled, add, read):
+    index = filled(FEW)
+    file = index.build_view().path
+    os.unlink(file)
+    os.mkdir(file)
+    add(index)
+    index.build_view()
+    assert read == [FEW, FEW + ADDED]
