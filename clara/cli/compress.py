@@ -6,13 +6,15 @@ nothing unless all of it is in order.
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand
 
+from clara.cli import index as index_commands
 from clara.cli import options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
@@ -38,14 +40,19 @@ class OrBuild(TyperCommand):
     ) -> Any:
         """The context of the one or the other command, with the arguments parsed."""
         own = any(each in ("--corpus", "--help") or each.startswith("--corpus=") for each in args)
-        if not own and parent is not None:
-            build = parent.command.commands["index"].commands["build"]
+        if not own:
             try:
-                return build.make_context(info_name, list(args), parent=parent, **extra)
+                return _build().make_context(info_name, list(args), parent=parent, **extra)
             except typer.BadParameter as error:
                 if error.param is None or error.param.name != "sources":
                     raise
         return super().make_context(info_name, args, parent=parent, **extra)
+
+
+@functools.cache
+def _build() -> Any:
+    """The command `clara index build`."""
+    return cast(Any, typer.main.get_command(index_commands.index)).commands["build"]
 
 
 def compress(
