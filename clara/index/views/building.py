@@ -60,6 +60,7 @@ def build_view(
     Raises:
         OSError: the file cannot be written, or there is no room for it on the disk.
         MemoryIndexError: a document is damaged.
+        ViewError: the earlier view is.
     """
     if os.path.isdir(target) and not os.path.islink(target):
         raise IsADirectoryError(errno.EISDIR, f"{os.strerror(errno.EISDIR)}: {target}", target)
@@ -119,11 +120,10 @@ class _Writer:
         """Copy sections of the earlier view."""
         if self.earlier is not None:
             for name in names:
-                data = self.earlier.view.section(name)
-                for begin in range(0, len(data), _STEP_BYTES):
-                    piece = data[begin : begin + _STEP_BYTES]
-                    self._write_at(self.sections[name].offset + begin, piece)
-                self.earlier.view.let_go()
+                at = self.sections[name].offset
+                for piece in self.earlier.view.copied(name):
+                    self._write_at(at, piece)
+                    at += len(piece)
 
     def _write_codes(self) -> tuple[float, float]:
         """All that is computed from the rows; `along` and `reach` of it."""
@@ -136,7 +136,7 @@ class _Writer:
             first = len(self.earlier.view)
             self._take_over("norms")
             if center is not None:
-                center = self.earlier.center
+                center = self.earlier.view.center()
                 along, reach = self.earlier.view.head.along, self.earlier.view.head.reach
                 self._take_over("codes", "factors", "errors")
         for start in range(first, source.rows, step):

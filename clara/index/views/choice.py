@@ -91,8 +91,11 @@ def make_view(
     with _turn(folder) as waited:
         made = _opened(target, source) if waited or not anew else None
         if made is None:
-            earlier = _earlier(folder, source, contents)
-            build_view(contents, source, target, on_progress, mode=mode, earlier=earlier)
+            try:
+                earlier = _earlier(folder, source, contents)
+                build_view(contents, source, target, on_progress, mode=mode, earlier=earlier)
+            except ViewError:  # the earlier view cannot be read twice
+                build_view(contents, source, target, on_progress, mode=mode)
             made = View.open(target, source)
     remove_views(folder, source.identity, before=source.version, alone=alone)
     return made
@@ -119,13 +122,16 @@ def _turn(folder: str) -> Iterator[bool]:
 
 
 def _earlier(folder: str, source: Source, contents: Contents) -> Earlier | None:
-    """The latest view in a folder whose rows are the first ones of a version."""
+    """The latest view in a folder whose rows are the first ones of a version.
+
+    Not that of the version itself: who asks for it again wants the rows read again.
+    """
     beginnings = contents.snapshot.beginnings
     states = {state[:_OF_STATE]: state for state in beginnings}
     names = [found for name in os.listdir(folder) if (found := _NAME.fullmatch(name))]
     for found in sorted(names, key=lambda found: -int(found[2])):
         state = states.get(found[3])
-        if state is None:
+        if state is None or int(found[2]) == source.version:
             continue
         each = replace(source, version=int(found[2]), manifest=state)
         with suppress(OSError, ViewError):

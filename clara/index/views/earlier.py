@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from clara.index.contents import Contents
@@ -53,9 +52,5 @@ class Earlier(NamedTuple):
 
         Any center is right. One that is far from the mean makes codes coarser.
         """
-        moved = (center - self.center).square().sum()
+        moved = (center - self.view.center()).square().sum()
         return bool(moved <= _MOST_MOVED * (1 - center.square().sum()))
-
-    @property
-    def center(self) -> Tensor:
-        return torch.from_numpy(self.view.section("center").view("<f4").copy())

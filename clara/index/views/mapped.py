@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,6 +32,7 @@ from clara_kernels.corpus import CodedCorpus, RowCodes
 from clara_kernels.cosine_topk.arrays import tensor_over
 
 _TOGETHER = 64  # blocks that a thread checks at a time
+_COPIED_BYTES = 1 << 22
 _LISTED_DIRECTLY = 4096  # rows of a filter that are scored without a look at codes
 
 
@@ -148,9 +150,34 @@ class View:
         """What the file says of itself."""
         return self._head
 
-    def section(self, name: str) -> np.ndarray:
-        """The bytes of a section, which nothing but `check` has checked."""
-        return self._bytes_of(name)
+    def copied(self, name: str) -> Iterator[bytes]:
+        """The bytes of a section, some megabytes at a time.
+
+        It is the copy that is compared with the checksums: a disk may give something else than when
+        the file was checked.
+
+        Raises:
+            ViewError: a block is not what was written.
+        """
+        section, left = self._sections[name], self._sections[name].size
+        step = max(1, _COPIED_BYTES // section.block) * section.block
+        for begin in range(section.offset, section.end, step):
+            piece = self._data[begin : min(begin + step, section.end)]
+            first = (begin - section.offset) // section.block
+            for number, at in enumerate(range(0, len(piece), section.block), first):
+                if block_checksum(piece[at : at + section.block]) != self._sums[name][number]:
+                    raise self._damage(name, number)
+            self.let_go()
+            yield piece[:left]  # without what lies between sections
+            left = max(0, left - len(piece))
+
+    def center(self) -> Tensor:
+        """What all coded rows have in common, float32 `[D]`.
+
+        Raises:
+            ViewError: it is damaged.
+        """
+        return torch.frombuffer(bytearray().join(self.copied("center")), dtype=torch.float32)
 
     def let_go(self) -> None:
         """Give back the memory of what was read; it is read from the file again when needed."""
@@ -217,13 +244,16 @@ class View:
                 wrong = list(pool.map(lambda group: self._damaged(name, group), groups))
         for block in wrong:
             if block is not None:
-                section = self._sections[name]
-                at = section.offset + block * section.block
-                raise ViewError(
-                    f"{self.path}: damaged, {name} from byte {at:,} on are not what was written, "
-                    "by their checksum"
-                )
+                raise self._damage(name, block)
         checked[blocks] = True
+
+    def _damage(self, name: str, block: int) -> ViewError:
+        """What to say of a block that is not what was written."""
+        at = self._sections[name].offset + block * self._sections[name].block
+        return ViewError(
+            f"{self.path}: damaged, {name} from byte {at:,} on are not what was written, "
+            "by their checksum"
+        )
 
     def _damaged(self, name: str, blocks: np.ndarray) -> int | None:
         """The first block that is not what was written."""

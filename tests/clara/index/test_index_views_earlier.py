@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,10 @@ import torch
 
 from clara.index import MemoryIndex
 from clara.index.contents import Contents
+from clara.index.origins import record_origins
+from clara.index.views import mapped
 from clara.index.views.choice import source_of
-from clara.index.views.layout import HEAD_BYTES
+from clara.index.views.layout import HEAD_BYTES, sections_of
 from clara.index.views.mapped import View
 from tests.clara.index.made_views import COUNT, FEW, SHAPE, found, in_ram, memory, queries
 
@@ -183,7 +187,84 @@ def centers_of(index):
     path = index.build_view().path
     contents = index._current()
     view = View.open(path, source_of(contents.snapshot, contents))
-    return torch.from_numpy(view.section("center").view("<f4").copy())
+    return view.center()
+
+
+def test_a_commit_without_rows(filled, read):
+    """As when a build records where its sources lie."""
+    index = filled(FEW)
+    index.build_view()
+    record_origins(index.path, {"news": "here"})
+    index = MemoryIndex.open(index.path)
+    index.build_view()
+    assert read == [FEW, 0]
+    assert_answers(index, queries())
+
+
+def test_who_asks_for_a_view_again_has_the_rows_read_again(filled, add, read):
+    """Else a view that is wrong, though its checksums are right, would never go."""
+    index = filled(FEW)
+    index.build_view()
+    index.build_view()
+    add(index)
+    index.build_view()
+    index.build_view()
+    assert read == [FEW, FEW, ADDED, FEW + ADDED]
+
+
+@pytest.mark.parametrize("section", ["exact", "norms", "codes", "errors", "center"])
+def test_the_copy_is_what_is_checked(filled, add, read, monkeypatch, section):
+    """A disk may give something else after the file was checked."""
+    index = filled(FEW)
+    file = Path(index.build_view().path)
+    contents = index._current()
+    at = sections_of(source_of(contents.snapshot, contents))[section].offset + 5
+    data = bytearray(file.read_bytes())
+    data[at] ^= 4
+    file.unlink()
+    file.write_bytes(data)
+    add(index)
+    monkeypatch.setattr(View, "check", lambda view: None)
+    index.build_view()
+    monkeypatch.undo()
+    assert read[0] == FEW
+    assert read[-1] == FEW + ADDED
+    assert_answers(index, queries())
+
+
+def test_large_sections_are_taken_over_in_pieces(filled, add, read, monkeypatch):
+    monkeypatch.setattr(mapped, "_COPIED_BYTES", 1)
+    index = filled(COUNT, shape=(3, 7))  # rows and blocks that fill no page
+    index.build_view()
+    add(index, shape=(3, 7))
+    index.build_view()
+    assert read == [COUNT, ADDED]
+    assert_answers(index, queries(shape=(3, 7)))
+
+
+KILLED = """
+import os, sys
+from clara.index import MemoryIndex
+from clara.index.views import building
+def die(*given):
+    take_over(*given)
+    os.kill(os.getpid(), 9)
+take_over, building._Writer._take_over = building._Writer._take_over, die
+MemoryIndex.open(sys.argv[1]).build_view()
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_builder_leaves_the_earlier_view(filled, add, read):
+    index = filled(FEW)
+    index.build_view()
+    add(index)
+    done = subprocess.run([sys.executable, "-c", KILLED, index.path], check=False)
+    assert done.returncode == -9
+    assert index.check_view() is None
+    index.build_view()
+    assert read == [FEW, ADDED]
+    assert_answers(index, queries())
 
 
 def test_a_view_that_cannot_be_read_is_passed_over(filled, add, read):
