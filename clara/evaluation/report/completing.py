@@ -18,7 +18,7 @@ def completed(run: Run) -> Run:
     """The run, with intervals by answer type, and its best entries compared.
 
     Entries of different runs are compared in no summary. So what two runs have under one name, such
-    as the answers from two indexes, is compared as well, and so are two rates of one system.
+    as the answers from two indexes, is compared as well, and so are two rates of one model.
     """
     values: dict[str, dict[str, float]] = defaultdict(dict)
     types: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -49,11 +49,15 @@ def _namesakes(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _rates(run: Run) -> Iterator[tuple[str, str]]:
-    """Names of entries that differ in nothing but the rate of their memory or their ranking."""
-    alike: dict[tuple[str, str | None], list[Entry]] = defaultdict(list)
+    """Names of entries that differ in nothing but the rate of their memory or their ranking.
+
+    Those of two models or indexes differ in more: nobody could tell which of it a difference is due
+    to.
+    """
+    alike: dict[tuple[str, str | None, str], list[Entry]] = defaultdict(list)
     for entry in run.entries:
         if entry.control is None:
-            alike[entry.system, entry.ranker_kind].append(entry)
+            alike[entry.system, entry.ranker_kind, entry.made].append(entry)
     for entries in alike.values():
         for a, b in combinations(entries, 2):
             if (a.rate, a.ranker_rate) != (b.rate, b.ranker_rate):

@@ -10,10 +10,11 @@ from typing import TypeVar
 
 from clara.data.values import DataError, shown
 from clara.evaluation.folder import ANSWERS
-from clara.evaluation.report.records import Run
+from clara.evaluation.report.records import Entry, Run
 
 # Settings in which runs of the same questions may differ, since the report shows them otherwise.
 _OF_ENTRIES = ("entries", "systems", "rankers")
+_RATES = ("rate", "compression_rate")
 
 Figures = TypeVar("Figures")
 
@@ -83,7 +84,7 @@ def _named(runs: Iterable[Run]) -> list[Run]:
     for number, run in enumerate(runs, 1):
         taken = any(run.name == other.name for other in named)
         name = f"{run.name} ({number})" if taken else run.name
-        entries = [replace(entry, run=name) for entry in run.entries]
+        entries = [replace(entry, run=name, made=_made(run, name, entry)) for entry in run.entries]
         named.append(replace(run, name=name, entries=entries))
     return named
 
@@ -205,6 +206,25 @@ def _recorded(run: Run, kind: str, name: str | None) -> object:
     """What a run has recorded of a system or ranker; None where it has nothing."""
     recorded = run.settings.get(kind)
     return recorded.get(name) if isinstance(recorded, dict) else None
+
+
+def _made(run: Run, name: str, entry: Entry) -> str:
+    """What decides the answers of an entry but rates.
+
+    Args:
+        name: of the run. It stands for what the run does not tell, which is the same in all of it.
+    """
+    system = _recorded(run, "systems", entry.name.partition("+")[0])
+    ranker = _recorded(run, "rankers", entry.ranker)
+    known = system is not None and (ranker is not None or entry.ranker is None)
+    return json.dumps([_without_rates(system), _without_rates(ranker), "" if known else name])
+
+
+def _without_rates(value: object) -> object:
+    """A JSON value; objects in it have their fields in order."""
+    if isinstance(value, dict):
+        return {key: _without_rates(value[key]) for key in sorted(value) if key not in _RATES}
+    return value
 
 
 def _added(

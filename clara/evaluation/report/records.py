@@ -46,6 +46,7 @@ class Entry:
         trained: False for adapters that were not trained; None if that is not known.
         run: that it is of. Its name stands in brackets at the end of an entry's where an earlier
             run has the same entry with other figures.
+        made: what decides its answers but rates, such as the models, as far as it is recorded.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Entry:
     reads_memory: bool | None = None
     trained: bool | None = None
     run: str = ""
+    made: str = ""
 
     @property
     def ranker_kind(self) -> str | None:

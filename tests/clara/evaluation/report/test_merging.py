@@ -48,22 +48,32 @@ def test_entries_of_different_runs_are_compared(make_run, small_run, tmp_path):
     assert (found.difference, found.low) == pytest.approx((expected.difference, expected.low))
 
 
-def test_two_rates_in_two_runs_are_compared(make_run, tmp_path):
-    """Such as of two indexes of one model, each built at a rate of its own."""
-
+def of_two_rates(make_run, path, models):
+    """Folders of two runs: answers of the first model at rate 4, and of the other at rate 16."""
     folders = []
-    for name, left_out in (("four", "clara@16"), ("sixteen", "clara@4")):
-        folder = make_run(tmp_path / name, count=40)
+    for name, left_out, rate, model in zip(
+        ("four", "sixteen"), ("clara@16", "clara@4"), (4, 16), models, strict=True
+    ):
+        folder = make_run(path / name, count=40)
         lines = (folder / "answers.jsonl").read_text().splitlines(keepends=True)
         kept = [line for line in lines if not json.loads(line)["entry"].startswith(f"{left_out}+")]
         (folder / "answers.jsonl").write_text("".join(kept))
         record = json.loads((folder / "run.json").read_text())
         entries = record["settings"]["entries"]
         entries[:] = [e for e in entries if not e["entry"].startswith(f"{left_out}+")]
+        if model is not None:
+            memory = {"rate": rate, "index": {"settings": {"compression_rate": rate, "s": [1]}}}
+            record["settings"]["systems"] = {f"clara@{rate}": {"model": model, "memory": memory}}
+            record["settings"]["rankers"] = {"bm25": {"stopwords": "en"}}
         (folder / "run.json").write_text(json.dumps(record))
         (folder / "summary.json").unlink()
         folders.append(folder)
-    (run,), _ = read(*folders)
+    return folders
+
+
+def test_two_rates_in_two_runs_are_compared(make_run, tmp_path):
+    """Such as of two indexes of one model, each built at a rate of its own."""
+    (run,), _ = read(*of_two_rates(make_run, tmp_path, ("m", "m")))
     a, b = "clara@4+bm25", "clara@16+bm25"
     assert run.pair(a, b) is None
     found = completed(run).pair(a, b)
@@ -75,6 +85,17 @@ def test_two_rates_in_two_runs_are_compared(make_run, tmp_path):
     names = {each.name: each for each in run.entries}
     for pair in completed(run).pairs[len(run.pairs) :]:
         assert names[pair.a].control is names[pair.b].control is None
+
+
+@pytest.mark.parametrize("models", [("m", "n"), ("m", None), (None, None)])
+def test_two_rates_of_two_models_are_not(make_run, tmp_path, models):
+    """Nor of models that the runs do not tell."""
+    (run,), _ = read(*of_two_rates(make_run, tmp_path, models))
+    run = completed(run)
+    for ranker in ("bm25", "minilm", "gold"):
+        a, b = f"clara@4+{ranker}", f"clara@16+{ranker}"
+        assert {a, b} <= run.by_name.keys()
+        assert run.pair(a, b) is None
 
 
 def test_the_same_run_twice_is_one(small_run):
