@@ -205,11 +205,14 @@ class Occurring:
         asked: for which fields.
         there: fields of tables and records.
         lacking: fields that some table lacks.
+        unread: the first table or file of records that could not be read, which may have more, and
+            why.
     """
 
     asked: Collection[str]
     there: set[str] = field(default_factory=set)
     lacking: set[str] = field(default_factory=set)
+    unread: str | None = None
 
     def take(self, present: Collection[str], *, table: bool) -> None:
         """Take note of the columns of a table, or of the fields of a record."""
@@ -229,7 +232,8 @@ class Occurring:
         """
         for name in self.asked:
             if name in self.lacking and name not in self.there and name not in known:
-                raise DataError(_no_field("metadata", name, self.there))
+                more = "" if self.unread is None else f"; not read: {self.unread}"
+                raise DataError(_no_field("metadata", name, self.there) + more)
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ class Reading:
         self.counts: Counter[str] = Counter()
         self.columns = Columns.of(self._names, self._fixed)
         self._occurring = Occurring(list(self._names.declared))
+        self._is_at_end = False
         self._first_failure: Failure | None = None
         self._repeated: dict[str, tuple[str, str]] = {}
         self._places: dict[str, str] = {}  # where each id was first
@@ -128,10 +129,9 @@ class Reading:
                         if (kept := self._kept(document)) is not None:
                             self.counts[file.kind] += 1
                             yield replace(kept, kind=file.kind, source=file.source)
-                except DataError as error:
-                    self.fail(Failure(file.shown, str(error)))
-                except OSError as error:
-                    self.fail(Failure(file.shown, error.strerror or str(error)))
+                except (DataError, OSError) as error:
+                    self.fail(self._failed(file, error))
+        self._is_at_end = True
         self.check()
 
     def fix_columns(self, types: Mapping[str, type]) -> None:
@@ -169,10 +169,10 @@ class Reading:
                     try:
                         for document in self._records(file, extractor):
                             times[document.id] += 1
-                    except ExpandsError as error:
-                        self._too_large[file.path] = str(error)
-                    except (DataError, OSError):
-                        continue
+                    except (DataError, OSError) as error:
+                        self._failed(file, error)
+                        if isinstance(error, ExpandsError):
+                            self._too_large[file.path] = str(error)
         finally:
             self._on_failure = report
         self._occurring.check(self._fixed or ())
@@ -245,6 +245,14 @@ class Reading:
             self._repeated.setdefault(document.id, (earlier, document.where))
         return None
 
+    def _failed(self, file: SourceFile, error: DataError | OSError) -> Failure:
+        """A file that could not be read, or not to its end."""
+        known = error.strerror if isinstance(error, OSError) else None
+        failure = Failure(file.shown, known or str(error))
+        if file.kind in TABLES:
+            self._occurring.unread = self._occurring.unread or str(failure)
+        return failure
+
     def fail(self, failure: Failure) -> None:
         """Count and report a failure, also one of what is done with a document."""
         self.failures += 1
@@ -260,7 +268,8 @@ class Reading:
                 table has a field of metadata that is asked for.
         """
         try:
-            self._occurring.check(self._fixed or ())
+            if self._is_at_end:  # else a later source may have the field
+                self._occurring.check(self._fixed or ())
         except DataError as error:
             raise CorpusError(str(error)) from error
         if self.on_duplicate == "error" and self.duplicates:

@@ -98,6 +98,26 @@ def test_a_table_may_lack_a_field_that_another_source_has(mixed, tmp_path):
     assert reading.failures == 0
 
 
+def test_a_field_of_a_source_that_is_still_to_come(tmp_path):
+    (tmp_path / "a.csv").write_text("id,text\n1,A.\n")
+    (tmp_path / "b.csv").write_text("id,text,year\n2,B.,3\n")
+    both = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    reading = Reading(both, names=FieldNames(metadata=("year",)))
+    assert next(iter(reading)).id == "1"
+    reading.check()  # as clara corpus show --limit does
+
+
+def test_a_field_of_a_table_that_cannot_be_read(tmp_path):
+    """What is wrong is said, though nothing is known of the fields of that table."""
+    (tmp_path / "a.csv").write_text("id,text\n1,A.\n")
+    (tmp_path / "b.csv").write_bytes(b"")
+    both = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    reading = Reading(both, names=FieldNames(metadata=("year",)), on_error="skip")
+    for read in (reading.survey, lambda: list(reading)):
+        with pytest.raises(DataError, match=r"'year' is missing; .*, text; not read: .*b\.csv: "):
+            read()
+
+
 @pytest.mark.parametrize("on_error", ["fail", "skip"])
 def test_a_field_that_no_source_has(mixed, on_error):
     names = FieldNames(metadata=("year", "since:int"))
