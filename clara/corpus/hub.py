@@ -16,7 +16,7 @@ from clara.errors import reason
 _SCHEME = "datasets:"
 _URL = "hf://datasets/"
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
-_REVISION = re.compile(r"[\w./-]+")
+_REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 _WORD = re.compile(r"\w[\w.+-]*")
 _FORM = (
     f"give {_SCHEME}NAME, {_SCHEME}NAME:CONFIGURATION or {_SCHEME}NAME@REVISION:CONFIGURATION:SPLIT"

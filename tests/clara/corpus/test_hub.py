@@ -47,7 +47,7 @@ def test_names(given, found):
     [
         *("datasets:", "datasets:a/b/c", "datasets:../b", "datasets:a@", "datasets:a:b:c:d"),
         *("datasets:a::train[:10]", "datasets:a b", "datasets:/etc", "hf://datasets/"),
-        *("datasets:a\n", "datasets:a:\x1b[31m"),
+        *("datasets:a\n", "datasets:a:\x1b[31m", "datasets:a@refs/../../b", "datasets:a@/b"),
     ],
 )
 def test_what_is_no_name(given):
