@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from clara.corpus.documents import digest_of
+from clara.corpus.documents import digest_of, marks_of
+from clara.corpus.fields import MARKS_FIELD
 from clara.corpus.listing import Origin
-from clara.data.records import Document
+from clara.data.marks import Mark
+from clara.data.recognition import CORPUS
+from clara.data.records import Document, identified
 from clara.errors.checks import surrogate_flaw
 from clara.index import Details, MemoryIndex
 from clara.index.origins import read_origins, record_origins
@@ -15,17 +18,19 @@ from clara.sync.origins import as_text, from_text
 
 
 def details_of_records(index: MemoryIndex, corpus: str) -> Callable[[Document], Details] | None:
-    """The details of a file's records, none of which has metadata.
+    """The details of a file's records, without metadata.
 
     The file is their source, as if it had been built from. If the index has another source of that
-    name, they have none: so no build takes them for documents of that source.
+    name, or one that the file lies in, they have none: so no build takes them for documents of the
+    one or for a second time those of the other.
 
     Args:
         index: records where the source lies.
         corpus: file of JSON lines.
 
     Returns:
-        None for an index without columns for metadata, which keeps no details.
+        Gives those of a record, and must be asked in the order of the file. None for an index
+        without columns for metadata, which keeps no details.
 
     Raises:
         MemoryIndexError: the index cannot be read or written.
@@ -33,9 +38,18 @@ def details_of_records(index: MemoryIndex, corpus: str) -> Callable[[Document], 
     if index.columns is None:
         return None
     source = _source(index, corpus)
+    records = identified(corpus, CORPUS)
+
+    def marks(document: Document) -> tuple[Mark, ...]:
+        for name, record in records:
+            if name == document.id:
+                return marks_of(record.values.get(MARKS_FIELD), document.text) or ()
+        return ()
 
     def details(document: Document) -> Details:
-        return Details(source=source, digest=digest_of(document.text, document.title or None, {}))
+        found = marks(document)
+        digest = digest_of(document.text, document.title or None, {}, found)
+        return Details(source=source, digest=digest, marks=found)
 
     return details
 
@@ -46,8 +60,9 @@ def _source(index: MemoryIndex, corpus: str) -> str | None:
     name = os.path.basename(os.path.normpath(corpus))
     if surrogate_flaw(name):
         return None
-    recorded = read_origins(index.path).get(name)
-    if recorded is not None and from_text(recorded) != origin:
-        return None
+    for other, text in read_origins(index.path).items():
+        known = from_text(text)
+        if (known != origin) if other == name else (known is not None and known.holds(origin.path)):
+            return None
     record_origins(index.path, {name: as_text(origin)})
     return name

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from clara import Clara, Document
+from clara.data.marks import Mark
 from clara.index import MemoryIndex, corpus
 from clara.memory.documents import CompressedDocuments
 
@@ -289,8 +290,12 @@ def test_sources_make_it_a_build(clara, refused, model, tmp_path):
 
 def test_a_build_goes_on_with_the_index(clara, compress, model, write_corpus, tmp_path):
     records = [{"id": "a", "contents": LONG, "title": ""}, {"id": "b", "contents": "B."}]
+    records[0]["marks"] = [[0, "page 1"], [len(LONG) - 5, "page 2"]]
     file = write_corpus(records)
     clara(*compress(file, tmp_path / "index"))
+    found = {row.document_id: row for row in MemoryIndex.open(tmp_path / "index").documents()}
+    assert found["a"].marks == (Mark(0, "page 1"), Mark(len(LONG) - 5, "page 2"))
+    assert found["b"].marks == ()
     build = ("index", "build", "--model", model, "--output", str(tmp_path / "index"))
     assert clara(*build, file).stdout.startswith("0 added, 0 replaced, 2 unchanged")
     records[1] = {"id": "b", "contents": "Another.", "year": 3}
