@@ -14,7 +14,8 @@ from clara.data.values import DataError, shown
 from clara.errors import reason
 
 _SCHEME = "datasets:"
-_URL = "hf://datasets/"
+_HUB = "hf://"
+_URL = f"{_HUB}datasets/"
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 _REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 _WORD = re.compile(r"\w[\w.+-]*")
@@ -153,7 +154,8 @@ def _loaded(datasets: Any, wanted: HubName, given: str) -> dict[str, Any]:
     """The splits by their names.
 
     Raises:
-        DataError: what the cache holds is of another revision.
+        DataError: what the cache holds is of another revision, or the data set names files that lie
+            elsewhere than on the hub.
     """
     options: dict[str, Any] = {"revision": wanted.revision}
     if "trust_remote_code" in signature(datasets.load_dataset_builder).parameters:
@@ -167,9 +169,25 @@ def _loaded(datasets: Any, wanted: HubName, given: str) -> dict[str, Any]:
                 f"{given}: the hub cannot be asked, and the "
                 f"newest in the cache {_cache(datasets)} is commit {commit}"
             )
+    _require_on_hub(builder, given)
     builder.download_and_prepare()
     found = builder.as_dataset()
     return dict(found)
+
+
+def _require_on_hub(builder: Any, given: str) -> None:
+    """Refuse a data set whose card names files of this machine or of other ones as its own.
+
+    Raises:
+        DataError: names the file.
+    """
+    for files in (getattr(builder.config, "data_files", None) or {}).values():
+        for file in map(str, files):
+            if not file.rpartition("::")[2].startswith(_HUB):  # behind the name in an archive
+                raise DataError(
+                    f"{given}: has {shown(file)} among its files, which does not lie on the hub; "
+                    "no such file is read"
+                )
 
 
 def _tables(loaded: dict[str, Any], wanted: HubName, given: str) -> Iterator[Table]:

@@ -1,5 +1,8 @@
 """Data sets of the hub, out of a cache and without a network."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import datasets
 import pytest
 
@@ -124,6 +127,33 @@ def test_code_of_a_data_set_is_never_trusted(cache, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset_builder", older)
     assert len(load_tables(HubName("harbour/news"), "x")) == 2
     assert seen == {"trust_remote_code": False}
+
+
+def test_files_that_lie_elsewhere_are_not_read(cache, tmp_path, monkeypatch):
+    """The card of a data set may name any path as one of its files."""
+    secret = tmp_path / "secret.csv"
+    secret.write_text("text\nA secret.\n")
+    local = datasets.load_dataset_builder("csv", data_files=str(secret))
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *given, **options: local)
+    with pytest.raises(DataError, match=r"x: has '.*/secret\.csv' among its files"):
+        load_tables(HubName("a/b"), "x")
+    assert not list(cache.glob("csv*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "fine"),
+    [
+        ("hf://datasets/a/b@0123/t.csv", True),
+        ("zip://t.csv::hf://datasets/a/b@0123/t.zip", True),
+        ("zip://hf://t.csv::/etc/t.zip", False),
+        ("file:///etc/passwd", False),
+        ("https://127.0.0.1/t.csv", False),
+    ],
+)
+def test_where_files_lie(file, fine):
+    builder = SimpleNamespace(config=SimpleNamespace(data_files={"train": [file]}))
+    with nullcontext() if fine else pytest.raises(DataError, match="does not lie on the hub"):
+        hub._require_on_hub(builder, "x")
 
 
 def test_without_the_package(monkeypatch):
