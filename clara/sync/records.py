@@ -62,7 +62,11 @@ def _source(index: MemoryIndex, corpus: str) -> str | None:
         return None
     for other, text in read_origins(index.path).items():
         known = from_text(text)
-        if (known != origin) if other == name else (known is not None and known.holds(origin.path)):
+        if other == name:
+            is_taken = known != origin
+        else:
+            is_taken = known is not None and known.holds(origin.path)
+        if is_taken:
             return None
     record_origins(index.path, {name: as_text(origin)})
     return name
