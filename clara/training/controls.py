@@ -14,18 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clara.backbone.adapters import GENERATOR
+from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.backbone.packed_forward import positions_of
 from clara.data.matching import is_exact_match
 from clara.memory.documents import CompressedDocuments
 from clara.model.clara import Clara
-from clara.model.encoding import answer_cross_entropy
+from clara.model.encoding import answer_cross_entropy, encode_states
 from clara.text.packing import PackedPrompts
 from clara.text.prompts import Prompt, build_prompt, text_background
 from clara.training.settings import SettingsError, chosen_rates
 
 RANKED = (1, 5)
 """Cutoffs of the recall of the questions' documents among all documents."""
+
+_LOOKED_AT = 32  # documents whose memory is taken apart
 
 _LONGEST_ANSWER = 64  # tokens; a longer one would not be an exact match
 _SPARE = 4  # tokens that an answer may be longer than the longest expected one
@@ -107,8 +109,10 @@ class Controls:
         `exact_match_other@4` and `loss_other@4` from another question's, `recall@1@4`,
         `recall@5@4`. Without a rate: `exact_match_none` and `loss_none` from no memory,
         `exact_match_text` and `loss_text` from texts by the backbone alone, and `exact_match`, the
-        mean over rates from the right memory. Dropout is off meanwhile, and the model is left
-        as it was.
+        mean over rates from the right memory. In memory form "spans", `added@4` is how much what
+        the compressor adds to the means of spans differs from slot to slot, as a share of memory's
+        norm: near 0 the compressor says nothing about the text, however well a generator reads the
+        means. Dropout is off meanwhile, and the model is left as it was.
         """
         with self._model.evaluating():
             return self._measured()
@@ -125,6 +129,8 @@ class Controls:
             found[f"loss_memory@{rate}"] = self._loss(own)
             found[f"loss_other@{rate}"] = self._loss(other)
             found |= {f"{name}@{rate}": value for name, value in self._recall(memory).items()}
+            if self._model.config.memory_form == "spans":
+                found[f"added@{rate}"] = self._added(memory, rate)
         assert memory is not None, "there is a rate at least"
         found["exact_match_none"] = self._matches([memory[[]]] * len(self))
         found["loss_none"] = self._loss_of_texts([()] * len(self), GENERATOR)
@@ -265,6 +271,15 @@ class Controls:
             shares = [len(b & set(own)) / len(own) for b, own in zip(best, self._own, strict=True)]
             found[f"recall@{k}"] = sum(shares) / len(shares)
         return found
+
+    def _added(self, memory: CompressedDocuments, rate: int) -> float:
+        model = self._model
+        passages = model.passages(self._documents[:_LOOKED_AT], "truncate")
+        states = torch.cat(encode_states(model, passages, COMPRESSOR, rate=rate)).float()
+        added = model.connectors.of(COMPRESSOR)(states, torch.zeros_like(states))
+        spread = (added - added.mean(0)).norm(dim=1).mean()
+        norms = memory.memory[: len(passages)].float().norm(dim=-1)  # of padding: 0
+        return float(spread / (norms.sum() / len(states)))
 
     def _parts(self) -> list[slice]:
         starts = range(0, len(self), self._batch_size)

@@ -332,3 +332,28 @@ def test_settings_that_do_not_go_together(settings):
             check(RunSettings(**{**without, "arguments": some}))
     with pytest.raises(SettingsError, match=r"evaluation_rates must be of those .*, 16; got 4"):
         run("pretrain", settings(evaluation_rates=[4]))
+
+
+def test_what_the_compressor_adds_is_told(make_model):
+    """None before the connector is trained, and none where it gives all slots the same."""
+    model = make_model(memory_form="spans", compression_rate=2)
+    controls = Controls(model, questions(), 6, [2])
+    assert controls.measure()["added@2"] == 0.0
+
+    connector = model.connectors.of(COMPRESSOR)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        connector.up.copy_(torch.randn_like(connector.up))
+    memory = model.compress(controls._documents, compression_rate=2)
+    saved = connector.up.detach().clone()
+    with torch.no_grad():
+        connector.up.zero_()
+        means = model.compress(controls._documents, compression_rate=2)
+        connector.up.copy_(saved)
+    rows, averages = (
+        torch.cat([m[:n] for m, n in zip(each.memory, each.counts)]) for each in (memory, means)
+    )
+    added = rows - averages
+    wanted = (added - added.mean(0)).norm(dim=1).mean() / rows.norm(dim=1).mean()
+    assert controls.measure()["added@2"] == pytest.approx(float(wanted), rel=1e-4)
+    assert wanted > 0.1
