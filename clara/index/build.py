@@ -1,9 +1,16 @@
 """Make an index and add documents, in commits that store no id twice.
 
-From format 2 on, `id` is Lance's unenforced primary key and rows are inserted by `merge_insert`.
-Lance then compares the ids of commits that others made since it read the index, and does the
-insertion again if it has to. One that finds an id is refused as a whole. That needs no lock, so
-writers may be on several hosts. In format 1, a lock of the folder keeps writers apart.
+Rows that are new in the last version are appended by a process that has the lock of the folder,
+which reads nothing of what is stored. Lance puts them behind whatever other processes commit, so no
+row of theirs is lost. Where the version is not the very next one, as that of a process without the
+lock came first, the ids are counted; if one is there twice, the rows are deleted again and the
+caller compares them once more. Until then who reads does not see them: of an id that is there
+twice, the first row counts.
+
+Where there are no locks, or another process keeps the lock, `merge_insert` inserts the rows: from
+format 2 on, `id` is Lance's unenforced primary key. Lance then compares the ids of all files, and
+those of commits that others made since, and does the insertion again if it has to. One that finds
+an id is refused as a whole. In format 1, there is no writing without the lock.
 
 Documents are replaced by a `merge_insert` that writes their rows anew and deletes those that they
 have no more, and deleted by one that writes nothing. Lance does them again where another commit
@@ -12,12 +19,9 @@ came first that deleted some of the same rows, inserted some of the same ids or 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -25,7 +29,6 @@ import lance
 import pyarrow as pa
 
 from clara.index.errors import DuplicateIdError, MemoryIndexError, failures_in
-from clara.index.gate import NO_LOCKS
 from clara.index.header import Header
 from clara.index.seals import require_sealed
 from clara.index.snapshot import Snapshot
@@ -37,7 +40,7 @@ DATA_VERSION: Final = "2.1"
 
 _TRIES = 20
 _RETRIES = 1000
-_OVERTAKEN = "Incompatible transaction"
+_OVERTAKEN = ("Incompatible transaction", "Retryable commit conflict")
 _CONTENDED = "Too many concurrent writers"
 _PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds
 _PATIENCE = timedelta(minutes=10)  # with other writers, in all retries of a commit
@@ -128,24 +131,24 @@ def require_changeable(header: Header, path: str) -> None:
 class Writer:
     """Commits of one handle, one after the other.
 
-    An insertion compares the ids of all files. The writer keeps the dataset from one insertion to
-    the next, and with it what Lance has learnt about the files: of a thousand files, an insertion
-    takes a tenth of the time then.
+    The writer keeps the dataset from one commit to the next, and with it what Lance has learnt
+    about the files: of a thousand files, a `merge_insert` takes a tenth of the time then.
     """
 
     def __init__(self) -> None:
         self._identity: str | None = None
         self._dataset: Any = None  # no reader has it: Lance changes the one that it inserts to
 
-    def commit(self, snapshot: Snapshot, batch: pa.RecordBatch) -> bool:
+    def commit(self, snapshot: Snapshot, batch: pa.RecordBatch, *, alone: bool) -> bool:
         """Store rows behind those of the last commit, all of them or none.
 
         Args:
-            snapshot: the caller found none of the ids in it. In format 1 the caller has the lock.
+            snapshot: the caller found none of the ids in it, neither of rows nor of documents.
+            alone: the caller has the lock; always so in format 1.
 
         Returns:
             False if nothing was stored since the index was upgraded or replaced after `snapshot`,
-            also while the rows were written.
+            also while the rows were written, or another process has added one of the documents.
 
         Raises:
             MemoryIndexError: writing failed, or another process has added one of the ids.
@@ -156,8 +159,13 @@ class Writer:
                 return False
             latest.append(batch)
             return True
+        unique = True
 
         def insert(dataset: Any) -> None:
+            nonlocal unique
+            if alone and dataset.version == snapshot.version:
+                unique = self._appended(snapshot, batch)
+                return
             builder = dataset.merge_insert("id").when_matched_fail().when_not_matched_insert_all()
             stored = _execute(_again(builder), pa.Table.from_batches([batch]))["num_inserted_rows"]
             if stored != batch.num_rows:
@@ -165,17 +173,21 @@ class Writer:
                     f"{snapshot.path}: {stored} of {batch.num_rows} documents were stored, the ids "
                     "of the others are in the index already"
                 )
+            unique = _kept(snapshot, dataset, batch)
 
-        return self._done(snapshot, insert)
+        return self._done(snapshot, insert) and unique
 
-    def replace(self, snapshot: Snapshot, batch: pa.RecordBatch) -> bool:
+    def replace(self, snapshot: Snapshot, batch: pa.RecordBatch, *, new: bool, alone: bool) -> bool:
         """Store rows in place of all rows of their documents, in one commit.
 
         Args:
             snapshot: no id in the batch is that of another document's row there.
+            new: it has none of the documents.
+            alone: the caller has the lock.
 
         Returns:
-            False if nothing was stored since the index was upgraded or replaced after `snapshot`.
+            False if nothing was stored since the index was upgraded or replaced after `snapshot`,
+            or another process has added a document that was new.
 
         Raises:
             DuplicateIdError: another process has added a document whose row has an id of these.
@@ -183,9 +195,14 @@ class Writer:
         """
         # Lance would try again by itself, and replace rows of other documents that came meanwhile.
         table = pa.Table.from_batches([batch])
-        mine = f"document_id IN ({_quoted(dict.fromkeys(table['document_id'].to_pylist()))})"
+        mine = _of_documents(batch)
+        unique = True
 
         def replace(dataset: Any) -> None:
+            nonlocal unique
+            if new and alone and dataset.version == snapshot.version:
+                unique = self._appended(snapshot, batch)
+                return
             checked = snapshot.version
             for _ in _attempts():
                 before = dataset.version
@@ -211,7 +228,7 @@ class Writer:
                 f"{snapshot.path}: other processes store the same documents all the time"
             )
 
-        return self._done(snapshot, replace)
+        return self._done(snapshot, replace) and unique
 
     def delete(self, snapshot: Snapshot, document_ids: Sequence[str]) -> bool:
         """Delete all rows of documents, in one commit; returns and raises as `replace` does."""
@@ -222,6 +239,13 @@ class Writer:
                 _again(dataset.merge_insert("document_id").when_matched_delete()), names
             ),
         )
+
+    def _appended(self, snapshot: Snapshot, batch: pa.RecordBatch) -> bool:
+        """Append rows; False if others came first, and the rows were deleted again."""
+        fields = _field_numbers(self._dataset)
+        reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
+        self._dataset = lance.write_dataset(reader, self._dataset, mode="append")
+        return _kept(snapshot, self._dataset, batch, fields)
 
     def _done(self, snapshot: Snapshot, write: Callable[[Any], object]) -> bool:
         """Write to Lance's dataset of the last commit.
@@ -248,12 +272,45 @@ class Writer:
             except MemoryIndexError as error:
                 # Lance refuses rows of the earlier format, and those that an upgrade overtook. It
                 # does not try again what was overtaken by a version that was restored.
-                others = _OVERTAKEN in str(error) or not _is_of(
+                others = any(each in str(error) for each in _OVERTAKEN) or not _is_of(
                     snapshot, Snapshot.latest(snapshot.path)
                 )
                 if not others:
                     raise
         raise MemoryIndexError(f"{snapshot.path}: others restore versions of it all the time")
+
+
+def _kept(
+    snapshot: Snapshot, dataset: Any, batch: pa.RecordBatch, fields: Sequence[int] | None = None
+) -> bool:
+    """Whether rows that were inserted are the only ones of their documents; else delete them.
+
+    Args:
+        snapshot: none of the documents is in it.
+        dataset: at the version in which the rows are.
+        fields: of the columns when the rows were written; None if Lance compares them.
+    """
+    if dataset.version == snapshot.version + 1:  # nobody was in between
+        return True
+    mine = _of_documents(batch)
+    either = f"{mine} OR id IN ({_quoted(batch['id'].to_pylist())})"
+    same = _is_still_of(snapshot, dataset) and fields in (None, _field_numbers(dataset))
+    if same and dataset.count_rows(either) == batch.num_rows:
+        return True
+    first, last = (batch["sequence"][place].as_py() for place in (0, -1))
+    dataset.checkout_latest()
+    dataset.delete(f"{mine} AND sequence BETWEEN {first} AND {last}")
+    return False
+
+
+def _field_numbers(dataset: Any) -> list[int]:
+    """How Lance knows the columns in files: a column that another program made anew has another."""
+    return [field.id() for field in dataset.lance_schema.fields()]
+
+
+def _of_documents(batch: pa.RecordBatch) -> str:
+    """A filter for all rows of the documents that rows are of."""
+    return f"document_id IN ({_quoted(dict.fromkeys(batch['document_id'].to_pylist()))})"
 
 
 def _attempts() -> Iterator[int]:
@@ -312,46 +369,3 @@ def _is_still_of(snapshot: Snapshot, dataset: Any) -> bool:
     Columns do not tell models apart, so Lance would store memory of one in an index of the other.
     """
     return Header.from_schema(dataset.schema, snapshot.path) == snapshot.header
-
-
-@contextmanager
-def only_writer(snapshot: Snapshot) -> Iterator[None]:
-    """Wait until no other process adds to an index of format 1; does nothing for later ones.
-
-    Raises:
-        MemoryIndexError: the file system has no locks; names the command that makes an index
-            which needs none.
-    """
-    if snapshot.header.format_version >= 2:
-        yield
-        return
-    with folder_lock(snapshot.path) as locked:
-        if not locked:
-            raise MemoryIndexError(
-                f"{snapshot.path}: adding to an index of format 1 needs a file lock (flock), which "
-                "this file system does not support; run 'clara index upgrade --model MODEL "
-                f"{snapshot.path}': the new format needs no lock"
-            )
-        yield
-
-
-@contextmanager
-def folder_lock(path: str) -> Iterator[bool]:
-    """Have the lock of a folder, or False where the file system has none.
-
-    The lock goes with the process, however it ends.
-    """
-    with failures_in(path, "locking the index"):
-        folder = os.open(path, os.O_RDONLY)
-    try:
-        locked = True
-        with failures_in(path, "locking the index"):
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                locked = False
-        yield locked
-    finally:
-        os.close(folder)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import pyarrow as pa
 from torch import Tensor
 
 from clara.index import build
@@ -12,9 +13,13 @@ from clara.index.details import Details
 from clara.index.errors import DuplicateIdError, MemoryIndexError
 from clara.index.gate import pass_gate
 from clara.index.handle import TRIES, Handle, Result, as_ids
+from clara.index.header import Header
 from clara.index.layout import encode
+from clara.index.locks import only_writer
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
+
+Ready = TypeVar("Ready")
 
 _SHOWN = 10  # ids in a message
 
@@ -29,6 +34,15 @@ class Changed(NamedTuple):
 
     added: int
     replaced: int
+
+
+class _Rows(NamedTuple):
+    """Documents as they are stored in an index with this header."""
+
+    header: Header
+    ids: list[str]
+    document_ids: list[str]
+    batch: pa.RecordBatch
 
 
 class Changing(Handle):
@@ -60,7 +74,7 @@ class Changing(Handle):
                 twice, a value cannot be stored or is not of its column's type, the index has no
                 such column, or it has format 1 and its file system has no locks.
         """
-        self._tried(lambda: self._added(compressed, details) or None)
+        self._tried(lambda: self._encoded(compressed, details), self._added)
 
     def upsert(
         self,
@@ -90,7 +104,12 @@ class Changing(Handle):
             ValueError: `means` has another shape.
             DuplicateIdError: a row has the id of a row of a document that is not in `compressed`.
         """
-        return self._tried(lambda: self._upserted(compressed, details, means))
+
+        def prepare() -> _Rows:
+            self._require_changeable()
+            return self._encoded(compressed, details, means)
+
+        return self._tried(prepare, self._upserted)
 
     def delete(self, document_ids: Sequence[str], *, missing_ok: bool = False) -> int:
         """Delete documents with all of their rows, in one commit.
@@ -110,39 +129,54 @@ class Changing(Handle):
             MemoryIndexError: some are not in the index, and none is deleted; names the first ten.
         """
         names = list(dict.fromkeys(as_ids(document_ids, "document_ids")))
-        return self._tried(lambda: self._deleted(names, missing_ok))
+        return self._tried(self._require_changeable, lambda *_: self._deleted(names, missing_ok))
 
-    def _tried(self, change: Callable[[], Result | None]) -> Result:
-        """The result of a change, again while it is None: the index was upgraded or replaced."""
+    def _tried(
+        self, prepare: Callable[[], Ready], change: Callable[[Ready, bool], Result | None]
+    ) -> Result:
+        """The result of a change, again while it is None: others came first, or replaced the index.
+
+        Args:
+            prepare: makes what it needs, while other processes may still change the index.
+            change: is told whether this process is the only one that does, as far as is known.
+        """
         self._require_writable()
         for _ in range(TRIES):
-            pass_gate(self._snapshot.path)  # without the lock, so that searches go on
-            with self._lock:
-                if (changed := change()) is not None:
+            pass_gate(self._snapshot.path)
+            ready = prepare()
+            # The index's own lock comes last, so that searches go on while others write.
+            with only_writer(self._snapshot) as alone, self._lock:
+                if (changed := change(ready, alone)) is not None:
                     return changed
         raise MemoryIndexError(f"{self._snapshot.path}: was upgraded or replaced while changed")
 
-    def _upserted(
+    def _require_changeable(self) -> None:
+        build.require_changeable(self._current().snapshot.header, self._snapshot.path)
+
+    def _encoded(
         self,
         compressed: CompressedDocuments,
         details: Mapping[str, Details] | None,
-        means: Tensor | None,
-    ) -> Changed | None:
+        means: Tensor | None = None,
+    ) -> _Rows:
         header = self._current().snapshot.header
-        build.require_changeable(header, self._snapshot.path)
         build.check_documents(header, self._snapshot.path, compressed)
         batch = encode(header, compressed, details, means)
-        names = dict.fromkeys(compressed.document_ids)
+        return _Rows(header, compressed.ids, list(dict.fromkeys(compressed.document_ids)), batch)
+
+    def _upserted(self, rows: _Rows, alone: bool) -> Changed | None:
         catalog = self._read_catalog()
-        if self._header != header:
+        if self._header != rows.header:
             return None
-        there = [name for name in names if name in catalog.documents]
+        there = [name for name in rows.document_ids if name in catalog.documents]
         free = {-1, *(row for name in there for row in catalog.rows_of(name))}
-        if taken := [name for name in compressed.ids if catalog.rows.get(name, -1) not in free]:
+        if taken := [name for name in rows.ids if catalog.rows.get(name, -1) not in free]:
             raise DuplicateIdError(taken)
-        if names and not self._writer.replace(self._snapshot, batch):
+        if rows.ids and not self._writer.replace(
+            self._snapshot, rows.batch, new=not there, alone=alone
+        ):
             return None
-        return Changed(len(names) - len(there), len(there))
+        return Changed(len(rows.document_ids) - len(there), len(there))
 
     def _deleted(self, names: list[str], missing_ok: bool) -> int | None:
         catalog = self._read_catalog()
@@ -154,33 +188,24 @@ class Changing(Handle):
             return None
         return len(there)
 
-    def _added(
-        self, compressed: CompressedDocuments, details: Mapping[str, Details] | None
-    ) -> bool:
-        """Add; False if the index was upgraded or replaced before that. The caller has the lock."""
-        self._current()
-        build.check_documents(self._header, self._snapshot.path, compressed)
-        header = self._header
-        batch = encode(header, compressed, details)
-        with build.only_writer(self._snapshot):
-            self._refuse_duplicates(compressed)
-            if self._header != header:
-                return False
-            if not len(compressed):
-                return True
-            try:
-                return self._writer.commit(self._snapshot, batch)
-            except MemoryIndexError:
-                # Another process may have added one of the ids since they were compared.
-                self._refuse_duplicates(compressed)
-                raise
+    def _added(self, rows: _Rows, alone: bool) -> bool | None:
+        """Add; None if others came first, or upgraded or replaced the index before that."""
+        self._refuse_duplicates(rows)
+        if self._header != rows.header:
+            return None
+        try:
+            done = not rows.ids or self._writer.commit(self._snapshot, rows.batch, alone=alone)
+            return done or None
+        except MemoryIndexError:
+            # Another process may have added one of the ids since they were compared.
+            self._refuse_duplicates(rows)
+            raise
 
-    def _refuse_duplicates(self, compressed: CompressedDocuments) -> None:
+    def _refuse_duplicates(self, rows: _Rows) -> None:
         """Refuse rows that are there, and rows of documents that are there with other rows."""
         catalog = self._read_catalog()
-        there = [name for name in compressed.ids if name in catalog.rows]
-        names = dict.fromkeys(compressed.document_ids)
-        there = there or [name for name in names if name in catalog.documents]
+        there = [name for name in rows.ids if name in catalog.rows]
+        there = there or [name for name in rows.document_ids if name in catalog.documents]
         if there:
             raise DuplicateIdError(there)
 

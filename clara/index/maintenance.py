@@ -12,13 +12,14 @@ import lance
 import pyarrow as pa
 from lance.fragment import write_fragments
 
-from clara.index.build import DATA_VERSION, folder_lock
+from clara.index.build import DATA_VERSION
 from clara.index.catalog import Catalog
 from clara.index.contents import Contents
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.folders import local_path
 from clara.index.header import Header
 from clara.index.layout import encode
+from clara.index.locks import folder_lock
 from clara.index.snapshot import Snapshot
 
 _TRIES = 20  # while other processes add

@@ -13,13 +13,13 @@ from typing import Any
 from clara.corpus import CorpusDocument
 from clara.data.values import DataError, shown
 from clara.index import Details, DuplicateIdError, Entry, MemoryIndex, MemoryIndexError
-from clara.index.build import folder_lock
 from clara.index.checking import damaged_rows_apart
 from clara.index.corpus import Advance, Compress, Shown
 from clara.index.errors import failures_in
 from clara.index.folders import local_path
 from clara.index.gate import FOLDER, closed_gate
 from clara.index.header import new_header
+from clara.index.locks import folder_lock
 from clara.index.migration import (
     INDEX,
     document_ids,

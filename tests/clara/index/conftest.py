@@ -3,7 +3,7 @@ import zlib
 import pytest
 import torch
 
-from clara.index import MemoryIndex, ranking
+from clara.index import MemoryIndex, build, locks, ranking
 from clara.index.build import write_empty
 from clara.index.header import Header
 from clara.index.layout import encode
@@ -127,3 +127,24 @@ def filled(make_index, make_documents):
 def no_ram(monkeypatch):
     """Vectors are not read into RAM."""
     monkeypatch.setattr(ranking, "nearest", None)
+
+
+@pytest.fixture(params=["appended", "compared by Lance"])
+def before_insertion(request, monkeypatch, blind_locks):
+    """Has something done once, just before rows are inserted in each of the two ways."""
+
+    def arrange(happen):
+        compared = request.param == "compared by Lance"
+        owner, name = (build, "_execute") if compared else (build.Writer, "_appended")
+        plain = getattr(owner, name)
+
+        def late(*arguments):
+            monkeypatch.undo()  # the next try is as always
+            happen()
+            return plain(*arguments)
+
+        monkeypatch.setattr(owner, name, late)
+        if compared:
+            monkeypatch.setattr(locks, "_locked_folder", lambda path: None)
+
+    return arrange

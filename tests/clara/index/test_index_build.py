@@ -106,16 +106,16 @@ def test_an_addition_is_refused_as_a_whole(make_index, make_documents):
 
 
 def test_an_id_added_between_the_check_and_the_commit_is_noticed(
-    make_index, make_documents, monkeypatch
+    make_index, make_documents, monkeypatch, blind_locks
 ):
     one = make_index()
     two = MemoryIndex.open(one.path)
     real = Writer.commit
 
-    def late(*arguments):
+    def late(*arguments, **options):
         monkeypatch.setattr(Writer, "commit", real)
         two.add(make_documents("ab"))
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(Writer, "commit", late)
     with pytest.raises(DuplicateIdError) as caught:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clara.data.marks import Mark
-from clara.index import Changed, Details, DuplicateIdError, MemoryIndex, MemoryIndexError, build
+from clara.index import Changed, Details, DuplicateIdError, MemoryIndex, MemoryIndexError
 from clara.index.contents import Contents
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
@@ -285,20 +285,13 @@ def test_more_documents_than_are_listed_at_a_time(make_index, make_documents):
 
 @pytest.mark.parametrize(("mine", "theirs"), [(["n"], ["n#0", "n#1"]), (["n#0", "n#1"], ["n"])])
 def test_a_document_that_others_insert_otherwise_is_there_once(
-    make_index, make_documents, monkeypatch, mine, theirs
+    make_index, make_documents, before_insertion, mine, theirs
 ):
     """Lance compares ids of rows, of which a whole document and its chunks share none."""
     index = make_index()
     index.add(make_documents(["a"]))
-    plain = build._execute
-
-    def late(builder, table):
-        monkeypatch.undo()  # the next try is as always
-        MemoryIndex.open(index.path).upsert(make_documents([*theirs, "b"]))
-        return plain(builder, table)
-
-    monkeypatch.setattr(build, "_execute", late)
-    assert index.upsert(make_documents(mine)) == (1, 0)
+    before_insertion(lambda: MemoryIndex.open(index.path).upsert(make_documents([*theirs, "b"])))
+    assert sum(index.upsert(make_documents(mine))) == 1
     assert index.ids() == MemoryIndex.open(index.path).ids() == ["a", "b", *mine]
 
 
@@ -319,7 +312,7 @@ def test_as_many_deletions_of_other_rows_are_noticed(make_index, make_documents)
 
 
 def test_a_document_that_comes_while_another_is_stored_is_not_replaced(
-    make_index, make_documents, monkeypatch
+    make_index, make_documents, monkeypatch, blind_locks
 ):
     index = make_index()
     index.add(make_documents(["z"]))
@@ -327,9 +320,9 @@ def test_a_document_that_comes_while_another_is_stored_is_not_replaced(
     own = dataclasses.replace(make_documents(["a#0"]), document_ids=["a#0"])
     store = index._writer.replace
 
-    def overtaken(*arguments):
+    def overtaken(*arguments, **options):
         second.add(own)
-        return store(*arguments)
+        return store(*arguments, **options)
 
     monkeypatch.setattr(index._writer, "replace", overtaken)
     with pytest.raises(DuplicateIdError, match="document 'a#0' is in the index already"):
@@ -351,7 +344,7 @@ def test_a_document_of_rows_that_do_not_belong_together_has_no_digest(make_index
     index.add(make_documents(["a"]), {"a": Details(digest="one")})
     snapshot = Snapshot.latest(index.path)
     rows = encode(snapshot.header, make_documents(["a#0", "a#1"]), {"a": Details(digest="two")})
-    assert index._writer.commit(snapshot, rows)
+    assert index._writer.commit(snapshot, rows, alone=True)
     (entry,) = index.documents()
     assert (entry.rows, entry.digest) == (["a", "a#0", "a#1"], None)
     index.upsert(make_documents(["a#0"]), {"a": Details(digest="two")})

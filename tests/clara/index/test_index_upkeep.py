@@ -107,7 +107,6 @@ def test_a_version_is_restored(made, make_documents):
 def test_a_writer_that_a_restored_version_overtook_writes_again(made, make_documents, monkeypatch):
     plain = build._execute
     for change in (
-        lambda: made.add(make_documents(["f"])),
         lambda: made.upsert(make_documents(["b", "f"])),
         lambda: made.delete(["a"]),
     ):
@@ -120,6 +119,12 @@ def test_a_writer_that_a_restored_version_overtook_writes_again(made, make_docum
         monkeypatch.setattr(build, "_execute", late)
         change()
     assert made.ids() == MemoryIndex.open(made.path).ids() == ["b"]
+
+
+def test_an_insertion_that_a_restored_version_overtook(made, make_documents, before_insertion):
+    before_insertion(lambda: MemoryIndex.open(made.path).restore(2))
+    made.add(make_documents(["f"]))
+    assert made.ids() == MemoryIndex.open(made.path).ids() == ["a#0", "a#1", "b", "f"]
 
 
 def test_compacting_changes_no_answer(made):

@@ -32,7 +32,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_switch_after_the_last_look_of_a_writer(index, monkeypatch, change):
+def test_a_switch_after_the_last_look_of_a_writer(index, monkeypatch, blind_locks, change):
     # Both models' indexes have the same columns: Lance would store rows of one in the other.
     real, before, late = build._is_of, texts(index), []
 
@@ -49,7 +49,7 @@ def test_a_switch_after_the_last_look_of_a_writer(index, monkeypatch, change):
     assert texts(MemoryIndex.open(index.path)) == before
 
 
-def test_a_switch_before_a_writer_tries_again(index, monkeypatch):
+def test_a_switch_before_a_writer_tries_again(index, monkeypatch, blind_locks):
     real, before, calls = build._execute, texts(index), []
 
     def contended(builder, table):
@@ -67,7 +67,7 @@ def test_a_switch_before_a_writer_tries_again(index, monkeypatch):
     assert texts(MemoryIndex.open(index.path)) == before
 
 
-def test_a_version_of_another_model_restored_after_the_last_look(index, monkeypatch):
+def test_a_version_of_another_model_restored_after_the_last_look(index, monkeypatch, blind_locks):
     version = migrate(index).version
     writer = MemoryIndex.open(index.path)
     before = texts(MemoryIndex.open(index.path, version=version))

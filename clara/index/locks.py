@@ -1,0 +1,104 @@
+"""The lock of an index's folder: of two processes that have it, one waits for the other.
+
+It goes with the process, however it ends. Where there is one, rows that are known to be new need
+not be compared with those that are stored, see `clara.index.build`. Format 1 cannot do without.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from clara.index.errors import MemoryIndexError, failures_in
+from clara.index.gate import NO_LOCKS
+from clara.index.snapshot import Snapshot
+
+PATIENCE: Final = 60.0
+"""Seconds that a writer waits for another one, which may have been stopped."""
+
+_PAUSE, _LONGEST_PAUSE = 0.001, 0.02  # seconds
+
+
+@contextmanager
+def only_writer(snapshot: Snapshot) -> Iterator[bool]:
+    """Wait until no other process changes an index.
+
+    Yields:
+        False where that is not certain: the file system has no locks, or another process has kept
+        the lock for `PATIENCE`. An index of format 1 is locked however long that takes.
+
+    Raises:
+        MemoryIndexError: the index has format 1 and its file system has no locks; names the
+            command that makes an index which needs none.
+    """
+    if snapshot.header.format_version >= 2:
+        with _patient_lock(snapshot.path) as locked:
+            yield locked
+        return
+    with folder_lock(snapshot.path) as locked:
+        if not locked:
+            raise MemoryIndexError(
+                f"{snapshot.path}: adding to an index of format 1 needs a file lock (flock), which "
+                "this file system does not support; run 'clara index upgrade --model MODEL "
+                f"{snapshot.path}': the new format needs no lock"
+            )
+        yield True
+
+
+@contextmanager
+def folder_lock(path: str) -> Iterator[bool]:
+    """Have the lock of a folder, or False where the file system has none."""
+    with failures_in(path, "locking the index"):
+        folder = os.open(path, os.O_RDONLY)
+    try:
+        locked = True
+        with failures_in(path, "locking the index"):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                locked = False
+        yield locked
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _patient_lock(path: str) -> Iterator[bool]:
+    """Have the lock of the folder that is at a path now; False without it."""
+    handle = _locked_folder(path)
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _locked_folder(path: str) -> int | None:
+    """A handle that has the lock of a folder; None where there are no locks, or after a while."""
+    end, pause = time.monotonic() + PATIENCE, _PAUSE
+    while time.monotonic() < end:
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError:  # who reads the index says what is wrong with it
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):  # else it was replaced
+                return handle
+            os.close(handle)
+        except BlockingIOError:
+            os.close(handle)
+        except OSError as error:
+            os.close(handle)
+            if error.errno in NO_LOCKS:
+                return None
+        time.sleep(random.uniform(0, pause))
+        pause = min(_LONGEST_PAUSE, 2 * pause)
+    return None
