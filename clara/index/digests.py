@@ -9,29 +9,44 @@ from typing import Any
 
 DIGEST_BYTES = 16
 
+ABSENT = struct.pack("<q", -1)
+"""What stands in place of an absent field."""
+
 _LENGTH = struct.Struct("<q")
-_ABSENT = _LENGTH.pack(-1)
+_SHORT = tuple(_LENGTH.pack(size) for size in range(4096))
+_JOINED = 1 << 17  # bytes that are copied to be hashed in one call
 
 
 def digest(label: bytes, *fields: Any) -> bytes:
     """The digest of bytes, contiguous arrays and None, personalised with the label."""
-    state = hashlib.blake2b(digest_size=DIGEST_BYTES, person=label)
+    parts: list[Any] = []
+    total = 0
     for field in fields:
         if field is None:
-            state.update(_ABSENT)
-        else:
-            view = memoryview(field)
-            state.update(_LENGTH.pack(view.nbytes))
-            state.update(view)
+            parts.append(ABSENT)
+            continue
+        size = len(field) if type(field) is bytes else memoryview(field).nbytes
+        parts += (length(size), field)
+        total += size
+    if total <= _JOINED:
+        return hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES, person=label).digest()
+    state = hashlib.blake2b(digest_size=DIGEST_BYTES, person=label)
+    for part in parts:
+        state.update(part)
     return state.digest()
 
 
 def small_digest(label: bytes, fields: Sequence[bytes | None]) -> bytes:
-    """The same as `digest` of short fields, in a third of the time."""
+    """The same as `digest` of short fields, in less time."""
     parts = []
     for field in fields:
-        parts += [_ABSENT] if field is None else [_LENGTH.pack(len(field)), field]
+        parts += [ABSENT] if field is None else [length(len(field)), field]
     return hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES, person=label).digest()
+
+
+def length(size: int) -> bytes:
+    """What stands before a field of so many bytes."""
+    return _SHORT[size] if size < len(_SHORT) else _LENGTH.pack(size)
 
 
 def number(value: int) -> bytes:

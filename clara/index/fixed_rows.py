@@ -32,10 +32,11 @@ def encode_fixed(header: Header, documents: CompressedDocuments) -> pa.RecordBat
     require_finite(header, documents.ids, memory.isfinite().all(1))
     carried = memory.contiguous().view(header.carrier).numpy()
 
-    def body(row: int, text: bytes) -> dict[str, Any]:
-        return {"body_digest": digest(b"clara.body", text, carried[row])}
+    def beside(texts: list[bytes]) -> dict[str, list[Any]]:
+        rows = zip(texts, carried, strict=True)
+        return {"body_digest": [digest(b"clara.body", text, row) for text, row in rows]}
 
-    columns = encode_heads(header, documents, body)
+    columns = encode_heads(header, documents, beside)
     schema = header.schema
     values = pa.FixedSizeListArray.from_arrays(
         pa.array(carried.reshape(-1)), type=schema.field("memory").type

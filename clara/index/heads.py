@@ -29,23 +29,27 @@ that order: rows that were added together share its upper 32 bits, a random numb
 
 from __future__ import annotations
 
+import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from clara.errors.checks import surrogate_flaw
 from clara.index.arrays import values_of
-from clara.index.digests import number, small_digest
+from clara.index.digests import ABSENT, DIGEST_BYTES, length, number
 from clara.index.errors import MemoryIndexError
 from clara.index.header import Header
 from clara.memory.documents import CompressedDocuments
 
 _MOST_TOKENS = 2**31 - 1
 _TAG_BITS = 31  # and the sign bit stays 0
+_NUMBER_BYTES = 8
+_NUMBER = length(_NUMBER_BYTES)
 
 
 @dataclass(frozen=True)
@@ -70,41 +74,41 @@ class Heads:
 
 
 def encode_heads(
-    header: Header, documents: CompressedDocuments, body: Callable[[int, bytes], dict[str, Any]]
+    header: Header,
+    documents: CompressedDocuments,
+    beside: Callable[[list[bytes]], Mapping[str, list[Any]]],
 ) -> dict[str, list[Any]]:
     """The small columns and the texts of rows to store.
 
     Args:
-        body: of a row and its text, the digests of what lies beside the small columns.
+        beside: of the texts of all rows, the columns that tell of what lies beside the small ones.
 
     Raises:
         MemoryIndexError: a value that cannot be stored; names the document.
     """
-    names = [*header.head_columns, "text"]
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    tag = secrets.randbits(_TAG_BITS) << 32
-    for row, name in enumerate(documents.ids):
-        tokens = documents.token_counts[row]
+    ids = documents.ids
+    for name, tokens in zip(ids, documents.token_counts, strict=True):
         if not 0 <= tokens <= _MOST_TOKENS:
             raise MemoryIndexError(f"document {name!r}: token count {tokens} is out of range")
-        title = documents.titles[row]
-        text = _utf8(documents.texts[row], "text", name)
-        if len(text) > _MOST_TOKENS:
-            raise MemoryIndexError(f"document {name!r}: its text has more than 2 GiB")
-        fields: dict[str, Any] = {
-            "id": _utf8(documents.ids[row], "id", name),
-            "document_id": _utf8(documents.document_ids[row], "document_id", name),
-            "title": None if title is None else _utf8(title, "title", name),
-            "text": text,
-            "tokens": int(tokens),
-            "vectors": int(documents.counts[row]),
-            "text_bytes": len(text),
-            "sequence": tag + row if "sequence" in columns else None,
-            **body(row, text),
-        }
-        for column, values in columns.items():
-            if column != "row_digest":
-                values.append(fields[column])
+    texts: list[bytes] = _utf8(documents.texts, "text", ids)
+    sizes = list(map(len, texts))
+    if sizes and max(sizes) > _MOST_TOKENS:
+        name = ids[sizes.index(max(sizes))]
+        raise MemoryIndexError(f"document {name!r}: its text has more than 2 GiB")
+    tag = secrets.randbits(_TAG_BITS) << 32
+    found: dict[str, list[Any]] = {
+        "id": _utf8(ids, "id", ids),
+        "document_id": _utf8(documents.document_ids, "document_id", ids),
+        "title": _utf8(documents.titles, "title", ids),
+        "text": texts,
+        "tokens": list(map(int, documents.token_counts)),
+        "vectors": list(map(int, documents.counts)),
+        "text_bytes": sizes,
+        "sequence": list(range(tag, tag + len(ids))),
+        **beside(texts),
+    }
+    names = [name for name in (*header.head_columns, "text") if name != "row_digest"]
+    columns = {name: found[name] for name in names}
     columns["row_digest"] = list(_row_digests(header, columns))
     return columns
 
@@ -163,30 +167,76 @@ def _string_sizes(columns: dict[str, list[Any]]) -> list[int]:
     return [size + text + more for size, text, more in zip(sizes, columns["text_bytes"], details)]
 
 
-def _row_digests(header: Header, columns: dict[str, list[Any]]) -> Iterator[bytes]:
+def _row_digests(header: Header, columns: Mapping[str, list[Any]]) -> Iterator[bytes]:
     """The digest of each row, from the other small columns."""
     newest = header.format_version >= 3
-    digests: list[Iterable[bytes | None]] = [columns[name] for name in header.digest_columns]
+    numbers = [columns[name] for name in ("tokens", *header.size_columns)]
+    digests: list[list[bytes] | None] = [columns[name] for name in header.digest_columns]
     if newest and header.mean_bytes is None:
-        digests.insert(2, repeat(None))
-    fields = zip(
-        columns["id"],
-        columns["document_id"],
-        columns["title"],
-        *(map(number, columns[name]) for name in ("tokens", *header.size_columns)),
-        *digests,
-    )
+        digests.insert(2, None)
+    count = len(columns["id"])
+    sequences = columns.get("sequence")
+    if sequences is None or None in sequences:
+        ordered = sequences or [None] * count
+        absent = ABSENT if newest else b""
+        ends = [absent if each is None else _NUMBER + number(each) for each in ordered]
+        width, fixed = _joined(count, numbers, digests)
+    else:
+        ends = [b""] * count
+        width, fixed = _joined(count, numbers, digests, sequences)
     label = b"clara.row.3" if newest else b"clara.row"
-    sequences = columns.get("sequence") or repeat(None)
-    for row, sequence in zip(fields, sequences):
-        order = None if sequence is None else number(sequence)
-        yield small_digest(label, row if order is None and not newest else (*row, order))
+    names = zip(columns["id"], columns["document_id"], columns["title"], ends, strict=True)
+    for place, (name, document, title, end) in enumerate(names):
+        begin = place * width
+        parts = (
+            length(len(name)),
+            name,
+            length(len(document)),
+            document,
+            *((ABSENT,) if title is None else (length(len(title)), title)),
+            fixed[begin : begin + width],
+            end,
+        )
+        yield hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES, person=label).digest()
 
 
-def _utf8(value: str, field: str, name: str) -> bytes:
-    if flaw := surrogate_flaw(value):
-        raise MemoryIndexError(f"document {name!r}: {field} {flaw}")
-    return value.encode()
+def _joined(
+    count: int,
+    numbers: Sequence[list[int]],
+    digests: Sequence[list[bytes] | None],
+    sequences: list[int] | None = None,
+) -> tuple[int, bytes]:
+    """The fields of all rows that have the same size in each, with their lengths; and that size."""
+    kinds: list[Any] = []
+    values: list[Any] = []
+    for number_column in numbers:
+        kinds += ["<i8", "<i8"]
+        values += [_NUMBER_BYTES, number_column]
+    for column in digests:
+        kinds.append("<i8")
+        if column is None:
+            values.append(-1)
+            continue
+        kinds.append(f"V{DIGEST_BYTES}")
+        values += [DIGEST_BYTES, np.frombuffer(b"".join(column), f"V{DIGEST_BYTES}")]
+    if sequences is not None:
+        kinds += ["<i8", "<i8"]
+        values += [_NUMBER_BYTES, sequences]
+    rows = np.empty(count, np.dtype([(f"{place}", kind) for place, kind in enumerate(kinds)]))
+    for place, value in enumerate(values):
+        rows[f"{place}"] = value
+    return rows.dtype.itemsize, rows.tobytes()
+
+
+def _utf8(values: Sequence[str | None], field: str, names: Sequence[str]) -> list[Any]:
+    """Strings as they are stored; None stays."""
+    try:
+        return [None if value is None else value.encode() for value in values]
+    except UnicodeEncodeError:
+        for value, name in zip(values, names, strict=True):
+            if value is not None and (flaw := surrogate_flaw(value)):
+                raise MemoryIndexError(f"document {name!r}: {field} {flaw}") from None
+        raise
 
 
 def _array(values: list[Any], field: pa.Field) -> pa.Array:

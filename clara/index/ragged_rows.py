@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,42 +42,44 @@ def encode_ragged(
     counts = documents.counts
     if header.ranking_rule == "flattened":
         _require_equal(header, documents.ids, counts)
-    rows = documents.memory.detach().cpu()
-    each = [memory[:count] for memory, count in zip(rows, counts, strict=True)]
-    vectors = torch.cat([rows.new_empty(0, header.hidden_size), *each])
-    finite = vectors.to(header.dtype).isfinite().all(1)
-    ends = np.concatenate([[0], np.cumsum(np.array(counts, dtype=np.int64))])
-    whole = [bool(finite[begin:end].all()) for begin, end in zip(ends, ends[1:])]
-    require_finite(header, documents.ids, torch.tensor(whole, dtype=torch.bool))
+    memory = documents.memory.detach().cpu()
+    lengths = np.array(counts, dtype=np.int64)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    vectors = _unpadded(memory, lengths)
+    stored = vectors.to(header.dtype)
+    _require_finite(header, documents.ids, stored, ends)
 
-    codes, scales = header.stored_as.pack(vectors)
+    codes, scales = header.stored_as.pack(
+        stored if header.stored_as.dtype == header.dtype else vectors
+    )
     parts = {"memory": _Pieces(codes.numpy().reshape(-1), ends * codes.shape[1])}
     if scales is not None:
         as_bytes = scales.contiguous().view(torch.uint8)
         parts["scales"] = _Pieces(as_bytes.numpy().reshape(-1), ends * as_bytes.shape[1])
     means = None
     if header.mean_bytes is not None:
-        means = _means(header, documents.ids, each, given_means)
+        means = _means(header, documents.ids, memory, lengths, given_means)
 
-    def body(row: int, text: bytes) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "text_digest": digest(b"clara.row.text", text),
-            "memory_digest": _memory_digest(parts, row),
+    def beside(texts: list[bytes]) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {
+            "text_digest": [digest(b"clara.row.text", text) for text in texts],
+            "memory_digest": _memory_digests(parts, len(texts)),
         }
         if means is not None:
-            found["mean_digest"] = digest(b"clara.mean", means[row])
+            found["mean_digest"] = [digest(b"clara.mean", mean) for mean in _row_bytes(means)]
         if details is not None:
-            found["details_digest"] = details.digests[row]
-            found["details_bytes"] = details.sizes[row]
+            found["details_digest"] = details.digests
+            found["details_bytes"] = details.sizes
         return found
 
-    columns = encode_heads(header, documents, body)
+    columns = encode_heads(header, documents, beside)
     if details is not None:
         columns |= details.columns
     schema = header.schema
     arrays = {name: pieces.array() for name, pieces in parts.items()}
     if means is not None:
-        arrays["mean"] = pa.array([value.tobytes() for value in means], schema.field("mean").type)
+        buffers = [None, pa.py_buffer(means.reshape(-1))]
+        arrays["mean"] = pa.Array.from_buffers(schema.field("mean").type, len(means), buffers)
     return record_batch(schema, columns, arrays)
 
 
@@ -136,8 +139,14 @@ class _Pieces(NamedTuple):
     values: Bytes
     ends: npt.NDArray[np.int64]
 
-    def __getitem__(self, row: Any) -> Any:
-        return self.values[self.ends[row] : self.ends[row + 1]]
+    def each(self) -> Iterator[memoryview]:
+        """The bytes of each row."""
+        whole, ends = memoryview(self.values), self.ends.tolist()
+        return (whole[begin:end] for begin, end in zip(ends, ends[1:]))
+
+    def size(self, row: int) -> int:
+        """How many bytes a row has."""
+        return int(self.ends[row + 1] - self.ends[row])
 
     def array(self) -> pa.Array:
         buffers = [None, pa.py_buffer(self.ends.tobytes()), pa.py_buffer(self.values)]
@@ -168,10 +177,11 @@ def _stored(
     if storage.dtype is None:
         sizes["scales"] = storage.scale_bytes(hidden_size)
     parts = {name: _Pieces.of(batch.column(name)) for name in sizes} if len(rows) else {}
+    # Of the copy, which is what will be used.
+    found_digests = _memory_digests(parts, len(rows)) if parts else []
     for row, expected in enumerate(heads.digests["memory_digest"]):
-        # Of the copy, which is what will be used.
-        fits = all(len(parts[name][row]) == heads.counts[row] * sizes[name] for name in sizes)
-        if not fits or _memory_digest(parts, row) != expected:
+        fits = all(parts[name].size(row) == heads.counts[row] * sizes[name] for name in sizes)
+        if not fits or found_digests[row] != expected:
             raise damaged(path, heads.ids[row].encode(), rows[row])
     if not parts:
         parts = {name: _Pieces(np.empty(0, np.uint8), np.zeros(1, np.int64)) for name in sizes}
@@ -198,21 +208,27 @@ def _stored_means(
 
 
 def _means(
-    header: Header, ids: Sequence[str], documents: Sequence[Tensor], given: Tensor | None
+    header: Header,
+    ids: Sequence[str],
+    memory: Tensor,
+    counts: npt.NDArray[np.int64],
+    given: Tensor | None,
 ) -> Bytes:
     """Means of memory vectors as they were given, `[rows, mean_bytes]`.
 
     Raises:
         MemoryIndexError: finite vectors have a mean that is not; no search could read it.
     """
-    means = torch.empty(len(documents), header.hidden_size, dtype=header.vector_dtype)
+    means = torch.empty(len(ids), header.hidden_size, dtype=header.vector_dtype)
     if given is not None:
         if given.shape != means.shape:
             raise ValueError(f"means must be {list(means.shape)}, got {list(given.shape)}")
         means.copy_(given)
-    for row, vectors in enumerate(documents if given is None else ()):
-        wide = torch.promote_types(vectors.dtype, torch.float32)
-        means[row] = vectors.mean(0, dtype=wide)
+    else:
+        wide = torch.promote_types(memory.dtype, torch.float32)
+        for count in np.unique(counts).tolist():  # so that no padding is added up
+            rows = torch.from_numpy(np.flatnonzero(counts == count))
+            means[rows] = memory[rows, :count].mean(1, dtype=wide).to(means.dtype)
     finite = means.isfinite().all(1)
     if not finite.all():
         name = ids[int(finite.logical_not().nonzero()[0])]
@@ -223,9 +239,39 @@ def _means(
     return means.view(torch.uint8).numpy()
 
 
-def _memory_digest(parts: dict[str, _Pieces], row: int) -> bytes:
-    scales = parts["scales"][row] if "scales" in parts else None
-    return digest(b"clara.memory", parts["memory"][row], scales)
+def _unpadded(memory: Tensor, counts: npt.NDArray[np.int64]) -> Tensor:
+    """The vectors of all rows, one after the other, `[S, H]`, without padding."""
+    rows, most, hidden_size = memory.shape
+    flat = memory.reshape(rows * most, hidden_size)
+    if rows * most == int(counts.sum()):
+        return flat
+    chosen = np.flatnonzero(np.arange(most) < counts[:, None])
+    return flat.index_select(0, torch.from_numpy(chosen))
+
+
+def _require_finite(
+    header: Header, ids: Sequence[str], vectors: Tensor, ends: npt.NDArray[np.int64]
+) -> None:
+    """Refuse memory with values that are not finite in the dtype it is read in."""
+    if vectors.sum(dtype=torch.float64).isfinite():  # no sum is that has one which is not
+        return
+    finite = vectors.isfinite().all(1)
+    whole = [bool(finite[begin:end].all()) for begin, end in zip(ends, ends[1:])]
+    require_finite(header, ids, torch.tensor(whole, dtype=torch.bool))
+
+
+def _row_bytes(values: Bytes) -> Iterator[memoryview]:
+    """Each row of a matrix of bytes."""
+    width = values.shape[1]
+    flat = memoryview(values.reshape(-1))
+    return (flat[begin : begin + width] for begin in range(0, len(values) * width, width))
+
+
+def _memory_digests(parts: dict[str, _Pieces], count: int) -> list[bytes]:
+    """The digest of the memory of each row."""
+    memory = parts["memory"].each()
+    scales = parts["scales"].each() if "scales" in parts else repeat(None, count)
+    return [digest(b"clara.memory", *each) for each in zip(memory, scales, strict=True)]
 
 
 def _require_equal(
