@@ -23,7 +23,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import lance
 import pyarrow as pa
@@ -128,14 +128,31 @@ def require_changeable(header: Header, path: str) -> None:
         )
 
 
+class Appended(NamedTuple):
+    """Rows that were put behind those of one version by the next one.
+
+    Attributes:
+        batch: their small columns.
+    """
+
+    identity: str
+    before: int
+    version: int
+    batch: pa.RecordBatch
+
+
 class Writer:
     """Commits of one handle, one after the other.
 
     The writer keeps the dataset from one commit to the next, and with it what Lance has learnt
     about the files: of a thousand files, a `merge_insert` takes a tenth of the time then.
+
+    Attributes:
+        appended: what was appended last, if nothing came in between.
     """
 
     def __init__(self) -> None:
+        self.appended: Appended | None = None
         self._identity: str | None = None
         self._dataset: Any = None  # no reader has it: Lance changes the one that it inserts to
 
@@ -245,6 +262,11 @@ class Writer:
         fields = _field_numbers(self._dataset)
         reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
         self._dataset = lance.write_dataset(reader, self._dataset, mode="append")
+        if self._dataset.version == snapshot.version + 1:
+            small = batch.select(snapshot.header.head_columns)
+            self.appended = Appended(
+                snapshot.identity, snapshot.version, self._dataset.version, small
+            )
         return _kept(snapshot, self._dataset, batch, fields)
 
     def _done(self, snapshot: Snapshot, write: Callable[[Any], object]) -> bool:
@@ -255,13 +277,14 @@ class Writer:
             also meanwhile.
         """
         for _ in range(_TRIES):
-            latest = Snapshot.latest(snapshot.path)
+            latest = snapshot if snapshot.is_latest else Snapshot.latest(snapshot.path)
             if not _is_of(snapshot, latest):
                 return False
             try:
                 with failures_in(snapshot.path, "writing"):
                     if self._identity != latest.identity:
-                        self._identity, self._dataset = latest.identity, latest.dataset
+                        # Not the dataset of a snapshot, which stays at its version.
+                        self._identity, self._dataset = latest.identity, lance.dataset(latest.path)
                     self._dataset.checkout_latest()
                     if not _is_still_of(snapshot, self._dataset):
                         continue  # another model's version came since it was looked at

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from clara.index.errors import DuplicateIdError, MemoryIndexError
 from clara.index.gate import pass_gate
 from clara.index.handle import TRIES, Handle, Result, as_ids
 from clara.index.header import Header
+from clara.index.heads import Heads, decode_heads
 from clara.index.layout import encode
 from clara.index.locks import only_writer
 from clara.index.snapshot import Snapshot
@@ -149,6 +150,14 @@ class Changing(Handle):
                 if (changed := change(ready, alone)) is not None:
                     return changed
         raise MemoryIndexError(f"{self._snapshot.path}: was upgraded or replaced while changed")
+
+    def _heads_behind(self, earlier: Snapshot, latest: Snapshot, start: int) -> Iterable[Heads]:
+        own = self._writer.appended
+        commit = latest.identity, earlier.version, latest.version
+        if own is None or own[:3] != commit:
+            return super()._heads_behind(earlier, latest, start)
+        rows = range(start, start + own.batch.num_rows)
+        return [decode_heads(latest.header, own.batch, rows, latest.path)]
 
     def _require_changeable(self) -> None:
         build.require_changeable(self._current().snapshot.header, self._snapshot.path)

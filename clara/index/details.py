@@ -28,7 +28,7 @@ from clara.data.marks import Mark, Scalar, place_of
 from clara.errors import shortened
 from clara.errors.checks import is_integer, is_number, surrogate_flaw
 from clara.index.arrays import values_of
-from clara.index.digests import number, small_digest
+from clara.index.digests import ABSENT, joined_digest, length, number
 from clara.index.errors import MemoryIndexError
 from clara.index.header import Header
 from clara.index.heads import Heads, damaged
@@ -169,8 +169,11 @@ def encode_details(
         row = (source, digest, offset, _utf8(placed, name, "a mark") if placed else placed, *values)
         for column, value in zip(names, row, strict=True):
             columns[column].append(value)
-        digests.append(_digest(row))
-        sizes.append(_size(row, name))
+        row_digest, size = _digest_and_size(row)
+        if size > _MOST_BYTES:
+            raise MemoryIndexError(f"document {name!r}: its metadata have more than 2 GiB")
+        digests.append(row_digest)
+        sizes.append(size)
     return EncodedDetails(columns, digests, sizes)
 
 
@@ -187,7 +190,7 @@ def decode_details(
     found = []
     for place, row in enumerate(zip(*stored, strict=True)):
         try:
-            if _digest(row) != heads.digests["details_digest"][place]:
+            if _digest_and_size(row)[0] != heads.digests["details_digest"][place]:
                 raise ValueError
             decoded: list[Any] = [
                 value.decode() if isinstance(value, bytes) else value for value in row
@@ -276,27 +279,24 @@ def _utf8(value: str, document: str, what: str) -> bytes:
     return value.encode()
 
 
-def _size(row: Sequence[Any], document: str) -> int:
-    """Bytes of what a row's details are, without those that every row has."""
-    total = sum(_bytes(value) for place, value in enumerate(row) if place != 2)  # not the offset
-    if total > _MOST_BYTES:
-        raise MemoryIndexError(f"document {document!r}: its metadata have more than 2 GiB")
-    return total
+def _digest_and_size(row: Sequence[Any]) -> tuple[bytes, int]:
+    """The checksum of a row's details, and their bytes without those that every row has."""
+    parts: list[bytes] = []
+    size = -_VALUE_BYTES  # of the offset
+    for value in row:
+        if value is None:
+            parts.append(ABSENT)
+        elif isinstance(value, bytes):
+            parts += (length(len(value)), value)
+            size += _VALUE_BYTES + len(value)
+        else:
+            field = _number(value)
+            parts += (length(len(field)), field)
+            size += 0 if isinstance(value, bool) else _VALUE_BYTES
+    return joined_digest(b"clara.details", parts), size
 
 
-def _bytes(value: Any) -> int:
-    if isinstance(value, bytes):
-        return _VALUE_BYTES + len(value)
-    return 0 if value is None or isinstance(value, bool) else _VALUE_BYTES
-
-
-def _digest(row: Sequence[Any]) -> bytes:
-    return small_digest(b"clara.details", [_field(value) for value in row])
-
-
-def _field(value: Any) -> bytes | None:
-    if value is None or isinstance(value, bytes):
-        return value
+def _number(value: bool | int | float) -> bytes:
     if isinstance(value, bool):
         return bytes([value])
     return _FLOAT.pack(value) if isinstance(value, float) else number(value)

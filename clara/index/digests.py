@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 DIGEST_BYTES = 16
@@ -29,7 +29,7 @@ def digest(label: bytes, *fields: Any) -> bytes:
         parts += (length(size), field)
         total += size
     if total <= _JOINED:
-        return hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES, person=label).digest()
+        return joined_digest(label, parts)
     state = hashlib.blake2b(digest_size=DIGEST_BYTES, person=label)
     for part in parts:
         state.update(part)
@@ -41,6 +41,11 @@ def small_digest(label: bytes, fields: Sequence[bytes | None]) -> bytes:
     parts = []
     for field in fields:
         parts += [ABSENT] if field is None else [length(len(field)), field]
+    return joined_digest(label, parts)
+
+
+def joined_digest(label: bytes, parts: Iterable[Any]) -> bytes:
+    """The digest of fields that have their lengths in front already."""
     return hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES, person=label).digest()
 
 

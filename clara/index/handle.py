@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from clara.index.catalog import Catalog
 from clara.index.contents import Contents
 from clara.index.errors import MemoryIndexError
 from clara.index.header import Header
+from clara.index.heads import Heads
 from clara.index.snapshot import Snapshot
 from clara.index.views.rule import USUAL, ViewRule
 from clara.memory.documents import CompressedDocuments
@@ -79,14 +80,18 @@ class Handle:
         """Go on with a later commit, or with an index that was built anew. Keeps what holds."""
         before, self._header = self._header, self._same_kind(latest)
         same = before == latest.header and latest.continues(self._snapshot)
-        grown = latest.count > self._snapshot.count
+        grown, earlier = latest.count > self._snapshot.count, self._snapshot
         self._snapshot = latest
         if self._catalog is None or not same:
             self._catalog = self._contents = None
         elif grown:
             catalog, self._catalog, self._contents = self._catalog, None, None
-            catalog.extend(latest.heads(start=catalog.stored))
+            catalog.extend(self._heads_behind(earlier, latest, catalog.stored))
             self._catalog, self._contents = catalog, Contents(latest, catalog)
+
+    def _heads_behind(self, earlier: Snapshot, latest: Snapshot, start: int) -> Iterable[Heads]:
+        """The small columns of rows from `start` on, which came behind those of `earlier`."""
+        return latest.heads(start=start)
 
     def _same_kind(self, latest: Snapshot) -> Header:
         """The header to go on with.

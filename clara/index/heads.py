@@ -29,7 +29,6 @@ that order: rows that were added together share its upper 32 bits, a random numb
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ import pyarrow as pa
 
 from clara.errors.checks import surrogate_flaw
 from clara.index.arrays import values_of
-from clara.index.digests import ABSENT, DIGEST_BYTES, length, number
+from clara.index.digests import ABSENT, DIGEST_BYTES, joined_digest, length, number
 from clara.index.errors import MemoryIndexError
 from clara.index.header import Header
 from clara.memory.documents import CompressedDocuments
@@ -197,7 +196,7 @@ def _row_digests(header: Header, columns: Mapping[str, list[Any]]) -> Iterator[b
             fixed[begin : begin + width],
             end,
         )
-        yield hashlib.blake2b(b"".join(parts), digest_size=DIGEST_BYTES, person=label).digest()
+        yield joined_digest(label, parts)
 
 
 def _joined(

@@ -42,10 +42,9 @@ def encode_ragged(
     counts = documents.counts
     if header.ranking_rule == "flattened":
         _require_equal(header, documents.ids, counts)
-    memory = documents.memory.detach().cpu()
     lengths = np.array(counts, dtype=np.int64)
     ends = np.concatenate([[0], np.cumsum(lengths)])
-    vectors = _unpadded(memory, lengths)
+    vectors = _unpadded(documents.memory.detach().cpu(), lengths)
     stored = vectors.to(header.dtype)
     _require_finite(header, documents.ids, stored, ends)
 
@@ -58,7 +57,7 @@ def encode_ragged(
         parts["scales"] = _Pieces(as_bytes.numpy().reshape(-1), ends * as_bytes.shape[1])
     means = None
     if header.mean_bytes is not None:
-        means = _means(header, documents.ids, memory, lengths, given_means)
+        means = _means(header, documents.ids, vectors, lengths, given_means)
 
     def beside(texts: list[bytes]) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {
@@ -210,11 +209,14 @@ def _stored_means(
 def _means(
     header: Header,
     ids: Sequence[str],
-    memory: Tensor,
+    vectors: Tensor,
     counts: npt.NDArray[np.int64],
     given: Tensor | None,
 ) -> Bytes:
     """Means of memory vectors as they were given, `[rows, mean_bytes]`.
+
+    Args:
+        vectors: of all rows, one after the other; `counts` of each.
 
     Raises:
         MemoryIndexError: finite vectors have a mean that is not; no search could read it.
@@ -225,10 +227,11 @@ def _means(
             raise ValueError(f"means must be {list(means.shape)}, got {list(given.shape)}")
         means.copy_(given)
     else:
-        wide = torch.promote_types(memory.dtype, torch.float32)
-        for count in np.unique(counts).tolist():  # so that no padding is added up
-            rows = torch.from_numpy(np.flatnonzero(counts == count))
-            means[rows] = memory[rows, :count].mean(1, dtype=wide).to(means.dtype)
+        wide = torch.promote_types(vectors.dtype, torch.float32)
+        each = torch.from_numpy(counts)
+        rows = torch.arange(len(ids)).repeat_interleave(each)
+        sums = torch.zeros(means.shape, dtype=wide).index_add_(0, rows, vectors.to(wide))
+        means.copy_(sums / each[:, None])
     finite = means.isfinite().all(1)
     if not finite.all():
         name = ids[int(finite.logical_not().nonzero()[0])]
@@ -253,7 +256,8 @@ def _require_finite(
     header: Header, ids: Sequence[str], vectors: Tensor, ends: npt.NDArray[np.int64]
 ) -> None:
     """Refuse memory with values that are not finite in the dtype it is read in."""
-    if vectors.sum(dtype=torch.float64).isfinite():  # no sum is that has one which is not
+    # No sum is finite of values that are not. Large ones may have a sum that is not, either.
+    if vectors.sum(dtype=torch.float32).isfinite():
         return
     finite = vectors.isfinite().all(1)
     whole = [bool(finite[begin:end].all()) for begin, end in zip(ends, ends[1:])]
