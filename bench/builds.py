@@ -101,11 +101,13 @@ class Beside:
     Attributes:
         lance: how long Lance took, by the clock and of the processor.
         away: how long the build had to wait for it.
+        commits: how many there were.
     """
 
     def __init__(self, index: Path, folder: Path) -> None:
         self._index, self._folder, self._rows = index, folder, 0
         self.lance, self.away = Stopwatch(), Stopwatch()
+        self.commits = 0
 
     def __call__(self, documents: int, detail: str | None = None) -> None:
         """What a build tells of its progress; details come once a batch is stored."""
@@ -114,6 +116,7 @@ class Beside:
         with self.away:
             rows = lance.dataset(str(self._index)).to_table(offset=self._rows)
             self._rows += len(rows)
+            self.commits += 1
             mode = "append" if self._folder.exists() else "create"
             with self.lance:
                 lance.write_dataset(

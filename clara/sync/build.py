@@ -1,4 +1,4 @@
-"""Bring an index in step with its sources: batch by batch, a commit for each."""
+"""Bring an index in step with its sources: batch by batch, in commits of one or more."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ from clara.sync.origins import as_text, check_origins, from_text
 from clara.sync.storing import compressed_of, store
 
 BATCH = 256
-"""Documents of one commit, at most. A process that is killed loses one batch."""
+"""Documents that are compressed at a time, at most."""
+
+PERIOD = 1.0
+"""Seconds after which what was compressed is stored, if a batch does not take longer. A process that
+is killed loses no more than that and one batch."""
 
 _BATCH_CHARACTERS = 4_000_000
+_READY_BYTES = 1 << 26  # of memory that waits to be stored
 _LISTED = 10  # ids in a message
 
 Create = Callable[[Mapping[str, type]], MemoryIndex]
@@ -100,6 +105,9 @@ class Build:
         self._batch: list[CorpusDocument] = []
         self._postponed: list[CorpusDocument] | None = [] if prune else None
         self._characters = 0
+        self._ready: list[CompressedDocuments] = []
+        self._waiting: list[CorpusDocument] = []  # what they were made from
+        self._ready_since = 0.0
         self._advance: Advance = no_progress
         self.built = Built(None if index is None else index.path)
         self._detail = Detail(self.built)
@@ -130,6 +138,7 @@ class Build:
                     self._take(document)
             self._take_held()
             self._flush()
+            self._store_ready()
             self._delete_gone()
             self._store_postponed()
         finally:
@@ -184,21 +193,36 @@ class Build:
         return self._to_come[name] > 0
 
     def _flush(self) -> None:
-        """Compress and store the batch."""
+        """Compress the batch, and store what is ready if it is time."""
         batch, self._batch, self._characters = self._batch, [], 0
         if not batch:
             return
+        if not self._waiting:
+            self._ready_since = time.monotonic()
         progress = Shown(len(batch), self._advance)
-        fail = self._reading.fail
-        parts = compressed_of(batch, self._compress, fail, progress.rows_done)
-        if parts:
-            compressed = CompressedDocuments.concatenate(parts)
+        parts = compressed_of(batch, self._compress, self._reading.fail, progress.rows_done)
+        self._ready += parts
+        self._waiting += batch
+        progress.all_done()
+        size = sum(part.memory.nbytes for part in self._ready)
+        if size >= _READY_BYTES or time.monotonic() - self._ready_since >= PERIOD:
+            self._store_ready()
+
+    def _store_ready(self) -> None:
+        """Store what was compressed, in one commit, and tell how far the index is."""
+        ready, self._ready = self._ready, []
+        documents, self._waiting = self._waiting, []
+        if ready:
+            compressed = CompressedDocuments.concatenate(ready)
+            del ready
             if self._index is None:
                 self._index = self._create(self._types)
                 self.built.index = self._index.path
                 self._record(self._index)
-            store(self._index, batch, compressed, fail, self.built, self._postpone)
-        progress.all_done(self._detail.of(None if self._index is None else self._index.path))
+            fail = self._reading.fail
+            store(self._index, documents, compressed, fail, self.built, self._postpone)
+        if documents:
+            self._advance(0, self._detail.of(None if self._index is None else self._index.path))
 
     def _postpone(self, document: CorpusDocument) -> bool:
         """Whether a document waits for others to be deleted, one of which has its chunk's name."""
@@ -212,6 +236,7 @@ class Build:
         self._batch, self._postponed = self._postponed or [], None
         self._advance = no_progress
         self._flush()
+        self._store_ready()
 
     def _record(self, index: MemoryIndex) -> None:
         """Record where the sources lie, but patterns that leave out what earlier ones brought."""

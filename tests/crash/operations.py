@@ -167,7 +167,7 @@ def plan_build(world: World) -> Order:
 
 
 def do_build(index: MemoryIndex, folder: str) -> None:
-    building.BATCH = BATCH
+    building.BATCH, building.PERIOD = BATCH, 0.0
 
     def create(types: object) -> MemoryIndex:
         raise RuntimeError("the index is there")

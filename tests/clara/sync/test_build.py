@@ -214,6 +214,7 @@ def test_only_adding_and_only_replacing(build, tmp_path):
 
 def test_many_documents_are_many_commits(build, tmp_path, stub, monkeypatch):
     monkeypatch.setattr(building, "BATCH", 4)
+    monkeypatch.setattr(building, "PERIOD", 0.0)
     file = tmp_path / "a.jsonl"
     file.write_text(jsonl(*({"id": f"d{n}", "contents": f"text {n}"} for n in range(10))))
     with pytest.MonkeyPatch.context() as patched:
@@ -232,6 +233,27 @@ def test_many_documents_are_many_commits(build, tmp_path, stub, monkeypatch):
     stub.seen = []
     assert counts(build(file)) == (2, 0, 8, 0, 0)
     assert stub.seen == ["d8", "d9"]
+
+
+@pytest.mark.parametrize(("period", "bytes_", "commits"), [(60.0, 1 << 30, 1), (60.0, 1, 3)])
+def test_batches_that_take_no_time_are_stored_together(
+    build, tmp_path, monkeypatch, period, bytes_, commits
+):
+    monkeypatch.setattr(building, "BATCH", 4)
+    monkeypatch.setattr(building, "PERIOD", period)
+    monkeypatch.setattr(building, "_READY_BYTES", bytes_)
+    file = tmp_path / "a.jsonl"
+    file.write_text(jsonl(*({"id": f"d{n}", "contents": f"text {n}"} for n in range(10))))
+    steps, calls, real = [], [], MemoryIndex.upsert
+
+    def counted(self, *arguments):
+        calls.append(1)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(MemoryIndex, "upsert", counted)
+    assert counts(build(file, steps=steps)) == (10, 0, 0, 0, 0)
+    assert (len(calls), sum(steps[1:])) == (commits, 10)
+    assert opened(tmp_path).ids() == [f"d{n}" for n in range(10)]
 
 
 def test_long_texts_are_committed_sooner(build, tmp_path, stub, monkeypatch):
