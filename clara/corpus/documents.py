@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from clara.data.marks import Mark, Scalar
@@ -49,7 +50,7 @@ class CorpusDocument:
     source: str = ""
     replaces: bool = False
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of text, title, metadata and marks; see `digest_of`."""
         return digest_of(self.text, self.title, self.metadata, self.marks)

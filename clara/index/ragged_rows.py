@@ -140,7 +140,7 @@ class _Pieces(NamedTuple):
 
     def each(self) -> Iterator[memoryview]:
         """The bytes of each row."""
-        whole, ends = memoryview(self.values), self.ends.tolist()
+        whole, ends = self.values.data, self.ends.tolist()
         return (whole[begin:end] for begin, end in zip(ends, ends[1:]))
 
     def size(self, row: int) -> int:
@@ -267,7 +267,7 @@ def _require_finite(
 def _row_bytes(values: Bytes) -> Iterator[memoryview]:
     """Each row of a matrix of bytes."""
     width = values.shape[1]
-    flat = memoryview(values.reshape(-1))
+    flat = values.reshape(-1).data
     return (flat[begin : begin + width] for begin in range(0, len(values) * width, width))
 
 
