@@ -23,8 +23,10 @@ BATCH = 256
 """Documents that are compressed at a time, at most."""
 
 PERIOD = 1.0
-"""Seconds after which what was compressed is stored, if a batch does not take longer. A process that
-is killed loses no more than that and one batch."""
+"""Seconds after which what was compressed is stored, if a batch does not take longer.
+
+A process that is killed loses no more than that and one batch.
+"""
 
 _BATCH_CHARACTERS = 4_000_000
 _READY_BYTES = 1 << 26  # of memory that waits to be stored

@@ -1,6 +1,7 @@
 """Large builds, on small corpora."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from clara import Clara, ClaraConfig
 from clara.data.definitions import Entry
 from clara.data.records import Document
 from clara.index import MemoryIndex
+from clara.sync import build as building
 
 BACKBONE = Path(__file__).resolve().parents[1] / "data" / "reference" / "base"
 
@@ -39,12 +41,15 @@ def test_memory_of_the_stub_depends_on_the_text_alone():
     assert again.memory[0, 0].equal(found.memory[1, 0])
 
 
-def test_lance_alone_writes_the_same_rows(data, tmp_path):
-    beside = Beside(tmp_path / "index", tmp_path / "rows")
-    assert build(tmp_path / "index", data, beside).added == 600
+def test_lance_alone_writes_the_same_rows(data, tmp_path, monkeypatch):
+    beside, storing = Beside(tmp_path / "index", tmp_path / "rows"), builds.Stopwatch()
+    monkeypatch.setattr(building, "PERIOD", 0.0)
+    assert build(tmp_path / "index", data, beside, storing).added == 600
     ours, theirs = (builds.lance.dataset(str(tmp_path / name)) for name in ("index", "rows"))
     assert theirs.to_table().equals(ours.to_table())
-    assert len(theirs.get_fragments()) == 3  # one for each commit
+    assert len(theirs.get_fragments()) == beside.commits == 3
+    assert storing.clock > 0
+    assert storing.processor > 0
     assert 0 < beside.lance.clock < beside.away.clock
 
 
@@ -79,6 +84,7 @@ def test_the_command_keeps_what_is_finished(data, tmp_path, capsys, monkeypatch)
     ]
     for run in runs[:2]:
         assert run.found["documents"] == run.found["before"] == 600
+        assert 0 < run.found["stored_clock"] < run.found["clock"]
         assert run.found["bytes"] == pytest.approx(run.found["expected_bytes"], rel=0.03)
     assert runs[2].found["documents"] == 12
     assert runs[2].found["build_clock"] > 0
@@ -87,6 +93,8 @@ def test_the_command_keeps_what_is_finished(data, tmp_path, capsys, monkeypatch)
     assert capsys.readouterr().out == printed(runs)
     assert "| World Factbook | 600 |" in printed(runs)
     assert "| tiny | 12 |" in printed(runs)
+    earlier = replace(runs[0], found={k: v for k, v in runs[0].found.items() if "stored" not in k})
+    assert printed([earlier, *runs[1:]]).count("|  |") == 1
     with pytest.raises(SystemExit):
         main(["--definitions", "0"])
     assert "--definitions must be at least 1, got 0" in capsys.readouterr().err
