@@ -18,7 +18,7 @@ from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.gate import NO_LOCKS
 from clara.index.snapshot import Snapshot
 
-PATIENCE: Final = 60.0
+PATIENCE: Final = 10.0
 """Seconds that a writer waits for another one, which may have been stopped."""
 
 _PAUSE, _LONGEST_PAUSE = 0.001, 0.02  # seconds
@@ -88,17 +88,20 @@ def _locked_folder(path: str) -> int | None:
             handle = os.open(path, os.O_RDONLY)
         except OSError:  # who reads the index says what is wrong with it
             return None
+        locked = False
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), os.stat(path)):  # else it was replaced
-                return handle
-            os.close(handle)
+            locked = os.path.samestat(os.fstat(handle), os.stat(path))  # else it was replaced
         except BlockingIOError:
-            os.close(handle)
+            pass
         except OSError as error:
-            os.close(handle)
             if error.errno in NO_LOCKS:
                 return None
+        finally:
+            if not locked:
+                os.close(handle)
+        if locked:
+            return handle
         time.sleep(random.uniform(0, pause))
         pause = min(_LONGEST_PAUSE, 2 * pause)
     return None

@@ -169,6 +169,7 @@ class Build:
 
     def _put(self, document: CorpusDocument) -> None:
         """Put a document into the batch, or leave it alone."""
+        self._store_in_time()  # reading may take longer than compressing
         stored = self._stored.get(document.id)
         decision = decide(stored, document.source, document.digest, self._reading.on_duplicate)
         if decision in self._allowed:
@@ -207,7 +208,11 @@ class Build:
         self._waiting += batch
         progress.all_done()
         size = sum(part.memory.nbytes for part in self._ready)
-        if size >= _READY_BYTES or time.monotonic() - self._ready_since >= PERIOD:
+        self._store_in_time(at_once=size >= _READY_BYTES)
+
+    def _store_in_time(self, *, at_once: bool = False) -> None:
+        """Store what has waited for long enough."""
+        if self._waiting and (at_once or time.monotonic() - self._ready_since >= PERIOD):
             self._store_ready()
 
     def _store_ready(self) -> None:

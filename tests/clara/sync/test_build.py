@@ -235,6 +235,25 @@ def test_many_documents_are_many_commits(build, tmp_path, stub, monkeypatch):
     assert stub.seen == ["d8", "d9"]
 
 
+def test_what_is_compressed_does_not_wait_for_what_is_read(build, tmp_path, stub, monkeypatch):
+    monkeypatch.setattr(building, "BATCH", 2)
+    clock = [0.0]
+    monkeypatch.setattr(building.time, "monotonic", lambda: clock[0])
+    file = tmp_path / "a.jsonl"
+    file.write_text(jsonl(*({"id": f"d{n}", "contents": f"text {n}"} for n in range(4))))
+    plain, held = Build._put, []
+
+    def slow(self, document):
+        clock[0] += 0.6
+        plain(self, document)
+        held.append(0 if self.index is None else len(self.index))
+
+    monkeypatch.setattr(Build, "_put", slow)
+    assert counts(build(file)) == (4, 0, 0, 0, 0)
+    assert held == [0, 0, 0, 2]
+    assert len(opened(tmp_path)) == 4
+
+
 @pytest.mark.parametrize(("period", "bytes_", "commits"), [(60.0, 1 << 30, 1), (60.0, 1, 3)])
 def test_batches_that_take_no_time_are_stored_together(
     build, tmp_path, monkeypatch, period, bytes_, commits
