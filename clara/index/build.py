@@ -2,10 +2,12 @@
 
 Rows that are new in the last version are appended by a process that has the lock of the folder,
 which reads nothing of what is stored. Lance puts them behind whatever other processes commit, so no
-row of theirs is lost. Where the version is not the very next one, as that of a process without the
-lock came first, the ids are counted; if one is there twice, the rows are deleted again and the
-caller compares them once more. Until then who reads does not see them: of an id that is there
-twice, the first row counts.
+row of theirs is lost. The files are written first; if another process, which does not see the lock,
+has committed by then, they are not used. One that comes in the moment between that look and the
+commit is noticed afterwards, as the version is not the very next one. If it stored some of the same
+documents, the rows are deleted again, see `clara.index.doubles`, and the caller compares them once
+more. Until then, or for good if the process is killed in that moment, of an id that is there twice
+the first row counts, and a document may have rows of both.
 
 Where there are no locks, or another process keeps the lock, `merge_insert` inserts the rows: from
 format 2 on, `id` is Lance's unenforced primary key. Lance then compares the ids of all files, and
@@ -19,19 +21,30 @@ came first that deleted some of the same rows, inserted some of the same ids or 
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import lance
 import pyarrow as pa
+from lance.fragment import write_fragments
 
+from clara.index.doubles import (
+    PATIENCE,
+    RETRIES,
+    UnseenError,
+    attempts,
+    field_numbers,
+    kept,
+    of_documents,
+    quoted,
+    remove_doubles,
+)
 from clara.index.errors import DuplicateIdError, MemoryIndexError, failures_in
 from clara.index.header import Header
+from clara.index.joining import remove_files
 from clara.index.seals import require_sealed
-from clara.index.snapshot import Snapshot
+from clara.index.snapshot import Snapshot, file_of
 from clara.memory.documents import CompressedDocuments
 from clara.memory.space import check_shape
 
@@ -39,11 +52,8 @@ DATA_VERSION: Final = "2.1"
 """The version of Lance's files."""
 
 _TRIES = 20
-_RETRIES = 1000
 _OVERTAKEN = ("Incompatible transaction", "Retryable commit conflict")
 _CONTENDED = "Too many concurrent writers"
-_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds
-_PATIENCE = timedelta(minutes=10)  # with other writers, in all retries of a commit
 
 
 def write_empty(header: Header, folder: str) -> None:
@@ -132,12 +142,15 @@ class Appended(NamedTuple):
     """Rows that were put behind those of one version by the next one.
 
     Attributes:
+        file: the name of the last file of the later version. Names are random: another one of the
+            same number has another.
         batch: their small columns.
     """
 
     identity: str
     before: int
     version: int
+    file: str
     batch: pa.RecordBatch
 
 
@@ -180,8 +193,8 @@ class Writer:
 
         def insert(dataset: Any) -> None:
             nonlocal unique
-            if alone and dataset.version == snapshot.version:
-                unique = self._appended(snapshot, batch)
+            if alone and (found := self._appended(snapshot, batch)) is not None:
+                unique = found
                 return
             builder = dataset.merge_insert("id").when_matched_fail().when_not_matched_insert_all()
             stored = _execute(_again(builder), pa.Table.from_batches([batch]))["num_inserted_rows"]
@@ -190,7 +203,7 @@ class Writer:
                     f"{snapshot.path}: {stored} of {batch.num_rows} documents were stored, the ids "
                     "of the others are in the index already"
                 )
-            unique = _kept(snapshot, dataset, batch)
+            unique = kept(snapshot, dataset, batch)
 
         return self._done(snapshot, insert) and unique
 
@@ -212,16 +225,16 @@ class Writer:
         """
         # Lance would try again by itself, and replace rows of other documents that came meanwhile.
         table = pa.Table.from_batches([batch])
-        mine = _of_documents(batch)
+        mine = of_documents(batch)
         unique = True
 
         def replace(dataset: Any) -> None:
             nonlocal unique
-            if new and alone and dataset.version == snapshot.version:
-                unique = self._appended(snapshot, batch)
+            if new and alone and (found := self._appended(snapshot, batch)) is not None:
+                unique = found
                 return
             checked = snapshot.version
-            for _ in _attempts():
+            for _ in attempts():
                 before = dataset.version
                 if before != checked:
                     _refuse_taken(dataset, table)
@@ -229,13 +242,15 @@ class Writer:
                 builder = builder.when_not_matched_insert_all()
                 builder = builder.when_not_matched_by_source_delete(mine).conflict_retries(0)
                 try:
-                    _execute(builder, table)
+                    counts = _execute(builder, table)
                 except OSError as error:
                     if _CONTENDED not in str(error):
                         raise
                 # Lance compares ids of rows. A document that two processes insert at the same
                 # time, one as a whole and one in chunks, would be there twice.
                 else:
+                    if counts["num_inserted_rows"] + counts["num_updated_rows"] > len(table):
+                        _remove_doubles(dataset, table)
                     if dataset.version == before + 1 or dataset.count_rows(mine) == len(table):
                         return
                 dataset.checkout_latest()
@@ -257,17 +272,43 @@ class Writer:
             ),
         )
 
-    def _appended(self, snapshot: Snapshot, batch: pa.RecordBatch) -> bool:
-        """Append rows; False if others came first, and the rows were deleted again."""
-        fields = _field_numbers(self._dataset)
+    def _appended(self, snapshot: Snapshot, batch: pa.RecordBatch) -> bool | None:
+        """Append rows that are new in the last version.
+
+        Returns:
+            None if `snapshot` is no longer that before they are committed, and False if it shows
+            only afterwards that others came first: the rows were deleted again.
+        """
+        dataset = self._dataset
+        if dataset.version != snapshot.version:
+            return None
+        fields = field_numbers(dataset)
         reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
-        self._dataset = lance.write_dataset(reader, self._dataset, mode="append")
+        written = write_fragments(reader, dataset, mode="append", data_storage_version=DATA_VERSION)
+        if dataset.latest_version != snapshot.version:
+            remove_files(snapshot.path, written)  # which no commit knows
+            dataset.checkout_latest()
+            return None
+        try:
+            self._dataset = _committed(dataset, written)
+        except Exception:
+            # What failed may have come after the commit. If not, `clean_up` removes the files:
+            # a version in between might have them.
+            with suppress(Exception):
+                dataset.checkout_latest()
+            if not _holds(dataset, written):
+                raise
+        if not kept(snapshot, self._dataset, batch, fields):
+            return False
         if self._dataset.version == snapshot.version + 1:
-            small = batch.select(snapshot.header.head_columns)
             self.appended = Appended(
-                snapshot.identity, snapshot.version, self._dataset.version, small
+                snapshot.identity,
+                snapshot.version,
+                self._dataset.version,
+                file_of(self._dataset.get_fragments()[-1]),
+                batch.select(snapshot.header.head_columns),
             )
-        return _kept(snapshot, self._dataset, batch, fields)
+        return True
 
     def _done(self, snapshot: Snapshot, write: Callable[[Any], object]) -> bool:
         """Write to Lance's dataset of the last commit.
@@ -292,6 +333,8 @@ class Writer:
                     fragments = self._dataset.get_fragments()
                 require_sealed(snapshot.path, self._dataset.version, fragments)
                 return True
+            except UnseenError:
+                raise
             except MemoryIndexError as error:
                 # Lance refuses rows of the earlier format, and those that an upgrade overtook. It
                 # does not try again what was overtaken by a version that was restored.
@@ -303,50 +346,6 @@ class Writer:
         raise MemoryIndexError(f"{snapshot.path}: others restore versions of it all the time")
 
 
-def _kept(
-    snapshot: Snapshot, dataset: Any, batch: pa.RecordBatch, fields: Sequence[int] | None = None
-) -> bool:
-    """Whether rows that were inserted are the only ones of their documents; else delete them.
-
-    Args:
-        snapshot: none of the documents is in it.
-        dataset: at the version in which the rows are.
-        fields: of the columns when the rows were written; None if Lance compares them.
-    """
-    if dataset.version == snapshot.version + 1:  # nobody was in between
-        return True
-    mine = _of_documents(batch)
-    either = f"{mine} OR id IN ({_quoted(batch['id'].to_pylist())})"
-    same = _is_still_of(snapshot, dataset) and fields in (None, _field_numbers(dataset))
-    if same and dataset.count_rows(either) == batch.num_rows:
-        return True
-    first, last = (batch["sequence"][place].as_py() for place in (0, -1))
-    dataset.checkout_latest()
-    dataset.delete(f"{mine} AND sequence BETWEEN {first} AND {last}")
-    return False
-
-
-def _field_numbers(dataset: Any) -> list[int]:
-    """How Lance knows the columns in files: a column that another program made anew has another."""
-    return [field.id() for field in dataset.lance_schema.fields()]
-
-
-def _of_documents(batch: pa.RecordBatch) -> str:
-    """A filter for all rows of the documents that rows are of."""
-    return f"document_id IN ({_quoted(dict.fromkeys(batch['document_id'].to_pylist()))})"
-
-
-def _attempts() -> Iterator[int]:
-    """Count attempts of a commit that others overtake, with a pause before each but the first."""
-    begin = time.monotonic()
-    for attempt in range(_RETRIES):
-        if attempt:
-            time.sleep(random.uniform(0, min(_LONGEST_PAUSE, _PAUSE * attempt)))
-        yield attempt
-        if time.monotonic() - begin > _PATIENCE.total_seconds():
-            return
-
-
 def _refuse_taken(dataset: Any, table: pa.Table) -> None:
     """Refuse rows that have the ids of other documents' rows.
 
@@ -355,7 +354,7 @@ def _refuse_taken(dataset: Any, table: pa.Table) -> None:
     """
     owners = dict(zip(table["id"].to_pylist(), table["document_id"].to_pylist(), strict=True))
     stored = set(owners.values())
-    there = dataset.to_table(columns=["id", "document_id"], filter=f"id IN ({_quoted(owners)})")
+    there = dataset.to_table(columns=["id", "document_id"], filter=f"id IN ({quoted(owners)})")
     taken = [
         name
         for name, owner in zip(*(there[name].to_pylist() for name in ("id", "document_id")))
@@ -365,20 +364,42 @@ def _refuse_taken(dataset: Any, table: pa.Table) -> None:
         raise DuplicateIdError(taken)
 
 
+def _remove_doubles(dataset: Any, table: pa.Table) -> None:
+    """Have each row once: Lance updates all rows of an id, and a killed writer may have left two.
+
+    Raises:
+        UnseenError: that was not possible. The rows are stored.
+    """
+    for _ in attempts(_TRIES):
+        with suppress(Exception):  # another process changes them; what it leaves is looked at
+            remove_doubles(dataset, table["id"].to_pylist())
+            return
+        dataset.checkout_latest()
+    raise UnseenError("documents were replaced, but rows of them that are there twice remain")
+
+
+def _committed(dataset: Any, written: list[Any]) -> Any:
+    """Commit files behind those of the last version; the dataset afterwards."""
+    operation = lance.LanceOperation.Append(written)
+    return lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+
+
+def _holds(dataset: Any, written: list[Any]) -> bool:
+    """Whether a version has files that were written."""
+    fragments = dataset.get_fragments()
+    held = {file.path for fragment in fragments for file in fragment.metadata.files}
+    return any(file.path in held for fragment in written for file in fragment.files)
+
+
 def _again(builder: Any) -> Any:
     """A `merge_insert` that Lance tries again where other commits overtake it."""
-    return builder.conflict_retries(_RETRIES).retry_timeout(_PATIENCE)
+    return builder.conflict_retries(RETRIES).retry_timeout(PATIENCE)
 
 
 def _execute(builder: Any, table: pa.Table) -> dict[str, int]:
     """Commit a `merge_insert`, and what Lance counts of it."""
     counts: dict[str, int] = builder.execute(table)
     return counts
-
-
-def _quoted(values: Iterable[str]) -> str:
-    """Strings as SQL has them, where a quote is doubled and nothing else has a meaning."""
-    return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
 
 
 def _is_of(snapshot: Snapshot, latest: Snapshot) -> bool:

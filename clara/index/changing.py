@@ -10,14 +10,15 @@ from torch import Tensor
 
 from clara.index import build
 from clara.index.details import Details
+from clara.index.doubles import UnseenError
 from clara.index.errors import DuplicateIdError, MemoryIndexError
 from clara.index.gate import pass_gate
 from clara.index.handle import TRIES, Handle, Result, as_ids
 from clara.index.header import Header
 from clara.index.heads import Heads, decode_heads
 from clara.index.layout import encode
-from clara.index.locks import only_writer
-from clara.index.snapshot import Snapshot
+from clara.index.locks import WriterLock
+from clara.index.snapshot import Snapshot, file_of
 from clara.memory.documents import CompressedDocuments
 
 Ready = TypeVar("Ready")
@@ -52,6 +53,7 @@ class Changing(Handle):
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__(snapshot)
         self._writer = build.Writer()
+        self._writing = WriterLock()
 
     def add(
         self, compressed: CompressedDocuments, details: Mapping[str, Details] | None = None
@@ -146,15 +148,15 @@ class Changing(Handle):
             pass_gate(self._snapshot.path)
             ready = prepare()
             # The index's own lock comes last, so that searches go on while others write.
-            with only_writer(self._snapshot) as alone, self._lock:
+            with self._writing.of(self._snapshot) as alone, self._lock:
                 if (changed := change(ready, alone)) is not None:
                     return changed
         raise MemoryIndexError(f"{self._snapshot.path}: was upgraded or replaced while changed")
 
     def _heads_behind(self, earlier: Snapshot, latest: Snapshot, start: int) -> Iterable[Heads]:
         own = self._writer.appended
-        commit = latest.identity, earlier.version, latest.version
-        if own is None or own[:3] != commit:
+        commit = latest.identity, earlier.version, latest.version, file_of(latest.fragments[-1])
+        if own is None or own[:4] != commit:
             return super()._heads_behind(earlier, latest, start)
         rows = range(start, start + own.batch.num_rows)
         return [decode_heads(latest.header, own.batch, rows, latest.path)]
@@ -205,6 +207,8 @@ class Changing(Handle):
         try:
             done = not rows.ids or self._writer.commit(self._snapshot, rows.batch, alone=alone)
             return done or None
+        except UnseenError:
+            raise
         except MemoryIndexError:
             # Another process may have added one of the ids since they were compared.
             self._refuse_duplicates(rows)

@@ -40,11 +40,16 @@ def joined(path: str, dataset: Any, batch_rows: int) -> CompactionMetrics:
             done.append(task.execute(dataset))
             _require_whole(path, done[-1].new_fragments)
     except BaseException:  # before any commit that could name these files
-        for file in _files(fragment for each in done for fragment in each.new_fragments):
-            with suppress(OSError):
-                os.remove(_place(path, file))
+        remove_files(path, (fragment for each in done for fragment in each.new_fragments))
         raise
     return Compaction.commit(dataset, done, options)
+
+
+def remove_files(path: str, fragments: Iterable[Any]) -> None:
+    """Remove the files of parts that no commit can name."""
+    for file in _files(fragments):
+        with suppress(OSError):
+            os.remove(_place(path, file))
 
 
 def _require_whole(path: str, fragments: Iterable[Any]) -> None:

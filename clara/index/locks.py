@@ -21,33 +21,76 @@ from clara.index.snapshot import Snapshot
 PATIENCE: Final = 10.0
 """Seconds that a writer waits for another one, which may have been stopped."""
 
+_SHORT_PATIENCE = 0.1
+
 _PAUSE, _LONGEST_PAUSE = 0.001, 0.02  # seconds
 
 
-@contextmanager
-def only_writer(snapshot: Snapshot) -> Iterator[bool]:
-    """Wait until no other process changes an index.
+class WriterLock:
+    """The lock that a handle takes for the moment of each change.
 
-    Yields:
-        False where that is not certain: the file system has no locks, or another process has kept
-        the lock for `PATIENCE`. An index of format 1 is locked however long that takes.
-
-    Raises:
-        MemoryIndexError: the index has format 1 and its file system has no locks; names the
-            command that makes an index which needs none.
+    Attributes:
+        impatient: another process did not let go of it the last time. It may have been stopped, so
+            the next changes do not wait long.
     """
-    if snapshot.header.format_version >= 2:
-        with _patient_lock(snapshot.path) as locked:
-            yield locked
-        return
-    with folder_lock(snapshot.path) as locked:
-        if not locked:
-            raise MemoryIndexError(
-                f"{snapshot.path}: adding to an index of format 1 needs a file lock (flock), which "
-                "this file system does not support; run 'clara index upgrade --model MODEL "
-                f"{snapshot.path}': the new format needs no lock"
-            )
-        yield True
+
+    def __init__(self) -> None:
+        self.impatient = False
+
+    @contextmanager
+    def of(self, snapshot: Snapshot) -> Iterator[bool]:
+        """Wait until no other process changes an index.
+
+        Yields:
+            False where that is not certain: the folder cannot be locked, or another process has
+            kept the lock for `PATIENCE`. An index of format 1 is locked however long that takes.
+
+        Raises:
+            MemoryIndexError: the index has format 1 and its file system has no locks; names the
+                command that makes an index which needs none.
+        """
+        if snapshot.header.format_version < 2:
+            with folder_lock(snapshot.path) as locked:
+                if not locked:
+                    raise MemoryIndexError(
+                        f"{snapshot.path}: adding to an index of format 1 needs a file lock "
+                        "(flock), which this file system does not support; run 'clara index "
+                        f"upgrade --model MODEL {snapshot.path}': the new format needs no lock"
+                    )
+                yield True
+            return
+        handle = self._locked(snapshot.path)
+        try:
+            yield handle is not None
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+    def _locked(self, path: str) -> int | None:
+        """A handle that has the lock of the folder that is at a path now; None without it."""
+        end = time.monotonic() + (_SHORT_PATIENCE if self.impatient else PATIENCE)
+        pause = _PAUSE
+        while True:
+            handle, there = None, False
+            try:
+                handle = os.open(path, os.O_RDONLY)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                there = os.path.samestat(os.fstat(handle), os.stat(path))  # else it was replaced
+            except BlockingIOError:
+                pass
+            except OSError:  # without locks, or gone: who reads the index says what is wrong
+                return None
+            finally:
+                if handle is not None and not there:
+                    os.close(handle)
+            if there:
+                self.impatient = False
+                return handle
+            if time.monotonic() >= end:
+                self.impatient = True
+                return None
+            time.sleep(random.uniform(0, pause))
+            pause = min(_LONGEST_PAUSE, 2 * pause)
 
 
 @contextmanager
@@ -67,41 +110,3 @@ def folder_lock(path: str) -> Iterator[bool]:
         yield locked
     finally:
         os.close(folder)
-
-
-@contextmanager
-def _patient_lock(path: str) -> Iterator[bool]:
-    """Have the lock of the folder that is at a path now; False without it."""
-    handle = _locked_folder(path)
-    try:
-        yield handle is not None
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _locked_folder(path: str) -> int | None:
-    """A handle that has the lock of a folder; None where there are no locks, or after a while."""
-    end, pause = time.monotonic() + PATIENCE, _PAUSE
-    while time.monotonic() < end:
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except OSError:  # who reads the index says what is wrong with it
-            return None
-        locked = False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = os.path.samestat(os.fstat(handle), os.stat(path))  # else it was replaced
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                return None
-        finally:
-            if not locked:
-                os.close(handle)
-        if locked:
-            return handle
-        time.sleep(random.uniform(0, pause))
-        pause = min(_LONGEST_PAUSE, 2 * pause)
-    return None

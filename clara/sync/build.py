@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 
 from clara.corpus import CorpusDocument, CorpusError, Failure, Reading
@@ -109,6 +109,7 @@ class Build:
         self._characters = 0
         self._ready: list[CompressedDocuments] = []
         self._waiting: list[CorpusDocument] = []  # what they were made from
+        self._shown: list[Shown] = []
         self._ready_since = 0.0
         self._advance: Advance = no_progress
         self.built = Built(None if index is None else index.path)
@@ -200,25 +201,30 @@ class Build:
         batch, self._batch, self._characters = self._batch, [], 0
         if not batch:
             return
-        if not self._waiting:
-            self._ready_since = time.monotonic()
-        progress = Shown(len(batch), self._advance)
+        begin, progress = time.monotonic(), Shown(len(batch), self._advance)
         parts = compressed_of(batch, self._compress, self._reading.fail, progress.rows_done)
+        waiting = {document.id for document in self._waiting}
+        if not waiting.isdisjoint(document.id for document in batch) or (
+            _joined_bytes([*self._ready, *parts]) > _READY_BYTES
+        ):
+            self._store_ready()
+        if not self._waiting:
+            self._ready_since = begin
         self._ready += parts
         self._waiting += batch
-        progress.all_done()
-        size = sum(part.memory.nbytes for part in self._ready)
-        self._store_in_time(at_once=size >= _READY_BYTES)
+        self._shown.append(progress)
+        self._store_in_time()
 
-    def _store_in_time(self, *, at_once: bool = False) -> None:
+    def _store_in_time(self) -> None:
         """Store what has waited for long enough."""
-        if self._waiting and (at_once or time.monotonic() - self._ready_since >= PERIOD):
+        if self._waiting and time.monotonic() - self._ready_since >= PERIOD:
             self._store_ready()
 
     def _store_ready(self) -> None:
-        """Store what was compressed, in one commit, and tell how far the index is."""
+        """Store what was compressed, in one commit."""
         ready, self._ready = self._ready, []
         documents, self._waiting = self._waiting, []
+        shown, self._shown = self._shown, []
         if ready:
             compressed = CompressedDocuments.concatenate(ready)
             del ready
@@ -228,8 +234,10 @@ class Build:
                 self._record(self._index)
             fail = self._reading.fail
             store(self._index, documents, compressed, fail, self.built, self._postpone)
-        if documents:
-            self._advance(0, self._detail.of(None if self._index is None else self._index.path))
+        for progress in shown:
+            last = progress is shown[-1]
+            path = None if self._index is None else self._index.path
+            progress.all_done(self._detail.of(path) if last else None)
 
     def _postpone(self, document: CorpusDocument) -> bool:
         """Whether a document waits for others to be deleted, one of which has its chunk's name."""
@@ -321,6 +329,12 @@ class Build:
             )
         if self._index is None:
             raise BuildError("no document could be stored, so no index was made", self.built)
+
+
+def _joined_bytes(parts: Sequence[CompressedDocuments]) -> int:
+    """Bytes of memory that is joined, where all have as many memory tokens as the longest."""
+    rows = sum(map(len, parts))
+    return max((part.memory[:1].nbytes for part in parts if len(part)), default=0) * rows
 
 
 def column_types(found: Mapping[str, type]) -> dict[str, type]:

@@ -135,16 +135,16 @@ def before_insertion(request, monkeypatch, blind_locks):
 
     def arrange(happen):
         compared = request.param == "compared by Lance"
-        owner, name = (build, "_execute") if compared else (build.Writer, "_appended")
-        plain = getattr(owner, name)
+        name = "_execute" if compared else "_committed"
+        plain = getattr(build, name)
 
         def late(*arguments):
             monkeypatch.undo()  # the next try is as always
             happen()
             return plain(*arguments)
 
-        monkeypatch.setattr(owner, name, late)
+        monkeypatch.setattr(build, name, late)
         if compared:
-            monkeypatch.setattr(locks, "_locked_folder", lambda path: None)
+            monkeypatch.setattr(locks.WriterLock, "_locked", lambda *_: None)
 
     return arrange

@@ -10,8 +10,9 @@ import time
 import lance
 import pytest
 
-from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError, build, locks
+from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError, build, doubles, locks
 from clara.index.origins import record_origins
+from clara.index.snapshot import Snapshot
 
 
 def refuse(*_):
@@ -38,7 +39,7 @@ def index(make_index, make_documents):
 @pytest.fixture
 def before_append(monkeypatch, blind_locks):
     """Has something done once, just before rows are appended."""
-    plain = build.Writer._appended
+    plain = build._committed
 
     def arrange(happen):
         def late(*arguments):
@@ -46,7 +47,7 @@ def before_append(monkeypatch, blind_locks):
             happen()
             return plain(*arguments)
 
-        monkeypatch.setattr(build.Writer, "_appended", late)
+        monkeypatch.setattr(build, "_committed", late)
 
     return arrange
 
@@ -122,33 +123,160 @@ def test_a_document_that_came_first_is_refused(
     assert rows_of(index) == index.ids()
 
 
-def test_rows_that_are_there_twice_are_read_once(index, make_documents, monkeypatch, blind_locks):
+@pytest.fixture
+def killed(monkeypatch):
+    """Adds documents, and ends as if killed before it sees that others came first with some."""
+
+    def leave(index, documents, theirs):
+        with pytest.MonkeyPatch.context() as patched:
+            decided, commit = doubles._decided, build._committed
+
+            def late(*arguments):
+                patched.setattr(build, "_committed", commit)
+                MemoryIndex.open(index.path).add(theirs)
+                return commit(*arguments)
+
+            def ended(*arguments):
+                patched.setattr(doubles, "_decided", decided)
+                raise KeyboardInterrupt
+
+            patched.setattr(build, "_committed", late)
+            patched.setattr(doubles, "_decided", ended)
+            with pytest.raises(KeyboardInterrupt):
+                index.add(documents)
+
+    return leave
+
+
+def test_rows_that_are_there_twice_are_read_once(index, make_documents, killed, blind_locks):
     """A process that is killed before it has deleted its rows again leaves what others stored."""
     theirs, mine = make_documents("n"), make_documents("n")
-    plain = build._kept
-
-    def killed(snapshot, dataset, *arguments):
-        if dataset.version == snapshot.version + 1:
-            return plain(snapshot, dataset, *arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(build, "_kept", killed)
-    append = build.Writer._appended
-
-    def late(*arguments):
-        monkeypatch.setattr(build.Writer, "_appended", append)
-        MemoryIndex.open(index.path).add(theirs)
-        return append(*arguments)
-
-    monkeypatch.setattr(build.Writer, "_appended", late)
-    with pytest.raises(KeyboardInterrupt):
-        index.add(mine)
-    monkeypatch.undo()
+    killed(index, mine, theirs)
     assert rows_of(index) == ["a", "b", "c", "n", "n"]
     for each in (index, MemoryIndex.open(index.path)):
         assert each.ids() == ["a", "b", "c", "n"]
         assert each.get(["n"]).memory.equal(theirs.memory)
         assert each.info()["duplicate_ids"] == ["n"]
+
+
+@pytest.mark.parametrize("heal", ["upsert", "delete"])
+def test_what_is_there_twice_is_once_when_it_is_changed(
+    index, make_documents, assert_same, killed, blind_locks, heal
+):
+    """Lance replaces all rows of an id, each by the new one."""
+    killed(index, make_documents("mn"), make_documents("nx"))
+    assert rows_of(index) == ["a", "b", "c", "n", "x", "m", "n"]
+    new = make_documents("bn")
+    if heal == "upsert":
+        assert index.upsert(new) == (0, 2)
+        assert sorted(rows_of(index)) == ["a", "b", "c", "m", "n", "x"]
+        assert_same(index.get(["b", "n"]), new)
+    else:
+        index.delete(["n"])
+        assert rows_of(index) == ["a", "b", "c", "x", "m"]
+    again = MemoryIndex.open(index.path)
+    assert again.ids() == index.ids()
+    assert again.info()["duplicate_ids"] == index.info()["duplicate_ids"] == []
+
+
+def test_a_replacement_between_two_that_add(index, make_documents, monkeypatch, before_append):
+    """It finds both rows, and leaves one."""
+    plain = doubles._decided
+
+    def late(*arguments):
+        monkeypatch.undo()
+        assert rows_of(index) == ["a", "b", "c", "n", "n"]
+        MemoryIndex.open(index.path).upsert(make_documents("n"))
+        return plain(*arguments)
+
+    def others():
+        MemoryIndex.open(index.path).add(make_documents("n"))
+        monkeypatch.setattr(doubles, "_decided", late)
+
+    before_append(others)
+    with pytest.raises(DuplicateIdError):
+        index.add(make_documents("n"))
+    assert rows_of(index) == index.ids() == ["a", "b", "c", "n"]
+
+
+def test_files_that_are_too_late_are_removed(index, make_documents, monkeypatch, blind_locks):
+    """Another process commits while they are written."""
+    plain = build.write_fragments
+
+    def slow(*arguments, **options):
+        monkeypatch.undo()
+        written = plain(*arguments, **options)
+        MemoryIndex.open(index.path).add(make_documents("x"))
+        return written
+
+    monkeypatch.setattr(build, "write_fragments", slow)
+    index.add(make_documents("n"))
+    assert index.ids() == rows_of(index) == ["a", "b", "c", "x", "n"]
+    fragments = lance.dataset(index.path).get_fragments()
+    assert len(os.listdir(os.path.join(index.path, "data"))) == len(fragments)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_commit_that_fails(index, make_documents, monkeypatch, after):
+    """It may have failed after it was made: then the documents are stored."""
+    plain = build._committed
+
+    def failing(*arguments):
+        if after:
+            plain(*arguments)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(build, "_committed", failing)
+    if after:
+        index.add(make_documents("n"))
+    else:
+        with pytest.raises(MemoryIndexError, match="writing failed: No space left on device"):
+            index.add(make_documents("n"))
+    monkeypatch.undo()
+    expected = ["a", "b", "c", *(["n"] if after else [])]
+    assert index.ids() == MemoryIndex.open(index.path).ids() == rows_of(index) == expected
+    assert index.get(expected).ids == expected
+
+
+@pytest.mark.parametrize("failures", [2, 1000])
+def test_looking_at_what_others_stored_fails(
+    index, make_documents, monkeypatch, before_append, failures
+):
+    """What was stored is not called a duplicate of itself."""
+    plain, calls = doubles._decided, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) <= failures:
+            raise OSError("Not found: a file. Retryable commit conflict")
+        return plain(*arguments)
+
+    def others():
+        MemoryIndex.open(index.path).add(make_documents("x"))
+        monkeypatch.setattr(doubles, "_decided", failing)
+        monkeypatch.setattr(doubles, "_PAUSE", 0.0)
+
+    before_append(others)
+    if failures < 1000:
+        index.add(make_documents("n"))
+    else:
+        with pytest.raises(doubles.UnseenError, match="were stored, but not whether"):
+            index.add(make_documents("n"))
+    assert rows_of(index) == ["a", "b", "c", "x", "n"]
+
+
+def test_a_version_of_the_same_number_in_a_copy_is_read(make_index, make_documents, tmp_path):
+    """A backup that was brought back has the same identity, and other commits of that number."""
+    index = make_index()
+    index.add(make_documents("abc"))
+    shutil.copytree(index.path, tmp_path / "backup")
+    index.add(make_documents("de"))
+    kept = index._writer.appended
+    shutil.rmtree(index.path)
+    shutil.copytree(tmp_path / "backup", index.path)
+    MemoryIndex.open(index.path).add(make_documents("dx"))
+    assert kept.version == Snapshot.latest(index.path).version
+    assert index.ids() == rows_of(index) == ["a", "b", "c", "d", "x"]
 
 
 def test_columns_that_another_program_made_anew(index, make_documents, before_append):
@@ -173,7 +301,7 @@ def test_without_locks_the_ids_are_compared(index, make_documents, monkeypatch, 
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    monkeypatch.setattr(build.Writer, "_appended", refuse)
+    monkeypatch.setattr(build, "_committed", refuse)
     index.add(make_documents("d"))
     index.upsert(make_documents("e"))
     assert index.ids() == ["a", "b", "c", "d", "e"]
@@ -182,7 +310,7 @@ def test_without_locks_the_ids_are_compared(index, make_documents, monkeypatch, 
 def test_writers_wait_for_one_another(index, make_documents):
     """What the other one stores meanwhile is compared."""
     other = MemoryIndex.open(index.path)
-    with locks.only_writer(other._snapshot) as alone:
+    with locks.WriterLock().of(other._snapshot) as alone:
         assert alone
         writer = threading.Thread(target=index.add, args=(make_documents("d"),))
         writer.start()
@@ -194,11 +322,31 @@ def test_writers_wait_for_one_another(index, make_documents):
 
 
 def test_a_writer_that_was_stopped_is_not_waited_for(index, make_documents, monkeypatch):
-    monkeypatch.setattr(locks, "PATIENCE", 0.05)
-    with locks.folder_lock(index.path), locks.only_writer(index._snapshot) as alone:
+    """Long, and for each of the next commits only shortly."""
+    monkeypatch.setattr(locks, "PATIENCE", 0.3)
+    waited = []
+    with locks.folder_lock(index.path):
+        for name in "de":
+            begin = time.monotonic()
+            index.add(make_documents(name))
+            waited.append(time.monotonic() - begin)
+            assert index._writing.impatient
+    assert waited[0] >= 0.3
+    index.add(make_documents("f"))
+    assert not index._writing.impatient
+    assert index.ids() == ["a", "b", "c", "d", "e", "f"]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_lock_that_cannot_be_had_is_not_waited_for(index, monkeypatch, code):
+    def refused(file, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    begin = time.monotonic()
+    with locks.WriterLock().of(index._snapshot) as alone:
         assert not alone
-        index.add(make_documents("d"))
-    assert index.ids() == ["a", "b", "c", "d"]
+    assert time.monotonic() - begin < locks.PATIENCE / 2
 
 
 def test_the_lock_is_that_of_the_folder_which_is_there_now(index, tmp_path, monkeypatch):
@@ -213,12 +361,12 @@ def test_the_lock_is_that_of_the_folder_which_is_there_now(index, tmp_path, monk
         plain(handle, kind)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with locks.only_writer(index._snapshot) as alone:
+    with locks.WriterLock().of(index._snapshot) as alone:
         assert alone
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(locks, "PATIENCE", 0.05)
-            with locks.only_writer(index._snapshot) as second:
+            with locks.WriterLock().of(index._snapshot) as second:
                 assert not second
     shutil.rmtree(index.path)
-    with locks.only_writer(index._snapshot) as alone:
+    with locks.WriterLock().of(index._snapshot) as alone:
         assert not alone

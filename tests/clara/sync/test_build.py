@@ -5,17 +5,20 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from clara.corpus import Reading
 from clara.data import DataError
+from clara.data.records import Document
 from clara.index import Details, MemoryIndex, MemoryIndexError
+from clara.memory.documents import CompressedDocuments
 from clara.sync import Build, BuildError, Decision
 from clara.sync import build as building
 from tests.clara.sync.books import GUIDE, counts, jsonl, opened
-from tests.clara.sync.stubs import new_index
+from tests.clara.sync.stubs import Stub, new_index
 
 
 def test_the_first_build(build, book, tmp_path, stub):
@@ -273,6 +276,39 @@ def test_batches_that_take_no_time_are_stored_together(
     assert counts(build(file, steps=steps)) == (10, 0, 0, 0, 0)
     assert (len(calls), sum(steps[1:])) == (commits, 10)
     assert opened(tmp_path).ids() == [f"d{n}" for n in range(10)]
+
+
+def test_a_long_document_would_make_others_as_long():
+    """What is joined has as many memory tokens as the longest."""
+    parts = [
+        Stub(shape=shape)(
+            [Document(f"{shape[0]} {n}", "a") for n in range(rows)], on_progress=print
+        )
+        for rows, shape in ((3, (2, 8)), (1, (64, 8)))
+    ]
+    joined = CompressedDocuments.concatenate(parts)
+    assert building._joined_bytes(parts) == joined.memory.nbytes == 4 * 64 * 8 * 4
+    assert building._joined_bytes([]) == 0
+
+
+def test_an_id_that_comes_again_is_stored_in_another_commit(build, tmp_path, monkeypatch):
+    """A file that changes while it is read may have it twice."""
+    monkeypatch.setattr(building, "BATCH", 2)
+    monkeypatch.setattr(building, "PERIOD", 60.0)
+    file = tmp_path / "a.jsonl"
+    file.write_text(jsonl(*({"id": f"d{n}", "contents": f"text {n}"} for n in range(3))))
+    plain = Build._take
+
+    def again(self, document):
+        plain(self, document)
+        if document.id == "d2":
+            plain(self, replace(document, id="d0", text="changed"))
+
+    monkeypatch.setattr(Build, "_take", again)
+    assert counts(build(file))[:2] == (3, 1)
+    index = opened(tmp_path)
+    assert index.ids() == ["d1", "d2", "d0"]
+    assert index.texts(["d0"])[0].text == "changed"
 
 
 def test_long_texts_are_committed_sooner(build, tmp_path, stub, monkeypatch):
