@@ -228,10 +228,11 @@ def _means(
         means.copy_(given)
     else:
         wide = torch.promote_types(vectors.dtype, torch.float32)
-        each = torch.from_numpy(counts)
-        rows = torch.arange(len(ids)).repeat_interleave(each)
-        sums = torch.zeros(means.shape, dtype=wide).index_add_(0, rows, vectors.to(wide))
-        means.copy_(sums / each[:, None])
+        begins = np.cumsum(counts) - counts
+        for count in np.unique(counts).tolist():  # bit for bit what each row alone would give
+            rows = np.flatnonzero(counts == count)
+            places = torch.from_numpy(begins[rows][:, None] + np.arange(count))
+            means[torch.from_numpy(rows)] = vectors[places].mean(1, dtype=wide).to(means.dtype)
     finite = means.isfinite().all(1)
     if not finite.all():
         name = ids[int(finite.logical_not().nonzero()[0])]
@@ -243,11 +244,11 @@ def _means(
 
 
 def _unpadded(memory: Tensor, counts: npt.NDArray[np.int64]) -> Tensor:
-    """The vectors of all rows, one after the other, `[S, H]`, without padding."""
+    """A copy of the vectors of all rows, one after the other, `[S, H]`, without padding."""
     rows, most, hidden_size = memory.shape
     flat = memory.reshape(rows * most, hidden_size)
     if rows * most == int(counts.sum()):
-        return flat
+        return flat.clone()
     chosen = np.flatnonzero(np.arange(most) < counts[:, None])
     return flat.index_select(0, torch.from_numpy(chosen))
 

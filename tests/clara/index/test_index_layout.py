@@ -213,3 +213,30 @@ def test_a_header_that_does_not_hold_is_refused(tmp_path, schema, reason):
         MemoryIndex.open(tmp_path / "index")
     assert str(caught.value).startswith(f"{tmp_path / 'index'}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_means_are_those_of_each_row_alone(dtype):
+    """To the bit, whatever is stored with it."""
+    torch.manual_seed(0)
+    counts = [5, 1, 9, 5, 17, 3, 17, 2]
+    header = Header("f" * 64, 17, 7, torch.float32, {"ranking": "mean"}, storage="float32")
+    memory = torch.randn(len(counts), 17, 7).to(dtype)
+    for row, count in enumerate(counts):
+        memory[row, count:] = 0
+    names = [f"d{number}" for number in range(len(counts))]
+    documents = CompressedDocuments(
+        memory, names, names, [5] * 8, names, [None] * 8, "f" * 64, counts=counts
+    )
+    stored = encode(header, documents).column("mean").to_pylist()
+    for row, count in enumerate(counts):
+        expected = memory[row, :count].mean(0, dtype=torch.float32)
+        assert stored[row] == expected.numpy().tobytes()
+
+
+def test_rows_keep_what_was_given():
+    """Whoever gave the memory may use its place again."""
+    given = row(memory=torch.ones(1, 1, 2))
+    stored = encode(HEADER, given)
+    given.memory.zero_()
+    assert stored.column("memory")[0].as_py() == struct.pack("<2f", 1, 1)
