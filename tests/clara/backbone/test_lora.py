@@ -118,6 +118,57 @@ def test_steps_in_bfloat16_see_the_adapters_change(layer):
         assert kept == pytest.approx(1, abs=0.15)
 
 
+def adapter_to_train(layer):
+    sides = layer.lora_A, layer.lora_B
+    return [side["compressor"].weight.requires_grad_() for side in sides]
+
+
+def test_gradients_of_adapters_in_float32_are_not_rounded_on_the_way(layer):
+    """A step under autocast: products in bfloat16, adapters in float32.
+
+    PyTorch's product would be rounded to bfloat16 before it becomes float32.
+    """
+    if build_info()["simd"] != "avx512bf16":
+        pytest.skip("this processor or build has no such kernel")
+    torch.manual_seed(0)
+    down, up = adapter_to_train(layer)
+    x = torch.randn(600, layer.in_features, dtype=torch.bfloat16)
+    given = torch.randn(600, layer.out_features, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x.requires_grad_())
+    out.backward(given)
+    for each in (down, up):
+        assert each.grad.dtype == torch.float32
+        assert (each.grad != each.grad.bfloat16()).float().mean() > 0.9
+    scaling = layer.scaling["compressor"]
+    low_down, low_up = (each.detach().bfloat16().double() for each in (down, up))
+    exact = (
+        scaling * (given.double() @ low_up).T @ x.detach().double(),
+        scaling * given.double().T @ (x.detach().double() @ low_down.T),
+    )
+    for each, wanted in zip((down, up), exact):
+        assert (each.grad.double() - wanted).norm() <= 2**-8 * wanted.norm()
+
+
+@pytest.mark.usefixtures("instructions")
+def test_inputs_with_gaps_between_rows_get_the_same_gradients(layer):
+    """The kernels read rows one behind the other."""
+    torch.manual_seed(0)
+    wide = torch.randn(120, 2 * layer.in_features, dtype=torch.bfloat16)
+    given = torch.randn(120, layer.out_features, dtype=torch.bfloat16)
+    down, up = adapter_to_train(layer)
+    found = []
+    for x in (wide[:, ::2], wide[:, ::2].contiguous()):
+        x = x.detach().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x)
+        out.backward(given)
+        found.append([x.grad, down.grad, up.grad])
+        down.grad = up.grad = None
+    for gap, dense in zip(*found):
+        assert (gap.double() - dense.double()).norm() <= 2**-7 * dense.double().norm()
+
+
 def test_odd_ranks_in_bfloat16_are_left_to_pytorch(layer, monkeypatch):
     """Not to the reference of our own product, which converts the weight for each call."""
     monkeypatch.delattr(clara.backbone.lora, "adapted_linear")
