@@ -92,6 +92,9 @@ class ClaraConfig:
     Attributes:
         backbone: hub id, folder or GGUF file of the causal language model; set by
             `Clara.from_backbone`.
+        backbone_digest: of the weights of the backbone that the model was made with, see
+            `clara.backbone.digest.backbone_digest`; set when a model is made, loaded or saved.
+            None: not known. Loading a model on a backbone of other weights warns.
         memory_form: "learned" or "spans".
         compression_rate: document tokens per memory token. In "learned" it is nominal: a document
             gets `document_length / compression_rate` memory tokens, whatever its real length. In
@@ -131,6 +134,7 @@ class ClaraConfig:
     """
 
     backbone: str | None = None
+    backbone_digest: str | None = None
     memory_form: MemoryForm = "learned"
     compression_rate: int = 16
     document_length: int = 256
@@ -163,8 +167,10 @@ class ClaraConfig:
             self._set("prompt", PromptTemplate(**self.prompt))
         if not isinstance(self.prompt, PromptTemplate):
             raise TypeError(f"prompt must be a PromptTemplate, got {self.prompt!r}")
-        if self.backbone is not None and not isinstance(self.backbone, str):
-            raise TypeError(f"backbone must be a string or None, got {self.backbone!r}")
+        for name in ("backbone", "backbone_digest"):
+            text = getattr(self, name)
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"{name} must be a string or None, got {text!r}")
         for name in (
             "compression_rate",
             "document_length",

@@ -74,7 +74,7 @@ def info(
 
 @index.command("upgrade")
 def upgrade(
-    model: options.Model,
+    model: options.NamedModel,
     path: Annotated[str, typer.Argument(help="Folder of the index.")],
     backbone: options.Backbone = None,
     as_json: options.Json = False,

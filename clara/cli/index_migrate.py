@@ -20,7 +20,7 @@ _SHOWN = 12  # characters of a fingerprint
 
 
 def migrate(
-    model: options.Model,
+    model: options.NamedModel,
     path: Path_,
     overflow: Annotated[
         options.Overflow | None,

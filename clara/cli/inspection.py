@@ -8,6 +8,7 @@ from typing import Any
 
 from clara.cli.aborts import explain_aborts
 from clara.cli.errors import CommandError, user_errors
+from clara.model.shipped import find
 from clara.terminal.printing import one_line, size
 from clara.training.folder import describe, is_run
 
@@ -29,6 +30,9 @@ def inspect(folder: Path) -> dict[str, Any]:
         CommandError, MemoryIndexError: there is nothing, something else, or it is damaged.
     """
     if not folder.is_dir():
+        found = find(str(folder))
+        if found is not None:
+            return _model(found)
         raise CommandError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}")
     if (folder / "_versions").is_dir():
         from clara.index import MemoryIndex

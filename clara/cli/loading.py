@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from clara.cli.aborts import explain_aborts
 from clara.cli.errors import user_errors
 from clara.cli.options import Quantization
 from clara.cli.paths import check_device, check_index, check_model, expanded
-from clara.terminal.printing import quiet_libraries
+from clara.terminal.printing import quiet_libraries, say
 
 if TYPE_CHECKING:
     from clara.index import MemoryIndex
@@ -35,8 +38,21 @@ def load_model(
     settings: dict[str, Any] = {}
     if quantization is not None:
         settings["quantization"] = quantization.value
-    with user_errors():
+    with user_errors(), other_backbone_told():
         return Clara.from_pretrained(name, backbone=backbone, device=device, **settings)
+
+
+@contextmanager
+def other_backbone_told() -> Iterator[None]:
+    """Say on standard error if a model is loaded on another backbone than its own."""
+    from clara.model.checkpoint import OTHER_BACKBONE
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")  # the command hides those of libraries
+        yield
+    for warning in caught:
+        if OTHER_BACKBONE in str(warning.message):
+            say(str(warning.message))
 
 
 def load_both(

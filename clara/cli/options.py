@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 import typer
 
 from clara import config
+from clara.cli.paths import default_model
 from clara.errors.checks import surrogate_flaw
 from clara.training import settings
 
@@ -63,10 +64,21 @@ def read_question(value: str) -> str:
     return checked_question(text.strip())
 
 
-Model = Annotated[
+NamedModel = Annotated[
     str,
     typer.Option(
         "--model", envvar="CLARA_MODEL", help="Model folder, or its id on the Hugging Face hub."
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        envvar="CLARA_MODEL",
+        default_factory=default_model,
+        help="Model folder, or its id on the Hugging Face hub. Default: smollm2-135m-factbook, "
+        "where its weights are.",
+        show_default=False,
     ),
 ]
 Index = Annotated[

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from clara.cli.errors import CommandError, user_errors
+from clara.cli.errors import BAD_USAGE, CommandError, user_errors
 from clara.errors.checks import check_characters
 
 _CONFIG = "config.json"
@@ -23,7 +23,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def check_model(name: str, *, backbone: str | None = None) -> None:
-    """Refuse a model that is neither a model folder nor perhaps an id of the hub.
+    """Refuse a model that is no model folder, comes not with this project, and is no id of the hub.
 
     Args:
         backbone: given in place of the one that the model names.
@@ -31,12 +31,17 @@ def check_model(name: str, *, backbone: str | None = None) -> None:
     Raises:
         CommandError: no such folder, or no model in it, or its backbone is missing.
     """
+    from clara.model import shipped
+
     folder = expanded(name)
     if not folder.is_dir():
-        if folder.exists() or _is_path(name):
-            raise CommandError(f"model folder {name!r} does not exist")
-        check_backbone(backbone)
-        return
+        found = shipped.find(name)
+        if found is None:
+            if folder.exists() or (_is_path(name) and name not in shipped.NAMES):
+                raise CommandError(shipped.missing(name))
+            check_backbone(backbone)
+            return
+        folder = found
     if not (folder / _CONFIG).is_file():
         raise CommandError(f"{folder} is not a CLaRa model: it holds no {_CONFIG}")
     from clara.config import ClaraConfig
@@ -51,6 +56,24 @@ def check_model(name: str, *, backbone: str | None = None) -> None:
         raise CommandError(
             f"{error}; the model names this backbone, --backbone can name another place"
         ) from error
+
+
+def default_model() -> str:
+    """The model of commands where none is named: the one that comes with this project.
+
+    Raises:
+        CommandError: its weights are not there.
+    """
+    from clara.model import shipped
+
+    if shipped.find(shipped.FACTBOOK) is not None:
+        return shipped.FACTBOOK
+    places = " or ".join(str(folder) for folder in shipped.folders())
+    raise CommandError(
+        f"--model is missing, and the trained weights {shipped.FACTBOOK} are not in {places}: "
+        "name a model folder or an id of the hub; clara init makes an untrained one",
+        BAD_USAGE,
+    )
 
 
 def check_backbone(name: str | None) -> None:

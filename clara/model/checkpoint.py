@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,17 +18,21 @@ from clara.backbone import hub, trained
 from clara.backbone.adapters import ADAPTERS, adapter_files
 from clara.backbone.files import weight_files
 from clara.backbone.loading import backbone_digest, sampled_backbone_digest
+from clara.backbone.packaged import exact_copy
 from clara.backbone.sharding import fill, whole
 from clara.config import ClaraConfig
 from clara.errors import SavedModelError
+from clara.model import shipped
+from clara.model.shipped import CONFIG
 
 if TYPE_CHECKING:
     from clara.model.forward import ClaraCore
 
-CONFIG = "config.json"
 MEMORY_TOKENS = "memory_tokens.safetensors"
 CONNECTORS = "connectors.safetensors"
 """Of a model in memory form "spans"."""
+OTHER_BACKBONE = "made with another backbone than"
+"""In the warning of `warn_of_other_backbone`."""
 _SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model", ".md")
 
 _CARD = """---
@@ -66,6 +71,7 @@ def save(model: ClaraCore, folder: str | Path) -> None:
         model.backbone_digest = backbone_digest(own)
         model.sampled_backbone_digest = sampled_backbone_digest(own)
         config = config.replace(backbone=trained.FOLDER)
+    config = config.replace(backbone_digest=model.backbone_digest)
     folder.mkdir(parents=True, exist_ok=True)
     model.adapters.save(folder)
     for file, module in _own_weights(model).items():
@@ -115,7 +121,7 @@ def described_memory(config: ClaraConfig) -> str:
 
 
 def locate(name_or_path: str | Path) -> Path:
-    """Folder of a saved model, downloaded from the hub if it is not a local one.
+    """Folder of a saved model: a local one, one that comes with this project, or the hub's.
 
     Raises:
         SavedModelError: no such folder, or one that is not a CLaRa model.
@@ -124,12 +130,17 @@ def locate(name_or_path: str | Path) -> Path:
     folder = Path(os.path.expanduser(name_or_path))
     if not folder.is_dir():
         name = str(name_or_path)
-        if folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-            raise SavedModelError(f"model folder {name!r} does not exist")
+        found = shipped.find(name)
+        if found is not None:
+            return found
+        path = folder.is_absolute() or name.startswith(".") or name.count("/") != 1
+        if folder.exists() or (path and name not in shipped.NAMES):
+            raise SavedModelError(shipped.missing(name))
         try:
             folder = hub.snapshot(name, choose=_needed_files, complete=_is_complete)
         except hub.HubError as error:
-            raise hub.HubError(f"model {error}") from error
+            looked = f"; {shipped.missing(name)}" if name in shipped.NAMES else ""
+            raise hub.HubError(f"model {error}{looked}") from error
     if not (folder / CONFIG).is_file():
         raise SavedModelError(f"{folder} is not a CLaRa model: it holds no {CONFIG}")
     return folder
@@ -174,6 +185,36 @@ def read_config(folder: Path, expected: Mapping[str, Any]) -> ClaraConfig:
                 f"{name}={getattr(config, name)!r}"
             )
     return wanted
+
+
+def backbone_of(config: ClaraConfig, folder: Path) -> str:
+    """Where the backbone lies that a saved model was made with.
+
+    Args:
+        config: the model's settings.
+        folder: of the model.
+
+    Raises:
+        SavedModelError: the settings name no backbone.
+    """
+    if config.backbone is None:
+        raise SavedModelError(f"{folder}: the configuration names no backbone; pass backbone=")
+    if config.backbone == trained.FOLDER:
+        return str((folder / trained.FOLDER).resolve())
+    return exact_copy(config.backbone, config.backbone_digest)
+
+
+def warn_of_other_backbone(folder: Path, saved: ClaraConfig, loaded: ClaraConfig) -> None:
+    """Warn where a model was made with a backbone of other weights than it is loaded on."""
+    made, found = saved.backbone_digest, loaded.backbone_digest
+    if made is None or found is None or made == found:
+        return
+    warnings.warn(
+        f"{folder}: {OTHER_BACKBONE} {loaded.backbone!r}, whose weights have the "
+        f"digest {found[:12]}, not {made[:12]}: answers may be worse than measured, and an index "
+        "made on one of both cannot be read on the other",
+        stacklevel=3,
+    )
 
 
 def load_weights(model: ClaraCore, folder: Path) -> None:

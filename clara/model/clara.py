@@ -12,11 +12,12 @@ from torch import Tensor
 
 from clara.backbone import trained
 from clara.backbone.adapters import GENERATOR
+from clara.backbone.files import BackboneError
 from clara.backbone.loading import backbone_digest, load_backbone
 from clara.backbone.output_path import states_to_logits
+from clara.backbone.packaged import with_remedy
 from clara.backbone.processor import torch_dtype
 from clara.config import ClaraConfig
-from clara.errors import SavedModelError
 from clara.errors.checks import as_integer
 from clara.memory.searching import SearchableIndex
 from clara.model import checkpoint, encoding
@@ -92,8 +93,10 @@ class Clara(Retriever):
         """Load a saved model with all its adapters.
 
         Args:
-            name_or_path: folder or hub id of a model that `save_pretrained` wrote.
-            backbone: backbone to use instead of the one the configuration names.
+            name_or_path: folder or hub id of a model that `save_pretrained` wrote, or the name of
+                one that comes with this project, such as "smollm2-135m-factbook".
+            backbone: backbone to use instead of the one the configuration names. Without it, a
+                model made with the copy of a backbone in an installed package is loaded on that.
             merge_generator: see `merge_generator`.
             settings: fields of `ClaraConfig`. Those that say how to run the model (`dtype`,
                 `quantization`, `attention`, `top_k`, …) replace the saved ones; those that
@@ -103,18 +106,19 @@ class Clara(Retriever):
             SavedModelError: there is no model, a file is missing or unreadable, or a setting
                 contradicts the checkpoint.
             HubError: it cannot be got from the hub, or is no CLaRa model there.
+
+        Warns:
+            UserWarning: the backbone has other weights than the one the model was made with.
         """
         folder = checkpoint.locate(name_or_path)
         config = checkpoint.read_config(folder, settings)
         if backbone is not None:
             config = config.replace(backbone=_absolute(backbone))
-        if config.backbone is None:
-            raise SavedModelError(f"{folder}: the configuration names no backbone; pass backbone=")
         own = config.backbone == trained.FOLDER and backbone is None
-        if own:
-            config = config.replace(backbone=str((folder / trained.FOLDER).resolve()))
+        config = config.replace(backbone=checkpoint.backbone_of(config, folder))
         model = cls._around_backbone(config, _device(device))
         checkpoint.load_weights(model, folder)
+        checkpoint.warn_of_other_backbone(folder, config, model.config)
         model.owns_backbone = own
         if merge_generator:
             model.merge_generator()
@@ -122,14 +126,18 @@ class Clara(Retriever):
 
     @classmethod
     def _around_backbone(cls, config: ClaraConfig, device: torch.device, seed: int = 0) -> Clara:
-        backbone, tokenizer = load_backbone(
-            str(config.backbone),
-            device=device,
-            dtype=torch_dtype(config.dtype, device),
-            quantization=config.quantization,
-            attention=config.attention,
-        )
+        try:
+            backbone, tokenizer = load_backbone(
+                str(config.backbone),
+                device=device,
+                dtype=torch_dtype(config.dtype, device),
+                quantization=config.quantization,
+                attention=config.attention,
+            )
+        except BackboneError as error:
+            raise with_remedy(str(config.backbone), error) from error
         digest = backbone_digest(str(config.backbone))
+        config = config.replace(backbone_digest=digest)
         return cls(backbone, tokenizer, config, backbone_digest=digest, seed=seed)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -20,8 +20,9 @@ from clara.training.treatments import BATCH, treatment
 if TYPE_CHECKING:
     from clara.training.teacher import TeacherFolder
 
-# How attention is computed; every other setting of the model is fixed.
-_FREE_OF_MODEL = frozenset(("attention",))
+# How attention is computed, and the backbone, which is compared apart; every other setting of the
+# model is fixed.
+_FREE_OF_MODEL = frozenset(("attention", "backbone", "backbone_digest"))
 
 # Learning rates that do not depend on how many steps a run has.
 _WITHOUT_END = ("constant", "constant_with_warmup", "inverse_sqrt", "reduce_lr_on_plateau")
@@ -175,7 +176,7 @@ def _other_model(checkpoint: Path, config: ClaraConfig) -> list[str]:
     return [
         _differs(name, before[name], value)
         for name, value in now.items()
-        if name != "backbone" and name not in _FREE_OF_MODEL and before[name] != value
+        if name not in _FREE_OF_MODEL and before[name] != value
     ]
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clara.backbone import trained
 from clara.backbone.adapters import GENERATOR
 from clara.backbone.chunked_head import CHUNK_LOGITS
 from clara.backbone.divergence import most_likely
@@ -23,7 +22,7 @@ from clara.backbone.output_path import states_to_logits
 from clara.backbone.packed_forward import positions_of
 from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
-from clara.model.checkpoint import CONFIG, locate, read_config
+from clara.model.checkpoint import CONFIG, backbone_of, locate, read_config
 from clara.model.clara import Clara
 from clara.model.encoding import BATCH_TOKENS_CPU, BATCH_TOKENS_GPU, answer_states
 from clara.text.branches import common_rows, pack_branches, packed_order
@@ -82,9 +81,7 @@ class TeacherFolder:
 
     @property
     def backbone(self) -> str:
-        if self.config.backbone == trained.FOLDER:
-            return str((self.folder / trained.FOLDER).resolve())
-        return str(self.config.backbone)
+        return backbone_of(self.config, self.folder)
 
     @cached_property
     def digest(self) -> str:

@@ -38,6 +38,7 @@ BAD = [
     *(("attention", value, ValueError) for value in ("eager", None)),
     *(("dtype", value, ValueError) for value in ("float64", "torch.float32", 32)),
     *(("backbone", value, TypeError) for value in (3, ["a"], False)),
+    ("backbone_digest", 3, TypeError),
     *(("prompt", value, TypeError) for value in ("Question: {question}", None, ("a", "b"))),
 ]
 
@@ -77,6 +78,7 @@ def test_memory_tokens_follow_from_rate_and_length():
 
 FULL = ClaraConfig(
     backbone="some/model",
+    backbone_digest="00ff",
     memory_form="spans",
     compression_rate=4,
     rates=(2, 4),
