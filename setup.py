@@ -19,10 +19,13 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 ARCHITECTURES = ROOT / "kernels" / "clara_kernels" / "architectures.txt"
+MODELS = ("smollm2-135m-factbook",)
+"""Trained weights in `models/`, which installs bring along: `clara.model.shipped.NAMES`."""
 
 
 def cuda_request() -> str:
@@ -164,6 +167,23 @@ class CMakeBuild(build_ext):
                 raise SystemExit("error: clara_kernels._C did not build; the messages are above")
 
 
+class BuildWithModels(build_py):
+    """Puts the trained weights, where there are any, beside the modules that look for them.
+
+    An editable install finds those of the checkout.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for name in MODELS:
+            target = Path(self.build_lib, "clara", "weights", "models", name)
+            shutil.rmtree(target, ignore_errors=True)  # what an earlier build left
+            if (ROOT / "models" / name).is_dir():
+                shutil.copytree(ROOT / "models" / name, target)
+
+
 class EditableWheel(editable_wheel):
     """An editable install that mypy and pyright can follow.
 
@@ -196,5 +216,9 @@ cuda_request()
 cuda_archs()
 setup(
     ext_modules=[Extension("clara_kernels._C", [])],
-    cmdclass={"build_ext": CMakeBuild, "editable_wheel": EditableWheel},
+    cmdclass={
+        "build_ext": CMakeBuild,
+        "build_py": BuildWithModels,
+        "editable_wheel": EditableWheel,
+    },
 )

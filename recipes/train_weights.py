@@ -178,17 +178,23 @@ class Taken(NamedTuple):
     positions: int = 0
 
 
-def logged(stage: str) -> Taken:
-    """What a stage has taken by its last line in docs/training-log.md."""
+def logged(stage: str, steps: int | None = None) -> Taken:
+    """What a stage has taken by docs/training-log.md; nothing if the line is not there.
+
+    Args:
+        steps: of the line; default: the last one.
+    """
     taken = Taken(0.0, 0)
     for line in LOG.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) > 4 and cells[1] == stage:
             try:
-                steps, positions = (int(cells[i].replace(",", "")) for i in (2, 3))
-                taken = Taken(float(cells[4]), steps, positions)
+                done, positions = (int(cells[i].replace(",", "")) for i in (2, 3))
+                found = Taken(float(cells[4]), done, positions)
             except ValueError:  # a line that was edited by hand
                 continue
+            if steps in (None, done):
+                taken = found
     return taken
 
 
@@ -228,7 +234,7 @@ def snapshot(model: Path, target: Path) -> None:
     beside, aside = places_beside(target)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    left_out = not _is_trained(model)
+    left_out = not trained_reasoner(model)
     for name in ADAPTERS:
         if name == QUERY_REASONER and left_out:
             continue
@@ -236,11 +242,11 @@ def snapshot(model: Path, target: Path) -> None:
         settings = json.loads((model / name / _SETTINGS).read_text("utf-8"))
         settings["base_model_name_or_path"] = named
         write_text(beside / name / _SETTINGS, json.dumps(settings, indent=2) + "\n")
-        _save(_weights(model, name), beside / name / _ADAPTER)
+        save_rounded(_weights(model, name), beside / name / _ADAPTER)
     for file in (MEMORY_TOKENS, CONNECTORS):
         rows = load_file(model / file)
         kept = {k: v for k, v in rows.items() if not (left_out and k.startswith(QUERY_REASONER))}
-        _save(kept, beside / file)
+        save_rounded(kept, beside / file)
     ClaraConfig.load(model / "config.json").replace(backbone=named).save(beside / "config.json")
     replace_folder(beside, target, aside)
 
@@ -283,14 +289,14 @@ def restore(source: Path, folder: Path, recipe: Mapping[str, Any] | None = None)
         shutil.copytree(folder / COMPRESSOR, folder / QUERY_REASONER)
         weights = _weights(folder, COMPRESSOR)
         untrained = {k: torch.zeros_like(v) if ".lora_B." in k else v for k, v in weights.items()}
-        _save(untrained, folder / QUERY_REASONER / _ADAPTER)
+        save_rounded(untrained, folder / QUERY_REASONER / _ADAPTER)
         rows = load_file(folder / CONNECTORS)
         copies = {k.replace(COMPRESSOR, QUERY_REASONER, 1): v.clone() for k, v in rows.items()}
         save_file({**copies, **rows}, folder / CONNECTORS, metadata={"format": "pt"})
 
 
-def _is_trained(model: Path) -> bool:
-    """Whether the query reasoner is more than the compressor's copy, and changes anything."""
+def trained_reasoner(model: Path) -> bool:
+    """Whether a model's query reasoner is more than the compressor's copy, and changes anything."""
     own, other = (_weights(model, name) for name in (QUERY_REASONER, COMPRESSOR))
     changes = any(value.any() for name, value in own.items() if ".lora_B." in name)
     return changes and not all(torch.equal(own[name], other[name]) for name in own)
@@ -300,7 +306,7 @@ def _weights(model: Path, adapter: str) -> dict[str, torch.Tensor]:
     return dict(sorted(load_file(model / adapter / _ADAPTER).items()))
 
 
-def _save(weights: dict[str, torch.Tensor], file: Path) -> None:
+def save_rounded(weights: dict[str, torch.Tensor], file: Path) -> None:
     rounded = {k: v.to(torch.bfloat16) if v.ndim else v for k, v in weights.items()}
     save_file(rounded, file, metadata={"format": "pt"})
 

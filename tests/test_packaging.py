@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from clara.model import shipped
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -111,6 +113,32 @@ def test_wheel_holds_every_file_of_both_packages(tree, wheel):
     compiled = {name for name in names if name.startswith("clara_kernels/_C.")}
     assert len(compiled) == 1
     assert names - compiled == package_files(tree)
+
+
+def test_an_install_brings_the_trained_weights_and_no_other_models(tree, tmp_path):
+    """Users of a checkout have models of their own in the same folder."""
+    sources = shutil.copytree(tree, tmp_path / "sources", ignore=shutil.ignore_patterns("csrc"))
+
+    def built() -> set[str]:
+        command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", "made"]
+        subprocess.run(command, cwd=sources, capture_output=True, check=True)
+        found = (sources / "made").rglob("*")
+        names = {file.relative_to(sources / "made").as_posix() for file in found if file.is_file()}
+        return {name for name in names if name.endswith(("config.json", ".safetensors"))}
+
+    assert built() == set()
+    for name in (*shipped.NAMES, "mine"):
+        adapter = sources / "models" / name / "generator"
+        adapter.mkdir(parents=True)
+        (adapter / "adapter_model.safetensors").write_bytes(b"0")
+        (adapter.parent / "config.json").write_text("{}")
+    folders = {f"clara/weights/models/{name}" for name in shipped.NAMES}
+    files = ("config.json", "generator/adapter_model.safetensors")
+    assert built() == {f"{folder}/{file}" for folder in folders for file in files}
+    (sources / "models" / shipped.NAMES[0] / "config.json").unlink()
+    assert built() == {f"{folder}/{files[1]}" for folder in folders}
+    manifest = (sources / "MANIFEST.in").read_text()
+    assert all(f"recursive-include models/{name} *\n" in manifest for name in shipped.NAMES)
 
 
 @pytest.mark.slow
