@@ -30,9 +30,9 @@ from clara.errors import ClaraError
 from clara.evaluation.report.reading import read_run
 from clara.evaluation.report.records import Run
 from clara.files.writing import put_back, replace_folder, write_text
-from clara.model.checkpoint import CONFIG, CONNECTORS, MEMORY_TOKENS
+from clara.model.checkpoint import CONNECTORS, MEMORY_TOKENS
 from clara.model.clara import Clara
-from clara.model.shipped import FACTBOOK
+from clara.model.shipped import CONFIG, FACTBOOK
 from clara.terminal.printing import quiet_libraries, say, size
 from clara.training.folder import MODEL, read_record
 from clara.training.reading import read_settings

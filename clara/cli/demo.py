@@ -12,21 +12,23 @@ import typer
 
 from clara.cli import options
 from clara.cli.errors import user_errors
-from clara.cli.paths import check_backbone, check_device
+from clara.cli.loading import other_backbone_told
+from clara.cli.paths import check_backbone, check_device, check_model
 from clara.terminal.printing import (
     EMPTY_ANSWER,
     UNTRAINED,
     console,
     one_line,
-    printable,
     quiet_libraries,
 )
 
 if TYPE_CHECKING:
-    from clara.data.records import Question
     from clara.evaluation.demonstration import Comparison
+    from clara.model.clara import Clara
+    from clara.model.ranking import Documents
 
 MODELS = Path("models")
+_COLOURS = {"right": "green", "in it": "yellow", "wrong": "red"}
 
 
 def _checked_questions(values: list[str]) -> list[str]:
@@ -37,7 +39,7 @@ def _checked_questions(values: list[str]) -> list[str]:
 
 def demo(
     documents: Annotated[
-        int, typer.Option("--documents", min=1, help="Number of documents to compress.")
+        int, typer.Option("--documents", min=1, max=96, help="Number of documents to compress.")
     ] = 48,
     question: Annotated[
         list[str] | None,
@@ -45,6 +47,15 @@ def demo(
             "--question",
             callback=_checked_questions,
             help="Question to ask instead of the built-in ones; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Model folder, or its id on the Hugging Face hub. Default: smollm2-135m-factbook, "
+            "where its weights are, or the newest trained one in models/.",
             show_default=False,
         ),
     ] = None,
@@ -59,84 +70,165 @@ def demo(
     top_k: options.TopK = 3,
     device: options.Device = None,
 ) -> None:
-    """Compress sections of the CIA World Factbook and answer questions about them."""
-    check_backbone(backbone)
+    """Answer ten questions about the CIA World Factbook from memory tokens and from text."""
+    if model is None:
+        check_backbone(backbone)
+    else:
+        check_model(model, backbone=backbone)
     check_device(device)
     quiet_libraries()
+    from clara.evaluation.demonstration_questions import sample
+
+    loaded = load(model, backbone, device)
+    records, known = sample(documents)
+    begin = time.perf_counter()
+    compressed = loaded.compress(records, show_progress_bar=True)
+    seconds = time.perf_counter() - begin
+    print(
+        f"Compressed {len(records)} passages of the CIA World Factbook in {seconds:.1f} s "
+        f"({len(records) / seconds:.1f} documents/s): {sum(compressed.token_counts):,} tokens of "
+        f"text became {sum(compressed.counts):,} memory tokens, "
+        f"{compressed.effective_compression:.1f}x ({loaded.config.compression_rate}x nominal)."
+    )
+    if question:
+        ask(loaded, compressed, iter(question), top_k)
+        return
+    golds = [each.golden_answers for each in known]
+    results = []
+    begin = time.perf_counter()
+    for place, each in enumerate(known):
+        with user_errors():
+            results.append(compare_one(loaded, compressed, each.question, top_k))
+        print_comparison(results[-1], each.golden_answers, each.positives, place + 1, len(known))
+    print_tallies(results, golds, time.perf_counter() - begin)
+    ask(loaded, compressed, typed(), top_k)
+
+
+def load(model: str | None, backbone: str | None, device: str | None) -> Clara:
+    """The model of the demonstration, after a line on what it is."""
     from clara.cli.inspection import is_trained
     from clara.evaluation import demonstration
 
-    location = backbone or demonstration.default_backbone()
-    checkpoint = demonstration.find_checkpoint(MODELS, location, is_trained)
-    print(f"Backbone: {one_line(location)}")
+    checkpoint: str | Path | None = model
+    if model is None:
+        backbone = backbone or demonstration.default_backbone()
+        checkpoint = demonstration.find_checkpoint(MODELS, backbone, is_trained)
+        print(f"Backbone: {one_line(backbone)}")
     begin = time.perf_counter()
-    with user_errors():
-        model = demonstration.load_demo_model(location, checkpoint, device)
-    print(f"Loaded in {time.perf_counter() - begin:.1f} s, on {model.device}.")
+    with user_errors(), other_backbone_told():
+        loaded = demonstration.load_demo_model(backbone, checkpoint, device)
+    if model is not None:
+        print(f"Backbone: {one_line(str(loaded.config.backbone))}")
+    print(f"Loaded in {time.perf_counter() - begin:.1f} s, on {loaded.device}.")
     print(
-        UNTRAINED if checkpoint is None else f"Adapters: trained, from {one_line(str(checkpoint))}"
+        f"Adapters: trained, from {one_line(str(checkpoint))}" if loaded.is_trained else UNTRAINED
     )
+    return loaded
 
-    def count_tokens(text: str) -> int:
-        return len(model.tokenizer.encode_texts([text])[0].ids)
 
-    limit = model.config.document_length
-    records, known = demonstration.factbook_sample(count_tokens, documents, limit)
-    begin = time.perf_counter()
-    compressed = model.compress(records, show_progress_bar=True)
-    seconds = time.perf_counter() - begin
-    print(
-        f"Compressed {len(records)} sections of the CIA World Factbook in {seconds:.1f} s "
-        f"({len(records) / seconds:.1f} documents/s): {sum(compressed.token_counts):,} tokens of "
-        f"text became {sum(compressed.counts):,} memory tokens, "
-        f"{compressed.effective_compression:.1f}x ({model.config.compression_rate}x nominal)."
-    )
-    for each, expected in asked(question, known):
+def ask(model: Clara, documents: Documents, questions: Iterator[str], top_k: int) -> None:
+    """Answer questions of which nobody knows the answer."""
+    for each in questions:
         with user_errors():
-            result = demonstration.compare(model, compressed, each, top_k)
-        print_comparison(result, expected)
+            result = compare_one(model, documents, each, top_k)
+        print_comparison(result)
 
 
-def asked(given: list[str] | None, known: list[Question]) -> Iterator[tuple[str, str | None]]:
-    """Questions and, where it is known, the answer that the documents hold."""
-    if given:
-        yield from ((question, None) for question in given)
-        return
-    yield from ((each.question, " / ".join(each.golden_answers)) for each in known)
+def compare_one(model: Clara, documents: Documents, question: str, top_k: int) -> Comparison:
+    from clara.evaluation import demonstration
+
+    return demonstration.compare(model, documents, question, top_k)
+
+
+def typed() -> Iterator[str]:
+    """Questions that are typed in, as long as somebody does."""
     while sys.stdin.isatty():
         try:
-            typed = input("\nYour question (empty to end): ").strip()
+            given = input("\nYour question (empty to end): ").strip()
         except EOFError:
             print()
             return
-        if not typed:
+        if not given:
             return
-        yield typed, None
+        yield given
 
 
-def print_comparison(result: Comparison, expected: str | None) -> None:
-    """One question: the documents found, then both answers side by side."""
+def print_comparison(
+    result: Comparison,
+    golds: tuple[str, ...] = (),
+    positives: tuple[str, ...] = (),
+    number: int = 0,
+    of: int = 0,
+) -> None:
+    """One question: both answers below each other, then the documents that they are from.
+
+    Args:
+        golds: what the documents say, where that is known.
+        positives: ids of the documents that say so.
+        number: of the question, among so many.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    from clara.cli.questions import print_documents
+    from clara.evaluation.demonstration import mark
 
     answer = result.answer
-    print(f"\nQuestion: {one_line(result.question)}")
-    if expected is not None:
-        print(f"In the documents: {one_line(expected)}")
-    print_documents(answer.documents)
-    table = Table(show_lines=True)
-    table.add_column("")
-    table.add_column("from memory tokens", overflow="fold", ratio=1)
-    table.add_column("from plain text", overflow="fold", ratio=1)
-    table.add_row("prompt", f"{answer.prompt_tokens} tokens", f"{answer.text_prompt_tokens} tokens")
-    table.add_row("generated in", f"{result.memory_seconds:.2f} s", f"{result.text_seconds:.2f} s")
-    table.add_row(
-        "answer",
-        Text(printable(answer.text).strip() or EMPTY_ANSWER),
-        Text(printable(result.text_answer).strip() or EMPTY_ANSWER),
+    counted = f" {number} of {of}" if of else ""
+    print(f"\nQuestion{counted}: {one_line(result.question)}")
+    table = Table(box=None, show_header=False, pad_edge=False, expand=True)
+    for options_of in (
+        {"no_wrap": True},
+        {"no_wrap": True},
+        {"overflow": "fold", "ratio": 1},
+        {"no_wrap": True, "justify": "right"},
+        {"no_wrap": True, "justify": "right"},
+    ):
+        table.add_column(**options_of)
+    if golds:
+        table.add_row("the document says", "", Text(one_line(" / ".join(golds))), "", "")
+    rows = (
+        ("from memory tokens", answer.text, result.memory_seconds, answer.prompt_tokens),
+        ("from plain text", result.text_answer, result.text_seconds, answer.text_prompt_tokens),
     )
+    for name, text, seconds, tokens in rows:
+        found = mark(text, golds) if golds else ""
+        table.add_row(
+            name,
+            Text(found, style=_COLOURS.get(found, "")),
+            Text(one_line(text) or EMPTY_ANSWER),
+            f"{seconds:.2f} s",
+            f"{tokens} tokens",
+        )
     console().print(table)
-    query, rank = answer.timings_ms["query"], answer.timings_ms["rank"]
-    print(f"Before the answer: question encoded in {query:.0f} ms, ranked in {rank:.0f} ms.")
+    read = Text("read: ")
+    for place, each in enumerate(answer.documents):
+        read.append(f"{', ' if place else ''}{one_line(each.id)} {each.score:.3f}")
+        if each.document_id in positives:
+            read.append(" (says it)", style="bold")
+    console().print(read)
+
+
+def print_tallies(results: list[Comparison], golds: list[tuple[str, ...]], seconds: float) -> None:
+    """How many answers are right in both ways, and what an answer takes."""
+    if not results:
+        return
+    from rich.table import Table
+
+    from clara.evaluation.demonstration import tallies
+
+    names = ("from memory tokens", "from plain text")
+    print(f"\n{len(results)} questions in {seconds:.1f} s:")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for head in ("right", "in it", "an answer takes", "its prompt has"):
+        table.add_column(head, justify="right")
+    for name, each in zip(names, tallies(results, golds)):
+        table.add_row(
+            name,
+            f"{each.right} of {len(results)}",
+            f"{each.in_it}",
+            f"{each.seconds:.2f} s",
+            f"{each.prompt_tokens:.0f} tokens",
+        )
+    console().print(table)
+    print("“in it”: the right answer stands among other words. Times and tokens are medians.")

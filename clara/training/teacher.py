@@ -22,9 +22,10 @@ from clara.backbone.output_path import states_to_logits
 from clara.backbone.packed_forward import positions_of
 from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
-from clara.model.checkpoint import CONFIG, backbone_of, locate, read_config
+from clara.model.checkpoint import backbone_of, locate, read_config
 from clara.model.clara import Clara
 from clara.model.encoding import BATCH_TOKENS_CPU, BATCH_TOKENS_GPU, answer_states
+from clara.model.shipped import CONFIG
 from clara.text.branches import common_rows, pack_branches, packed_order
 from clara.text.prompts import answer_end
 from clara.text.tokenizer import SafeTokenizer

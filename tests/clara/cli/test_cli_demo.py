@@ -4,32 +4,23 @@ import os
 import pty
 import re
 import shutil
-from functools import cache
 
 import pytest
 
 from clara import Clara, ClaraConfig
+from clara.backbone import packaged
+from clara.cli.demo import print_comparison, print_tallies
 from clara.cli.inspection import is_trained
 from clara.data.factbook import FactbookError
 from clara.evaluation import demonstration
+from clara.model import shipped
+from clara.model.answers import Answer, RankedDocument
 from clara.terminal.printing import UNTRAINED
-
-from ...plugins.untraced import untraced
-
-
-@pytest.fixture(scope="module", autouse=True)
-def factbook_read_once():
-    """Reading it takes seconds, and twice as many where coverage looks on."""
-    with pytest.MonkeyPatch.context() as patch:
-        read = cache(untraced(demonstration.load_factbook))
-        patch.setattr(demonstration, "load_factbook", read)
-        yield
 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """A current folder without models; the demonstration has three countries."""
-    monkeypatch.setattr(demonstration, "COUNTRIES", demonstration.COUNTRIES[:3])
+    """A current folder without models."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -39,7 +30,9 @@ def test_demo_ends_by_itself(process, backbone, tmp_path):
     result = process("demo", "--documents", "4", "--backbone", backbone, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     printed = result.stdout
-    assert printed.count("Question: ") == demonstration.QUESTIONS
+    assert re.findall(r"^Question (\d) of 4: ", printed, re.MULTILINE) == list("1234")
+    assert printed.count("the document says ") == 4
+    assert re.search(r"^4 questions in [\d.]+ s:$", printed, re.MULTILINE)
     assert f"Backbone: {backbone}\n" in printed
     assert printed.count(UNTRAINED) == 1
     numbers = re.search(
@@ -48,8 +41,7 @@ def test_demo_ends_by_itself(process, backbone, tmp_path):
     )
     tokens = int(numbers[1].replace(",", ""))
     assert float(numbers[2]) == pytest.approx(tokens / 64, abs=0.05)
-    assert printed.count("from memory tokens") >= 1
-    assert printed.count("from plain text") == printed.count("Question: ")
+    assert printed.count("from memory tokens") == printed.count("from plain text") == 4 + 1
 
 
 def test_given_questions_replace_the_built_in_ones(clara, backbone, elsewhere):
@@ -62,12 +54,15 @@ def test_given_questions_replace_the_built_in_ones(clara, backbone, elsewhere):
     assert "\nQuestion: Where is Iceland?\n" in printed
     assert "\nQuestion: What is [bold]\ufffd[31mred?\n" in printed
     assert printed.count("Question: ") == 2
-    assert "In the documents" not in printed
-    assert len(re.findall(r"^ *-?\d\.\d{4}  \S+/\S+/\d", printed, re.MULTILINE)) == 2 * 2
+    assert "the document says" not in printed  # nobody knows
+    assert "questions in" not in printed
+    assert len(re.findall(r"\S+/\S+/\d+ -?\d\.\d{3}", printed)) == 2 * 2
 
 
 def test_bad_input(refused, clara, backbone, elsewhere):
-    assert "--documents" in refused("demo", "--documents", "0", code=2)
+    for count in ("0", "97"):
+        assert "--documents" in refused("demo", "--documents", count, code=2)
+    assert "model folder 'none' does not exist" in refused("demo", "--model", "none")
     assert "--top-k" in refused("demo", "--top-k", "0", code=2)
     assert "question is empty" in refused("demo", "--question", " ", code=2)
     result = clara("demo", "--backbone", "/no/such", code=1)
@@ -87,29 +82,6 @@ def test_questions_typed_in(start, backbone, tmp_path):
     assert printed.count("Your question") == 2
 
 
-def test_sample_answers_its_questions():
-    documents, questions = demonstration.factbook_sample(lambda text: len(text) // 4, 48, 256)
-    assert len(documents) == 48
-    assert len({document.id for document in documents}) == 48
-    assert len({document.id.split("/")[0] for document in documents}) == 12
-    assert len(questions) == demonstration.QUESTIONS
-    assert len({question.id.split("/")[0] for question in questions}) == 3
-    texts = {document.id: document.text for document in documents}
-    for question in questions:
-        for answer in question.golden_answers:
-            assert all(answer.lower() in texts[name].lower() for name in question.positives)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 12, 13])
-def test_few_documents_are_those_that_answer_questions(count):
-    documents, questions = demonstration.factbook_sample(lambda text: len(text) // 4, count, 256)
-    names = {document.id for document in documents}
-    assert len(documents) == len(names) == count
-    assert len(questions) == min(count, demonstration.QUESTIONS)
-    for question in questions:
-        assert set(question.positives) & names
-
-
 def test_trained_checkpoint_is_found_and_used(
     clara, backbone, model, reference_checkpoint, elsewhere
 ):
@@ -127,6 +99,20 @@ def test_trained_checkpoint_is_found_and_used(
     printed = clara("demo", "--documents", "2", "--backbone", backbone, "--question", "q").stdout
     assert "Adapters: trained, from models/ours\n" in printed
     assert UNTRAINED not in printed
+    arguments = ["--documents", "2", "--question", "q", "--model", str(models / "other")]
+    printed = clara("demo", *arguments, "--backbone", backbone).stdout
+    assert f"Adapters: trained, from {models / 'other'}\n" in printed
+
+
+def test_the_model_that_comes_with_the_project_comes_first(model, elsewhere, backbone, monkeypatch):
+    monkeypatch.setattr(shipped, "_PACKAGE", elsewhere / "package")
+    ours = elsewhere / "package" / "weights" / "models" / shipped.FACTBOOK
+    for folder in (ours, elsewhere / "models" / "newer"):
+        shutil.copytree(model, folder)
+    found = demonstration.find_checkpoint(elsewhere / "models", backbone, lambda folder: True)
+    assert found == ours
+    found = demonstration.find_checkpoint(elsewhere / "models", "another", lambda folder: True)
+    assert found is None
 
 
 @pytest.mark.parametrize(
@@ -150,8 +136,8 @@ def test_default_backbone(monkeypatch):
         raise FactbookError("not installed")
 
     assert demonstration.default_backbone().endswith(".gguf")
-    monkeypatch.setattr(demonstration, "smollm2_file", absent)
-    assert demonstration.default_backbone() == demonstration.HUB_ID
+    monkeypatch.setattr(packaged, "smollm2_file", absent)
+    assert demonstration.default_backbone() == packaged.SMOLLM2
 
 
 def test_comparison_measures_both_answers(model):
@@ -165,3 +151,56 @@ def test_comparison_measures_both_answers(model):
     assert found.memory_seconds > 0
     assert found.text_seconds > 0
     assert found.answer.prompt_tokens == loaded.prompt_tokens("What is first?", 2)
+
+
+def result(question, memory, text, seconds=1.0):
+    documents = [
+        RankedDocument("a/b/0", "a/b/0", None, 0.75, "the text"),
+        RankedDocument("c/d/1#2", "c/d/1", None, 0.5, "other"),
+    ]
+    answer = Answer(memory, documents, 80, 400, {"generate": 1000 * seconds})
+    return demonstration.Comparison(question, answer, seconds, text, 3 * seconds)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("colours", [False, True])
+def test_right_and_wrong_are_told_in_words_and_colours(capsys, monkeypatch, columns, colours):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("FORCE_COLOR" if colours else "NO_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR" if colours else "FORCE_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    long = "It is 580 km, \x1b[31m" + "and so on " * 20
+    print_comparison(result("How long?", "580 km", long), ("580 km",), ("c/d/1",), 3, 10)
+    print_comparison(result("How wide?", "58 km", ""), ("580 km",), (), 4, 10)
+    printed = capsys.readouterr().out
+    assert ("\x1b[32m" in printed) is colours
+    plain = re.sub("\x1b\\[[0-9;]*m", "", printed)
+    assert plain.replace("\n", "").isprintable()
+    assert all(len(line) <= columns for line in plain.splitlines())
+    assert re.search(r"^Question 3 of 10: How long\?$", plain, re.MULTILINE)
+    assert re.search(r"^the document says  +580 km +$", plain, re.MULTILINE)
+    assert re.search(
+        r"^from memory tokens +right +580 km +1\.00 s +80 tokens$", plain, re.MULTILINE
+    )
+    assert re.search(r"^from plain text +in it +It is 580 km, \ufffd\[31m", plain, re.MULTILINE)
+    assert re.search(r"^read: a/b/0 0\.750, c/d/1#2 0\.500 \(says it\)$", plain, re.MULTILINE)
+    assert re.search(r"^from memory tokens +wrong +58 km ", plain, re.MULTILINE)
+    assert re.search(r"^from plain text +wrong +\(empty answer\) ", plain, re.MULTILINE)
+
+
+def test_answers_are_counted(capsys):
+    results = [
+        result("a", "580 km", "It is 580 km."),
+        result("b", "It is 7.", "7", 2.0),
+        result("c", "8", "nothing", 4.0),
+    ]
+    golds = [("580 km",), ("7",), ("8", "eight")]
+    memory, text = demonstration.tallies(results, golds)
+    assert memory == demonstration.Tally(right=2, in_it=1, seconds=2.0, prompt_tokens=80)
+    assert text == demonstration.Tally(right=1, in_it=1, seconds=6.0, prompt_tokens=400)
+    print_tallies(results, golds, 12.34)
+    printed = capsys.readouterr().out
+    assert "3 questions in 12.3 s:" in printed
+    assert re.search(r"^from memory tokens +2 of 3 +1 +2\.00 s +80 tokens$", printed, re.MULTILINE)
+    print_tallies([], [], 0.0)
+    assert capsys.readouterr().out == ""
