@@ -53,7 +53,7 @@ class Parameter:
 
     @property
     def is_required(self) -> bool:
-        return self.default is inspect.Parameter.empty
+        return self.default is inspect.Parameter.empty and self.info.default_factory is None
 
     @property
     def placeholder(self) -> str:

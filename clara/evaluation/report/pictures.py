@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clara.evaluation.report.labels import Label, Point, label_ends, label_points
+from clara.evaluation.report.costs import (
+    bars_of,
+    by_bytes,
+    by_latency,
+    by_prompt,
+    highest_of,
+    score_of,
+)
+from clara.evaluation.report.labels import Label, label_ends
 from clara.evaluation.report.lead import leaders
 from clara.evaluation.report.look import (
     DARK,
@@ -21,7 +29,7 @@ from clara.evaluation.report.look import (
     ranker_style,
     share_axis,
 )
-from clara.evaluation.report.records import Entry, Run, Score, rate_apart
+from clara.evaluation.report.records import Entry, Run, rate_apart
 from clara.evaluation.report.types import ordered_types, type_name
 from clara.reports.drawing import grouped, say_left_out, text
 from clara.reports.sections import Picture, inline
@@ -29,8 +37,6 @@ from clara.reports.tables import short
 
 _MOST_LINES = 12
 _MOST_PANELS = 6
-_MOST_POINTS = 24
-_FAR = 40  # times as large: from there on an axis is logarithmic
 _HOLLOW = "Hollow markers: answers do not come from memory, or a control."
 _BARS = "Bars are 95 % intervals."
 
@@ -113,7 +119,7 @@ def _by_rate(run: Run, figure: Any, theme: Theme) -> bool:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.remove()
-    highest = max(_top(entry) for panel in panels for entry in panel)
+    highest = max(highest_of(entry) for panel in panels for entry in panel)
     labels = []
     for axis, ranker, panel in zip(axes, rankers, panels):
         axis.set_title("" if ranker is None else text(f"documents by {ranker}"), loc="left")
@@ -135,7 +141,7 @@ def _with_text(panel: list[Entry], scored: Sequence[Entry]) -> list[Entry]:
     texts = [entry for entry in scored if entry.system == "text"]
     if not texts or any(entry.system == "text" for entry in panel):
         return panel
-    best = max(texts, key=lambda entry: (entry.ranker != "gold", _score(entry).mean))
+    best = max(texts, key=lambda entry: (entry.ranker != "gold", score_of(entry).mean))
     # Under its whole name, since the title of the panel names another ranker.
     return [*panel, replace(best, system=best.name, rate=None)]
 
@@ -159,13 +165,13 @@ def _rate_lines(axis: Any, entries: Sequence[Entry], theme: Theme) -> list[Label
             row += 1
             at = (group[-1].rate or 0) * apart
         else:
-            score, at = _score(group[0]), high
+            score, at = score_of(group[0]), high
             line = {"color": colour, "linestyle": style["linestyle"], "lw": 1.5}
             axis.plot([low, high], [score.mean] * 2, **line)
             if score.low is not None and score.high is not None:
                 band = {"color": colour, "alpha": 0.15, "lw": 0}
                 axis.fill_between([low, high], score.low, score.high, **band)
-        labels.append(Label(at, _score(group[-1]).mean, name, colour))
+        labels.append(Label(at, score_of(group[-1]).mean, name, colour))
     axis.set_xscale("log", base=2)
     axis.set_xticks(rates, [short(rate) for rate in rates])
     axis.minorticks_off()
@@ -177,13 +183,13 @@ def _rate_lines(axis: Any, entries: Sequence[Entry], theme: Theme) -> list[Label
 def _rate_line(axis: Any, group: Sequence[Entry], apart: float, theme: Theme) -> None:
     """A line through an entry's rates, with a marker of its own for each."""
     places = [(entry.rate or 0) * apart for entry in group]
-    scores = [_score(entry) for entry in group]
+    scores = [score_of(entry) for entry in group]
     style = entry_style(group[0], theme)
     line = {"color": style["color"], "linestyle": style["linestyle"]}
     axis.plot(places, [score.mean for score in scores], **line)
     for place, score, entry in zip(places, scores, group):
         own = {**entry_style(entry, theme), "linestyle": "-"}
-        axis.errorbar([place], [score.mean], _bars([score]), capsize=3, lw=1.2, **own)
+        axis.errorbar([place], [score.mean], bars_of([score]), capsize=3, lw=1.2, **own)
 
 
 def _recall(run: Run, figure: Any, theme: Theme) -> bool:
@@ -205,7 +211,7 @@ def _recall(run: Run, figure: Any, theme: Theme) -> bool:
         scores = list(found.values())
         kinds = [rate_apart(each.name)[0] for each in rankers[: row + 1]]
         style = ranker_style(ranker.name, theme, kinds.count(kinds[row]) - 1)
-        bars = _bars(scores)
+        bars = bars_of(scores)
         axis.errorbar(places, [s.mean for s in scores], bars, capsize=3, elinewidth=1.2, **style)
         labels.append(Label(places[-1], scores[-1].mean, ranker.name, style["color"]))
     axis.set_xticks(range(len(cuts)), [f"{k}" for k in cuts])
@@ -214,80 +220,6 @@ def _recall(run: Run, figure: Any, theme: Theme) -> bool:
     share_axis(axis, 1.0, "gold documents among them")
     label_ends(figure, [(axis, labels)])
     return True
-
-
-def _by_latency(run: Run, figure: Any, theme: Theme) -> bool:
-    """Exact match by the time of an answer."""
-    points = []
-    for entry in _ways(run):
-        total = entry.total_ms
-        if total is not None and total.median > 0:
-            ends = (total.low or total.median, total.high or total.median)
-            points.append((entry, total.median, ends))
-    if all(high < 100 for _, _, (_, high) in points):
-        return _scatter(figure, theme, points, "time of an answer in milliseconds, median")
-    points = [(entry, ms / 1000, (low / 1000, high / 1000)) for entry, ms, (low, high) in points]
-    return _scatter(figure, theme, points, "time of an answer in seconds, median")
-
-
-def _by_bytes(run: Run, figure: Any, theme: Theme) -> bool:
-    """Exact match by what is kept of a document."""
-    points = []
-    for entry in _ways(run):
-        kept = entry.bytes_per_document
-        if kept is not None and kept > 0:
-            points.append((entry, kept / 1024, (kept / 1024, kept / 1024)))
-    return _scatter(figure, theme, points, "KiB kept for each document")
-
-
-def _ways(run: Run) -> list[Entry]:
-    """Entries but for controls, which take what the entries take that they control."""
-    return [e for e in run.entries if e.control is None and e.exact_match is not None]
-
-
-Cost = tuple[Entry, float, tuple[float, float]]
-
-
-def _scatter(figure: Any, theme: Theme, points: list[Cost], label: str) -> bool:
-    """Exact match by a cost; `points` are entries, the cost of each, and its interval."""
-    if not points:
-        return False
-    axis = figure.subplots()
-    labels = []
-    for entry, cost, (low, high) in points[:_MOST_POINTS]:
-        score, style = _score(entry), entry_style(entry, theme)
-        across = [[max(0.0, cost - low)], [max(0.0, high - cost)]]
-        axis.errorbar([cost], [score.mean], _bars([score]), across, capsize=2, lw=1, **style)
-        upright = (score.low or score.mean, score.high or score.mean)
-        labels.append(Point(cost, score.mean, entry.name, style, (low, high), upright))
-    _cost_axis(axis, points, label)
-    share_axis(axis, max(_top(entry) for entry, _, _ in points), "answered exactly")
-    say_left_out(axis, len(points) - _MOST_POINTS)
-    label_points(figure, axis, labels)
-    return True
-
-
-def _cost_axis(axis: Any, points: Sequence[Cost], label: str) -> None:
-    """From 0, or logarithmic where some cost many times as much as others, and says so.
-
-    It holds the intervals too: bars are drawn beyond an axis that does not.
-    """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low = min(min(cost, *ends) for _, cost, ends in points)
-    high = max(max(cost, *ends) for _, cost, ends in points)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axis.grid(axis="x", alpha=0.3)
-    if high <= _FAR * low:
-        axis.set_xlim(0, 1.25 * high)
-        axis.set_xlabel(label)
-        return
-    axis.set_xscale("log")
-    axis.set_xlim(low / 2.5, high * 4)
-    axis.xaxis.set_major_locator(LogLocator(numticks=9))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axis.set_xlabel(f"{label} (logarithmic)")
 
 
 def _errors(run: Run, figure: Any, theme: Theme) -> bool:
@@ -312,7 +244,7 @@ def _errors(run: Run, figure: Any, theme: Theme) -> bool:
             edgecolor=style["color"],
             hatch="////" if entry.mark else None,
         )
-        low, high = _bars([score])
+        low, high = bars_of([score])
         axis.errorbar([wrong], [place], xerr=[high, low], color=theme.ink, capsize=2.5, lw=1.1)
         end = wrong + low[0]
         axis.text(end + 0.015, place, f"{100 * wrong:.0f} %", va="center", fontsize=9.5)
@@ -331,22 +263,6 @@ def _errors(run: Run, figure: Any, theme: Theme) -> bool:
     return True
 
 
-def _score(entry: Entry) -> Score:
-    return entry.exact_match or Score(0.0)
-
-
-def _top(entry: Entry) -> float:
-    """What the upright axis has to hold of an entry."""
-    score = _score(entry)
-    return score.mean if score.high is None else score.high
-
-
-def _bars(scores: Sequence[Score]) -> list[list[float]]:
-    """Distances of the ends of intervals from the means."""
-    low = [0.0 if s.low is None else max(0.0, s.mean - s.low) for s in scores]
-    return [low, [0.0 if s.high is None else max(0.0, s.high - s.mean) for s in scores]]
-
-
 PICTURES = (
     Drawn(
         "accuracy-by-rate",
@@ -357,17 +273,24 @@ PICTURES = (
         _by_rate,
     ),
     Drawn(
+        "prompt-tokens",
+        f"Exact match by the length of the prompt, memory vectors included. {_BARS} Up and to the "
+        f"left is better. {_HOLLOW}",
+        "No picture of exact match by the prompt’s length: no entry counted its tokens.",
+        by_prompt,
+    ),
+    Drawn(
         "latency",
         f"Exact match by the time of an answer. {_BARS} Up and to the left is better. {_HOLLOW}",
         "No picture of exact match by time: no entry was timed.",
-        _by_latency,
+        by_latency,
     ),
     Drawn(
         "bytes",
         f"Exact match by what is kept of a document beforehand. {_BARS} Up and to the left is "
         f"better. {_HOLLOW}",
         "No picture of exact match by bytes: no entry keeps anything of documents.",
-        _by_bytes,
+        by_bytes,
     ),
     Drawn(
         "recall",

@@ -11,6 +11,7 @@ from typing import Any
 
 from clara.data.values import DataError
 from clara.evaluation.report import tables
+from clara.evaluation.report.choosing import choice_table
 from clara.evaluation.report.completing import completed
 from clara.evaluation.report.lead import contestants, lead, leaders
 from clara.evaluation.report.merging import merged
@@ -136,11 +137,12 @@ def _sections(run: Run, prefix: str, drawn: Collection[str] | None) -> list[Sect
     Args:
         drawn: names of pictures; the others are said to be missing. None says nothing of them.
     """
-    costs = [tables.stage_table(run), tables.kept_table(run), tables.break_even_table(run)]
+    costs = [choice_table(run), tables.stage_table(run), tables.kept_table(run)]
+    costs.append(tables.break_even_table(run))
     types = [tables.type_table(run), *example_tables(run, contestants(run))]
     plan: list[tuple[str, list[Table], tuple[str, ...]]] = [
         ("Answers", [tables.entry_table(run), tables.meaning_table(run)], ("accuracy-by-rate",)),
-        ("Cost", costs, ("latency", "bytes")),
+        ("Cost", costs, ("prompt-tokens", "latency", "bytes")),
         ("Pairs", tables.pair_tables(run, leaders(run)), ()),
         ("Ranking", [tables.ranker_table(run)], ("recall",)),
         ("Probes", probe_tables(run), ()),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from matplotlib.figure import Figure
 
-from clara.evaluation.report import pictures
+from clara.evaluation.report import costs
 from clara.evaluation.report.completing import completed
 from clara.evaluation.report.labels import _spread
 from clara.evaluation.report.lead import leaders
@@ -150,7 +150,7 @@ def test_names_beside_lines_are_drawn_whole(read):
         assert box.y1 <= figure.bbox.y1
 
 
-@pytest.mark.parametrize("name", ["latency", "bytes"])
+@pytest.mark.parametrize("name", ["prompt-tokens", "latency", "bytes"])
 def test_costs_against_accuracy(read, name):
     figure = drawn(name, read)
     axis = figure.axes[0]
@@ -158,7 +158,7 @@ def test_costs_against_accuracy(read, name):
     if name == "bytes":
         named -= {"closed-book"}
         assert "(logarithmic)" in axis.get_xlabel()
-    else:
+    elif name == "latency":
         assert axis.get_xlim()[0] == 0
     assert axis.get_ylim()[0] == 0
     assert set(texts(axis)) == named
@@ -201,7 +201,9 @@ def test_errors_by_answer_type(read):
 
 def test_nothing_to_draw_is_no_picture(read):
     bare = [
-        replace(entry, rate=None, timings={}, bytes_per_document=None, by_type={})
+        replace(
+            entry, rate=None, timings={}, bytes_per_document=None, prompt_tokens=None, by_type={}
+        )
         for entry in read.entries
     ]
     nothing = replace(read, entries=bare, rankers=[])
@@ -211,7 +213,7 @@ def test_nothing_to_draw_is_no_picture(read):
 
 
 def test_many_entries_are_left_to_the_tables(read, monkeypatch):
-    monkeypatch.setattr(pictures, "_MOST_POINTS", 3)
+    monkeypatch.setattr(costs, "_MOST_POINTS", 3)
     axis = drawn("latency", read).axes[0]
     ways = [entry for entry in read.entries if entry.control is None]
     assert axis.get_title() == f"(and {len(ways) - 3} more in the tables)"

@@ -19,7 +19,10 @@ from clara.reports.report import NO_PICTURES
 
 TABLES = ["answer_types.csv", "break_even.csv", "entries.csv", "errors.csv", "pairs.csv",
           "rankers.csv"]  # fmt: skip
-PICTURES = ["accuracy-by-rate.png", "bytes.png", "errors.png", "latency.png", "recall.png"]
+PICTURES = [
+    *("accuracy-by-rate.png", "bytes.png", "errors.png", "latency.png"),
+    *("prompt-tokens.png", "recall.png"),
+]
 PAGES = ["report.html", "report.md"]
 LONG = "W" * 5000
 HOSTILE = [
@@ -161,13 +164,13 @@ def test_what_cannot_be_drawn_is_said(changed, tmp_path):
     def change(summary):
         for entry in summary["entries"]:
             entry.update(rate=None, system=entry["system"].partition("@")[0], timings_ms={})
-            entry.update(bytes_per_document=None)
+            entry.update(bytes_per_document=None, prompt_tokens=None)
         summary["rankers"] = []
 
     made = write_report([changed("summary.json", change)], tmp_path / "out")
     assert [name for name in made.files if name.endswith(".png")] == ["errors.png"]
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    for missing in ("compression rate", "time", "bytes"):
+    for missing in ("compression rate", "the prompt’s length", "time", "bytes"):
         assert f"No picture of exact match by {missing}" in text
     assert "No picture of recall" in text
     assert "No picture of errors" not in text

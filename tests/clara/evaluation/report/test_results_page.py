@@ -1,0 +1,69 @@
+"""`docs/results_page.py`: a page and reports from the runs that are kept in docs/results."""
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("results_page", ROOT / "docs" / "results_page.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def docs(run, tmp_path):
+    folder = tmp_path / "docs"
+    shutil.copytree(run, folder / "results" / "factbook")
+    (folder / "results" / "older").mkdir()  # a report without its run
+    (folder / "results" / "older" / "report.md").write_text("# old\n")
+    return folder
+
+
+def test_the_page_is_made_of_the_runs(script, docs, capsys):
+    before = {file.name: file.read_bytes() for file in (docs / "results" / "factbook").iterdir()}
+    assert script.main(["--check"], docs) == 1
+    assert "run docs/results_page.py" in capsys.readouterr().err
+    assert script.main([], docs) == 0
+    assert script.main(["--check"], docs) == 0
+    text = (docs / "results.md").read_text()
+    assert re.findall(r"^#+ .*", text, re.MULTILINE) == [
+        "# Results",
+        "## factbook",
+        "### What to choose when",
+        "### Entries",
+        "### Rankers",
+        "### Exact match by answer type",
+    ]
+    for place in re.findall(r"\]\((.*?)\)", text):
+        assert (docs / place).is_file(), place
+    pictures = set(re.findall(r"\((results/factbook/.*\.png)\)", text))
+    names = "accuracy-by-rate", "prompt-tokens", "latency", "bytes", "recall", "errors"
+    assert pictures == {f"results/factbook/{name}.png" for name in names}
+    assert "tuned text with BM25 answers" in text
+    assert "## older" not in text
+    folder = docs / "results" / "factbook"
+    assert not (folder / "report.html").exists()
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
+    # A figure that is changed by hand is found.
+    (docs / "results.md").write_text(text.replace(" % ", " percent ", 1))
+    assert script.main(["--check"], docs) == 1
+
+
+def test_bad_runs_are_named(script, docs, capsys):
+    file = docs / "results" / "factbook" / "answers.jsonl"
+    file.write_text(file.read_text()[:-20])
+    assert script.main([], docs) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {file}:")
+    shutil.rmtree(docs / "results" / "factbook")
+    assert script.main([], docs) == 1
+    assert "no folder in it holds a run of clara evaluate (run.json)" in capsys.readouterr().err
+    assert not (docs / "results.md").exists()
