@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from model_card import Trained, model_card
+from model_card import Trained, model_card, reader_card
 from safetensors.torch import load_file
 from train_weights import LOG, RECIPE, ROOT, logged, places_beside, save_rounded, trained_reasoner
 
-from clara.backbone.adapters import ADAPTERS
+from clara.backbone.adapters import ADAPTERS, GENERATOR
 from clara.backbone.packaged import SMOLLM2, exact_copy, packaged_copy
 from clara.config import ClaraConfig
 from clara.errors import ClaraError
@@ -36,12 +36,15 @@ from clara.model.shipped import CONFIG, FACTBOOK
 from clara.terminal.printing import quiet_libraries, say, size
 from clara.training.folder import MODEL, read_record
 from clara.training.reading import read_settings
+from clara.training.teacher import load_reader
 
 MODELS = ROOT / "models"
 MB = 1_000_000
 LARGEST_ADAPTER = 10 * MB
 LARGEST_FOLDER = 36 * MB
 STAGES = ("instruct", "end-to-end")
+TEXT = "smollm2-135m-text"
+"""What the weights that read memory are measured against."""
 _WEIGHTS = "adapter_model.safetensors"
 _SETTINGS = "adapter_config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -102,6 +105,48 @@ def box(
     reasoner = trained_reasoner(unfinished)
     card = model_card(target.name, config, stages, runs, reasoner)
     write_text(unfinished / "README.md", card)
+    total = check_sizes(unfinished)
+    replace_folder(unfinished, target, aside)
+    return total
+
+
+def box_reader(source: Path, target: Path, *, steps: int | None = None) -> int:
+    """Write the folder of a model that reads text: its generator alone, and a card.
+
+    It is for `clara evaluate --text-model`: what the weights that read memory are measured against.
+
+    Args:
+        source: folder of a run of the stage text.
+        steps: of the stage, if the model is not of the stage's last line in docs/training-log.md.
+
+    Returns:
+        Bytes of the new folder.
+
+    Raises:
+        BoxError: the run trained something else, or the folder is too large or loads back to other
+            weights. `target` stays as it was.
+        ClaraError: a file is missing or damaged.
+    """
+    stage = (read_record(source) or {}).get("stage")
+    if stage != "text":
+        raise BoxError(f"{source}: a run of the stage text is needed, this is one of {stage}")
+    taken = logged("text", steps)
+    if not taken.steps:
+        raise BoxError(f"{LOG} has no line of text" + (f" with {steps:,} steps" if steps else ""))
+    unfinished, aside = places_beside(target)
+    if aside.is_dir():
+        put_back(aside, target, unfinished)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    original = _loaded(source / MODEL)
+    config = portable(original.config, ())
+    _copy(source / MODEL, unfinished, config, (GENERATOR,))
+    backbone = original.config.backbone
+    made = load_reader(unfinished, device="cpu", dtype="float32", backbone=backbone)
+    ours, theirs = (model.adapters.state(GENERATOR) for model in (original, made))
+    if any(not torch.equal(theirs[key], value.bfloat16().float()) for key, value in ours.items()):
+        raise BoxError(f"{unfinished}: loads back to other weights than the rounded model's")
+    trained = Trained("text", taken.steps, taken.positions, taken.hours, ())
+    write_text(unfinished / "README.md", reader_card(target.name, config, trained))
     total = check_sizes(unfinished)
     replace_folder(unfinished, target, aside)
     return total
@@ -187,9 +232,11 @@ def portable(config: ClaraConfig, stages: Sequence[Trained]) -> ClaraConfig:
         raise BoxError(f"the model's rate is not among those that were trained: {error}") from error
 
 
-def _copy(folder: Path, target: Path, config: ClaraConfig) -> None:
-    """What a model folder holds but its card, rounded to bfloat16."""
-    for name in ADAPTERS:
+def _copy(
+    folder: Path, target: Path, config: ClaraConfig, adapters: Sequence[str] = ADAPTERS
+) -> None:
+    """What a model folder holds but its card, rounded to bfloat16; or some adapters alone."""
+    for name in adapters:
         (target / name).mkdir(parents=True)
         settings = json.loads((folder / name / _SETTINGS).read_text("utf-8"))
         settings["base_model_name_or_path"] = config.backbone
@@ -197,7 +244,7 @@ def _copy(folder: Path, target: Path, config: ClaraConfig) -> None:
         weights = dict(sorted(load_file(folder / name / _WEIGHTS).items()))
         save_rounded(weights, target / name / _WEIGHTS)
     for file in (MEMORY_TOKENS, CONNECTORS):
-        if (folder / file).is_file():
+        if (folder / file).is_file() and adapters == ADAPTERS:
             save_rounded(load_file(folder / file), target / file)
     for file in _TOKENIZER:
         if (folder / file).is_file():
@@ -280,9 +327,10 @@ def check_sizes(folder: Path) -> int:
 
 def _stage_steps(value: str) -> tuple[str, int]:
     stage, _, count = value.partition("=")
-    if stage not in STAGES or not count.isdecimal():
+    stages = (*STAGES, "text")
+    if stage not in stages or not count.isdecimal():
         raise argparse.ArgumentTypeError(
-            f"must be {' or '.join(f'{each}=STEPS' for each in STAGES)}, got {value!r}"
+            f"must be {' or '.join(f'{each}=STEPS' for each in stages)}, got {value!r}"
         )
     return stage, int(count)
 
@@ -290,7 +338,12 @@ def _stage_steps(value: str) -> tuple[str, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the folder of the weights that ship.")
     parser.add_argument("model", type=Path, help="folder of a run or of a model")
-    parser.add_argument("--name", default=FACTBOOK, help="of the new folder, in models/")
+    parser.add_argument("--name", help=f"of the new folder, in models/; default: {FACTBOOK}")
+    parser.add_argument(
+        "--text",
+        action="store_true",
+        help=f"the generator alone, of a run of the stage text; --name is {TEXT} by default",
+    )
     parser.add_argument(
         "--evaluation", type=Path, action="append", default=[], help="folder of clara evaluate"
     )
@@ -304,9 +357,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     quiet_libraries()
-    target = MODELS / given.name
+    if given.text and given.evaluation:
+        parser.error("--text and --evaluation exclude each other: both are evaluated in one run")
+    target = MODELS / (given.name or (TEXT if given.text else FACTBOOK))
+    steps = dict(given.steps)
     try:
-        total = box(given.model, target, evaluations=given.evaluation, steps=dict(given.steps))
+        if given.text:
+            total = box_reader(given.model, target, steps=steps.get("text"))
+        else:
+            total = box(given.model, target, evaluations=given.evaluation, steps=steps)
     except ClaraError as error:
         say(f"error: {error}")
         return 1

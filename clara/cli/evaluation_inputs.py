@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clara.cli import options
 from clara.cli.errors import BAD_USAGE, CommandError, user_errors
-from clara.cli.loading import load_model, open_index
+from clara.cli.loading import load_model, open_index, other_backbone_told
 from clara.cli.paths import check_backbone, check_model, expanded
 
 if TYPE_CHECKING:
@@ -156,10 +156,9 @@ def load_contrastive(name: str | None, model: Clara) -> Clara | None:
 
 def _beside(folder: Path, model: Clara) -> Clara:
     """A second model, on the device and in the dtype of the first."""
-    from clara.model.clara import Clara
-    from clara.training.teacher import share_frozen_weights
+    from clara.training.teacher import load_reader, share_frozen_weights
 
-    with user_errors():
-        loaded = Clara.from_pretrained(folder, device=model.device, dtype=model.dtype)
+    with user_errors(), other_backbone_told():
+        loaded = load_reader(folder, device=model.device, dtype=model.dtype)
     share_frozen_weights(model.backbone, loaded.backbone)
     return loaded

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from clara.backbone.adapters import GENERATOR
+from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.backbone.chunked_head import CHUNK_LOGITS
 from clara.backbone.divergence import most_likely
 from clara.backbone.loading import backbone_digest, resolve_backbone
@@ -22,7 +22,7 @@ from clara.backbone.output_path import states_to_logits
 from clara.backbone.packed_forward import positions_of
 from clara.backbone.rotary import switching_lengths
 from clara.config import ClaraConfig
-from clara.model.checkpoint import backbone_of, locate, read_config
+from clara.model.checkpoint import backbone_of, locate, read_config, warn_of_other_backbone
 from clara.model.clara import Clara
 from clara.model.encoding import BATCH_TOKENS_CPU, BATCH_TOKENS_GPU, answer_states
 from clara.model.shipped import CONFIG
@@ -123,6 +123,29 @@ class TeacherFolder:
         return SafeTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
 
 
+def load_reader(folder: Path, **settings: Any) -> Clara:
+    """The model in a folder that reads text; the folder may hold the generator alone.
+
+    Its other adapters are untrained then, and mean nothing.
+
+    Args:
+        settings: "device", and fields of `ClaraConfig` that say how to run the model.
+
+    Raises:
+        SavedModelError: a file is missing, unreadable or does not fit.
+        BackboneError: the backbone cannot be loaded.
+    """
+    if (folder / COMPRESSOR).exists():
+        return Clara.from_pretrained(folder, **settings)
+    device = settings.pop("device", None)
+    saved = read_config(folder, settings)
+    backbone = backbone_of(saved, folder)
+    model = Clara.from_backbone(backbone, saved.replace(backbone=None), device=device)
+    model.adapters.load(folder, (GENERATOR,))
+    warn_of_other_backbone(folder, saved, model.config)
+    return model
+
+
 def teacher_of(arguments: ClaraTrainingArguments) -> TeacherFolder | None:
     """The teacher that the settings ask for; None without one or with a weight of 0.
 
@@ -201,7 +224,7 @@ class Teacher:
         attention = student.config.attention
         # Loading must not change the random numbers that the student's dropout gets.
         with torch.random.fork_rng(devices=[]):
-            self._model = Clara.from_pretrained(
+            self._model = load_reader(
                 place.folder, device=student.device, dtype=student.dtype, attention=attention
             )
         share_frozen_weights(student.backbone, self._model.backbone)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from clara import Clara, ClaraConfig
 from clara.backbone import packaged
+from clara.cli.evaluation_inputs import load_tuned
 from clara.data.records import Document
 from clara.evaluation import evaluate
 from clara.evaluation.dataset import EvaluatedQuestion
@@ -207,6 +208,35 @@ def test_a_folder_that_computes_something_else_is_not_kept(box, run, tmp_path, m
     monkeypatch.setattr(box, "_copy", damaged)
     assert "the rounded model" in refused(box, run, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+def test_the_reader_of_text_is_its_generator_alone(box, run, tmp_path, capsys):
+    text = shutil.copytree(run, tmp_path / "text")
+    with pytest.raises(ValueError, match="run of the stage text is needed, this is one of None"):
+        box.box_reader(text, tmp_path / "ours")
+    (text / "run.json").write_text('{"stage": "text"}')
+    assert box.main([str(text), "--text", "--steps", "text=7"]) == 1
+    assert "training-log.md has no line of text with 7 steps" in capsys.readouterr().err
+    assert box.main([str(text), "--text"]) == 0
+    made = tmp_path / "models" / "smollm2-135m-text"
+    names = {str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()}
+    assert names == {
+        *("config.json", "README.md", "tokenizer.json", "tokenizer_config.json"),
+        *("chat_template.jinja", "generator/adapter_config.json"),
+        "generator/adapter_model.safetensors",
+    }
+    card = (made / "README.md").read_text()
+    assert "| text | 9,999 | 1 | 9.0 |" in card
+    assert huggingface_hub.ModelCard(card).data.base_model == packaged.SMOLLM2
+    # clara evaluate answers from text with it.
+    model = Clara.from_pretrained(run / "model", dtype="float32")
+    reader = load_tuned(str(made), model)
+    assert reader.adapter == "generator"
+    for key, value in model.adapters.state("generator").items():
+        assert torch.equal(reader.model.adapters.state("generator")[key], value.bfloat16().float())
+    # It has no memory, so nothing else takes it.
+    with pytest.raises(ValueError, match="adapter 'compressor' is missing"):
+        Clara.from_pretrained(made)
 
 
 def test_rates_are_those_of_phases_that_have_begun(box):
