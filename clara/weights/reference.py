@@ -97,7 +97,9 @@ def convert_reference(
     except (TypeError, ValueError) as error:
         raise ConversionError(f"{source}: {error}") from error
     _take_rows(model, table, source)
-    model.config = config.replace(backbone=model.config.backbone)
+    model.config = config.replace(
+        backbone=model.config.backbone, backbone_digest=model.backbone_digest
+    )
     model.save_pretrained(target)
     return model.config
 
