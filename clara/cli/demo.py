@@ -23,11 +23,16 @@ from clara.terminal.printing import (
 )
 
 if TYPE_CHECKING:
+    from clara.data.records import Question
     from clara.evaluation.demonstration import Comparison
     from clara.model.clara import Clara
     from clara.model.ranking import Documents
 
 MODELS = Path("models")
+EXPLAINED = """
+The model's own retrieval chooses the passages; “(says it)” marks one that holds
+the answer. Memory tokens are read by the model. The text of the same passages
+is read by the bare backbone, which was not trained to give the answer alone."""
 _COLOURS = {"right": "green", "in it": "yellow", "wrong": "red"}
 
 
@@ -93,14 +98,14 @@ def demo(
     if question:
         ask(loaded, compressed, iter(question), top_k)
         return
-    golds = [each.golden_answers for each in known]
+    print(EXPLAINED)
     results = []
     begin = time.perf_counter()
     for place, each in enumerate(known):
         with user_errors():
             results.append(compare_one(loaded, compressed, each.question, top_k))
         print_comparison(results[-1], each.golden_answers, each.positives, place + 1, len(known))
-    print_tallies(results, golds, time.perf_counter() - begin)
+    print_tallies(results, known, time.perf_counter() - begin)
     ask(loaded, compressed, typed(), top_k)
 
 
@@ -208,7 +213,7 @@ def print_comparison(
     console().print(read)
 
 
-def print_tallies(results: list[Comparison], golds: list[tuple[str, ...]], seconds: float) -> None:
+def print_tallies(results: list[Comparison], known: list[Question], seconds: float) -> None:
     """How many answers are right in both ways, and what an answer takes."""
     if not results:
         return
@@ -222,6 +227,7 @@ def print_tallies(results: list[Comparison], golds: list[tuple[str, ...]], secon
     table.add_column("")
     for head in ("right", "in it", "an answer takes", "its prompt has"):
         table.add_column(head, justify="right")
+    golds = [each.golden_answers for each in known]
     for name, each in zip(names, tallies(results, golds)):
         table.add_row(
             name,
@@ -231,4 +237,10 @@ def print_tallies(results: list[Comparison], golds: list[tuple[str, ...]], secon
             f"{each.prompt_tokens:.0f} tokens",
         )
     console().print(table)
-    print("“in it”: the right answer stands among other words. Times and tokens are medians.")
+    said = sum(
+        any(read.document_id in question.positives for read in result.answer.documents)
+        for result, question in zip(results, known)
+    )
+    print(f"For {said} of {len(results)} questions a passage that says the answer was read.")
+    print("“right”: the answer alone. “in it”: the right answer stands among other words.")
+    print("Times and tokens are medians.")

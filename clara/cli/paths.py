@@ -66,8 +66,9 @@ def default_model() -> str:
     """
     from clara.model import shipped
 
-    if shipped.find(shipped.FACTBOOK) is not None:
-        return shipped.FACTBOOK
+    found = shipped.find(shipped.FACTBOOK)
+    if found is not None:
+        return str(found)  # not the name: a folder of the current directory may have it too
     places = " or ".join(str(folder) for folder in shipped.folders())
     raise CommandError(
         f"--model is missing, and the trained weights {shipped.FACTBOOK} are not in {places}: "

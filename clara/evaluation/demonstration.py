@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from clara.backbone.adapters import ADAPTERS
 from clara.backbone.packaged import SMOLLM2, packaged_copy
 from clara.config import ClaraConfig
 from clara.evaluation.metrics import cover_substring, exact_match
@@ -89,11 +90,19 @@ def find_checkpoint(models: Path, backbone: str, is_trained: Callable[[Path], bo
         models: the folder of models.
     """
     own = shipped.find(shipped.FACTBOOK)
-    if own is not None and _is_for(own / "config.json", backbone) and is_trained(own):
+    usable = own is not None and _is_for(own / "config.json", backbone) and _is_whole(own)
+    if own is not None and usable and is_trained(own):
         return own
-    files = [file for file in models.glob("*/config.json") if _is_for(file, backbone)]
+    # A folder with a leading dot is one that is being made, or was refused; one without all three
+    # adapters reads text alone.
+    files = [
+        file
+        for file in models.glob("*/config.json")
+        if not file.parent.name.startswith(".") and _is_for(file, backbone)
+    ]
     candidates = sorted((file.stat().st_mtime, file.parent) for file in files)[::-1]
-    return next((folder for _, folder in candidates if is_trained(folder)), None)
+    whole = [folder for _, folder in candidates if _is_whole(folder)]
+    return next((folder for folder in whole if is_trained(folder)), None)
 
 
 def compare(model: Clara, documents: Documents, question: str, top_k: int) -> Comparison:
@@ -153,6 +162,11 @@ def tallies(
             median(each.answer.text_prompt_tokens or 0 for each in results),
         ),
     )
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a model folder has all three adapters."""
+    return all((folder / name / "adapter_config.json").is_file() for name in ADAPTERS)
 
 
 def _is_for(file: Path, backbone: str) -> bool:

@@ -9,9 +9,11 @@ import pytest
 
 from clara import Clara, ClaraConfig
 from clara.backbone import packaged
+from clara.backbone.adapters import ADAPTERS
 from clara.cli.demo import print_comparison, print_tallies
 from clara.cli.inspection import is_trained
 from clara.data.factbook import FactbookError
+from clara.data.records import Question
 from clara.evaluation import demonstration
 from clara.model import shipped
 from clara.model.answers import Answer, RankedDocument
@@ -32,6 +34,8 @@ def test_demo_ends_by_itself(process, backbone, tmp_path):
     printed = result.stdout
     assert re.findall(r"^Question (\d) of 4: ", printed, re.MULTILINE) == list("1234")
     assert printed.count("the document says ") == 4
+    assert "model's own retrieval chooses the passages" in printed
+    assert "bare backbone, which was not trained" in printed
     assert re.search(r"^4 questions in [\d.]+ s:$", printed, re.MULTILINE)
     assert f"Backbone: {backbone}\n" in printed
     assert printed.count(UNTRAINED) == 1
@@ -116,6 +120,20 @@ def test_the_model_that_comes_with_the_project_comes_first(model, elsewhere, bac
     assert found is None
 
 
+def test_what_reads_text_alone_or_was_refused_is_no_model(model, elsewhere, backbone, monkeypatch):
+    monkeypatch.setattr(shipped, "_PACKAGE", elsewhere / "package")
+    models = elsewhere / "models"
+    ours = elsewhere / "package" / "weights" / "models" / shipped.FACTBOOK
+    for folder in (ours, models / "reader"):
+        shutil.copytree(model, folder)
+        shutil.rmtree(folder / "compressor")
+    for name in (".refused.unfinished", ".refused.old"):
+        shutil.copytree(model, models / name)
+    assert demonstration.find_checkpoint(models, backbone, lambda folder: True) is None
+    shutil.copytree(model, models / "whole")
+    assert demonstration.find_checkpoint(models, backbone, lambda folder: True) == models / "whole"
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -128,6 +146,9 @@ def test_names_of_one_backbone(tmp_path, one, other, same):
     folder = tmp_path / "model"
     folder.mkdir()
     ClaraConfig(backbone=one).save(folder / "config.json")
+    for name in ADAPTERS:
+        (folder / name).mkdir()
+        (folder / name / "adapter_config.json").touch()
     found = demonstration.find_checkpoint(tmp_path, other, lambda folder: True)
     assert found == (folder if same else None)
 
@@ -199,9 +220,12 @@ def test_answers_are_counted(capsys):
     memory, text = demonstration.tallies(results, golds)
     assert memory == demonstration.Tally(right=2, in_it=1, seconds=2.0, prompt_tokens=80)
     assert text == demonstration.Tally(right=1, in_it=1, seconds=6.0, prompt_tokens=400)
-    print_tallies(results, golds, 12.34)
+    known = [Question(f"q{n}", "", each, ("c/d/1",) if n else ()) for n, each in enumerate(golds)]
+    print_tallies(results, known, 12.34)
     printed = capsys.readouterr().out
     assert "3 questions in 12.3 s:" in printed
     assert re.search(r"^from memory tokens +2 of 3 +1 +2\.00 s +80 tokens$", printed, re.MULTILINE)
+    assert "For 2 of 3 questions a passage that says the answer was read." in printed
+    assert "“right”: the answer alone." in printed
     print_tallies([], [], 0.0)
     assert capsys.readouterr().out == ""

