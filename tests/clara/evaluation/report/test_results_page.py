@@ -67,3 +67,10 @@ def test_bad_runs_are_named(script, docs, capsys):
     assert script.main([], docs) == 1
     assert "no folder in it holds a run of clara evaluate (run.json)" in capsys.readouterr().err
     assert not (docs / "results.md").exists()
+
+
+def test_the_committed_page_is_what_its_runs_give(script, capsys):
+    kept = list((ROOT / "docs" / "results").glob("*/run.json"))
+    assert (ROOT / "docs" / "results.md").is_file() is bool(kept)
+    if kept:
+        assert script.main(["--check"]) == 0, capsys.readouterr().err
