@@ -170,7 +170,7 @@ def _form(config: ClaraConfig, stages: Sequence[Trained]) -> str:
     rows = [("memory form", config.memory_form)]
     if config.memory_form == "spans":
         rows.append(("tokens of text for each vector, by default", f"{config.compression_rate}"))
-        rows.append(("rates that were trained", ", ".join(map(str, rates))))
+        rows.append(("rates that are known to be trained", ", ".join(map(str, rates))))
         rows.append(("slope of weights within a span", f"{config.span_slope:g}"))
     else:
         rows.append(("memory tokens of a passage", f"{config.memory_tokens}"))
@@ -281,7 +281,7 @@ def _limits(
             "same as in training.",
         ]
     if config.memory_form == "spans":
-        lines.append("Rates that are not in the list above were not trained.")
+        lines.append("Rates that are not in the list above are not known to be trained.")
     if not trained_reasoner:
         lines.append(
             "The query reasoner is not trained: which documents it ranks first means nothing. Give "

@@ -152,7 +152,7 @@ def test_the_card_says_what_is_known_and_nothing_else(box, run, tmp_path):
     assert metadata.license == "apache-2.0"
     assert 'from_pretrained("ours")' in text
     assert "| instruct | 2,700 | 9,000 | 4.2 |" in text
-    assert "| rates that were trained | 1, 2, 4 |" in text
+    assert "| rates that are known to be trained | 1, 2, 4 |" in text
     assert "the countries of its split `train`" in text.replace("\n", " ")
     assert "Lists of random numbers, with questions about them, were among" in text
     assert "decided which step" not in text
