@@ -9,6 +9,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from clara.index import build
+from clara.index.acceptance import check_documents
 from clara.index.details import Details
 from clara.index.doubles import UnseenError
 from clara.index.errors import DuplicateIdError, MemoryIndexError
@@ -172,7 +173,7 @@ class Changing(Handle):
         means: Tensor | None = None,
     ) -> _Rows:
         header = self._current().snapshot.header
-        build.check_documents(header, self._snapshot.path, compressed)
+        check_documents(header, self._snapshot.path, compressed)
         batch = encode(header, compressed, details, means)
         return _Rows(header, compressed.ids, list(dict.fromkeys(compressed.document_ids)), batch)
 
