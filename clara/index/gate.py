@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from clara.index.errors import failures_in
@@ -47,6 +47,17 @@ def try_lock(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
+def let_go(handle: int) -> None:
+    """Close an open file or folder and let go of its lock.
+
+    A process that was forked meanwhile has the file open, too: closing it here would leave the lock
+    with that one for as long as it lives.
+    """
+    with suppress(OSError):  # there are no locks
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
+
+
 def pass_gate(path: str) -> None:
     """Wait while the gate of an index is closed, but no longer than some minutes."""
     try:
@@ -59,7 +70,7 @@ def pass_gate(path: str) -> None:
         while not try_lock(handle, fcntl.LOCK_SH) and time.monotonic() - begin < _PATIENCE:
             time.sleep(_PAUSE)
     finally:
-        os.close(handle)
+        let_go(handle)
 
 
 @contextmanager
@@ -77,4 +88,4 @@ def closed_gate(path: str) -> Iterator[None]:
             time.sleep(_PAUSE)
         yield
     finally:
-        os.close(handle)
+        let_go(handle)

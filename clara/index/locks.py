@@ -1,7 +1,8 @@
 """The lock of an index's folder: of two processes that have it, one waits for the other.
 
-It goes with the process, however it ends. Where there is one, rows that are known to be new need
-not be compared with those that are stored, see `clara.index.build`. Format 1 cannot do without.
+It goes with the process, however it ends, and does not stay with one that was forked from it. Where
+there is one, rows that are known to be new need not be compared with those that are stored, see
+`clara.index.build`. Format 1 cannot do without.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from clara.index.errors import MemoryIndexError, failures_in
-from clara.index.gate import NO_LOCKS
+from clara.index.gate import NO_LOCKS, let_go
 from clara.index.snapshot import Snapshot
 
 PATIENCE: Final = 10.0
@@ -64,7 +65,7 @@ class WriterLock:
             yield handle is not None
         finally:
             if handle is not None:
-                os.close(handle)
+                let_go(handle)
 
     def _locked(self, path: str) -> int | None:
         """A handle that has the lock of the folder that is at a path now; None without it."""
@@ -82,7 +83,7 @@ class WriterLock:
                 return None
             finally:
                 if handle is not None and not there:
-                    os.close(handle)
+                    let_go(handle)
             if there:
                 self.impatient = False
                 return handle
@@ -109,4 +110,4 @@ def folder_lock(path: str) -> Iterator[bool]:
                 locked = False
         yield locked
     finally:
-        os.close(folder)
+        let_go(folder)

@@ -21,7 +21,7 @@ from clara.files.writing import replacing
 from clara.index.catalog import Catalog
 from clara.index.digests import number, small_digest
 from clara.index.errors import MemoryIndexError, failures_in
-from clara.index.gate import FOLDER, try_lock
+from clara.index.gate import FOLDER, let_go, try_lock
 from clara.index.heads import Heads
 from clara.index.snapshot import Snapshot
 
@@ -111,7 +111,7 @@ def only_migration(path: str) -> Iterator[str]:
                 yield folder
                 return
         finally:
-            os.close(handle)
+            let_go(handle)
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def no_migration(path: str) -> Iterator[bool]:
         yield free
     finally:
         if handle is not None:
-            os.close(handle)
+            let_go(handle)
 
 
 def _lock_file(folder: str) -> int:
@@ -270,7 +270,7 @@ def remove_migration(path: str, *, unfinished: bool) -> int:
             remove_folder(folder)
         return freed
     finally:
-        os.close(handle)
+        let_go(handle)
 
 
 def _is_finished(path: str) -> bool:

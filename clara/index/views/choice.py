@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from clara.index.contents import Contents
-from clara.index.gate import try_lock
+from clara.index.gate import let_go, try_lock
 from clara.index.snapshot import Snapshot
 from clara.index.views.building import build_view
 from clara.index.views.earlier import Earlier
@@ -116,9 +115,7 @@ def _turn(folder: str) -> Iterator[bool]:
             time.sleep(_PAUSE)
         yield waited
     finally:
-        with suppress(OSError):  # there are no locks
-            fcntl.flock(handle, fcntl.LOCK_UN)  # also for a process that was forked meanwhile
-        os.close(handle)
+        let_go(handle)
 
 
 def _earlier(folder: str, source: Source, contents: Contents) -> Earlier | None:

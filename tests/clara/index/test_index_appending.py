@@ -11,6 +11,7 @@ import lance
 import pytest
 
 from clara.index import DuplicateIdError, MemoryIndex, MemoryIndexError, build, doubles, locks
+from clara.index.migration import only_migration
 from clara.index.origins import record_origins
 from clara.index.snapshot import Snapshot
 
@@ -335,6 +336,36 @@ def test_a_writer_that_was_stopped_is_not_waited_for(index, make_documents, monk
     index.add(make_documents("f"))
     assert not index._writing.impatient
     assert index.ids() == ["a", "b", "c", "d", "e", "f"]
+
+
+LOCKS = {
+    "of a writer": lambda index: locks.WriterLock().of(index._snapshot),
+    "of a folder": lambda index: locks.folder_lock(index.path),
+    "of a migration": lambda index: only_migration(index.path),
+}
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+def test_a_forked_process_does_not_keep_the_lock(index, monkeypatch, kind):
+    """It has the folder open, too, and may live long."""
+    copies = []
+    plain = os.open
+
+    def opened(path, *arguments, **given):
+        handle = plain(path, *arguments, **given)
+        copies.append(os.dup(handle))  # which is what a fork does
+        return handle
+
+    monkeypatch.setattr(os, "open", opened)
+    with LOCKS[kind](index):
+        assert copies
+    monkeypatch.undo()
+    monkeypatch.setattr(locks, "PATIENCE", 0.05)
+    # Who waits for a folder without an end would do so here, too.
+    with LOCKS["of a writer" if kind == "of a folder" else kind](index) as had:
+        assert had
+    for each in copies:
+        os.close(each)
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
