@@ -17,6 +17,8 @@ an id is refused as a whole. In format 1, there is no writing without the lock.
 Documents are replaced by a `merge_insert` that writes their rows anew and deletes those that they
 have no more, and deleted by one that writes nothing. Lance does them again where another commit
 came first that deleted some of the same rows, inserted some of the same ids or rewrote the files.
+What a `merge_insert` writes can be looked at only after its commit, as an uncommitted one does not
+keep the ids that Lance compares.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from clara.index.doubles import (
 )
 from clara.index.errors import DuplicateIdError, MemoryIndexError, failures_in
 from clara.index.header import Header
-from clara.index.joining import remove_files
+from clara.index.joining import remove_files, require_whole
 from clara.index.seals import require_sealed
 from clara.index.snapshot import Snapshot, file_of
 
@@ -133,7 +135,8 @@ class Writer:
                 unique = found
                 return
             builder = dataset.merge_insert("id").when_matched_fail().when_not_matched_insert_all()
-            stored = _execute(_again(builder), pa.Table.from_batches([batch]))["num_inserted_rows"]
+            table = pa.Table.from_batches([batch])
+            stored = _stored(snapshot.path, dataset, _again(builder), table)["num_inserted_rows"]
             if stored != batch.num_rows:
                 raise MemoryIndexError(
                     f"{snapshot.path}: {stored} of {batch.num_rows} documents were stored, the ids "
@@ -178,7 +181,7 @@ class Writer:
                 builder = builder.when_not_matched_insert_all()
                 builder = builder.when_not_matched_by_source_delete(mine).conflict_retries(0)
                 try:
-                    counts = _execute(builder, table)
+                    counts = _stored(snapshot.path, dataset, builder, table)
                 except OSError as error:
                     if _CONTENDED not in str(error):
                         raise
@@ -186,7 +189,7 @@ class Writer:
                 # time, one as a whole and one in chunks, would be there twice.
                 else:
                     if counts["num_inserted_rows"] + counts["num_updated_rows"] > len(table):
-                        _remove_doubles(dataset, table)
+                        _remove_doubles(snapshot.path, dataset, table)
                     if dataset.version == before + 1 or dataset.count_rows(mine) == len(table):
                         return
                 dataset.checkout_latest()
@@ -221,6 +224,11 @@ class Writer:
         fields = field_numbers(dataset)
         reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
         written = write_fragments(reader, dataset, mode="append", data_storage_version=DATA_VERSION)
+        try:
+            require_whole(snapshot.path, written)
+        except MemoryIndexError:
+            remove_files(snapshot.path, written)
+            raise
         if dataset.latest_version != snapshot.version:
             remove_files(snapshot.path, written)  # which no commit knows
             dataset.checkout_latest()
@@ -300,7 +308,7 @@ def _refuse_taken(dataset: Any, table: pa.Table) -> None:
         raise DuplicateIdError(taken)
 
 
-def _remove_doubles(dataset: Any, table: pa.Table) -> None:
+def _remove_doubles(path: str, dataset: Any, table: pa.Table) -> None:
     """Have each row once: Lance updates all rows of an id, and a killed writer may have left two.
 
     Raises:
@@ -311,7 +319,9 @@ def _remove_doubles(dataset: Any, table: pa.Table) -> None:
             remove_doubles(dataset, table["id"].to_pylist())
             return
         dataset.checkout_latest()
-    raise UnseenError("documents were replaced, but rows of them that are there twice remain")
+    raise UnseenError(
+        f"{path}: the documents were replaced, but rows of them that are there twice remain"
+    )
 
 
 def _committed(dataset: Any, written: list[Any]) -> Any:
@@ -335,6 +345,28 @@ def _again(builder: Any) -> Any:
 def _execute(builder: Any, table: pa.Table) -> dict[str, int]:
     """Commit a `merge_insert`, and what Lance counts of it."""
     counts: dict[str, int] = builder.execute(table)
+    return counts
+
+
+def _stored(path: str, dataset: Any, builder: Any, table: pa.Table) -> dict[str, int]:
+    """Commit a `merge_insert`, and what Lance counts of it, if its files are whole.
+
+    Raises:
+        UnseenError: a file was cut off, and the version that has it is there; names the one before.
+        Exception: what Lance raises.
+    """
+    last = max(dataset.fragment_ids(), default=-1)
+    counts = _execute(builder, table)
+    new = [dataset.get_fragment(number) for number in dataset.fragment_ids() if number > last]
+    try:
+        with suppress(FileNotFoundError):  # others have joined them since, and cleaned up
+            require_whole(path, [fragment.metadata for fragment in new])
+    except MemoryIndexError as error:
+        version = dataset.version
+        raise UnseenError(
+            f"{error} Version {version} cannot be read whole: make room and run 'clara index "
+            f"restore {path} {version - 1}'"
+        ) from error
     return counts
 
 

@@ -24,7 +24,7 @@ _PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds
 
 
 class UnseenError(MemoryIndexError):
-    """Rows are stored, but what others stored at the same time could not be read."""
+    """Rows are stored, but not all is well with what is stored, or that could not be seen."""
 
 
 def attempts(most: int = RETRIES) -> Iterator[int]:

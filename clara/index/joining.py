@@ -1,8 +1,8 @@
 """Join the files of an index, and commit only those that are whole.
 
-Lance 14 takes no notice of a write that fails while it joins files, as on a full disk, and commits
-files that are cut off. So the files are compared with the sizes that Lance believes they have
-before they are committed.
+Lance 14 takes no notice of a write that fails while it joins files, or at the end of any file, as
+on a full disk, and commits files that are cut off. So the files are compared with the sizes that
+Lance believes they have before they are committed.
 """
 
 from __future__ import annotations
@@ -38,21 +38,14 @@ def joined(path: str, dataset: Any, batch_rows: int) -> CompactionMetrics:
     try:
         for task in Compaction.plan(dataset, options).tasks:
             done.append(task.execute(dataset))
-            _require_whole(path, done[-1].new_fragments)
+            require_whole(path, done[-1].new_fragments)
     except BaseException:  # before any commit that could name these files
         remove_files(path, (fragment for each in done for fragment in each.new_fragments))
         raise
     return Compaction.commit(dataset, done, options)
 
 
-def remove_files(path: str, fragments: Iterable[Any]) -> None:
-    """Remove the files of parts that no commit can name."""
-    for file in _files(fragments):
-        with suppress(OSError):
-            os.remove(_place(path, file))
-
-
-def _require_whole(path: str, fragments: Iterable[Any]) -> None:
+def require_whole(path: str, fragments: Iterable[Any]) -> None:
     """Refuse files that are shorter than Lance believes.
 
     Raises:
@@ -65,6 +58,13 @@ def _require_whole(path: str, fragments: Iterable[Any]) -> None:
                 f"{path}: data/{file.path}: only {size} of {file.file_size_bytes} bytes could be "
                 "written; is the disk full?"
             )
+
+
+def remove_files(path: str, fragments: Iterable[Any]) -> None:
+    """Remove the files of parts that no commit can name."""
+    for file in _files(fragments):
+        with suppress(OSError):
+            os.remove(_place(path, file))
 
 
 def _files(fragments: Iterable[Any]) -> Iterator[Any]:
