@@ -29,7 +29,6 @@ from typing import Any, Final, NamedTuple
 
 import lance
 import pyarrow as pa
-from lance.fragment import write_fragments
 
 from clara.index.doubles import (
     PATIENCE,
@@ -44,7 +43,7 @@ from clara.index.doubles import (
 )
 from clara.index.errors import DuplicateIdError, MemoryIndexError, failures_in
 from clara.index.header import Header
-from clara.index.joining import remove_files, require_whole
+from clara.index.joining import remove_files, require_whole, written
 from clara.index.seals import require_sealed
 from clara.index.snapshot import Snapshot, file_of
 
@@ -222,25 +221,19 @@ class Writer:
         if dataset.version != snapshot.version:
             return None
         fields = field_numbers(dataset)
-        reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
-        written = write_fragments(reader, dataset, mode="append", data_storage_version=DATA_VERSION)
-        try:
-            require_whole(snapshot.path, written)
-        except MemoryIndexError:
-            remove_files(snapshot.path, written)
-            raise
+        files = written(snapshot.path, dataset, batch)
         if dataset.latest_version != snapshot.version:
-            remove_files(snapshot.path, written)  # which no commit knows
+            remove_files(snapshot.path, files)  # which no commit knows
             dataset.checkout_latest()
             return None
         try:
-            self._dataset = _committed(dataset, written)
+            self._dataset = _committed(dataset, files)
         except Exception:
             # What failed may have come after the commit. If not, `clean_up` removes the files:
             # a version in between might have them.
             with suppress(Exception):
                 dataset.checkout_latest()
-            if not _holds(dataset, written):
+            if not _holds(dataset, files):
                 raise
         if not kept(snapshot, self._dataset, batch, fields):
             return False
@@ -324,17 +317,17 @@ def _remove_doubles(path: str, dataset: Any, table: pa.Table) -> None:
     )
 
 
-def _committed(dataset: Any, written: list[Any]) -> Any:
+def _committed(dataset: Any, files: list[Any]) -> Any:
     """Commit files behind those of the last version; the dataset afterwards."""
-    operation = lance.LanceOperation.Append(written)
+    operation = lance.LanceOperation.Append(files)
     return lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
 
 
-def _holds(dataset: Any, written: list[Any]) -> bool:
+def _holds(dataset: Any, files: list[Any]) -> bool:
     """Whether a version has files that were written."""
     fragments = dataset.get_fragments()
     held = {file.path for fragment in fragments for file in fragment.metadata.files}
-    return any(file.path in held for fragment in written for file in fragment.files)
+    return any(file.path in held for fragment in files for file in fragment.files)
 
 
 def _again(builder: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Join the files of an index, and commit only those that are whole.
+"""Write and join the files of an index, and commit only those that are whole.
 
 Lance 14 takes no notice of a write that fails while it joins files, or at the end of any file, as
 on a full disk, and commits files that are cut off. So the files are compared with the sizes that
@@ -8,10 +8,12 @@ Lance believes they have before they are committed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+import pyarrow as pa
+from lance.fragment import write_fragments
 from lance.optimize import Compaction, CompactionMetrics
 
 from clara.index.errors import MemoryIndexError
@@ -43,6 +45,37 @@ def joined(path: str, dataset: Any, batch_rows: int) -> CompactionMetrics:
         remove_files(path, (fragment for each in done for fragment in each.new_fragments))
         raise
     return Compaction.commit(dataset, done, options)
+
+
+def written(path: str, dataset: Any, batch: pa.RecordBatch) -> list[Any]:
+    """Write rows to files that a commit can append to a dataset.
+
+    Args:
+        path: of the index.
+
+    Raises:
+        MemoryIndexError: a file could not be written whole; it was removed.
+        Exception: what Lance raises.
+    """
+    reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
+    fragments: list[Any] = write_fragments(
+        reader, dataset, mode="append", data_storage_version=dataset.data_storage_version
+    )
+    keep_whole(path, fragments)
+    return fragments
+
+
+def keep_whole(path: str, fragments: Sequence[Any]) -> None:
+    """Remove files that no commit can name, if one of them was cut off.
+
+    Raises:
+        MemoryIndexError: see `require_whole`.
+    """
+    try:
+        require_whole(path, fragments)
+    except MemoryIndexError:
+        remove_files(path, fragments)
+        raise
 
 
 def require_whole(path: str, fragments: Iterable[Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from clara.index.contents import Contents
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.folders import local_path
 from clara.index.header import Header
+from clara.index.joining import keep_whole, remove_files
 from clara.index.layout import encode
 from clara.index.locks import folder_lock
 from clara.index.snapshot import Snapshot
@@ -125,18 +125,17 @@ def _rewritten(
                 mode="overwrite",
                 data_storage_version=DATA_VERSION,
             )
+            keep_whole(snapshot.path, written)
         except Exception:
             if failed:  # what was read, not what Lance says of it
                 raise failed[0] from None
             raise
     if _committed(snapshot, lance.LanceOperation.Overwrite(header.schema, written)):
         return True
-    files = [file.path for fragment in written for file in fragment.files]
-    if _held(Snapshot.latest(snapshot.path)) & set(files):
+    files = {file.path for fragment in written for file in fragment.files}
+    if _held(Snapshot.latest(snapshot.path)) & files:
         return True  # what failed came after the commit
-    for file in files:
-        with suppress(OSError):
-            os.remove(os.path.join(snapshot.path, "data", file))
+    remove_files(snapshot.path, written)
     return False
 
 

@@ -19,6 +19,7 @@ from clara.index.digests import DIGEST_BYTES
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.header import Header
 from clara.index.heads import Heads, damaged, decode_heads
+from clara.index.joining import written
 from clara.index.layout import (
     RowEntry,
     StoredText,
@@ -160,8 +161,8 @@ class Snapshot:
     def append(self, batch: pa.RecordBatch) -> None:
         """Commit rows, whatever their ids."""
         with failures_in(self.path, "writing"):
-            reader = pa.RecordBatchReader.from_batches(batch.schema, [batch])
-            lance.write_dataset(reader, self.path, mode="append")
+            operation = lance.LanceOperation.Append(written(self.path, self.dataset, batch))
+            lance.LanceDataset.commit(self.dataset, operation, read_version=self.version)
 
     def heads(self, start: int = 0) -> Iterator[Heads]:
         """Ids, titles and token counts in batches, without reading texts and memory."""

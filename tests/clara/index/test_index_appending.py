@@ -202,15 +202,15 @@ def test_a_replacement_between_two_that_add(index, make_documents, monkeypatch, 
 
 def test_files_that_are_too_late_are_removed(index, make_documents, monkeypatch, blind_locks):
     """Another process commits while they are written."""
-    plain = build.write_fragments
+    plain = build.written
 
-    def slow(*arguments, **options):
+    def slow(*arguments):
         monkeypatch.undo()
-        written = plain(*arguments, **options)
+        files = plain(*arguments)
         MemoryIndex.open(index.path).add(make_documents("x"))
-        return written
+        return files
 
-    monkeypatch.setattr(build, "write_fragments", slow)
+    monkeypatch.setattr(build, "written", slow)
     index.add(make_documents("n"))
     assert index.ids() == rows_of(index) == ["a", "b", "c", "x", "n"]
     fragments = lance.dataset(index.path).get_fragments()
@@ -264,6 +264,21 @@ def test_looking_at_what_others_stored_fails(
         with pytest.raises(doubles.UnseenError, match="were stored, but not whether"):
             index.add(make_documents("n"))
     assert rows_of(index) == ["a", "b", "c", "x", "n"]
+
+
+def test_doubles_that_remain_are_reported(index, make_documents, store_again, monkeypatch):
+    def failing(*_):
+        raise OSError("Retryable commit conflict")
+
+    store_again(index, make_documents("b"))
+    monkeypatch.setattr(build, "remove_doubles", failing)
+    monkeypatch.setattr(build, "_TRIES", 2)
+    with pytest.raises(doubles.UnseenError, match="there twice remain") as caught:
+        index.upsert(make_documents("b"))
+    assert str(caught.value).startswith(f"{index.path}: the documents were replaced, but ")
+    monkeypatch.undo()
+    index.upsert(make_documents("b"))
+    assert sorted(rows_of(index)) == ["a", "b", "c"]
 
 
 def test_a_version_of_the_same_number_in_a_copy_is_read(make_index, make_documents, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shutil
 import subprocess
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 
 from clara.index import MemoryIndex, MemoryIndexError, locks
 from clara.index.joining import require_whole
+from clara.index.maintenance import upgrade
 from clara.index.snapshot import Snapshot
 
 PROGRAM = """
@@ -124,3 +126,29 @@ def test_compared_rows_that_were_cut_off_are_reported(
     assert_same(MemoryIndex.open(index.path).get(first.ids), first)
     getattr(index, method)(given)
     assert_same(MemoryIndex.open(index.path).get(given.ids), given)
+
+
+def test_rows_of_format_1_that_were_cut_off_are_not_committed(make_older, make_documents):
+    index = make_older()
+    first, second = (make_documents([f"{n}{row}" for row in range(300)]) for n in "ab")
+    index.add(first)
+    with a_byte_short(index.path), pytest.raises(MemoryIndexError, match=CUT):
+        index.add(second)
+    assert MemoryIndex.open(index.path).ids() == first.ids
+    index.add(second)
+    assert MemoryIndex.open(index.path).get(second.ids).ids == second.ids
+
+
+def test_an_upgrade_that_was_cut_off_is_not_committed(make_older, make_documents, tmp_path):
+    index = make_older()
+    documents = make_documents([f"a{row}" for row in range(300)])
+    index.add(documents)
+    data = os.path.join(index.path, "data")
+    files, copy = sorted(os.listdir(data)), str(tmp_path / "copy")
+    shutil.copytree(index.path, copy)
+    upgrade(copy)
+    with a_byte_short(copy), pytest.raises(MemoryIndexError, match=CUT):
+        upgrade(index.path)
+    assert sorted(os.listdir(data)) == files
+    assert upgrade(index.path).changed
+    assert MemoryIndex.open(index.path).get(documents.ids).ids == documents.ids
