@@ -61,6 +61,8 @@ class ClaraTrainingArguments(TrainingArguments):
         alignment_weight: λ, the weight of the MSE in the compression loss. Default: 0.1, and 0 in
             memory form "spans".
         alignment_reduction: "mean" or "sum" over H in that MSE.
+        span_weight: weight of what slots of memory form "spans" say about their span's tokens, see
+            `clara.training.compression`. Default: 0, which leaves it out.
         candidate_index: folder of the candidates' memory. Default: `candidates` in `output_dir`.
         candidate_rates: compression rates of the candidates' memory, in memory form "spans". Each
             batch draws one. Default: the model's own.
@@ -103,6 +105,7 @@ class ClaraTrainingArguments(TrainingArguments):
     train_backbone: bool = False
     alignment_weight: float | None = None
     alignment_reduction: str = "mean"
+    span_weight: float = 0.0
     candidate_index: str | None = None
     candidate_rates: list[int] | None = None
     query_reasoner: str | None = None

@@ -63,7 +63,7 @@ class Batch:
 
     Attributes:
         counts: what a term of the loss is averaged over: "tokens" (of answers), "taught" (tokens
-            with a teacher), "documents", "questions".
+            with a teacher), "documents", "slots" (of their memory), "questions".
         events: examples left out and texts cut, by reason, of `EVENTS`.
     """
 

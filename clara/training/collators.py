@@ -80,7 +80,8 @@ class CompressionCollator:
         groups = [group.prompts for group in made]
         prompts = pack_branches(groups)
         documents = self._encoder.pack([each for group in made for each in group.inputs])
-        counts = {"tokens": len(prompts.targets), "documents": len(documents)}
+        slots = sum(documents.batch.n_memory)
+        counts = {"tokens": len(prompts.targets), "documents": len(documents), "slots": slots}
         taught = None
         if self._distillation is not None:
             taught = self._distillation.taught(packed_order(groups), events)

@@ -10,6 +10,7 @@ from clara.backbone.output_path import next_token_cross_entropy, next_token_dive
 from clara.data.examples import AnswerExample
 from clara.model.clara import Clara
 from clara.model.encoding import answer_states
+from clara.text.packing import PackedBatch
 from clara.training.batches import CompressionBatch
 from clara.training.collators import CompressionCollator
 from clara.training.objectives import Objective, Term
@@ -17,7 +18,7 @@ from clara_kernels import memory_alignment_loss
 
 
 class CompressionObjective(Objective):
-    """`CE + λ·MSE` (arXiv 2511.18659), and `w·KL` with a teacher.
+    """`CE + λ·MSE` (arXiv 2511.18659), `w·KL` with a teacher, and `u·SP` of span slots.
 
     CE is the generator's loss on the target given the memory of the documents. MSE lies between
     the mean state of a document's tokens and that of its memory; see `memory_alignment_loss`. KL
@@ -27,11 +28,19 @@ class CompressionObjective(Objective):
     a token's KL weighs w times what its CE weighs, however many tokens have a teacher. The log has
     the mean over the tokens with one.
 
+    SP is the cross-entropy of a token of a slot's own span, predicted by the backbone's output head
+    from the slot's final state. In memory form "spans" a generator reads the mean embedding of a
+    span whether or not the compressor says anything. The shortest way down from a compressor that
+    is of no use yet is then one that says the same about all texts, and from there no gradient
+    leads back. SP has each slot look up its span, and tell which tokens come first in it, which a
+    mean does not hold: see `drawn_tokens`.
+
     Args:
         alignment_weight: λ; 0 leaves the term out, and its cost.
         alignment_reduction: "mean" over H as the reference implementation has it, or "sum" as
             the paper writes it.
         distillation_weight: w; 0 leaves the term out.
+        span_weight: u; 0 leaves the term out. Above it the model must have memory form "spans".
     """
 
     adapters = (COMPRESSOR, GENERATOR)
@@ -44,6 +53,7 @@ class CompressionObjective(Objective):
         alignment_weight: float = 0.1,
         alignment_reduction: str = "mean",
         distillation_weight: float = 0.0,
+        span_weight: float = 0.0,
         train_backbone: bool = False,
     ) -> None:
         super().__init__(model, train_backbone=train_backbone)
@@ -53,6 +63,8 @@ class CompressionObjective(Objective):
             self.terms["mse"] = Term("documents", alignment_weight)
         if distillation_weight:
             self.terms["kl"] = Term("tokens", distillation_weight, logged_per="taught")
+        if span_weight:
+            self.terms["span"] = Term("slots", span_weight)
 
     def sums(self, batch: CompressionBatch) -> dict[str, Tensor]:
         if batch.averages_only:
@@ -67,6 +79,10 @@ class CompressionObjective(Objective):
                 encoded.states, packed.cu_seqlens, packed.memory_counts, reduction=self._reduction
             )
             sums["mse"] = mean * len(batch.documents)
+        if "span" in self.terms:
+            slots = encoded.states[packed.memory_rows]
+            drawn = drawn_tokens(packed, self.step_seed)
+            sums["span"] = next_token_cross_entropy(self.model.backbone, slots, drawn)
         return sums
 
     def _sums_of_averages(self, batch: CompressionBatch) -> dict[str, Tensor]:
@@ -74,8 +90,9 @@ class CompressionObjective(Objective):
         means = self.model.span_means(batch.documents.batch).to(self.model.dtype)
         memory = torch.cat(batch.documents.in_order(means))
         sums = self._sums_of_answers(batch, memory)
-        if "mse" in self.terms:  # there are no states that could be aligned
-            sums["mse"] = torch.zeros_like(sums["ce"])
+        for name in ("mse", "span"):  # there are no states that could be compared
+            if name in self.terms:
+                sums[name] = torch.zeros_like(sums["ce"])
         return sums
 
     def _sums_of_answers(self, batch: CompressionBatch, memory: Tensor) -> dict[str, Tensor]:
@@ -95,3 +112,21 @@ class CompressionObjective(Objective):
         batch = CompressionCollator(self._plain_encoder)([example])
         assert isinstance(batch, CompressionBatch)
         return batch
+
+
+def drawn_tokens(batch: PackedBatch, seed: int) -> Tensor:
+    """A token of each slot's span: the first in every second draw, each later one half as often.
+
+    So a state that predicts the draws tells the order of the tokens by their logits.
+
+    Args:
+        batch: packed for memory form "spans".
+
+    Returns:
+        int64 `[M]`, ids.
+    """
+    rows = batch.span_rows
+    assert rows is not None, "the batch was packed without a rate"
+    weights = 0.5 ** torch.arange(rows.shape[1]) * (rows >= 0).cpu()
+    drawn = torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(seed))
+    return batch.ids[rows.gather(1, drawn.to(rows.device))[:, 0]]

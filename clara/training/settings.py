@@ -152,6 +152,7 @@ NUMBERS: dict[str, Numbers] = {
     "dataloader_prefetch_factor": _COUNT,
     "ddp_timeout": _COUNT,
     "alignment_weight": Numbers(),
+    "span_weight": Numbers(),
     "distillation_weight": Numbers(),
     "distillation_top": _COUNT,
     "max_prompt_tokens": _COUNT,

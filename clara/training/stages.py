@@ -65,10 +65,16 @@ def _encoder(model: Clara, arguments: ClaraTrainingArguments) -> Encoder:
 
 
 def _compression(model: Clara, arguments: ClaraTrainingArguments, data: Sequence[Any]) -> Parts:
+    if arguments.span_weight and model.config.memory_form != "spans":
+        raise SettingsError(
+            "span_weight is for memory_form: spans, whose slots stand for spans of the text; "
+            f"this model has {model.config.memory_form}"
+        )
     objective = CompressionObjective(
         model,
         alignment_weight=arguments.alignment_weight or 0.0,
         alignment_reduction=arguments.alignment_reduction,
+        span_weight=arguments.span_weight,
         distillation_weight=arguments.distillation_weight or 0.0,
         train_backbone=arguments.train_backbone,
     )
