@@ -22,6 +22,7 @@ USES = {
     "eval": "BM25, scores of rankings and ROUGE-L in `clara evaluate`",
     "train": "`clara train`",
     "plot": "`clara plot` and the pictures of `clara bench report`",
+    "datasets": "data sets of the Hugging Face hub in `clara index build`",
     "files": "HTML, PDF and DOCX files in `clara corpus`",
     "demo": "`clara demo`",
 }

@@ -146,6 +146,19 @@ def declare(
     torch.library.register_kernel(full, "cuda", on_cuda)
 
 
+class _DifferentiatedOnce(torch.autograd.Function):
+    """Gradients that depend on tensors in a way that is not known."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, gradients: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.name = name
+        return tensors[:gradients]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+        raise RuntimeError(f"{ctx.name} can be differentiated once, not twice")
+
+
 def register_gradient(
     name: str,
     arguments: Callable[[Arguments, Arguments], Arguments],
@@ -193,14 +206,12 @@ def register_gradient(
         operator = getattr(torch.ops.clara, backward_name)
         found = operator(*given, *kept, *(needs if asks else ()))
         found = found if isinstance(found, tuple) else (found,)
+        if torch.is_grad_enabled():  # for a second derivative
+            found = _DifferentiatedOnce.apply(name, len(found), *found, *ctx.saved_tensors)
         used = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
         return *used, *nothing[gradients:]
 
-    def refuse(ctx: Any, *upstream: Tensor | None) -> Arguments:
-        raise RuntimeError(f"{name} can be differentiated once, not twice")
-
     torch.library.register_autograd(f"clara::{name}", backward, setup_context=setup_context)
-    torch.library.register_autograd(f"clara::{backward_name}", refuse)
 
 
 def declared() -> list[str]:

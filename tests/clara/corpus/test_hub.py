@@ -135,7 +135,7 @@ def test_files_that_lie_elsewhere_are_not_read(cache, tmp_path, monkeypatch):
     secret.write_text("text\nA secret.\n")
     local = datasets.load_dataset_builder("csv", data_files=str(secret))
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *given, **options: local)
-    with pytest.raises(DataError, match=r"x: has '.*/secret\.csv' among its files"):
+    with pytest.raises(DataError, match=r"x: has '/.* among its files"):
         load_tables(HubName("a/b"), "x")
     assert not list(cache.glob("csv*"))
 

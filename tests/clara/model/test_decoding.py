@@ -326,6 +326,7 @@ PATCHES = {
 @pytest.mark.parametrize("name", PATCHES)
 def test_a_patched_backbone_is_left_to_generate(model, name):
     patch, why = PATCHES[name]
+    assert reason(model.backbone) is None
     patch(model.backbone)
     assert why in reason(model.backbone)
 

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from lance import LanceDataset
 
 from clara.index import MemoryIndex, MemoryIndexError, gate
-from clara.index import migration as folders
 from clara.sync.journal import Journal
 from clara.sync.migrating import Migration
 from tests.clara.sync.migrations import (
@@ -87,7 +87,7 @@ def test_a_full_disk(index, other, monkeypatch):
 
 def test_a_copy_of_the_folder_goes_on(index, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(folders.lance.LanceDataset, "commit", staticmethod(ended))
+        patched.setattr(LanceDataset, "commit", staticmethod(ended_at(index.path)))
         with pytest.raises(MemoryIndexError, match="switching to the new files failed: killed"):
             Migration(index.path, arguments(), Stub(OTHER)).run()
     # As a process leaves it that is killed there, and as `cp -r` copies it, without hard links.
@@ -100,8 +100,17 @@ def test_a_copy_of_the_folder_goes_on(index, tmp_path, monkeypatch):
     assert texts(MemoryIndex.open(copy)) == before
 
 
-def ended(*arguments, **options):
-    raise RuntimeError("killed")
+def ended_at(path):
+    """A commit that ends where it is one to the index, and not to the folder of a migration."""
+    real = LanceDataset.commit
+
+    def commit(base, *arguments, **options):
+        uri = base if isinstance(base, str) else base.uri
+        if Path(uri).resolve() == Path(path).resolve():
+            raise RuntimeError("killed")
+        return real(base, *arguments, **options)
+
+    return commit
 
 
 def test_links_in_its_folder_are_not_followed(index, other, tmp_path):
@@ -170,6 +179,6 @@ def test_a_file_system_without_links(index, other, monkeypatch):
     def no_links(*paths):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(folders.os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links)
     Migration(index.path, wanted, stub).run()
     assert texts(MemoryIndex.open(index.path)) == before
