@@ -69,7 +69,9 @@ def test_documents_come_back_in_order(tiny_model):
     torch.testing.assert_close(memory, wanted, rtol=1e-4, atol=1e-5)
     tokens = [e.ids for e in tiny_model.tokenizer.encode_texts(texts)]
     assert batch.documents.text_tokens == sum(map(len, tokens))
-    assert batch.counts == {"tokens": len(batch.prompts.targets), "documents": 3}
+    slots = 3 * tiny_model.config.memory_tokens
+    wanted = {"tokens": len(batch.prompts.targets), "documents": 3, "slots": slots}
+    assert batch.counts == wanted
     assert batch.tokens_read == len(batch.documents.batch.ids) + len(batch.prompts.batch.ids)
 
 
@@ -137,7 +139,8 @@ def test_many_questions_share_the_memory_of_their_documents(tiny_model):
     together, apart = collate([MANY, other]), collate([*alone, other])
     asked = as_asked(tiny_model, together)
     assert sorted(map(str, asked)) == sorted(map(str, as_asked(tiny_model, apart)))
-    assert together.counts == {"tokens": apart.counts["tokens"], "documents": 3}
+    slots = 3 * tiny_model.config.memory_tokens
+    assert together.counts == {"tokens": apart.counts["tokens"], "documents": 3, "slots": slots}
     # Memory is given once, in the order of the documents.
     shown = together.prompts.batch.ids.tolist()
     assert shown.count(Marker.MEMORY) == 3 * tiny_model.config.memory_tokens
