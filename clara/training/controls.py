@@ -273,17 +273,35 @@ class Controls:
         return found
 
     def _added(self, memory: CompressedDocuments, rate: int) -> float:
-        model = self._model
-        passages = model.passages(self._documents[:_LOOKED_AT], "truncate")
-        states = torch.cat(encode_states(model, passages, COMPRESSOR, rate=rate)).float()
-        added = model.connectors.of(COMPRESSOR)(states, torch.zeros_like(states))
-        spread = (added - added.mean(0)).norm(dim=1).mean()
-        norms = memory.memory[: len(passages)].float().norm(dim=-1)  # of padding: 0
-        return float(spread / (norms.sum() / len(states)))
+        _, added = states_and_added(self._model, self._documents[:_LOOKED_AT], rate)
+        norms = memory.memory[:_LOOKED_AT].float().norm(dim=-1)  # of padding: 0
+        return spread(added) / float(norms.sum() / len(added))
 
     def _parts(self) -> list[slice]:
         starts = range(0, len(self), self._batch_size)
         return [slice(start, start + self._batch_size) for start in starts]
+
+
+@torch.no_grad()
+def states_and_added(model: Clara, documents: Sequence[str], rate: int) -> tuple[Tensor, Tensor]:
+    """Final states of documents' slots, and what the compressor adds to the means of their spans.
+
+    Args:
+        model: in memory form "spans".
+
+    Returns:
+        `[M, H]` each in float32, M the slots of all documents; states divided by the connector's
+        scale.
+    """
+    passages = model.passages(documents, "truncate")
+    states = torch.cat(encode_states(model, passages, COMPRESSOR, rate=rate)).float()
+    connector = model.connectors.of(COMPRESSOR)
+    return states / connector.scale, connector(states, torch.zeros_like(states))
+
+
+def spread(rows: Tensor) -> float:
+    """Mean distance of rows `[M, H]` from their mean."""
+    return float((rows - rows.mean(0)).norm(dim=1).mean())
 
 
 def _asked(example: Any, row: int) -> Asked | None:
