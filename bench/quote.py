@@ -180,6 +180,8 @@ def views(results: Results) -> Table:
     """What views of an index cost, a row for each measurement and index."""
     rows = []
     for each in results.of("index"):
+        if "ranking" not in each.parameters:  # of `test_index.py`
+            continue
         documents = f"{each.parameters['documents']:,} {each.parameters['ranking']}"
         taken = _seconds(each) if each.unit == "s" else amount(each.median, each.unit)
         of_view = each.quantities.get("bytes")

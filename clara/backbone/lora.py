@@ -188,7 +188,7 @@ class _AdaptedProduct(torch.autograd.Function):
             out, hidden = _summed(rows, weight, bias, *low, scaling)
             ctx.hidden_scaling = scaling
         ctx.save_for_backward(x, weight, hidden, *low)
-        ctx.scaling, ctx.dtypes = scaling, (down.dtype, up.dtype)
+        ctx.scaling = scaling
         return out.view(*x.shape[:-1], up.shape[0])
 
     @staticmethod
@@ -213,10 +213,8 @@ class _AdaptedProduct(torch.autograd.Function):
         here = here and multiplies_here(rows, hidden, thin)
         if wants_down:
             grad_down = gradient_of_down(thin, rows) if here else thin.T @ rows
-            grad_down = grad_down.to(ctx.dtypes[0])
         if wants_up:
             grad_up = gradient_of_up(grad_rows, hidden) if here else grad_rows.T @ hidden
             if ctx.hidden_scaling != 1:
                 grad_up.mul_(ctx.hidden_scaling)
-            grad_up = grad_up.to(ctx.dtypes[1])
         return grad_x, None, None, grad_down, grad_up, None

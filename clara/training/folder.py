@@ -207,10 +207,10 @@ def _hours_left(record: Mapping[str, Any], steps: int, hours: float | None) -> f
 
 
 _SCORES = (
-    *("eval_loss", "eval_ce", "eval_mse", "eval_kl", "eval_contrastive"),
+    *("eval_loss", "eval_ce", "eval_mse", "eval_kl", "eval_span", "eval_contrastive"),
     *("eval_recall@1", "eval_recall@5"),
 )
-_CONTROLS = ("eval_exact_match", "eval_loss_", "eval_recall@")
+_CONTROLS = ("eval_exact_match", "eval_loss_", "eval_recall@", "eval_added@")
 """What the names of scores of `clara.training.controls` begin with."""
 _RATES = ("eval_loss@", "eval_recall_candidates@1@", "eval_recall_candidates@5@")
 """What the names of scores at each of `candidate_rates` begin with."""

@@ -147,16 +147,34 @@ def declare(
 
 
 class _DifferentiatedOnce(torch.autograd.Function):
-    """Gradients that depend on tensors in a way that is not known."""
+    """Gradients as they are, and an error for who differentiates them."""
 
     @staticmethod
-    def forward(ctx: Any, name: str, gradients: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, name: str, *found: Tensor) -> tuple[Tensor, ...]:
         ctx.name = name
-        return tensors[:gradients]
+        return found
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         raise RuntimeError(f"{ctx.name} can be differentiated once, not twice")
+
+
+def differentiated_once(name: str, found: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """What a backward pass returns where PyTorch does not know what its gradients depend on.
+
+    A second derivative that runs through them is an error in place of a part that is left out.
+    That they do not depend on anything that has a gradient is not looked at: they may still, by
+    what the forward pass computed without one.
+
+    Args:
+        name: of the operator.
+        found: gradients; None for what has none.
+    """
+    if not torch.is_grad_enabled():  # a second derivative is not asked for
+        return tuple(found)
+    given = [each.detach().requires_grad_() for each in found if each is not None]
+    left = iter(_DifferentiatedOnce.apply(name, *given))
+    return tuple(None if each is None else next(left) for each in found)
 
 
 def register_gradient(
@@ -206,10 +224,8 @@ def register_gradient(
         operator = getattr(torch.ops.clara, backward_name)
         found = operator(*given, *kept, *(needs if asks else ()))
         found = found if isinstance(found, tuple) else (found,)
-        if torch.is_grad_enabled():  # for a second derivative
-            found = _DifferentiatedOnce.apply(name, len(found), *found, *ctx.saved_tensors)
-        used = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
-        return *used, *nothing[gradients:]
+        used = [gradient if need else None for gradient, need in zip(found, needs, strict=True)]
+        return *differentiated_once(name, used), *nothing[gradients:]
 
     torch.library.register_autograd(f"clara::{name}", backward, setup_context=setup_context)
 

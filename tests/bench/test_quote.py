@@ -66,6 +66,7 @@ def rows():
     yield measurement("breakdown", "compress", "float32", [0.5], amounts=parts, rate=16)
     view = {"ranking": "means", "documents": 5000}
     size = {"documents": 5000, "bytes": 3 * 2**20}
+    yield measurement("index", "open", "ours", [0.5], rate=16, documents=1000)
     yield measurement("index", "build a view", "ours", [2.0], amounts=size, **view)
     yield measurement("index", "search of a view", "ours", [0.02, 0.03, 0.04], **view)
     yield measurement("index", "growth", "ours", [2**20], "bytes", **view)

@@ -75,6 +75,26 @@ def test_forward_mode_is_refused(name):
         function(x)  # which has no tangent
 
 
+def low_attention(q):
+    """In bfloat16, whose gradient is compiled where the processor has it fast."""
+    k, v = K.bfloat16(), V.bfloat16()
+    return clara_kernels.memory_attention(q.bfloat16(), k, v, BOUNDS, 2)
+
+
+@pytest.mark.parametrize("name", [*DIFFERENTIABLE, "memory_attention in bfloat16"])
+def test_a_second_derivative_is_refused(name):
+    """Also where the first one does not depend on a tensor with a gradient, as of a plain sum."""
+    low = {"memory_attention in bfloat16": (low_attention, torch.randn(9, 2, 4))}
+    function, x = (DIFFERENTIABLE | low)[name]
+    x = x.clone().requires_grad_()
+    out = function(x)
+    operator = name.partition(" ")[0]
+    for result in (out.sum(), out.square().sum()):
+        (first,) = torch.autograd.grad(result, x, create_graph=True)
+        with pytest.raises(RuntimeError, match=f"^{operator} can be differentiated once, not "):
+            (out.sum() + first.square().sum()).backward(retain_graph=True)
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", [*DIFFERENTIABLE, *OTHERS])
 def test_vmap_computes_what_a_loop_does(name):

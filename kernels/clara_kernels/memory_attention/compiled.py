@@ -27,21 +27,16 @@ def attends_here(q: Tensor, k: Tensor) -> bool:
     )
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    n_memory: Tensor,
-    memory_only: bool,
-    scale: float,
-    window: int,
-) -> tuple[Tensor, Tensor]:
-    """As `reference.forward`."""
+def forward(q: Tensor, k: Tensor, v: Tensor, *documents: Any) -> tuple[Tensor, Tensor]:
+    """As `reference.forward`.
+
+    Args:
+        documents: bounds and settings, see `_sizes`.
+    """
     q, k, v = (x.contiguous() for x in (q, k, v))
     out, lse = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
     native.attention(
-        _sizes(q, k, cu_seqlens, n_memory, memory_only, scale, window),
+        _sizes(q, k, *documents),
         *(x.data_ptr() for x in (q, k, v, out, lse)),
         torch.get_num_threads(),
     )
@@ -49,26 +44,22 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    n_memory: Tensor,
-    memory_only: bool,
-    scale: float,
-    window: int,
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *documents: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v.
 
     The softmax is computed anew from q and k, so neither a result nor a log of its sums is needed.
+
+    Args:
+        documents: bounds and settings, see `_sizes`.
     """
+    memory_only = documents[2]
     grad, q, k, v = (x.contiguous() for x in (grad.to(q.dtype), q, k, v))
     # Documents without queries are skipped, and so are those with fewer rows than queries.
     make = torch.zeros_like if memory_only else torch.empty_like
     dq, dk, dv = (make(x) for x in (q, k, v))
     native.attention_gradient(
-        _sizes(q, k, cu_seqlens, n_memory, memory_only, scale, window),
+        _sizes(q, k, *documents),
         *(x.data_ptr() for x in (q, k, v, grad, dq, dk, dv)),
         torch.get_num_threads(),
     )

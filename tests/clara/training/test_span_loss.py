@@ -11,7 +11,7 @@ from clara.text.packing import pack
 from clara.training.collators import CompressionCollator
 from clara.training.compression import CompressionObjective, drawn_tokens
 from clara.training.encoder import Encoder
-from clara.training.folder import LOG, read_log
+from clara.training.folder import LOG, describe, read_log
 from clara.training.run import run
 from clara.training.settings import SettingsError
 
@@ -86,11 +86,22 @@ def test_it_trains_a_compressor_whose_connector_is_zero(model, batch):
 def test_slots_learn_to_tell_their_tokens(settings_in, tmp_path):
     changes = {"memory_form": "spans", "compression_rate": RATE}
     settings = settings_in(
-        tmp_path / "run", config=changes, span_weight=1.0, max_steps=30, learning_rate=3e-2
+        tmp_path / "run",
+        config=changes,
+        evaluation=True,
+        evaluate_answers=4,
+        eval_strategy="steps",
+        eval_steps=30,
+        span_weight=1.0,
+        max_steps=30,
+        learning_rate=3e-2,
     )
     run("pretrain", settings)
     losses = [row["span"] for row in read_log(tmp_path / "run" / LOG) if "span" in row]
     assert losses[-1] < 0.8 * losses[0]
+    scores = describe(tmp_path / "run")["scores"]
+    assert scores["eval_span"] < losses[0]
+    assert scores["eval_added@4"] > 0
 
 
 def test_learned_rows_stand_for_no_spans(settings_in, tmp_path):

@@ -219,17 +219,6 @@ def test_skipped_documents_get_none(lengths, counts, kept, monkeypatch):
     assert not torch.cat([dq[skipped].flatten(), dk[~mask].flatten(), dv[~mask].flatten()]).any()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("memory_only", [False, True])
-def test_a_second_derivative_is_refused(memory_only, dtype):
-    *inputs, _ = random_case([9, 7], [2, 2], 4, 2, 16, dtype, memory_only)
-    q, k, v = (x.requires_grad_() for x in inputs)
-    out = memory_attention(q, k, v, offsets_of([9, 7]), 2, memory_only=memory_only)
-    (gradient,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"^memory_attention can be differentiated once, not "):
-        (out.sum() + gradient.square().sum()).backward()
-
-
 def test_gradients_of_another_layout_and_dtype():
     grad, *rest = case([20, 30], [1, 1], 4, 2, 16)
     expected = compiled.backward(grad, *rest, 0.2, 0)
