@@ -154,7 +154,7 @@ def hear_interrupts() -> None:
 def start(command, environment) -> Callable[..., subprocess.Popen[str]]:
     """Start a command in a process of its own."""
 
-    def run(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    def run(*arguments: str, command: list[str] = command, **options: Any) -> subprocess.Popen[str]:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.Popen(
             [*command, *arguments],
@@ -163,5 +163,46 @@ def start(command, environment) -> Callable[..., subprocess.Popen[str]]:
             preexec_fn=hear_interrupts,
             **options,
         )
+
+    return run
+
+
+STUCK = """
+import sys
+import time
+
+from clara import Clara
+from clara.cli import main
+from clara.sync import build
+
+build.PERIOD = 0.0
+left = int(sys.argv.pop(1))
+compress = Clara.compress
+
+
+def stuck(self, documents, **options):
+    global left
+    left -= len(documents)
+    if left < 0:
+        time.sleep(600)
+    return compress(self, documents, **options)
+
+
+Clara.compress = stuck
+main()
+"""
+
+
+@pytest.fixture
+def start_stuck(start, warm, environment) -> Callable[..., subprocess.Popen[str]]:
+    """Start a command that waits before it compresses more than so many documents.
+
+    A test that kills it half-way does so whatever the speed of the machine. Every batch is stored
+    at once.
+    """
+
+    def run(documents: int, *arguments: str) -> subprocess.Popen[str]:
+        command = [warm(environment).python, "-c", STUCK, str(documents)]
+        return start(*arguments, command=command)
 
     return run

@@ -343,7 +343,9 @@ def wait_for(path: Path, documents: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_gives_the_same_index(start, clara, compress, write_corpus, tmp_path):
+def test_killed_and_resumed_gives_the_same_index(
+    start_stuck, clara, compress, write_corpus, tmp_path
+):
     records = [
         {"id": f"d{n}", "contents": f"Number {n}. " * (1 + n % 30), "title": f"T{n}"}
         for n in range(7 * corpus.GROUP + 17)
@@ -352,7 +354,7 @@ def test_killed_and_resumed_gives_the_same_index(start, clara, compress, write_c
     clara(*compress(file, tmp_path / "whole"))
 
     for count in (1, 2 * corpus.GROUP):
-        killed = start(*compress(file, tmp_path / "killed", "--resume"))
+        killed = start_stuck(3 * corpus.GROUP, *compress(file, tmp_path / "killed", "--resume"))
         wait_for(tmp_path / "killed", count)
         kill(killed)
         assert killed.returncode == -signal.SIGKILL

@@ -282,11 +282,11 @@ def stored(path) -> int:
 
 
 @pytest.mark.slow
-def test_killed_and_built_again(start, clara, arguments, tmp_path, compressed):
+def test_killed_and_built_again(start_stuck, clara, arguments, tmp_path, compressed):
     file = tmp_path / "a.jsonl"
     records = [{"id": f"d{n}", "contents": f"Number {n}. " * (1 + n % 20)} for n in range(1200)]
     file.write_text("".join(json.dumps(each) + "\n" for each in records))
-    running = start(*arguments(file))
+    running = start_stuck(3 * building.BATCH, *arguments(file))
     while running.poll() is None and stored(tmp_path / "index") < building.BATCH:
         time.sleep(0.02)
     kill(running)

@@ -121,11 +121,11 @@ def test_in_python(path, spans):
 
 
 @pytest.mark.slow
-def test_killed_and_gone_on_with(start, clara, model, spans, write_corpus, tmp_path):
+def test_killed_and_gone_on_with(start_stuck, clara, model, spans, write_corpus, tmp_path):
     records = [{"id": f"d{n}", "contents": f"Number {n}. " * (1 + n % 20)} for n in range(1200)]
     path = str(tmp_path / "index")
     Clara.from_pretrained(model).build_index(path, [f"docs={write_corpus(records)}"])
-    running = start("index", "migrate", "--model", spans, path)
+    running = start_stuck(3 * migrating.BATCH, "index", "migrate", "--model", spans, path)
     journal = Path(path, "_migration", "journal.jsonl")
     while running.poll() is None and not (journal.exists() and b'"stored"' in journal.read_bytes()):
         time.sleep(0.02)
