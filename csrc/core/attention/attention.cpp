@@ -38,8 +38,21 @@ double work_of(const AttentionInputs& inputs, const AttendedDocument& document) 
            static_cast<double>(columns) / kWorkOfElement;
 }
 
-bool is_empty(const AttendedDocument& document) {
-    return document.rows == 0 || document.queries == 0;
+/// Runs a kernel for all heads of keys of each document. Who is done takes the next one.
+template <class Call>
+void for_each_head(const Call& call, const std::vector<AttendedDocument>& documents,
+                   void (*kernel)(const Call&, const AttendedDocument&, int64_t kv_head,
+                                  char* scratch),
+                   int64_t scratch_bytes, int threads) {
+    const int64_t heads = call.inputs.kv_heads;
+    const int64_t count = static_cast<int64_t>(documents.size()) * heads;
+    std::atomic<int64_t> next{0};
+    for_each_part(threads, threads, [&](int /*part*/, int64_t /*begin*/, int64_t /*end*/) {
+        AlignedBytes scratch(scratch_bytes);
+        for (int64_t piece = next++; piece < count; piece = next++) {
+            kernel(call, documents[piece / heads], piece % heads, scratch.data());
+        }
+    });
 }
 
 }  // namespace
@@ -63,23 +76,13 @@ void packed_attention(const PackedAttention& call, const std::vector<AttendedDoc
     const int64_t share = div_up(queries * inputs.kv_heads, shares);
     const std::vector<AttendedDocument> pieces =
         cut(documents, parts == 1 ? queries : std::max(kLeastQueries, share));
-    const int64_t count = static_cast<int64_t>(pieces.size()) * inputs.kv_heads;
-    // Who is done takes the next one.
-    std::atomic<int64_t> next{0};
-    for_each_part(parts, parts, [&](int /*part*/, int64_t /*begin*/, int64_t /*end*/) {
-        AlignedBytes scratch(kernel.scratch_bytes(inputs, longest));
-        for (int64_t piece = next++; piece < count; piece = next++) {
-            kernel.attend(call, pieces[piece / inputs.kv_heads], piece % inputs.kv_heads,
-                          scratch.data());
-        }
-    });
+    for_each_head(call, pieces, kernel.attend, kernel.scratch_bytes(inputs, longest), parts);
 }
 
 void packed_attention_gradient(const AttentionGradient& call,
                                std::vector<AttendedDocument> documents, int threads) {
     const AttentionGradientKernels& kernel = *kernels().attention_gradient;
     const AttentionInputs& inputs = call.inputs;
-    documents.erase(std::remove_if(documents.begin(), documents.end(), is_empty), documents.end());
     int64_t longest = 0;
     double work = 0;
     for (const AttendedDocument& each : documents) {
@@ -94,14 +97,8 @@ void packed_attention_gradient(const AttentionGradient& call,
     const int64_t count = static_cast<int64_t>(documents.size()) * inputs.kv_heads;
     if (count == 0) return;
     const int parts = useful_threads(work, count, threads);
-    std::atomic<int64_t> next{0};
-    for_each_part(parts, parts, [&](int /*part*/, int64_t /*begin*/, int64_t /*end*/) {
-        AlignedBytes scratch(kernel.scratch_bytes(inputs, longest));
-        for (int64_t piece = next++; piece < count; piece = next++) {
-            kernel.differentiate(call, documents[piece / inputs.kv_heads], piece % inputs.kv_heads,
-                                 scratch.data());
-        }
-    });
+    for_each_head(call, documents, kernel.differentiate, kernel.scratch_bytes(inputs, longest),
+                  parts);
 }
 
 }  // namespace clara

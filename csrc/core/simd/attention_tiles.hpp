@@ -154,13 +154,7 @@ inline void multiply_keys(const Queries& tile, const char* rows, const TileKeys&
         clear(sum);
         add_products<kTileQueries, kTileGroups>(sum, packed + key * width * 2, row, width / 2,
                                                 nullptr, 0);
-#pragma GCC unroll 12
-        for (int i = 0; i < kTileQueries; ++i) {
-#pragma GCC unroll 2
-            for (int g = 0; g < kTileGroups; ++g) {
-                _mm512_storeu_ps(products + i * stride + key - keys.begin + g * kLanes, sum[i][g]);
-            }
-        }
+        store(sum, products + key - keys.begin, stride);
     }
 }
 

@@ -68,15 +68,8 @@ void transpose_block(const Queries& block, const char* rows, char* out) {
     };
     for (int64_t pair = 0; pair < kBlockPairs; pair += kTransposedPairs) {
         for (int64_t column = 0; column < width; column += kLanes) {
-            __m512i pairs[16];
-            for (int64_t at = 0; at < kTransposedPairs; ++at) {
-                const int64_t i = 2 * (pair + at);
-                pairs[at] = interleaved(values(i, column), values(i + 1, column));
-            }
-            transpose(pairs);
-            for (int64_t at = 0; at < kLanes; ++at) {
-                _mm512_storeu_si512(out + (column + at) * kTransposedBytes + pair * 4, pairs[at]);
-            }
+            transpose_rows([&](int64_t i) { return values(2 * pair + i, column); },
+                           out + column * kTransposedBytes + pair * 4, kTransposedBytes);
         }
     }
 }
@@ -176,22 +169,11 @@ void add_queries(const char* queries, const char* pairs, int64_t steps, int64_t 
         __m512 sum[kSumColumns][kTileGroups];
         const char* row[kSumColumns];
         float* to = sums + column * kTileKeys;
+        load(sum, to, kTileKeys);
 #pragma GCC unroll 8
-        for (int j = 0; j < kSumColumns; ++j) {
-            row[j] = queries + (column + j) * kTransposedBytes;
-#pragma GCC unroll 2
-            for (int g = 0; g < kTileGroups; ++g) {
-                sum[j][g] = _mm512_loadu_ps(to + j * kTileKeys + g * kLanes);
-            }
-        }
+        for (int j = 0; j < kSumColumns; ++j) row[j] = queries + (column + j) * kTransposedBytes;
         add_products<kSumColumns, kTileGroups>(sum, pairs, row, steps, nullptr, 0);
-#pragma GCC unroll 8
-        for (int j = 0; j < kSumColumns; ++j) {
-#pragma GCC unroll 2
-            for (int g = 0; g < kTileGroups; ++g) {
-                _mm512_storeu_ps(to + j * kTileKeys + g * kLanes, sum[j][g]);
-            }
-        }
+        store(sum, to, kTileKeys);
     }
 }
 

@@ -71,15 +71,7 @@ void multiply_tile(const Block& block, const Weights& weights, int64_t inputs, c
         for (int j = 0; j < kRows; ++j) row[j] = up.row(j);
         add_products<kRows, kGroups>(sum, block.changes, row, rank / 2, nullptr, 0);
     }
-    const int64_t count = least(kRows, weights.count);
-#pragma GCC unroll 24
-    for (int j = 0; j < kRows; ++j) {
-        if (j >= count) break;
-#pragma GCC unroll 4
-        for (int g = 0; g < kGroups; ++g) {
-            _mm512_storeu_ps(sums + j * kLinearRows + g * kLanes, sum[j][g]);
-        }
-    }
+    store(sum, sums, kLinearRows, weights.count);
 }
 
 Weights behind(const Weights& weights, int64_t rows) {

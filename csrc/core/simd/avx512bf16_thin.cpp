@@ -21,11 +21,6 @@ int64_t scratch_bytes(const ThinProduct& call, int64_t columns) {
            (kThinBytes + blocks * kThinColumns * static_cast<int64_t>(sizeof(float)));
 }
 
-/// The first `count` of 32 values.
-__mmask32 first_values(int64_t count) {
-    return count >= 2 * kLanes ? ~__mmask32{0} : static_cast<__mmask32>((1u << count) - 1);
-}
-
 /// Writes columns of `count` thin rows as rows of kRowsAtOnce values, 0 behind the last ones.
 void transpose_thin(const ThinProduct& call, int64_t first, int64_t count, char* out) {
     for (int64_t column = 0; column < call.rank; column += kLanes) {
@@ -35,14 +30,8 @@ void transpose_thin(const ThinProduct& call, int64_t first, int64_t count, char*
             return row < count ? _mm256_maskz_loadu_epi16(mask, from) : _mm256_setzero_si256();
         };
         for (int64_t row = 0; row < kRowsAtOnce; row += 2 * kLanes) {
-            __m512i pairs[16];
-            for (int64_t i = 0; i < kLanes; ++i) {
-                pairs[i] = interleaved(values(row + 2 * i), values(row + 2 * i + 1));
-            }
-            transpose(pairs);
-            for (int64_t i = 0; i < kLanes; ++i) {
-                _mm512_storeu_si512(out + (column + i) * kThinBytes + row * 2, pairs[i]);
-            }
+            transpose_rows([&](int64_t i) { return values(row + i); },
+                           out + column * kThinBytes + row * 2, kThinBytes);
         }
     }
 }
@@ -51,10 +40,10 @@ void transpose_thin(const ThinProduct& call, int64_t first, int64_t count, char*
 struct WideRows {
     const char* first;
     int64_t stride, count;
-    __mmask32 columns;
+    __mmask16 pairs;  // of columns
 
     __m512i row(int64_t i) const {
-        return i < count ? _mm512_maskz_loadu_epi16(columns, first + i * stride)
+        return i < count ? _mm512_maskz_loadu_epi32(pairs, first + i * stride)
                          : _mm512_setzero_si512();
     }
 };
@@ -62,13 +51,7 @@ struct WideRows {
 /// Adds to kSumRows rows of sums. Columns are in the order in which two rows are interleaved.
 void add_rows(const WideRows& wide, const char* thin, float* sums) {
     __m512 sum[kSumRows][kColumnGroups];
-#pragma GCC unroll 8
-    for (int j = 0; j < kSumRows; ++j) {
-#pragma GCC unroll 2
-        for (int g = 0; g < kColumnGroups; ++g) {
-            sum[j][g] = _mm512_loadu_ps(sums + j * kThinColumns + g * kLanes);
-        }
-    }
+    load(sum, sums, kThinColumns);
     for (int64_t row = 0; row < wide.count; row += 2) {
         const __m512i one = wide.row(row), other = wide.row(row + 1);
         const __m512bh pairs[kColumnGroups] = {as_pairs(_mm512_unpacklo_epi16(one, other)),
@@ -82,13 +65,7 @@ void add_rows(const WideRows& wide, const char* thin, float* sums) {
             }
         }
     }
-#pragma GCC unroll 8
-    for (int j = 0; j < kSumRows; ++j) {
-#pragma GCC unroll 2
-        for (int g = 0; g < kColumnGroups; ++g) {
-            _mm512_storeu_ps(sums + j * kThinColumns + g * kLanes, sum[j][g]);
-        }
-    }
+    store(sum, sums, kThinColumns);
 }
 
 /// Puts a row of sums into the order of columns.
@@ -138,7 +115,7 @@ void multiply(const ThinProduct& call, int64_t begin, int64_t end, char* memory)
         transpose_thin(call, row, count, thin);
         for (int64_t column = begin; column < end; column += kThinColumns) {
             const WideRows wide{call.wide + row * stride + column * 2, stride, count,
-                                first_values(end - column)};
+                                first_lanes((end - column) / 2)};
             for (int64_t r = 0; r < call.rank; r += kSumRows) {
                 add_rows(wide, thin + r * kThinBytes,
                          sums + (column - begin) / kThinColumns * block + r * kThinColumns);

@@ -76,6 +76,17 @@ inline void transpose(__m512i (&rows)[16]) {
     }
 }
 
+/// Writes 16 columns of 32 rows of bfloat16 values as 16 rows, `stride_bytes` from one to the next.
+/// `row(i)` returns the 16 values of the i-th row.
+template <class Row>
+__attribute__((always_inline)) inline void transpose_rows(const Row& row, char* out,
+                                                          int64_t stride_bytes) {
+    __m512i pairs[16];
+    for (int64_t i = 0; i < kLanes; ++i) pairs[i] = interleaved(row(2 * i), row(2 * i + 1));
+    transpose(pairs);
+    for (int64_t i = 0; i < kLanes; ++i) _mm512_storeu_si512(out + i * stride_bytes, pairs[i]);
+}
+
 /// Packs `count` of up to 16 rows of an even number of values: pair after pair of columns, these
 /// two values of one row after another, `groups` lines from one pair to the next.
 inline void pack_rows(const char* rows, int64_t stride_bytes, int64_t count, int64_t columns,
@@ -134,6 +145,31 @@ __attribute__((always_inline)) inline void clear(__m512 (&sum)[kRows][kGroups]) 
     for (int j = 0; j < kRows; ++j) {
 #pragma GCC unroll 4
         for (int g = 0; g < kGroups; ++g) sum[j][g] = _mm512_setzero_ps();
+    }
+}
+
+/// Reads rows of sums, `stride` values from one to the next.
+template <int kRows, int kGroups>
+__attribute__((always_inline)) inline void load(__m512 (&sum)[kRows][kGroups], const float* from,
+                                                int64_t stride) {
+#pragma GCC unroll 24
+    for (int j = 0; j < kRows; ++j) {
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) {
+            sum[j][g] = _mm512_loadu_ps(from + j * stride + g * kLanes);
+        }
+    }
+}
+
+/// Writes the first `count` rows of sums likewise; by default all.
+template <int kRows, int kGroups>
+__attribute__((always_inline)) inline void store(const __m512 (&sum)[kRows][kGroups], float* to,
+                                                 int64_t stride, int64_t count = kRows) {
+#pragma GCC unroll 24
+    for (int j = 0; j < kRows; ++j) {
+        if (j >= count) break;
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) _mm512_storeu_ps(to + j * stride + g * kLanes, sum[j][g]);
     }
 }
 

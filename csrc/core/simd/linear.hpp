@@ -63,6 +63,7 @@ constexpr int64_t kThinColumns = 32;  // of a wide matrix that are multiplied at
 
 /// out = thin' wide, or its transpose, in float32 of bfloat16 values: the gradients of
 /// AdaptedLinear in A, of x and LinearGradient::thin, and in B, of grad and AdaptedLinear::changes.
+/// Columns and rank are even.
 struct ThinProduct {
     int64_t rows, columns, rank;
     const char* wide;  // [rows, columns]
