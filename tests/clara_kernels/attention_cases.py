@@ -32,6 +32,14 @@ def random_case(lengths, counts, heads, kv_heads, width, dtype, memory_only, dev
     return [torch.randn(*shape, width, device=device).to(dtype) for shape in shapes]
 
 
+def bfloat16_case(lengths, counts, heads, kv_heads, width, memory_only=False):
+    """Gradient, q, k and v in bfloat16, and the documents."""
+    sizes = heads, kv_heads, width
+    *inputs, grad = random_case(lengths, counts, *sizes, torch.bfloat16, memory_only)
+    numbers = torch.tensor(counts, dtype=torch.int32)
+    return grad, *inputs, offsets_of(lengths), numbers, memory_only
+
+
 def with_gradients(function, tensors, grad):
     leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
     out = function(*leaves)

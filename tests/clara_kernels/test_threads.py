@@ -111,14 +111,12 @@ class Unshared:
 
 
 @pytest.fixture
-def unshared(monkeypatch):
+def unshared(monkeypatch, set_threads):
     """Sets the number of threads; those of the module are others, and idle ones spin."""
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(module, "native", Unshared)
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+    return set_threads
 
 
 def test_one_thread_has_its_processor(unshared):

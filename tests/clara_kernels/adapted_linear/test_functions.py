@@ -94,18 +94,14 @@ def test_the_module_computes_what_the_reference_does(monkeypatch):
 
 
 @HERE
-def test_threads_compute_the_same():
+def test_threads_compute_the_same(set_threads):
     few, many = case(40, 256, 1024, 16), case(700, 64, 256, 16, bias=True)
-    before = torch.get_num_threads()
-    try:
-        for given in (few, many):
-            made = []
-            for threads in (1, 3):
-                torch.set_num_threads(threads)
-                made.append(adapted_linear(*given, 0.7))
-            assert torch.equal(*made)
-    finally:
-        torch.set_num_threads(before)
+    for given in (few, many):
+        made = []
+        for threads in (1, 3):
+            set_threads(threads)
+            made.append(adapted_linear(*given, 0.7))
+        assert torch.equal(*made)
 
 
 @HERE
@@ -208,18 +204,14 @@ def test_odd_sizes_are_not_trained_here():
 
 
 @HERE
-def test_threads_make_the_same_gradients():
+def test_threads_make_the_same_gradients(set_threads):
     _, weight, _, down, up = case(1, 128, 512, 16)
     grad = torch.randn(500, 512).bfloat16()
-    before = torch.get_num_threads()
     made = []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            of_x, thin = gradients(grad, weight, down, up, 0.7)
-            made.append((of_x, thin, gradient_of_up(grad, thin), gradient_of_down(thin, grad)))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 3):
+        set_threads(threads)
+        of_x, thin = gradients(grad, weight, down, up, 0.7)
+        made.append((of_x, thin, gradient_of_up(grad, thin), gradient_of_down(thin, grad)))
     for one, other in zip(*made, strict=True):
         assert torch.equal(one, other)
 

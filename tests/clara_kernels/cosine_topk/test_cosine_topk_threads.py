@@ -20,26 +20,22 @@ from clara_kernels import build_info, cosine_topk
 
 @pytest.mark.parametrize("simd", SIMD)
 @dtypes
-def test_threads_change_nothing(simd, dtype, monkeypatch):
+def test_threads_change_nothing(simd, dtype, monkeypatch, set_threads):
     monkeypatch.setenv("CLARA_SIMD", simd)
     for b, n, d in [(3, 4003, 300), (200, 30, 900)]:  # shared by rows, by queries
         queries, corpus = torch.randn(b, d), corpus_of(n, d, dtype)
         corpus[1::2] = corpus[::2][: len(corpus[1::2])]  # ties within and between threads' rows
-        before = torch.get_num_threads()
-        try:
-            results = []
-            for count in (1, 2, 4, 7):
-                torch.set_num_threads(count)
-                results.append(cosine_topk(queries, corpus, 50))
-        finally:
-            torch.set_num_threads(before)
+        results = []
+        for count in (1, 2, 4, 7):
+            set_threads(count)
+            results.append(cosine_topk(queries, corpus, 50))
         for scores, rows in results[1:]:
             assert torch.equal(scores, results[0][0])
             assert torch.equal(rows, results[0][1])
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_parallel_calls_agree(count):
+def test_parallel_calls_agree(count, set_threads):
     corpus = torch.randn(3000, 200)
     queries = [torch.randn(9, 200) for _ in range(6)]
     expected = [cosine_topk(each, corpus, 30) for each in queries]
@@ -49,16 +45,12 @@ def test_parallel_calls_agree(count):
         for _ in range(5):
             found[i] = cosine_topk(queries[i], corpus, 30)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        threads = [threading.Thread(target=search, args=(i,)) for i in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        torch.set_num_threads(before)
+    set_threads(count)
+    threads = [threading.Thread(target=search, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     for one, other in zip(found, expected):
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1], other[1])

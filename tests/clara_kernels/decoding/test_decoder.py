@@ -25,14 +25,6 @@ def simd(request, monkeypatch):
     monkeypatch.setenv("CLARA_SIMD", request.param)
 
 
-@pytest.fixture
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
 def worst_error(weights, lengths, steps=5):
     found = filled_cache(weights, lengths, 40)
     expected = filled_cache(weights, lengths, 40, torch.float64)
@@ -76,12 +68,13 @@ def test_logits_are_those_of_float64(simd, kind, sequences):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_threads_compute_the_same(three_threads, kind):
+def test_more_threads_compute_the_same(kind, set_threads):
     """Bit for bit: threads share rows, and a row's sum is that of one thread."""
     weights = with_wide_network(decoder_weights(**KINDS[kind][0]), 12_000)  # enough for three
     given = tokens(8, seed=0)
+    set_threads(3)
     several = Decoder(weights).step(filled_cache(weights, LENGTHS[8], 40), *given)
-    torch.set_num_threads(1)
+    set_threads(1)
     alone = Decoder(weights).step(filled_cache(weights, LENGTHS[8], 40), *given)
     assert torch.equal(alone, several)
 

@@ -194,15 +194,11 @@ def test_infinite_gates_make_what_torch_makes_of_them(dtype, activation):
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_threads_share_the_rows(threads):
+def test_threads_share_the_rows(threads, set_threads):
     x, weight = torch.randn(1001, 600), torch.rand(600)
     alone = rms_norm(x, weight, 1e-6)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert torch.equal(rms_norm(x, weight, 1e-6), alone)
-    finally:
-        torch.set_num_threads(before)
+    set_threads(threads)
+    assert torch.equal(rms_norm(x, weight, 1e-6), alone)
 
 
 def test_no_rows_are_no_rows():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attention_cases import bfloat16_case
 from comparison import offsets_of
 
 from clara_kernels.build import build_info, native
 from clara_kernels.memory_attention import cpu, reference
-from clara_kernels.memory_attention.reference import query_offsets
 
 pytestmark = pytest.mark.skipif(
     build_info()["simd"] != "avx512bf16",
@@ -21,15 +21,6 @@ ROUNDING = 2**-8
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-def case(lengths, counts, heads, kv_heads, width, memory_only=False):
-    bounds, counts = offsets_of(lengths), torch.tensor(counts, dtype=torch.int32)
-    rows = int(query_offsets(bounds, counts, memory_only)[-1])
-    total = sum(lengths)
-    shapes = (rows, heads), (total, kv_heads), (total, kv_heads)
-    tensors = [torch.randn(*shape, width).bfloat16() for shape in shapes]
-    return (*tensors, bounds, counts, memory_only)
 
 
 def check(given, scale, window):
@@ -49,12 +40,13 @@ def check(given, scale, window):
 def test_values(heads, kv_heads, width, window, memory_only):
     lengths = [1, 2, 33, 64, 100, 130]
     counts = [min(length, 5) for length in lengths]
-    check(case(lengths, counts, heads, kv_heads, width, memory_only), width**-0.5, window)
+    _, *given = bfloat16_case(lengths, counts, heads, kv_heads, width, memory_only)
+    check(given, width**-0.5, window)
 
 
 def test_large_scores():
     """Where a softmax without its largest score taken off would overflow."""
-    given = case([50, 20], [1, 1], 2, 1, 16)
+    _, *given = bfloat16_case([50, 20], [1, 1], 2, 1, 16)
     check(given, 40.0, 0)
     check(given, -40.0, 0)
 
@@ -62,7 +54,7 @@ def test_large_scores():
 @pytest.mark.parametrize("size", [1e4, 1e9, 1e14])
 def test_huge_scores(size):
     """Where the rounding of a score is more than what an exponential can hold."""
-    q, *rest = case([20, 40], [1, 1], 2, 1, 16)
+    _, q, *rest = bfloat16_case([20, 40], [1, 1], 2, 1, 16)
     q *= size
     out, _ = cpu.forward(q, *rest, 0.37, 0)
     exact, _ = reference.forward(*(x.double() for x in (q, *rest[:2])), *rest[2:], 0.37, 0)
@@ -71,7 +63,7 @@ def test_huge_scores(size):
 
 @pytest.mark.parametrize("window", [0, 3])
 def test_other_instructions_compute_the_same(window, monkeypatch):
-    given = case([40, 70], [4, 4], 4, 2, 32)
+    _, *given = bfloat16_case([40, 70], [4, 4], 4, 2, 32)
     made, sums = cpu.forward(*given, 0.2, window)
     monkeypatch.setenv("CLARA_SIMD", "avx512")
     assert not native.attends_bfloat16()
@@ -85,23 +77,19 @@ def test_other_instructions_compute_the_same(window, monkeypatch):
     ("lengths", "kv_heads"),
     [([300, 5, 280, 290], 3), ([700], 1)],  # the second is cut, as there is but one piece
 )
-def test_threads_compute_the_same(lengths, kv_heads, window):
-    given = case(lengths, [4] * len(lengths), 6, kv_heads, 64)
-    before = torch.get_num_threads()
+def test_threads_compute_the_same(lengths, kv_heads, window, set_threads):
+    _, *given = bfloat16_case(lengths, [4] * len(lengths), 6, kv_heads, 64)
     made = []
-    try:
-        for threads in (1, 2, 7):
-            torch.set_num_threads(threads)
-            made.append(torch.cat([x.flatten() for x in cpu.forward(*given, 0.1, window)]))
-            check(given, 0.1, window)
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 7):
+        set_threads(threads)
+        made.append(torch.cat([x.flatten() for x in cpu.forward(*given, 0.1, window)]))
+        check(given, 0.1, window)
     assert torch.equal(made[0], made[1])
     assert torch.equal(made[0], made[2])
 
 
 def test_documents_do_not_see_each_other_nor_later_tiles():
-    q, k, v, *rest = case([9, 90, 6], [2] * 3, 2, 2, 32)
+    _, q, k, v, *rest = bfloat16_case([9, 90, 6], [2] * 3, 2, 2, 32)
     before, _ = cpu.forward(q, k, v, *rest, 0.2, 0)
     k[9 + 64 : 99], v[9 + 64 : 99] = torch.nan, torch.inf
     after, _ = cpu.forward(q, k, v, *rest, 0.2, 0)
@@ -111,7 +99,7 @@ def test_documents_do_not_see_each_other_nor_later_tiles():
 
 
 def test_nothing_to_compute():
-    q, k, v, bounds, _, _ = case([5, 9], [0, 0], 4, 2, 16)
+    _, q, k, v, bounds, _, _ = bfloat16_case([5, 9], [0, 0], 4, 2, 16)
     none = torch.zeros(2, dtype=torch.int32)
     out, lse = cpu.forward(q[:0], k, v, bounds, none, True, 0.2, 0)
     assert out.shape == (0, 4, 16)
@@ -120,7 +108,7 @@ def test_nothing_to_compute():
 
 def test_documents_with_fewer_rows_than_queries_are_skipped():
     """They get here where nothing reads the bounds, such as under torch.compile."""
-    q, k, v, bounds, counts, _ = case([5, 0, 9], [2, 2, 2], 4, 2, 16, True)
+    _, q, k, v, bounds, counts, _ = bfloat16_case([5, 0, 9], [2, 2, 2], 4, 2, 16, True)
     out, lse = cpu.forward(q, k, v, bounds, counts, True, 0.2, 0)
     kept = [0, 1, 4, 5]
     whole = offsets_of([5, 9]), torch.tensor([2, 2], dtype=torch.int32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import document_by_document, random_case, with_gradients
+from attention_cases import bfloat16_case, document_by_document, random_case, with_gradients
 from comparison import offsets_of
 
 from clara_kernels import memory_attention
@@ -23,14 +23,6 @@ COUNTS = [1, 2, 5, 5, 5, 5]
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-def case(lengths, counts, heads, kv_heads, width, memory_only=False):
-    """Gradient, q, k and v, and the documents."""
-    sizes = heads, kv_heads, width
-    *inputs, grad = random_case(lengths, counts, *sizes, torch.bfloat16, memory_only)
-    numbers = torch.tensor(counts, dtype=torch.int32)
-    return grad, *inputs, offsets_of(lengths), numbers, memory_only
 
 
 def exact(given, scale, window):
@@ -55,7 +47,7 @@ def check(found, expected, size=1.0, roundings=0.7):
     ("heads", "kv_heads", "width"), [(9, 3, 64), (4, 4, 16), (6, 2, 48), (8, 1, 128)]
 )
 def test_values(heads, kv_heads, width, window, memory_only):
-    given = case(LENGTHS, COUNTS, heads, kv_heads, width, memory_only)
+    given = bfloat16_case(LENGTHS, COUNTS, heads, kv_heads, width, memory_only)
     scale = width**-0.5
     found = compiled.backward(*given, scale, window)
     check(found, exact(given, scale, window))
@@ -84,7 +76,7 @@ def test_no_less_exact_than_pytorch_in_bfloat16(window, memory_only):
 
 
 def test_scores_at_which_an_exponential_would_overflow():
-    given = case([50, 20], [1, 1], 2, 1, 16)
+    given = bfloat16_case([50, 20], [1, 1], 2, 1, 16)
     for scale in (40.0, -40.0):
         check(compiled.backward(*given, scale, 0), exact(given, scale, 0), size=2e4)
 
@@ -92,7 +84,7 @@ def test_scores_at_which_an_exponential_would_overflow():
 @pytest.mark.parametrize("size", [1e4, 1e9, 1e14])
 def test_huge_scores(size):
     """The softmax is 1 for one key, so that queries and keys get no gradient."""
-    grad, q, *rest = case([20, 40], [1, 1], 2, 1, 16)
+    grad, q, *rest = bfloat16_case([20, 40], [1, 1], 2, 1, 16)
     given = grad, q * size, *rest
     found = compiled.backward(*given, 0.37, 0)
     _, _, dv = exact(given, 0.37, 0)
@@ -102,7 +94,7 @@ def test_huge_scores(size):
 
 @pytest.mark.parametrize("window", [0, 3])
 def test_other_instructions_compute_the_same(window, monkeypatch):
-    given = case([40, 70], [4, 4], 4, 2, 32)
+    given = bfloat16_case([40, 70], [4, 4], 4, 2, 32)
     grad, q, k, v, *documents = given
     rest = *documents, 0.2, window
     results = cpu.forward(q, k, v, *rest)
@@ -118,26 +110,22 @@ def test_other_instructions_compute_the_same(window, monkeypatch):
 
 @pytest.mark.parametrize("window", [0, 50])
 @pytest.mark.parametrize(("lengths", "kv_heads"), [([300, 5, 280, 290], 3), ([400], 1)])
-def test_threads_compute_the_same(lengths, kv_heads, window):
-    given = case(lengths, [4] * len(lengths), 6, kv_heads, 64)
-    before = torch.get_num_threads()
-    made = []
-    try:
-        for threads in (1, 2, 7):
-            torch.set_num_threads(threads)
-            found = compiled.backward(*given, 0.1, window)
-            made.append(torch.cat([x.flatten() for x in found]))
-    finally:
-        torch.set_num_threads(before)
+def test_threads_compute_the_same(lengths, kv_heads, window, set_threads):
+    given = bfloat16_case(lengths, [4] * len(lengths), 6, kv_heads, 64)
+    expected, made = exact(given, 0.1, window), []
+    for threads in (1, 2, 7):
+        set_threads(threads)
+        found = compiled.backward(*given, 0.1, window)
+        made.append(torch.cat([x.flatten() for x in found]))
     assert torch.equal(made[0], made[1])
     assert torch.equal(made[0], made[2])
-    check(found, exact(given, 0.1, window))
+    check(found, expected)
 
 
 @pytest.mark.parametrize("memory_only", [False, True])
 def test_all_is_written_and_what_lies_around_it_is_not_read(memory_only, monkeypatch):
     """Results and the rows of another document are NaN beforehand."""
-    grad, q, k, v, *documents = case([9, 90, 7], [3, 3, 3], 6, 3, 48, memory_only)
+    grad, q, k, v, *documents = bfloat16_case([9, 90, 7], [3, 3, 3], 6, 3, 48, memory_only)
     own = slice(3, 6) if memory_only else slice(9, 99)
     alone = offsets_of([90]), torch.tensor(3), memory_only
     whole = compiled.backward(grad[own], q[own], k[9:99], v[9:99], *alone, 0.2, 0)
@@ -153,7 +141,7 @@ def test_all_is_written_and_what_lies_around_it_is_not_read(memory_only, monkeyp
 
 
 def test_a_gradient_that_is_not_finite_stays_with_its_query():
-    grad, *rest = case([100], [1], 4, 2, 32)
+    grad, *rest = bfloat16_case([100], [1], 4, 2, 32)
     before, _, _ = compiled.backward(grad, *rest, 0.2, 0)
     grad[60, 3, 5] = torch.nan
     after, dk, dv = compiled.backward(grad, *rest, 0.2, 0)
@@ -171,7 +159,7 @@ def test_a_gradient_that_is_not_finite_stays_with_its_query():
 @pytest.mark.parametrize("lost", [torch.nan, torch.inf])
 @pytest.mark.parametrize("name", ["q", "k", "v"])
 def test_inputs_that_are_not_finite_reach_who_reads_them(name, lost):
-    grad, q, k, v, *rest = case([100], [1], 4, 2, 32)
+    grad, q, k, v, *rest = bfloat16_case([100], [1], 4, 2, 32)
     before, _, _ = compiled.backward(grad, q, k, v, *rest, 0.2, 0)
     {"q": q, "k": k, "v": v}[name][62] = lost
     after, dk, dv = compiled.backward(grad, q, k, v, *rest, 0.2, 0)
@@ -202,7 +190,7 @@ def test_inputs_that_are_not_finite_reach_who_reads_them(name, lost):
 def test_skipped_documents_get_none(lengths, counts, kept, monkeypatch):
     """They get here where nothing reads the bounds, under torch.compile."""
     monkeypatch.setattr(torch, "empty_like", lambda x: torch.full_like(x, torch.nan))
-    grad, q, k, v, *_ = case([max(n, 2) for n in lengths], [2] * len(lengths), 4, 2, 16)
+    grad, q, k, v, *_ = bfloat16_case([max(n, 2) for n in lengths], [2] * len(lengths), 4, 2, 16)
     rows, queries = sum(lengths), sum(counts)
     bounds, numbers = offsets_of(lengths), torch.tensor(counts, dtype=torch.int32)
     given = grad[:queries], q[:queries], k[:rows], v[:rows]
@@ -220,7 +208,7 @@ def test_skipped_documents_get_none(lengths, counts, kept, monkeypatch):
 
 
 def test_gradients_of_another_layout_and_dtype():
-    grad, *rest = case([20, 30], [1, 1], 4, 2, 16)
+    grad, *rest = bfloat16_case([20, 30], [1, 1], 4, 2, 16)
     expected = compiled.backward(grad, *rest, 0.2, 0)
     apart = grad.transpose(0, 1).contiguous().transpose(0, 1)
     for given in (apart, grad.float()):
