@@ -192,8 +192,9 @@ void differentiate_block(const AttentionGradient& call, const Queries& block,
     }
     // Later tiles see later keys, so those that see some of a tile's are neighbours.
     int64_t first = 0, end = 0;
-    for (int64_t key = begin[0]; key < last[tiles - 1]; key += kTileKeys) {
-        while (last[first] <= key) ++first;
+    const TileKeys all(block);
+    for (int64_t key = all.begin; key < all.last; key += kTileKeys) {
+        while (first < tiles && last[first] <= key) ++first;
         while (end < tiles && begin[end] <= key) ++end;
         const int64_t pair = first * kTilePairs, steps = (end - first) * kTilePairs;
         const int64_t pairs = key / kTileKeys * kPairsBytes + pair * kPairBytes;
