@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 DIGEST_BYTES = 16
@@ -34,14 +34,6 @@ def digest(label: bytes, *fields: Any) -> bytes:
     for part in parts:
         state.update(part)
     return state.digest()
-
-
-def small_digest(label: bytes, fields: Sequence[bytes | None]) -> bytes:
-    """The same as `digest` of short fields, in less time."""
-    parts = []
-    for field in fields:
-        parts += [ABSENT] if field is None else [length(len(field)), field]
-    return joined_digest(label, parts)
 
 
 def joined_digest(label: bytes, parts: Iterable[Any]) -> bytes:

@@ -19,7 +19,7 @@ import lance
 
 from clara.files.writing import replacing
 from clara.index.catalog import Catalog
-from clara.index.digests import number, small_digest
+from clara.index.digests import digest, number
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.gate import FOLDER, let_go, try_lock
 from clara.index.heads import Heads
@@ -57,7 +57,7 @@ def states(snapshot: Snapshot) -> dict[str, bytes]:
 
     def state(rows: Sequence[int]) -> bytes:
         places = rows if positions is None else positions[list(rows)].tolist()
-        return small_digest(b"clara.state", [found[place] for place in places])
+        return digest(b"clara.state", *(found[place] for place in places))
 
     return {name: state(catalog.rows_of(name)) for name in catalog.documents}
 
@@ -76,15 +76,15 @@ def document_ids(snapshot: Snapshot) -> list[str]:
 def _row_states(heads: Heads) -> Iterator[bytes]:
     for row, name in enumerate(heads.ids):
         title, sequence = heads.titles[row], heads.sequences[row]
-        fields = [
+        yield digest(
+            b"clara.row.state",
             name.encode(),
             heads.document_ids[row].encode(),
             None if title is None else title.encode(),
             number(heads.token_counts[row]),
             None if sequence is None else number(sequence),
             *(digests[row] for digests in heads.digests.values()),
-        ]
-        yield small_digest(b"clara.row.state", fields)
+        )
 
 
 @contextmanager
@@ -103,7 +103,9 @@ def only_migration(path: str) -> Iterator[str]:
             except FileNotFoundError:  # removed meanwhile
                 continue
         try:
-            if not try_lock(handle):
+            with failures_in(path, "beginning the migration"):
+                free = try_lock(handle)
+            if not free:
                 raise MemoryIndexError(
                     f"{path}: another process is migrating it at this moment; wait until it ends"
                 )
@@ -121,10 +123,9 @@ def no_migration(path: str) -> Iterator[bool]:
     Where its folder cannot be locked, one may be.
     """
     handle = None
-    folder = os.path.join(path, FOLDER)
     try:
-        handle = _lock_file(folder)
-        free = try_lock(handle) and _is_lock_of(folder, handle)
+        handle = _own_lock(os.path.join(path, FOLDER))
+        free = handle is not None
     except FileNotFoundError:  # as a rule
         free = True
     except OSError:
@@ -134,6 +135,22 @@ def no_migration(path: str) -> Iterator[bool]:
     finally:
         if handle is not None:
             let_go(handle)
+
+
+def _own_lock(folder: str) -> int | None:
+    """The lock of a folder, which the caller lets go of; None if another process has it.
+
+    Raises:
+        OSError: there is no folder, or it cannot be locked.
+    """
+    handle = _lock_file(folder)
+    own = False
+    try:
+        own = try_lock(handle) and _is_lock_of(folder, handle)
+    finally:
+        if not own:
+            let_go(handle)
+    return handle if own else None
 
 
 def _lock_file(folder: str) -> int:
@@ -243,7 +260,8 @@ def _is_same(file: str, other: str) -> bool:
 def remove_migration(path: str, *, unfinished: bool) -> int:
     """Remove what a migration has left that is finished, or was not gone on with for a week.
 
-    Nothing is removed while a process is migrating the index, or where that cannot be told.
+    Nothing is removed while a process is seen to migrate the index, or if the lock cannot be asked
+    for. Where there are no locks, none is seen.
 
     Args:
         path: of an index.
@@ -257,12 +275,12 @@ def remove_migration(path: str, *, unfinished: bool) -> int:
     """
     folder = os.path.join(path, FOLDER)
     try:
-        handle = _lock_file(folder)
+        handle = _own_lock(folder)
     except OSError:  # there is none, or it cannot be locked
         return 0
+    if handle is None:
+        return 0
     try:
-        if not (try_lock(handle) and _is_lock_of(folder, handle)):
-            return 0
         if not (unfinished or _is_finished(path) or time.time() - _touched(folder) > _WEEK):
             return 0
         freed = _bytes_of_own(folder)

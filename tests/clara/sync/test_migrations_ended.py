@@ -1,5 +1,7 @@
 """Migrations that are killed or fail, and what is left of them."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -183,6 +185,27 @@ def test_a_half_done_migration_is_removed(index, stub, monkeypatch):
     half_done(index)
     present = arguments(fingerprint=FINGERPRINT, settings=index.settings)
     assert not Migration(index.path, present, stub).run().changed
+    assert not os.path.exists(folder)
+
+
+def test_a_lock_that_fails(index, monkeypatch):
+    """Otherwise than where there are none: whether a process migrates the index is not known."""
+
+    def refused(file, how):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    half_done(index)
+    folder = os.path.join(index.path, gate.FOLDER)
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refused)
+        index.clean_up(keep_versions=1, unfinished=True)
+        assert os.path.exists(folder)
+        wrong = "beginning the migration failed: .*Input/output error"
+        with pytest.raises(MemoryIndexError, match=wrong), folders.only_migration(index.path):
+            pass
+    opened = (os.path.realpath(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd"))
+    assert not [file for file in opened if file.startswith(folder)]
+    index.clean_up(keep_versions=1, unfinished=True)
     assert not os.path.exists(folder)
 
 
