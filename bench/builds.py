@@ -113,11 +113,13 @@ class Beside:
         self.commits = 0
 
     def __call__(self, documents: int, detail: str | None = None) -> None:
-        """What a build tells of its progress; details come once a batch is stored."""
+        """What a build tells of its progress; details come once a commit."""
         if detail is None:
             return
         with self.away:
             rows = lance.dataset(str(self._index)).to_table(offset=self._rows)
+            if not len(rows):
+                return
             self._rows += len(rows)
             self.commits += 1
             mode = "append" if self._folder.exists() else "create"
