@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from clara.cli import index as index_commands
-from clara.cli import options
+from clara.cli import index_build, options
 from clara.cli.errors import CommandError, user_errors
 from clara.cli.loading import load_model, open_index
 from clara.cli.paths import check_device, check_model, check_output, expanded
@@ -252,9 +252,7 @@ def described(model: Clara, rate: int | None, work: Work, seconds: float) -> dic
         "documents_per_second": work.documents / seconds,
         "nominal_compression": rate or model.config.compression_rate,
         "effective_compression": info["effective_compression"],
-        "index_documents": info["documents"],
-        "index_rows": info["count"],
-        "index_bytes": info["bytes"],
+        **index_build.held(info),
     }
 
 

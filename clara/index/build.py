@@ -43,7 +43,7 @@ from clara.index.doubles import (
 )
 from clara.index.errors import DuplicateIdError, MemoryIndexError, failures_in
 from clara.index.header import Header
-from clara.index.joining import remove_files, require_whole, written
+from clara.index.joining import holds, remove_files, require_whole, written
 from clara.index.seals import require_sealed
 from clara.index.snapshot import Snapshot, file_of
 
@@ -124,7 +124,8 @@ class Writer:
             latest = Snapshot.latest(snapshot.path)
             if not _is_of(snapshot, latest):
                 return False
-            latest.append(batch)
+            with failures_in(latest.path, "writing"):
+                _committed(latest.dataset, written(latest.path, latest.dataset, batch))
             return True
         unique = True
 
@@ -233,7 +234,7 @@ class Writer:
             # a version in between might have them.
             with suppress(Exception):
                 dataset.checkout_latest()
-            if not _holds(dataset, files):
+            if not holds(dataset, files):
                 raise
         if not kept(snapshot, self._dataset, batch, fields):
             return False
@@ -321,13 +322,6 @@ def _committed(dataset: Any, files: list[Any]) -> Any:
     """Commit files behind those of the last version; the dataset afterwards."""
     operation = lance.LanceOperation.Append(files)
     return lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
-
-
-def _holds(dataset: Any, files: list[Any]) -> bool:
-    """Whether a version has files that were written."""
-    fragments = dataset.get_fragments()
-    held = {file.path for fragment in fragments for file in fragment.metadata.files}
-    return any(file.path in held for fragment in files for file in fragment.files)
 
 
 def _again(builder: Any) -> Any:

@@ -93,6 +93,12 @@ def require_whole(path: str, fragments: Iterable[Any]) -> None:
             )
 
 
+def holds(dataset: Any, fragments: Iterable[Any]) -> bool:
+    """Whether a version has any of the files of parts that were written."""
+    held = {file.path for file in _files(part.metadata for part in dataset.get_fragments())}
+    return any(file.path in held for file in _files(fragments))
+
+
 def remove_files(path: str, fragments: Iterable[Any]) -> None:
     """Remove the files of parts that no commit can name."""
     for file in _files(fragments):

@@ -17,7 +17,7 @@ from clara.index.contents import Contents
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.folders import local_path
 from clara.index.header import Header
-from clara.index.joining import keep_whole, remove_files
+from clara.index.joining import holds, keep_whole, remove_files
 from clara.index.layout import encode
 from clara.index.locks import folder_lock
 from clara.index.snapshot import Snapshot
@@ -65,7 +65,7 @@ def upgrade(
     """
     folder = local_path(path)
     Snapshot.latest(folder)  # says what is wrong with the path, before it is locked
-    with folder_lock(folder):  # of format 1; without one, Lance's commits still exclude each other
+    with folder_lock(folder):  # where there is none, Lance's commits still exclude each other
         for _ in range(_TRIES):
             snapshot = Snapshot.latest(folder)
             header = replace(
@@ -132,18 +132,11 @@ def _rewritten(
             raise
     if _committed(snapshot, lance.LanceOperation.Overwrite(header.schema, written)):
         return True
-    files = {file.path for fragment in written for file in fragment.files}
-    if _held(Snapshot.latest(snapshot.path)) & files:
-        return True  # what failed came after the commit
+    with failures_in(snapshot.path, "reading"):
+        if holds(Snapshot.latest(snapshot.path).dataset, written):
+            return True  # what failed came after the commit
     remove_files(snapshot.path, written)
     return False
-
-
-def _held(snapshot: Snapshot) -> set[str]:
-    """The files of a version."""
-    with failures_in(snapshot.path, "reading"):
-        fragments = snapshot.dataset.get_fragments()
-        return {file.path for part in fragments for file in part.metadata.files}
 
 
 def _committed(snapshot: Snapshot, operation: Any) -> bool:

@@ -19,7 +19,6 @@ from clara.index.digests import DIGEST_BYTES
 from clara.index.errors import MemoryIndexError, failures_in
 from clara.index.header import Header
 from clara.index.heads import Heads, damaged, decode_heads
-from clara.index.joining import written
 from clara.index.layout import (
     RowEntry,
     StoredText,
@@ -136,20 +135,18 @@ class Snapshot:
         Names of files are random. They are taken from what was opened: by now there may be another
         index in the folder.
         """
-        with failures_in(self.path, "reading"):
-            parts = [_told_apart(part) for part in self.fragments]
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=DIGEST_BYTES).hexdigest()
+        return next(reversed(self.beginnings), _hashed(b"[]").hexdigest())
 
     @cached_property
     def beginnings(self) -> dict[str, int]:
-        """How many rows the first files have, for any number of them, by the `state` of those.
+        """How many rows the first files have, for any number from 1 on, by the `state` of those.
 
         An earlier commit whose `state` is among them has these rows in these places.
         """
         with failures_in(self.path, "reading"):
             sizes = [int(part.metadata.num_rows) for part in self.fragments]
             parts = [json.dumps(_told_apart(part)) for part in self.fragments]
-        hashed, found, rows = hashlib.blake2b(b"[", digest_size=DIGEST_BYTES), {}, 0
+        hashed, found, rows = _hashed(b"["), {}, 0
         for number, (text, size) in enumerate(zip(parts, sizes, strict=True)):
             hashed.update(f"{', ' if number else ''}{text}".encode())
             whole = hashed.copy()
@@ -157,12 +154,6 @@ class Snapshot:
             rows += size
             found[whole.hexdigest()] = rows
         return found
-
-    def append(self, batch: pa.RecordBatch) -> None:
-        """Commit rows, whatever their ids."""
-        with failures_in(self.path, "writing"):
-            operation = lance.LanceOperation.Append(written(self.path, self.dataset, batch))
-            lance.LanceDataset.commit(self.dataset, operation, read_version=self.version)
 
     def heads(self, start: int = 0) -> Iterator[Heads]:
         """Ids, titles and token counts in batches, without reading texts and memory."""
@@ -370,6 +361,10 @@ def _checked_header(dataset: Any, path: str) -> Header:
     header = Header.from_schema(dataset.schema, path)
     require_sealed(path, int(dataset.version), dataset.get_fragments())
     return header
+
+
+def _hashed(data: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES)
 
 
 def deletions_of(fragment: Any) -> object:

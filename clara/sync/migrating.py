@@ -196,7 +196,8 @@ class Migration:
         new.clean_up(keep_versions=1)
         self._take_up(new, journal)  # so that nothing is left to read behind a closed gate
         _without_deleted(new)
-        with closed_gate(self.path), folder_lock(self.path):  # of format 1
+        # Writers wait before the gate, and those who passed it for the lock, where there is one.
+        with closed_gate(self.path), folder_lock(self.path):
             for _ in range(_ROUNDS):
                 old = Snapshot.latest(self.path)
                 self._take_up(new, journal)

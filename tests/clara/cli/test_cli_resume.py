@@ -20,6 +20,7 @@ from clara.index.header import Header
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
 from clara.model.forward import ClaraCore
+from tests.clara.index.rows import append_rows
 
 LONG = "One sentence of a long document. " * 20
 
@@ -351,7 +352,7 @@ def test_an_older_index_is_upgraded(
 def test_an_upgrade_names_what_was_stored_twice(clara, model, older):
     index = MemoryIndex.open(older)
     snapshot = Snapshot.latest(older)
-    snapshot.append(encode(snapshot.header, index.get(["a", "c"])))
+    append_rows(snapshot, encode(snapshot.header, index.get(["a", "c"])))
     info = json.loads(clara("info", "--json", older).stdout)
     assert (info["count"], info["duplicate_ids"]) == (len(index), ["a", "c"])
     assert "duplicate ids: a, c\n" in clara("info", older).stdout

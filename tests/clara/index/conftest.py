@@ -10,6 +10,7 @@ from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
 from tests.clara.index.made_views import FEW, SHAPE, memory
+from tests.clara.index.rows import append_rows
 
 FINGERPRINT = "f" * 64
 
@@ -89,7 +90,7 @@ def store_again():
 
     def store(index, documents):
         snapshot = Snapshot.latest(index.path)
-        snapshot.append(encode(snapshot.header, documents))
+        append_rows(snapshot, encode(snapshot.header, documents))
 
     return store
 

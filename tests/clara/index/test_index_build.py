@@ -17,6 +17,7 @@ from clara.index.catalog import added_order
 from clara.index.layout import encode
 from clara.index.snapshot import Snapshot
 from clara.memory.documents import CompressedDocuments
+from tests.clara.index.rows import append_rows
 
 # Adds, in each round that it is told to begin, documents that the other writer adds too, and one
 # of its own. The locks of this process exclude nobody.
@@ -166,7 +167,7 @@ def test_rows_that_lie_otherwise_than_they_were_added(make_index, make_documents
     documents = make_documents([f"d{n}" for n in range(7)])
     index.add(documents[:2])
     snapshot = Snapshot.latest(index.path)
-    snapshot.append(encode_backwards(snapshot.header, documents[2:]))
+    append_rows(snapshot, encode_backwards(snapshot.header, documents[2:]))
     stored = lance.dataset(index.path).to_table(["id"]).column("id").to_pylist()
     assert stored == ["d0", "d1", "d6", "d5", "d4", "d3", "d2"]
     for reader in (index, MemoryIndex.open(index.path)):

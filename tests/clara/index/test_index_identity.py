@@ -5,6 +5,7 @@ import io
 import pickle
 import shutil
 from datetime import timedelta
+from types import SimpleNamespace
 
 import lance
 import pytest
@@ -245,3 +246,32 @@ def test_documents_without_a_fingerprint_are_not_added(make_index, make_document
     with pytest.raises((TypeError, MemoryIndexError)):
         index.add(documents)
     assert len(index) == 0
+
+
+def test_states_are_what_they_were(make_index):
+    """The files of views are named by them."""
+
+    def part(number, file, rows, deleted=None):
+        metadata = SimpleNamespace(
+            files=[SimpleNamespace(path=file)], deletion_file=deleted, num_rows=rows
+        )
+        return SimpleNamespace(fragment_id=number, metadata=metadata, num_deletions=2)
+
+    parts = [
+        part(0, "a.lance", 3),
+        part(2, "ü.lance", 4, SimpleNamespace(id=7, read_version=9)),
+        part(3, "c.lance", 5),
+    ]
+    states = [
+        "609714941904fc136b02e8c60c596077",
+        "8f3d3025e9199bf8cc1546f2667793b4",
+        "77cade39505493e7912b6474482ca102",
+    ]
+    path = make_index().path
+    empty = Snapshot.latest(path)
+    assert (empty.state, empty.beginnings) == ("7ebb3c7c2a87b1a2f8a7ed729ecb040d", {})
+    for count in (1, 2, 3):
+        snapshot = Snapshot.latest(path)
+        snapshot.fragments = parts[:count]
+        assert snapshot.state == states[count - 1]
+        assert list(snapshot.beginnings.items()) == list(zip(states, [3, 7, 12]))[:count]

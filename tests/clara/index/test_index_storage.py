@@ -21,6 +21,7 @@ from clara.index.snapshot import Snapshot
 from clara.index.storage import STORAGES
 from clara.memory.documents import CompressedDocuments
 from clara_kernels import dequantize_memory, quantize_memory
+from tests.clara.index.rows import append_rows
 
 FLOATS = ["float32", "float16", "bfloat16"]
 CODES = ["int8", "int4"]
@@ -199,7 +200,7 @@ def test_rows_of_another_number_of_vectors_cannot_be_ranked_by_all_of_them(
     other = Header("f" * 64, 1, 96, torch.float32, {}, identity="1d", storage="float32")
     batch = encode(other, ragged(counts=[1], first=2))
     snapshot = Snapshot.latest(index.path)
-    snapshot.append(pa.record_batch(batch.columns, schema=snapshot.header.schema))
+    append_rows(snapshot, pa.record_batch(batch.columns, schema=snapshot.header.schema))
     assert index.get(["d2"]).counts == [1]
     with pytest.raises(MemoryIndexError, match="index: document 'd2' has 1 memory tokens; an ind"):
         index.search(torch.ones(2, 96), 1)
