@@ -90,14 +90,33 @@ def make_view(
     with _turn(folder) as waited:
         made = _opened(target, source) if waited or not anew else None
         if made is None:
+            told = _Told(on_progress)
             try:
                 earlier = _earlier(folder, source, contents)
-                build_view(contents, source, target, on_progress, mode=mode, earlier=earlier)
-            except ViewError:  # the earlier view cannot be read twice
-                build_view(contents, source, target, on_progress, mode=mode)
+                build_view(contents, source, target, told, mode=mode, earlier=earlier)
+            except ViewError:  # the earlier view is damaged
+                told.begin_again()
+                build_view(contents, source, target, told, mode=mode)
             made = View.open(target, source)
     remove_views(folder, source.identity, before=source.version, alone=alone)
     return made
+
+
+class _Told:
+    """Progress of a view that may be begun again: each row is told of once."""
+
+    def __init__(self, on_progress: Callable[[int], None] | None) -> None:
+        self._on_progress = on_progress
+        self._done = self._told = 0
+
+    def __call__(self, rows: int) -> None:
+        self._done += rows
+        if self._on_progress is not None and self._done > self._told:
+            self._on_progress(self._done - self._told)
+            self._told = self._done
+
+    def begin_again(self) -> None:
+        self._done = 0
 
 
 @contextmanager

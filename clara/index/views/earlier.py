@@ -18,7 +18,7 @@ class Earlier(NamedTuple):
     """A view whose rows are the first ones of a later version.
 
     Attributes:
-        view: checked as a whole.
+        view: what is taken over of it is compared with its checksums as it is copied.
         stored: how many positions of the dataset it is of.
     """
 
@@ -33,12 +33,11 @@ class Earlier(NamedTuple):
             view: of a version that the contents continue, by its head.
 
         Raises:
-            ViewError: it is damaged.
+            ViewError: its places are damaged.
         """
         count, known = len(view), contents.positions
         if count > contents.count or stored > contents.snapshot.count:
             return None
-        view.check()
         places = view.positions()
         ours = np.arange(contents.count) if known is None else known
         theirs = np.arange(count) if places is None else places
