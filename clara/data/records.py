@@ -122,8 +122,14 @@ def read_documents(path: str | os.PathLike[str]) -> Iterator[Document]:
             not UTF-8, is not a JSON object, repeats an id, or its "id" or "contents" is missing,
             empty or of another type.
     """
+    return (document for document, _ in read_records(path))
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[Document, Fields]]:
+    """The documents of `read_documents`, each with all fields of its line; raises as that does."""
     for name, line in identified(path, CORPUS):
-        yield Document(id=name, text=line.text("contents"), title=line.optional_text("title"))
+        document = Document(id=name, text=line.text("contents"), title=line.optional_text("title"))
+        yield document, line
 
 
 def read_document_ids(path: str | os.PathLike[str]) -> set[str]:

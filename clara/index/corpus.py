@@ -8,7 +8,8 @@ from itertools import islice
 from typing import Protocol
 
 from clara.config import Overflow
-from clara.data.records import Document, read_documents
+from clara.data.lines import Fields
+from clara.data.records import Document, read_documents, read_records
 from clara.data.values import DataError
 from clara.index.changes import (
     Passages,
@@ -121,7 +122,7 @@ def _check_rows(
     if not suspects:
         return
     for group in groups(corpus):
-        chosen = [document for document in group if document.id in suspects]
+        chosen = [document for document, _ in group if document.id in suspects]
         for passage in passages(chosen, overflow):
             if passage.id == passage.document_id:
                 continue
@@ -147,7 +148,8 @@ class Work:
 
     Attributes:
         compress: with the plan's `overflow`.
-        details: what is stored of a document beside its text; None for an index without columns.
+        details: what is stored of a document beside its text, by the fields of its record; None
+            for an index without columns.
         documents, rows, tokens: what was added, and tokens of its texts.
         memory_tokens: what was written of them.
         short_documents: those of the documents that have fewer tokens than memory tokens.
@@ -158,7 +160,7 @@ class Work:
     corpus: str
     plan: Plan
     compress: Compress
-    details: Callable[[Document], Details] | None = None
+    details: Callable[[Document, Fields], Details] | None = None
     documents: int = 0
     rows: int = 0
     tokens: int = 0
@@ -174,18 +176,19 @@ class Work:
             MemoryIndexError: the index cannot be read or written.
         """
         for group in groups(self.corpus):
-            todo = [document for document in group if document.id not in self.plan.stored]
+            todo = [record for record in group if record[0].id not in self.plan.stored]
             if todo:
                 self._compress(todo, advance)
 
-    def _compress(self, documents: list[Document], advance: Advance) -> None:
-        shown = Shown(len(documents), advance)
-        todo = self._without_others(documents)
+    def _compress(self, records: list[tuple[Document, Fields]], advance: Advance) -> None:
+        shown = Shown(len(records), advance)
+        todo = self._without_others([document for document, _ in records])
         if not todo:
             shown.all_done()
             return
-        details = None if self.details is None else {each.id: self.details(each) for each in todo}
-        added = self._added(self.compress(todo, on_progress=shown.rows_done), details)
+        added = self._added(
+            self.compress(todo, on_progress=shown.rows_done), self._details(todo, records)
+        )
         self.documents += len(set(added.document_ids))
         self.rows += len(added)
         self.tokens += sum(added.token_counts)
@@ -193,6 +196,15 @@ class Work:
         self.short_documents += count_short(added)
         reached = self.tokens / self.memory_tokens if self.memory_tokens else 0.0
         shown.all_done(f"{reached:.1f}x compression")
+
+    def _details(
+        self, documents: list[Document], records: list[tuple[Document, Fields]]
+    ) -> dict[str, Details] | None:
+        """The details of documents that are among some records, by their ids."""
+        if self.details is None:
+            return None
+        fields = {document.id: each for document, each in records}
+        return {each.id: self.details(each, fields[each.id]) for each in documents}
 
     def _without_others(self, documents: list[Document]) -> list[Document]:
         """The documents that no other process has added since the work began."""
@@ -250,10 +262,10 @@ class Shown:
         self._left = 0
 
 
-def groups(corpus: str) -> Iterator[list[Document]]:
-    """The documents of a corpus, `GROUP` at a time."""
-    documents = read_documents(corpus)
-    while group := list(islice(documents, GROUP)):
+def groups(corpus: str) -> Iterator[list[tuple[Document, Fields]]]:
+    """The documents of a corpus and the fields of their records, `GROUP` at a time."""
+    records = read_records(corpus)
+    while group := list(islice(records, GROUP)):
         yield group
 
 

@@ -8,16 +8,17 @@ from collections.abc import Callable
 from clara.corpus.documents import digest_of, marks_of
 from clara.corpus.fields import MARKS_FIELD
 from clara.corpus.listing import Origin
-from clara.data.marks import Mark
-from clara.data.recognition import CORPUS
-from clara.data.records import Document, identified
+from clara.data.lines import Fields
+from clara.data.records import Document
 from clara.errors.checks import surrogate_flaw
 from clara.index import Details, MemoryIndex
 from clara.index.origins import read_origins, record_origins
 from clara.sync.origins import as_text, from_text
 
 
-def details_of_records(index: MemoryIndex, corpus: str) -> Callable[[Document], Details] | None:
+def details_of_records(
+    index: MemoryIndex, corpus: str
+) -> Callable[[Document, Fields], Details] | None:
     """The details of a file's records, without metadata.
 
     The file is their source, as if it had been built from. If the index has another source of that
@@ -29,8 +30,8 @@ def details_of_records(index: MemoryIndex, corpus: str) -> Callable[[Document], 
         corpus: file of JSON lines.
 
     Returns:
-        Gives those of a record, and must be asked in the order of the file. None for an index
-        without columns for metadata, which keeps no details.
+        Gives those of a record, by its document and fields. None for an index without columns for
+        metadata, which keeps no details.
 
     Raises:
         MemoryIndexError: the index cannot be read or written.
@@ -38,18 +39,11 @@ def details_of_records(index: MemoryIndex, corpus: str) -> Callable[[Document], 
     if index.columns is None:
         return None
     source = _source(index, corpus)
-    records = identified(corpus, CORPUS)
 
-    def marks(document: Document) -> tuple[Mark, ...]:
-        for name, record in records:
-            if name == document.id:
-                return marks_of(record.values.get(MARKS_FIELD), document.text) or ()
-        return ()
-
-    def details(document: Document) -> Details:
-        found = marks(document)
-        digest = digest_of(document.text, document.title or None, {}, found)
-        return Details(source=source, digest=digest, marks=found)
+    def details(document: Document, fields: Fields) -> Details:
+        marks = marks_of(fields.values.get(MARKS_FIELD), document.text) or ()
+        digest = digest_of(document.text, document.title or None, {}, marks)
+        return Details(source=source, digest=digest, marks=marks)
 
     return details
 

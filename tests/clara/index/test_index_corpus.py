@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from clara.data import records
 from clara.data.records import Document, read_document_ids, write_jsonl
 from clara.data.values import DataError
-from clara.index import MemoryIndex, MemoryIndexError, corpus
+from clara.index import Details, MemoryIndex, MemoryIndexError, corpus
 from clara.index.corpus import Work, make_plan
 from clara.memory.documents import CompressedDocuments
 from clara.text.passages import Passage
@@ -95,6 +96,37 @@ def test_what_is_there_is_left_out(make_index, write):
     assert work.plan.stored == {"a", "b"}
     assert work.short_documents == 1
     assert sum(documents for documents, _ in told) == 1
+
+
+def test_details_are_of_the_record_and_the_corpus_is_read_once_for_both(
+    make_index, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(corpus, "GROUP", 2)
+    index, file = make_index(columns={}), str(tmp_path / "corpus.jsonl")
+    write_jsonl(file, [{"id": name, "contents": "short", "from": name * 2} for name in "abcde"])
+    index.add(Compressor()([Document("b", "short")], lambda rows: None))
+    plan = make_plan(index, file, read_document_ids(file), "chunk", passages)
+    asked, read, plain = [], [], records.identified
+
+    def details(document, fields):
+        asked.append(document.id)
+        return Details(source=fields.values["from"])
+
+    def other(documents):
+        if documents[0].id == "c":
+            MemoryIndex.open(index.path).add(Compressor()(documents[1:], lambda rows: None))
+
+    def reading(*arguments):
+        read.append(arguments[0])
+        return plain(*arguments)
+
+    monkeypatch.setattr(records, "identified", reading)
+    work = Work(index, file, plan, Compressor(before=other), details)
+    work.run(lambda documents, detail=None: None)
+    assert read == [file]
+    assert asked == ["a", "c", "d", "e"]
+    found = {each.document_id: each.source for each in index.documents()}
+    assert found == {"a": "aa", "b": None, "c": "cc", "d": None, "e": "ee"}
 
 
 @pytest.mark.parametrize("text", ["another", "a longer tex", "a longer text, and more"])
