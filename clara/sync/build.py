@@ -25,7 +25,9 @@ BATCH = 256
 PERIOD = 1.0
 """Seconds after which what was compressed is stored, if a batch does not take longer.
 
-A process that is killed loses no more than that and one batch.
+It is looked at whenever a document was read. So what waits while a source has none to give is
+stored when it has one. A process that is killed loses what waits and one batch. Where compressing
+or reading fails, only a batch is lost.
 """
 
 _BATCH_CHARACTERS = 4_000_000
@@ -144,6 +146,10 @@ class Build:
             self._store_ready()
             self._delete_gone()
             self._store_postponed()
+        except Exception:
+            with suppress(Exception):  # what failed first is what is said
+                self._store_ready()
+            raise
         finally:
             self._count(time.perf_counter() - begin)
         self._check()

@@ -257,6 +257,36 @@ def test_what_is_compressed_does_not_wait_for_what_is_read(build, tmp_path, stub
     assert len(opened(tmp_path)) == 4
 
 
+@pytest.mark.parametrize("store_fails", [False, True])
+def test_what_was_compressed_is_stored_when_compressing_fails(
+    build, tmp_path, stub, monkeypatch, store_fails
+):
+    monkeypatch.setattr(building, "BATCH", 2)
+    monkeypatch.setattr(building, "PERIOD", 60.0)
+    file = tmp_path / "a.jsonl"
+    file.write_text(jsonl(*({"id": f"d{n}", "contents": f"text {n}"} for n in range(6))))
+    plain = Stub.__call__
+
+    def failing(self, documents, **options):
+        if self.calls == 2:
+            raise RuntimeError("out of memory")
+        return plain(self, documents, **options)
+
+    def refused(*_):
+        raise MemoryIndexError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stub, "__call__", failing)
+        if store_fails:
+            patched.setattr(MemoryIndex, "upsert", refused)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            build(file)
+    assert opened(tmp_path).ids() == ([] if store_fails else ["d0", "d1", "d2", "d3"])
+    stub.seen = []
+    assert counts(build(file))[0] == (6 if store_fails else 2)
+    assert opened(tmp_path).ids() == [f"d{n}" for n in range(6)]
+
+
 @pytest.mark.parametrize(("period", "bytes_", "commits"), [(60.0, 1 << 30, 1), (60.0, 1, 3)])
 def test_batches_that_take_no_time_are_stored_together(
     build, tmp_path, monkeypatch, period, bytes_, commits
