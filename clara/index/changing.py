@@ -64,7 +64,8 @@ class Changing(Handle):
         Add hundreds of documents per call: every call writes its own files. Memory is converted to
         the index's dtype. If several processes add the same id at the same time, one succeeds and
         the others get DuplicateIdError. If these do not see each other's locks, as on some network
-        file systems, readers may see their documents for a moment.
+        file systems, readers may see their documents for a moment. If the document is replaced or
+        deleted in that moment, the others succeed, too: that came after them.
 
         Args:
             compressed: N documents with memory `[N, m, H]`, on any device.

@@ -200,6 +200,35 @@ def test_a_replacement_between_two_that_add(index, make_documents, monkeypatch, 
     assert rows_of(index) == index.ids() == ["a", "b", "c", "n"]
 
 
+@pytest.mark.parametrize("change", ["upsert", "delete"])
+def test_what_others_have_changed_since_is_left_to_them(
+    index, make_documents, assert_same, monkeypatch, before_append, change
+):
+    """Two add a document, and a third one replaces or deletes it before the second one looks."""
+    plain, new = build.kept, make_documents("n")
+
+    def late(*arguments):
+        monkeypatch.undo()
+        assert rows_of(index) == ["a", "b", "c", "n", "m", "n"]
+        other = MemoryIndex.open(index.path)
+        if change == "upsert":
+            other.upsert(new)
+        else:
+            other.delete(["n"])
+        return plain(*arguments)
+
+    def others():
+        MemoryIndex.open(index.path).add(make_documents("n"))
+        monkeypatch.setattr(build, "kept", late)
+
+    before_append(others)
+    index.add(make_documents("mn"))
+    expected = ["a", "b", "c", "m", *(["n"] if change == "upsert" else [])]
+    assert sorted(rows_of(index)) == sorted(index.ids()) == expected
+    if change == "upsert":
+        assert_same(index.get(["n"]), new)
+
+
 def test_files_that_are_too_late_are_removed(index, make_documents, monkeypatch, blind_locks):
     """Another process commits while they are written."""
     plain = build.written
