@@ -11,6 +11,8 @@ from clara.cli.loading import load_model, open_index, other_backbone_told
 from clara.cli.paths import check_backbone, check_model, expanded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clara.evaluation.dataset import Dataset
     from clara.evaluation.systems.setup import TunedReader
     from clara.index import MemoryIndex
@@ -131,34 +133,39 @@ def load_tuned(name: str | None, model: Clara) -> TunedReader | None:
         return None
     from clara.evaluation.systems.setup import TunedReader
     from clara.training.settings import SettingsError
-    from clara.training.teacher import TeacherFolder
+    from clara.training.teacher import TeacherFolder, load_reader
 
     try:
         place = TeacherFolder.of(name)
     except SettingsError as error:
         # The folder is read as that of a teacher, which is the same thing.
         raise CommandError(str(error).replace("teacher", "--text-model", 1)) from error
-    return TunedReader(_beside(place.folder, model), place.adapter)
+    return TunedReader(_beside(place.folder, model, load_reader), place.adapter)
 
 
 def load_contrastive(name: str | None, model: Clara) -> Clara | None:
-    """The model of a run of contrastive training, or in a model folder; see `load_tuned`."""
+    """The model of a run of contrastive training, or in a model folder; see `load_tuned`.
+
+    Raises:
+        CommandError: there is no such model, or it lacks an adapter.
+    """
     if name is None:
         return None
+    from clara.model.clara import Clara
     from clara.training.folder import MODEL
 
     folder = expanded(name)
     if (folder / MODEL).is_dir():
         folder = folder / MODEL
     check_model(str(folder))
-    return _beside(folder, model)
+    return _beside(folder, model, Clara.from_pretrained)
 
 
-def _beside(folder: Path, model: Clara) -> Clara:
+def _beside(folder: Path, model: Clara, load: Callable[..., Clara]) -> Clara:
     """A second model, on the device and in the dtype of the first."""
-    from clara.training.teacher import load_reader, share_frozen_weights
+    from clara.training.teacher import share_frozen_weights
 
     with user_errors(), other_backbone_told():
-        loaded = load_reader(folder, device=model.device, dtype=model.dtype)
+        loaded = load(folder, device=model.device, dtype=model.dtype)
     share_frozen_weights(model.backbone, loaded.backbone)
     return loaded

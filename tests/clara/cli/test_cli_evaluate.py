@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -264,6 +265,8 @@ def test_models_of_other_runs(clara, refused, arguments, trained, backbone):
     bare = [*arguments, "--backbone", backbone, "--systems", "text-tuned", "--rankers"]
     line = refused(*bare, "random", "--text-model", contrastive)
     assert f"--text-model {contrastive}: was trained by clara train contrastive" in line
+    for name in ("compressor", "query_reasoner"):  # the generator alone reads text
+        shutil.rmtree(Path(text) / "model" / name)
     done = clara(
         *(*bare, "contrastive", "--text-model", text, "--contrastive-model", contrastive, "--json")
     )
@@ -271,6 +274,10 @@ def test_models_of_other_runs(clara, refused, arguments, trained, backbone):
     names = [each["entry"] for each in summary["entries"]]
     assert names == ["text-tuned+contrastive", "text-tuned+gold"]
     assert [each["ranker"] for each in summary["rankers"]] == ["contrastive", "gold"]
+    # But what ranks must be whole, its adapters would be untrained otherwise.
+    shutil.rmtree(Path(contrastive) / "model" / "compressor")
+    both = [*bare, "contrastive", "--text-model", text, "--contrastive-model", contrastive]
+    assert "adapter 'compressor' is missing" in refused(*both)
 
 
 def test_the_factbook_is_built_in(clara, refused, backbone, thirteen_countries, tmp_path):
