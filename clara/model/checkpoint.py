@@ -18,7 +18,7 @@ from clara.backbone import hub, trained
 from clara.backbone.adapters import ADAPTERS, adapter_files
 from clara.backbone.files import weight_files
 from clara.backbone.loading import backbone_digest, sampled_backbone_digest
-from clara.backbone.packaged import exact_copy, hint_at_copy
+from clara.backbone.packaged import copy_hint, exact_copy
 from clara.backbone.sharding import fill, whole
 from clara.config import ClaraConfig
 from clara.errors import SavedModelError
@@ -212,7 +212,7 @@ def warn_of_other_backbone(folder: Path, saved: ClaraConfig, loaded: ClaraConfig
     warnings.warn(
         f"{folder}: {OTHER_BACKBONE} {loaded.backbone!r}, whose weights have the "
         f"digest {found[:12]}, not {made[:12]}: answers may be worse than measured, and an index "
-        f"made on one of both cannot be read on the other{hint_at_copy(str(loaded.backbone))}",
+        f"made on one of both cannot be read on the other{copy_hint(str(loaded.backbone))}",
         stacklevel=3,
     )
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from clara.backbone import trained
 from clara.backbone.adapters import GENERATOR
 from clara.backbone.files import BackboneError
+from clara.backbone.hub import HubError
 from clara.backbone.loading import backbone_digest, load_backbone
 from clara.backbone.output_path import states_to_logits
-from clara.backbone.packaged import with_remedy
+from clara.backbone.packaged import copy_hint
 from clara.backbone.processor import torch_dtype
 from clara.config import ClaraConfig
 from clara.errors.checks import as_integer
@@ -134,7 +135,11 @@ class Clara(Retriever):
                 attention=config.attention,
             )
         except BackboneError as error:
-            raise with_remedy(str(config.backbone), error) from error
+            # A copy helps where the hub failed, and nowhere else.
+            hint = copy_hint(str(config.backbone)) if isinstance(error.__cause__, HubError) else ""
+            if not hint:
+                raise
+            raise BackboneError(f"{error}{hint}") from error
         digest = backbone_digest(str(config.backbone))
         config = config.replace(backbone_digest=digest)
         return cls(backbone, tokenizer, config, backbone_digest=digest, seed=seed)

