@@ -41,7 +41,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "info": ("clara info models/mine", "clara info --json index"),
     "doctor": ("clara doctor", "clara doctor --json"),
-    "demo": ('clara demo --documents 12 --question "Where is Kenya?"',),
+    "demo": ('clara demo --documents 12 --question "How much did Colombia export in 2024?"',),
     "evaluate": (
         "clara evaluate --suite factbook --systems text,closed-book --output run",
         "clara evaluate --model models/mine --suite factbook --limit 200 --output run",

@@ -11,9 +11,11 @@ from clara import Clara, ClaraConfig
 from clara.backbone import packaged
 from clara.backbone.adapters import ADAPTERS
 from clara.cli.demo import print_comparison, print_tallies
+from clara.cli.examples import EXAMPLES
 from clara.cli.inspection import is_trained
 from clara.data.records import Question
 from clara.evaluation import demonstration
+from clara.evaluation.demonstration_questions import sample
 from clara.model import shipped
 from clara.model.answers import Answer, RankedDocument
 from clara.terminal.printing import UNTRAINED
@@ -125,12 +127,28 @@ def test_what_reads_text_alone_or_was_refused_is_no_model(model, elsewhere, back
     ours = elsewhere / "package" / "weights" / "models" / shipped.FACTBOOK
     for folder in (ours, models / "reader"):
         shutil.copytree(model, folder)
-        shutil.rmtree(folder / "compressor")
+        (folder / "compressor" / "adapter_model.safetensors").unlink()
     for name in (".refused.unfinished", ".refused.old"):
         shutil.copytree(model, models / name)
     assert demonstration.find_checkpoint(models, backbone, lambda folder: True) is None
     shutil.copytree(model, models / "whole")
     assert demonstration.find_checkpoint(models, backbone, lambda folder: True) == models / "whole"
+
+
+def test_the_newest_trained_folder_is_taken(model, elsewhere, backbone, monkeypatch):
+    monkeypatch.setattr(shipped, "_PACKAGE", elsewhere / "package")
+    models = elsewhere / "models"
+    for place, name in enumerate(("old", "new", "newest")):
+        shutil.copytree(model, models / name)
+        os.utime(models / name / "config.json", (place, place))
+    found = demonstration.find_checkpoint(models, backbone, lambda folder: folder.name != "newest")
+    assert found == models / "new"
+
+
+def test_the_example_of_the_help_asks_what_its_passages_answer():
+    (example,) = EXAMPLES["demo"]
+    count, question = re.search(r'--documents (\d+) --question "(.*)"', example).groups()
+    assert question in [each.question for each in sample(int(count))[1]]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +165,7 @@ def test_names_of_one_backbone(tmp_path, one, other, same):
     ClaraConfig(backbone=one).save(folder / "config.json")
     for name in ADAPTERS:
         (folder / name).mkdir()
-        (folder / name / "adapter_config.json").touch()
+        (folder / name / "adapter_model.safetensors").touch()
     found = demonstration.find_checkpoint(tmp_path, other, lambda folder: True)
     assert found == (folder if same else None)
 
