@@ -28,6 +28,7 @@ from clara.evaluation.report.pictures import PICTURES
 from clara.evaluation.report.reading import read_run
 from clara.evaluation.report.writing import READING, write_report
 from clara.files.writing import write_text
+from clara.reports.report import NO_PICTURES
 from clara.reports.tables import escaped
 
 DOCS = Path(__file__).resolve().parent
@@ -39,7 +40,8 @@ HEADING = """\
 # Results
 
 """
-_KEPT = ".md", ".csv", ".png"  # of a report; the page in HTML holds the pictures once more
+_DRAWN = ".csv", ".png"  # tables and pictures of a report, of which some runs give fewer
+_KEPT = ".md", *_DRAWN  # of a report; the page in HTML holds the pictures once more
 
 
 def page(docs: Path) -> str:
@@ -86,13 +88,24 @@ def runs(docs: Path) -> list[Path]:
 
 
 def write_reports(docs: Path) -> None:
-    """Put the report of each run beside its files: Markdown, tables and pictures."""
+    """Put the report of each run beside its files: Markdown, tables and pictures.
+
+    Pictures and tables that the run no longer gives are removed.
+
+    Raises:
+        DataError: a run is damaged, there is none, or matplotlib is not installed.
+    """
     for folder in runs(docs):
         with tempfile.TemporaryDirectory() as made:
-            write_report([folder], made)
-            for file in sorted(Path(made).iterdir()):
-                if file.suffix in _KEPT:
-                    (folder / file.name).write_bytes(file.read_bytes())
+            if NO_PICTURES in write_report([folder], made).notes:
+                raise DataError(f"{folder}: {NO_PICTURES}")
+            files = [file for file in sorted(Path(made).iterdir()) if file.suffix in _KEPT]
+            given = {file.name for file in files}
+            for file in folder.iterdir():
+                if file.suffix in _DRAWN and file.name not in given:
+                    file.unlink()
+            for file in files:
+                (folder / file.name).write_bytes(file.read_bytes())
 
 
 def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> int:

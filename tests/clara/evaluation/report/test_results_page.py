@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,10 @@ def docs(run, tmp_path):
 
 
 def test_the_page_is_made_of_the_runs(script, docs, capsys):
-    before = {file.name: file.read_bytes() for file in (docs / "results" / "factbook").iterdir()}
+    folder = docs / "results" / "factbook"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for name in ("left-over.png", "left-over.csv", "note.txt"):
+        (folder / name).touch()
     assert script.main(["--check"], docs) == 1
     assert "run docs/results_page.py" in capsys.readouterr().err
     assert script.main([], docs) == 0
@@ -49,12 +53,23 @@ def test_the_page_is_made_of_the_runs(script, docs, capsys):
     assert pictures == {f"results/factbook/{name}.png" for name in names}
     assert "tuned text with BM25 answers" in text
     assert "## older" not in text
-    folder = docs / "results" / "factbook"
     assert not (folder / "report.html").exists()
+    # What the run no longer gives is gone; what is no part of a report stays.
+    assert [file.name for file in folder.glob("left-over.*")] == []
+    assert (folder / "note.txt").is_file()
     assert all((folder / name).read_bytes() == content for name, content in before.items())
     # A figure that is changed by hand is found.
     (docs / "results.md").write_text(text.replace(" % ", " percent ", 1))
     assert script.main(["--check"], docs) == 1
+
+
+def test_pictures_are_not_lost_where_none_can_be_drawn(script, docs, capsys, monkeypatch):
+    picture = docs / "results" / "factbook" / "recall.png"
+    picture.touch()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert script.main([], docs) == 1
+    assert "matplotlib" in capsys.readouterr().err
+    assert picture.is_file()
 
 
 def test_bad_runs_are_named(script, docs, capsys):
