@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model_card import FACTBOOK_DATA, Trained
-from train_weights import LOG, RECIPE, Taken, logged
+from train_weights import LOG, RECIPE, Taken, log_lines
 
 from clara.backbone.adapters import GENERATOR
 from clara.errors import ClaraError
@@ -193,27 +193,16 @@ def _with_numbers(arguments: Mapping[str, Any], steps: int) -> bool:
     return False
 
 
-def log_lines(stage: str) -> list[Taken]:
-    """All that docs/training-log.md says of a stage, line by line."""
-    counts = []
-    for line in LOG.read_text("utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) > 4 and cells[1] == stage and cells[2].replace(",", "").isdecimal():
-            counts.append(int(cells[2].replace(",", "")))
-    found = [logged(stage, count) for count in dict.fromkeys(counts)]
-    return [line for line in found if line.steps]
-
-
 def line_of(stage: str, steps: int) -> Taken:
-    """A line of docs/training-log.md.
+    """The last line of docs/training-log.md with so many steps: the hours of all that was trained.
 
     Raises:
         BoxError: there is none.
     """
-    taken = logged(stage, steps)
-    if not taken.steps:
+    lines = [line for line in log_lines(stage) if line.steps == steps]
+    if not lines:
         raise BoxError(f"{LOG} has no line of {stage} with {steps:,} steps")
-    return taken
+    return lines[-1]
 
 
 def trained_rates(arguments: Mapping[str, object], steps: int) -> tuple[int, ...]:

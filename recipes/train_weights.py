@@ -178,24 +178,26 @@ class Taken(NamedTuple):
     positions: int = 0
 
 
-def logged(stage: str, steps: int | None = None) -> Taken:
-    """What a stage has taken by docs/training-log.md; nothing if the line is not there.
+def log_lines(stage: str) -> list[Taken]:
+    """What a stage had taken at each line of docs/training-log.md, in order.
 
-    Args:
-        steps: of the line; default: the last one.
+    Some steps have several lines: what was trained after the first one was taken back.
     """
-    taken = Taken(0.0, 0)
+    found = []
     for line in LOG.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) > 4 and cells[1] == stage:
             try:
-                done, positions = (int(cells[i].replace(",", "")) for i in (2, 3))
-                found = Taken(float(cells[4]), done, positions)
+                steps, positions = (int(cells[i].replace(",", "")) for i in (2, 3))
+                found.append(Taken(float(cells[4]), steps, positions))
             except ValueError:  # a line that was edited by hand
                 continue
-            if steps in (None, done):
-                taken = found
-    return taken
+    return found
+
+
+def logged(stage: str) -> Taken:
+    """What a stage has taken by the last line of docs/training-log.md; nothing without a line."""
+    return next(reversed(log_lines(stage)), Taken(0.0, 0))
 
 
 def add_to_log(stage: str, found: dict[str, Any], reason: str) -> None:
