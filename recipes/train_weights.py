@@ -42,8 +42,9 @@ RECIPE = ROOT / "recipes" / "smollm2-135m" / "spans.yaml"
 LOG = ROOT / "docs" / "training-log.md"
 SNAPSHOT = ROOT / "snapshots" / "smollm2-135m"
 STAGES: tuple[Stage, ...] = ("instruct", "text", "end-to-end")
-_ADAPTER = "adapter_model.safetensors"
-_SETTINGS = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+SETTINGS = "adapter_config.json"
+"""Of an adapter, in its folder."""
 
 _TAKEN = "taken.json"  # in a restored snapshot: what it had taken
 
@@ -53,7 +54,7 @@ GAP = 0.1
 
 
 class SnapshotError(ClaraError, ValueError):
-    """A snapshot is not whole."""
+    """A snapshot is not whole, or the model that it should be made of."""
 
 
 @dataclass
@@ -236,21 +237,51 @@ def snapshot(model: Path, target: Path) -> None:
     beside, aside = places_beside(target)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    left_out = not trained_reasoner(model)
-    for name in ADAPTERS:
-        if name == QUERY_REASONER and left_out:
-            continue
-        (beside / name).mkdir()
-        settings = json.loads((model / name / _SETTINGS).read_text("utf-8"))
-        settings["base_model_name_or_path"] = named
-        write_text(beside / name / _SETTINGS, json.dumps(settings, indent=2) + "\n")
-        save_rounded(_weights(model, name), beside / name / _ADAPTER)
-    for file in (MEMORY_TOKENS, CONNECTORS):
-        rows = load_file(model / file)
-        kept = {k: v for k, v in rows.items() if not (left_out and k.startswith(QUERY_REASONER))}
-        save_rounded(kept, beside / file)
+    reasoner = trained_reasoner(model)
+    copy_adapters(model, beside, named, [n for n in ADAPTERS if reasoner or n != QUERY_REASONER])
     ClaraConfig.load(model / "config.json").replace(backbone=named).save(beside / "config.json")
     replace_folder(beside, target, aside)
+
+
+def copy_adapters(
+    model: Path, target: Path, backbone: str | None, adapters: Sequence[str] = ADAPTERS
+) -> None:
+    """Copy adapters in bfloat16, and what makes and reads memory with them.
+
+    Memory tokens and connectors go along with the compressor alone: without it there is no memory.
+
+    Args:
+        model: folder of the model.
+        target: folder that is there.
+        backbone: name that the copies give to their backbone.
+
+    Raises:
+        SnapshotError: the settings of an adapter are missing or damaged.
+    """
+    for name in adapters:
+        settings = _adapter_settings(model / name / SETTINGS)
+        settings["base_model_name_or_path"] = backbone
+        (target / name).mkdir()
+        write_text(target / name / SETTINGS, json.dumps(settings, indent=2) + "\n")
+        save_rounded(_weights(model, name), target / name / WEIGHTS)
+    if COMPRESSOR not in adapters:
+        return
+    left_out = set(ADAPTERS) - set(adapters)
+    for file in (MEMORY_TOKENS, CONNECTORS):
+        if (model / file).is_file():  # only some forms of memory have connectors
+            rows = load_file(model / file)
+            kept = {k: v for k, v in rows.items() if k.partition(".")[0] not in left_out}
+            save_rounded(kept, target / file)
+
+
+def _adapter_settings(file: Path) -> dict[str, object]:
+    try:
+        settings = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{file}: cannot read the adapter's settings: {error}") from error
+    if not isinstance(settings, dict):
+        raise SnapshotError(f"{file}: is not a JSON object")
+    return settings
 
 
 def places_beside(target: Path) -> tuple[Path, Path]:
@@ -272,7 +303,7 @@ def restore(source: Path, folder: Path, recipe: Mapping[str, Any] | None = None)
         SavedModelError: its settings are damaged. `folder` stays as it was.
     """
     needed = [source / "config.json", source / MEMORY_TOKENS, source / CONNECTORS]
-    needed += [source / name / _ADAPTER for name in ADAPTERS if name != QUERY_REASONER]
+    needed += [source / name / WEIGHTS for name in ADAPTERS if name != QUERY_REASONER]
     for file in needed:
         if not file.is_file():
             raise SnapshotError(f"{source}: not a whole snapshot, {file.name} is missing")
@@ -291,7 +322,7 @@ def restore(source: Path, folder: Path, recipe: Mapping[str, Any] | None = None)
         shutil.copytree(folder / COMPRESSOR, folder / QUERY_REASONER)
         weights = _weights(folder, COMPRESSOR)
         untrained = {k: torch.zeros_like(v) if ".lora_B." in k else v for k, v in weights.items()}
-        save_rounded(untrained, folder / QUERY_REASONER / _ADAPTER)
+        save_rounded(untrained, folder / QUERY_REASONER / WEIGHTS)
         rows = load_file(folder / CONNECTORS)
         copies = {k.replace(COMPRESSOR, QUERY_REASONER, 1): v.clone() for k, v in rows.items()}
         save_file({**copies, **rows}, folder / CONNECTORS, metadata={"format": "pt"})
@@ -305,12 +336,14 @@ def trained_reasoner(model: Path) -> bool:
 
 
 def _weights(model: Path, adapter: str) -> dict[str, torch.Tensor]:
-    return dict(sorted(load_file(model / adapter / _ADAPTER).items()))
+    return dict(sorted(load_file(model / adapter / WEIGHTS).items()))
 
 
 def save_rounded(weights: dict[str, torch.Tensor], file: Path) -> None:
+    """Save weights in bfloat16; single numbers stay as they are."""
     rounded = {k: v.to(torch.bfloat16) if v.ndim else v for k, v in weights.items()}
     save_file(rounded, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors leaves it to the user alone
 
 
 def overfit(minutes: float) -> bool:

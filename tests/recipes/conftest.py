@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ import yaml
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from clara import Clara, ClaraConfig
+from clara.errors import ClaraError
+
+from ..clara.random_adapters import draw_adapters
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "tests" / "data" / "reference" / "base"
@@ -29,6 +35,18 @@ socket.socket.connect = socket.getaddrinfo = refuse
 sys.argv.pop(0)
 sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+# A training log, where what was trained after 2,700 steps was taken back.
+LOG = """# Training log
+
+| ended | stage | steps | positions | hours | right |
+|---|---|---:|---:|---:|---|
+| today | instruct | 300 | 1,000 | 0.50 | 0.1 |
+| today | instruct | 1,500 | 5,000 | 2.50 | 0.2 |
+| today | text | 9,999 | 1 | 9.00 | |
+| today | instruct | 2,700 | 9,000 | 4.25 | 0.3 |
+| today | instruct | 2,700 | 9,900 | 4.75 | what followed was taken back |
 """
 
 # As llama.cpp calls them.
@@ -69,13 +87,26 @@ def scripts():
     """The scripts, which import one another by name."""
     sys.path.insert(0, str(ROOT / "recipes"))
     try:
+        import box_checks
+        import box_training
+        import box_weights
         import gpu_parts
         import gpu_run
         import gpu_train
+        import model_card
         import train_weights
     finally:
         sys.path.remove(str(ROOT / "recipes"))
-    return SimpleNamespace(parts=gpu_parts, run=gpu_run, train=gpu_train, weights=train_weights)
+    return SimpleNamespace(
+        parts=gpu_parts,
+        run=gpu_run,
+        train=gpu_train,
+        weights=train_weights,
+        box=box_weights,
+        checks=box_checks,
+        training=box_training,
+        card=model_card,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -180,3 +211,83 @@ def came_back(parts, recipe, tmp_path_factory):
     assert "all steps are done on a CPU" in done.stdout
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
     return folder / "out"
+
+
+@pytest.fixture
+def box(scripts, tmp_path, monkeypatch):
+    """The script, in a checkout of its own, where the tiny backbone is the copy in a package."""
+    log = tmp_path / "training-log.md"
+    log.write_text(LOG)
+    monkeypatch.setattr(scripts.weights, "LOG", log)
+    monkeypatch.setattr(scripts.training, "LOG", log)
+    monkeypatch.setattr(scripts.box, "MODELS", tmp_path / "models")
+    monkeypatch.setattr("clara.files.smollm2.installed_copy", lambda: BASE)
+    monkeypatch.setattr(scripts.card, "sha256_of", lambda file: "5a" * 32)
+    return scripts.box
+
+
+@pytest.fixture(scope="session")
+def write_run():
+    """A function that writes a run of a model, which began at the snapshot of step 1,500."""
+
+    def write(folder, model, step=1_200):
+        phases = [
+            {"until": 1_000, "rates": [1, 2], "numbers": 0.1},
+            {"until": 1_200, "rates": {4: 1}},
+            {"rates": [64]},
+        ]
+        record = {
+            "stage": "instruct",
+            "train_data": {"source": "data/factbook/documents.train.jsonl"},
+            "arguments": {"curriculum": phases},
+        }
+        lines = [{"step": 10, "loss": 1.0}, {"step": step, "positions": 4_000}]
+        folder.mkdir(parents=True)
+        (folder / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+        (folder / "run.json").write_text(json.dumps(record))
+        model.save_pretrained(folder / "model")
+        shutil.copytree(folder / "model" / "generator", folder / f"checkpoint-{step}" / "generator")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def run(write_run, tmp_path_factory):
+    """The folder of a run, with a model in float32 whose three adapters differ: to be copied."""
+    config = ClaraConfig(
+        memory_form="spans", compression_rate=4, document_length=64, lora_rank=4, dtype="bfloat16"
+    )
+    model = draw_adapters(Clara.from_backbone(BASE, config.replace(dtype="float32")), seed=1)
+    torch.manual_seed(0)
+    for parameter in model.connectors.parameters():
+        if parameter.ndim:
+            parameter.data += 0.01 * torch.randn_like(parameter)
+    model.config = model.config.replace(dtype="bfloat16")
+    return write_run(tmp_path_factory.mktemp("run") / "instruct", model)
+
+
+@pytest.fixture
+def changed(run, tmp_path):
+    """A function that copies the run, and changes an entry of its record."""
+
+    def copied(name="changed", **changes):
+        folder = shutil.copytree(run, tmp_path / name)
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(record | changes))
+        return folder
+
+    return copied
+
+
+@pytest.fixture
+def refused(box):
+    """A function that boxes what is refused, and gives the line that says why."""
+
+    def message(*arguments, **options):
+        with pytest.raises(ClaraError) as caught:
+            box.box(*arguments, **options)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return message

@@ -238,6 +238,17 @@ def test_the_curriculum_goes_on_where_the_snapshot_was_made(weights, tmp_path):
     assert rest(1200)["curriculum"] == [{"reconstruction": 0.1}]
 
 
+def test_the_log_may_have_several_lines_of_the_same_steps(weights):
+    assert [line for line in weights.log_lines("instruct") if line.steps == 5_410] == [
+        (14.90, 5_410, 9_095_145),
+        (15.21, 5_410, 9_441_791),
+    ]
+    weights.LOG.write_text("| a day | text | 9 | 99 | 1.25 |\n| a day | text | nine | 99 | 1.5 |\n")
+    assert weights.log_lines("text") == [(1.25, 9, 99)]
+    assert weights.logged("text") == (1.25, 9, 99)
+    assert weights.logged("instruct") == (0.0, 0, 0)
+
+
 def evaluated(criterion, right, other, hours):
     control = SimpleNamespace(should_training_stop=False)
     state = SimpleNamespace(log_history=[{"hours": hours}])
