@@ -239,14 +239,18 @@ def test_the_curriculum_goes_on_where_the_snapshot_was_made(weights, tmp_path):
 
 
 def test_the_log_may_have_several_lines_of_the_same_steps(weights):
-    assert [line for line in weights.log_lines("instruct") if line.steps == 5_410] == [
-        (14.90, 5_410, 9_095_145),
-        (15.21, 5_410, 9_441_791),
+    cells = [
+        ("ended", "stage", "steps", "positions", "hours"),
+        ("a day", "instruct", "5,410", "9,095,145", "14.90"),
+        ("a day", "text", "9", "99", "0.5"),
+        ("a day", "instruct", "5,410", "9,441,791", "15.21"),
+        ("a day", "instruct", "by hand", "9", "15.3"),
     ]
-    weights.LOG.write_text("| a day | text | 9 | 99 | 1.25 |\n| a day | text | nine | 99 | 1.5 |\n")
-    assert weights.log_lines("text") == [(1.25, 9, 99)]
-    assert weights.logged("text") == (1.25, 9, 99)
-    assert weights.logged("instruct") == (0.0, 0, 0)
+    weights.LOG.write_text("".join(f"| {' | '.join(line)} |\n" for line in cells))
+    lines = [(14.90, 5_410, 9_095_145), (15.21, 5_410, 9_441_791)]
+    assert weights.log_lines("instruct") == lines
+    assert weights.logged("instruct") == lines[-1]
+    assert weights.logged("end-to-end") == (0.0, 0, 0)
 
 
 def evaluated(criterion, right, other, hours):
