@@ -14,7 +14,7 @@ from clara.index.joining import joined
 from clara.index.migration import no_migration, remove_migration
 from clara.index.seals import remove_seals, require_sealed
 from clara.index.snapshot import Snapshot
-from clara.index.versions import Version, list_versions
+from clara.index.versions import Version, has_files, list_versions
 from clara.index.views.choice import remove_views
 
 _TRIES = 20  # while others change the rows that are rewritten
@@ -64,6 +64,11 @@ class Upkeep(Changing):
             wanted = Snapshot.at(self._snapshot.path, number)
             with failures_in(wanted.path, "restoring"):
                 if number != wanted.dataset.latest_version:
+                    if not has_files(wanted.path, wanted.dataset.get_fragments()):
+                        raise MemoryIndexError(
+                            f"{wanted.path}: files of version {number} are gone, as a killed "
+                            "clean-up leaves it; the index stays as it is"
+                        )
                     wanted.dataset.restore()
                     require_sealed(wanted.path, wanted.version, wanted.dataset.get_fragments())
             if not self._snapshot.pinned:  # it may be of another model, from before a migration

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -35,6 +37,9 @@ class Version(NamedTuple):
 def list_versions(path: str) -> list[Version]:
     """The versions of an index, oldest first; reads the ids of documents, each file once.
 
+    Those that a killed clean-up has begun to remove are left out: they cannot be opened, and the
+    next clean-up removes the rest of them.
+
     Raises:
         MemoryIndexError: a version cannot be read.
     """
@@ -50,6 +55,8 @@ def list_versions(path: str) -> list[Version]:
             number = int(each["version"])
             dataset = lance.dataset(path, version=number)
             there = dataset.get_fragments()
+            if each is not versions[-1] and not has_files(path, there):
+                continue
             require_sealed(path, number, there)
             fragments = {_state(part): part for part in there}
             gone = [state for state in parts if state not in fragments]
@@ -71,6 +78,13 @@ def _fingerprint(dataset: Any, path: str) -> str:
     with suppress(MemoryIndexError):
         return Header.from_schema(dataset.schema, path).fingerprint
     return ""
+
+
+def has_files(path: str, fragments: Sequence[Any]) -> bool:
+    """Whether all files that a version names are there."""
+    names = [os.path.join("data", file.path) for part in fragments for file in part.data_files()]
+    names += filter(None, (part.deletion_file() for part in fragments))
+    return all(os.path.exists(os.path.join(path, name)) for name in names)
 
 
 def _state(fragment: Any) -> object:

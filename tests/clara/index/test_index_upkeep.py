@@ -205,6 +205,30 @@ def test_old_versions_are_removed(made, make_documents):
     assert MemoryIndex.open(made.path).ids() == ["b", "d", "a#0", "e", "x"]
 
 
+@pytest.mark.parametrize("kind", ["data", "_deletions"])
+def test_a_version_that_a_killed_clean_up_has_begun_to_remove(made, make_documents, kind):
+    made.upsert(make_documents(["b", "d"]))
+    made.compact()
+    last = Snapshot.latest(made.path)
+    kept = {file.path for part in last.dataset.get_fragments() for file in part.data_files()}
+    folder = os.path.join(made.path, kind)
+    gone = sorted(name for name in os.listdir(folder) if name not in kept)[0]
+    os.remove(os.path.join(folder, gone))
+    there = [each.number for each in made.versions()]
+    assert last.version in there
+    assert there != list(range(1, last.version + 1))
+    for number in set(range(1, last.version + 1)) - set(there):
+        with pytest.raises(MemoryIndexError, match=f"files of version {number} are gone"):
+            made.restore(number)
+    assert Snapshot.latest(made.path).version == last.version
+    made.restore(there[0])
+    made.restore(last.version)
+    before = everything(made)
+    made.clean_up(keep_versions=1)
+    assert [each.number for each in made.versions()] == [last.version + 2]
+    assert everything(MemoryIndex.open(made.path)) == before
+
+
 def test_versions_are_removed_by_age(made):
     assert made.clean_up(older_than=datetime.timedelta(hours=1)) == 0
     assert len(made.versions()) == 5
