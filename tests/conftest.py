@@ -4,18 +4,21 @@ The latter has to be said before Triton is imported.
 """
 
 import gc
+import importlib
 import os
-import sys
 
 import pytest
 
-from tests.plugins import untraced
+from tests.plugins import probes
+
+# Before anything imports what is measured.
+MEASURING = probes.Measuring() if os.environ.get(probes.SWITCH) else None
 
 # Until tests have been collected: what is imported stays, and looking through it for garbage again
 # and again took half of that time.
 gc.disable()
 
-torch = untraced.import_module("torch")
+torch = importlib.import_module("torch")
 
 # Much work in few slow tests: processes, compilers. Two workers that begin with them end together.
 LONG = (
@@ -37,8 +40,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
-    if sys.gettrace() is not None:
-        config.pluginmanager.register(untraced.WholeTests())
+    if MEASURING is not None:
+        config.pluginmanager.register(MEASURING)
 
 
 def pytest_collection_finish():
@@ -67,4 +70,3 @@ pytest_plugins = ["tests.plugins.warm", "tests.plugins.slow_files"]
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     pytest_plugins += ["tests.plugins.fast_interpreter"]
-untraced.install()

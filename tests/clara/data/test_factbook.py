@@ -25,8 +25,6 @@ from clara.data.factbook.build import (
 )
 from clara.data.factbook.questions import TEMPLATES
 
-from ...plugins.untraced import untraced
-
 
 def count_tokens(text):
     """Short pieces of words, and marks: about what a small model's tokenizer makes."""
@@ -35,12 +33,12 @@ def count_tokens(text):
 
 @pytest.fixture(scope="module")
 def documents(countries):
-    return untraced(build_documents)(countries, count_tokens)
+    return build_documents(countries, count_tokens)
 
 
 @pytest.fixture(scope="module")
 def questions(countries, documents):
-    return untraced(build_questions)(countries, documents)
+    return build_questions(countries, documents)
 
 
 @pytest.fixture(scope="module")

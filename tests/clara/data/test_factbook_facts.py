@@ -12,12 +12,10 @@ from clara.data.factbook.facts import BARE_WORDINGS, WORDINGS, build_facts, valu
 from clara.data.factbook.labels import name_of
 from clara.data.factbook.passages import build_passages
 
-from ...plugins.untraced import untraced
-
 
 @pytest.fixture(scope="module")
 def facts(countries, passages):
-    return untraced(build_facts)(countries, passages)
+    return build_facts(countries, passages)
 
 
 @pytest.mark.parametrize(

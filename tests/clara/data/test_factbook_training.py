@@ -26,8 +26,6 @@ from clara.data.factbook.drawing import drawn
 from clara.data.factbook.passages import build_passages, divided, estimated_tokens
 from clara.data.factbook.training import document_records, write_training_data
 
-from ...plugins.untraced import untraced
-
 SPLITS = ("train", "validation", "test")
 THIRTEEN = str(Path(__file__).parents[2] / "thirteen_countries")
 
@@ -43,7 +41,7 @@ def country_of(text):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("factbook") / "new" / "folder"
-    return folder, untraced(write_training_data)(folder)
+    return folder, write_training_data(folder)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +60,7 @@ def read(written):
         }[kind]
         name = f"{kind}.{split}.jsonl"
         if name not in made:
-            made[name] = untraced(list)(ExampleFile(folder / name, parse))
+            made[name] = list(ExampleFile(folder / name, parse))
         return made[name]
 
     return examples
@@ -94,7 +92,7 @@ def test_files(written):
 
 def test_passages_are_short_and_name_their_country(written, split_by_name):
     folder, _ = written
-    passages = untraced(list)(read_documents(folder / "docs.jsonl"))
+    passages = list(read_documents(folder / "docs.jsonl"))
     sizes = [estimated_tokens(passage.text) for passage in passages]
     assert max(sizes) <= 96
     assert sum(sizes) / len(sizes) > 64  # packed, not a line each
