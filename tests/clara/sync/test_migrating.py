@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clara.index import MemoryIndex, MemoryIndexError, gate
+from clara.index import MemoryIndex, MemoryIndexError, gate, locks
 from clara.index.build import write_empty
 from clara.index.header import Header
 from clara.index.origins import read_origins, record_origins
@@ -167,6 +167,7 @@ def test_what_others_change_meanwhile_is_taken_up(index, stub, tmp_path, monkeyp
 )
 def test_a_change_between_the_last_look_and_the_commit(index, stub, tmp_path, monkeypatch, change):
     monkeypatch.setattr(gate, "_PATIENCE", 0.0)  # of who does not know that there is a migration
+    monkeypatch.setattr(locks, "PATIENCE", 0.05)
     real, calls = migrating.switch, []
 
     def late(old, new):

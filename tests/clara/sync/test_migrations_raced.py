@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clara.data import Document
-from clara.index import MemoryIndex, MemoryIndexError, build, gate
+from clara.index import MemoryIndex, MemoryIndexError, build, gate, locks
 from clara.index import migration as folders
 from clara.sync import migrating
 from clara.sync.migrating import Migration
@@ -98,6 +98,7 @@ def test_a_switch_that_is_overtaken_keeps_the_files_of_earlier_versions(index, m
 
     def late(old, new):
         monkeypatch.setattr(gate, "_PATIENCE", 0.0)
+        monkeypatch.setattr(locks, "PATIENCE", 0.05)
         put(MemoryIndex.open(index.path), Stub(), [77], 1)
         assert not real(old, new)
         raise KeyboardInterrupt
