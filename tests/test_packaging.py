@@ -66,10 +66,17 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tree, tmp_path_factory) -> Path:
+    """As pip builds it, but without optimization, which takes most of the time.
+
+    The optimized build is the editable install that all tests run on.
+    """
     folder = tmp_path_factory.mktemp("dist")
+    settings = folder / "settings.cfg"
+    settings.write_text("[build_ext]\ndebug = 1\n")
     command = [sys.executable, "-m", "pip", "wheel", str(tree), "--wheel-dir", str(folder)]
     command += ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
     environment = os.environ | {"CLARA_CUDA": "OFF", "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
+    environment["DIST_EXTRA_CONFIG"] = str(settings)
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     (wheel,) = folder.glob("*.whl")
