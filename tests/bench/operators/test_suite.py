@@ -47,7 +47,6 @@ NOT_HERE = {
 
 
 def agree(case):
-    # The tracer of coverage would follow all that the compiler does, of which nothing is measured.
     checked = check(case, TINY)
     assert checked.apart <= case.tolerance
     assert set(checked.withheld.values()) <= NOT_HERE
