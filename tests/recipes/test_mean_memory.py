@@ -1,0 +1,110 @@
+"""`recipes/mean_memory.py`: one vector for each document, close to the mean of its memory."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from clara import Clara, ClaraConfig
+from clara.training.batches import candidate_id
+from clara.training.candidates import CandidateMemory
+from tests.clara.random_adapters import draw_adapters
+
+ROOT = Path(__file__).resolve().parents[2]
+BACKBONE = ROOT / "tests" / "data" / "reference" / "base"
+SPANS = {"memory_form": "spans", "compression_rate": 4, "span_slope": 0.1}
+
+
+@pytest.fixture
+def script():
+    file = ROOT / "recipes" / "mean_memory.py"
+    spec = importlib.util.spec_from_file_location("mean_memory", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def texts():
+    words = ["Kenya", "Chad", "Peru", "coast", "river", "border", "peak", "island", "railway"]
+    return [" ".join(words[row:] + words[: row // 2]) + f" {row} km." for row in range(8)]
+
+
+def saved(folder, **settings):
+    torch.manual_seed(0)
+    config = ClaraConfig(document_length=32, dtype="float32", lora_rank=4, **settings)
+    model = draw_adapters(Clara.from_backbone(BACKBONE, config, device="cpu"), seed=0, std=0.1)
+    with torch.no_grad():
+        for connector in model.connectors.values():
+            connector.up.normal_(std=0.02)
+    model.save_pretrained(folder)
+    return folder
+
+
+def write(file, texts):
+    rows = [{"question": "Who?", "docs": texts[:5], "pos_index": [0]}]
+    rows.append({"question": "Where?", "docs": texts[3:], "pos_index": [1]})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_vectors_are_close_to_the_mean_of_memory(script, texts, tmp_path, capsys):
+    source, index = saved(tmp_path / "model", **SPANS), tmp_path / "index"
+    file = write(tmp_path / "ranking.jsonl", texts)
+    arguments = [str(source), str(index), file]
+    assert script.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out) == {"added": 8}
+
+    model = Clara.from_pretrained(source, device="cpu")
+    memory = CandidateMemory(model, index, rate=128)
+    found = memory.read([candidate_id(text) for text in texts])
+    assert found.texts == texts
+    assert found.counts == [1] * 8
+    rates = [model.compress(texts, compression_rate=rate).padded for rate in script.RATES]
+    real = torch.stack([each.vectors("mean") for each in rates]).mean(0)
+    # With all documents measured, what is added is right on average.
+    torch.testing.assert_close(found.padded.vectors("mean").mean(0), real.mean(0))
+    assert torch.cosine_similarity(found.padded.vectors("mean"), real).min() > 0.8
+    # A model whose connector adds nothing has these vectors exactly.
+    with torch.no_grad():
+        model.connectors.of("compressor").up.zero_()
+    passages = model.passages(texts, "truncate")
+    for rate in script.RATES:
+        plain = model.compress(texts, compression_rate=rate).padded.vectors("mean")
+        torch.testing.assert_close(script.mean_of_spans(model, passages, rate), plain)
+
+    # What is there stays; new documents come beside it.
+    texts.append("Fiji: an island.")
+    assert script.main([*arguments, write(tmp_path / "more.jsonl", texts)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"added": 1}
+    # The stage that trains on it compresses nothing.
+    assert CandidateMemory(model_of(source), index, rate=128).add(texts) == 0
+
+
+def model_of(folder):
+    return Clara.from_pretrained(folder, device="cpu")
+
+
+def test_a_long_document_is_cut_as_it_is_when_compressed(script, tmp_path):
+    model = model_of(saved(tmp_path / "model", **SPANS))
+    long = " ".join(f"word {n}" for n in range(60))
+    file = write(tmp_path / "ranking.jsonl", [long, *(f"text {n}" for n in range(7))])
+    script.write_index(model, tmp_path / "index", [file])
+    found = CandidateMemory(model, tmp_path / "index", rate=128).read([candidate_id(long)])
+    assert found.token_counts == [32]
+    assert long.startswith(found.texts[0])
+
+
+@pytest.mark.parametrize("case", ["learned", "no file"])
+def test_bad_input(script, texts, tmp_path, capsys, case):
+    source = saved(tmp_path / "model", **({} if case == "learned" else SPANS))
+    file = write(tmp_path / "ranking.jsonl", texts)
+    if case == "no file":
+        Path(file).unlink()
+    assert script.main([str(source), str(tmp_path / "index"), file]) == 1
+    told = capsys.readouterr().err
+    assert ("memory_form spans" if case == "learned" else "no such file") in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "index").exists()
