@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mean_memory import write_index
+from query_start import query_start
+from renamed_subjects import write_renamed
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
@@ -31,6 +34,7 @@ from clara.data.factbook import smollm2_file
 from clara.errors import ClaraError
 from clara.files.writing import put_back, replace_folder, write_text
 from clara.model.checkpoint import CONNECTORS, MEMORY_TOKENS
+from clara.model.clara import Clara
 from clara.terminal.printing import quiet_libraries, say
 from clara.training.folder import MODEL, checkpoints, describe, model_is_current, read_record
 from clara.training.reading import read_settings
@@ -41,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "smollm2-135m" / "spans.yaml"
 LOG = ROOT / "docs" / "training-log.md"
 SNAPSHOT = ROOT / "snapshots" / "smollm2-135m"
-STAGES: tuple[Stage, ...] = ("instruct", "text", "end-to-end")
+STAGES: tuple[Stage, ...] = ("instruct", "text", "contrastive", "end-to-end")
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 """Of an adapter, in its folder."""
@@ -98,6 +102,8 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
     unfinished, aside = places_beside(SNAPSHOT)
     if aside.is_dir():
         put_back(aside, SNAPSHOT, unfinished)
+    if stage == "contrastive":
+        prepare_ranking(settings)
     folder = Path(settings.arguments["output_dir"])
     found = describe(folder) if folder.is_dir() else {}
     hours, steps = found.get("hours") or 0.0, found.get("steps") or 0
@@ -134,6 +140,33 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
     if stage != "text":
         snapshot(folder / MODEL, SNAPSHOT)
     return reason
+
+
+def prepare_ranking(settings: RunSettings) -> None:
+    """Make what the contrastive stage begins with; what is there already stays.
+
+    It is the training file with other names, the model of `instruct` with a fitted query reasoner,
+    and documents' vectors in place of their memory.
+
+    Args:
+        settings: of the stage.
+
+    Raises:
+        SnapshotError: the stage before has left no model.
+        QueryStartError, RenamingError, DataError: see the scripts.
+    """
+    start, renamed = Path(str(settings.model)), Path(settings.train_data)
+    trained = Path(read_settings(RECIPE, "instruct", {}).arguments["output_dir"]) / MODEL
+    if not start.is_dir() and not trained.is_dir():
+        raise SnapshotError(f"{trained}: no model of the stage instruct, which comes first")
+    if not renamed.is_file():
+        write_renamed(renamed, renamed.with_name(renamed.name.replace(".renamed", "")))
+    if not start.is_dir():
+        say(json.dumps({"query start": query_start(trained, start, renamed)}))
+    index = Path(settings.arguments["candidate_index"])
+    files = [str(file) for file in (renamed, settings.eval_data) if file is not None]
+    added = write_index(Clara.from_pretrained(start, device="cpu"), index, files)
+    say(json.dumps({"vectors": added}))
 
 
 def _begins_at(start: Path, folder: Path) -> bool:

@@ -49,8 +49,9 @@ def test_names_of_a_row_change_together(script, monkeypatch):
         assert len(set(row["docs"])) == script.CANDIDATES
         text = "\n".join(row["docs"])
         assert not any(name in text for name in ("Chad", "Gambia", "Niger"))
-        # Three subjects have three names, and the other names in their passages are the same.
-        assert len({script.subject(document) for document in row["docs"]}) == 3
+        # Each subject has one new name, which no other has, and its passages speak of that.
+        kinds = {("Roads" in each, each[:4] == "The ") for each in row["docs"]}
+        assert len({script.subject(document) for document in row["docs"]}) == len(kinds)
         for document in row["docs"]:
             if "Roads" in document:
                 assert document.count(script.subject(document)) == 2
@@ -84,7 +85,7 @@ def test_names_are_those_in_passages_but_for_held_out_ones(script):
         [f"Chad: Geography\n{TOWNS}", "Mali: A\nNone: of These Two."], ["Colne"]
     )
     expected = {"Ashby", "Birchall", "Dunoon", "Esher Vale", "Frome", "Glossop", "Hawick"}
-    assert set(found) == expected | {"These Two"} - {"Hawick"} | {"Hawick"}
+    assert set(found) == expected | {"These Two"}
     assert found == sorted(found)
     with pytest.raises(script.RenamingError, match="hold 0 names, at least 8 are needed"):
         script.names_in(["nothing here"], [])

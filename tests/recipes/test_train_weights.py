@@ -25,6 +25,7 @@ BACKBONE = ROOT / "tests" / "data" / "reference" / "base"
 @pytest.fixture
 def weights(write_facts, tmp_path, monkeypatch):
     """The script, on a tiny backbone and few facts."""
+    monkeypatch.syspath_prepend(ROOT / "recipes")
     spec = importlib.util.spec_from_file_location(
         "train_weights", ROOT / "recipes" / "train_weights.py"
     )
@@ -51,6 +52,23 @@ def weights(write_facts, tmp_path, monkeypatch):
         "max_steps": 1,
         "bf16": False,
     }
+    ranking = {
+        "train_data": write_ranking(tmp_path / "ranking.jsonl"),
+        "eval_data": str(tmp_path / "ranking.jsonl"),
+        "per_device_train_batch_size": 4,
+        "max_steps": 2,
+        "bf16": False,
+    }
+    for stage in ("contrastive", "end-to-end"):
+        recipe[stage] |= {**ranking, "output_dir": str(tmp_path / "runs" / stage)}
+    recipe["contrastive"] |= {
+        "train_data": str(tmp_path / "ranking.renamed.jsonl"),
+        "candidate_index": str(tmp_path / "runs" / "vectors"),
+    }
+    write = script.write_renamed
+    monkeypatch.setattr(script, "write_renamed", lambda target, source: write(target, source, 20))
+    recipe["contrastive"]["model"] = str(tmp_path / "runs" / "query-start")
+    recipe["end-to-end"]["model"] = str(tmp_path / "runs" / "contrastive" / "model")
     recipe |= {"lora_rank": 4, "dtype": "float32", "warmup_steps": 0}
     (tmp_path / "spans.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr(script, "RECIPE", tmp_path / "spans.yaml")
@@ -60,6 +78,26 @@ def weights(write_facts, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "LOG", log)
     monkeypatch.setattr(script, "smollm2_file", lambda: BACKBONE)
     return script
+
+
+def write_ranking(file):
+    """Write questions on twelve countries, each with the passages of three."""
+    towns = (
+        "Towns: only Ashby, Birchall, Corby, Dunoon, Eccles, Frome, Glossop and Hawick, near York"
+    )
+    documents = [f"Country {n}: Geography\nCoastline: {n * 7} km" for n in range(1, 13)]
+    documents[0] += f"\n{towns}"
+    rows = (
+        {
+            "question": f"Coastline of Country {at + 1}?",
+            "docs": [documents[at - 1], documents[at], documents[at - 5]],
+            "pos_index": [1],
+            "answer": f"{at * 7 + 7} km",
+        }
+        for at in range(12)
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
 
 
 def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
@@ -122,6 +160,35 @@ def test_a_unit_a_snapshot_and_a_new_clone(weights, tmp_path):
     # The text baseline does not: its generator is to read text.
     weights.unit("text", 5)
     assert json.loads((tmp_path / "runs" / "text" / "run.json").read_text())["model"] is None
+
+
+def test_ranking_is_learnt_before_answers_are_chosen_by_it(weights, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    with pytest.raises(weights.SnapshotError, match="no model of the stage instruct, which comes"):
+        weights.unit("contrastive", 5)
+    assert weights.STAGES.index("contrastive") + 1 == weights.STAGES.index("end-to-end")
+    weights.unit("instruct", 5)
+    assert weights.unit("contrastive", 5) == "all steps are done"
+    said = capsys.readouterr().err
+    assert '"query start"' in said
+    assert '"vectors"' in said
+    assert weights.unit("end-to-end", 5) == "all steps are done"
+
+    folders = (runs / "query-start", runs / "contrastive" / "model", runs / "end-to-end" / "model")
+    fitted, ranked, ended = (Clara.from_pretrained(folder) for folder in folders)
+    connectors = [each.connectors.of("query_reasoner").up for each in (fitted, ranked, ended)]
+    assert connectors[0].any()
+    for earlier, later, step in zip(connectors, connectors[1:], (1e-3, 4e-4), strict=False):
+        # Each stage goes on from the one before: two steps of Adam change little.
+        assert 0 < (later - earlier).abs().max() <= step * 1.01
+    # Documents have the same memory throughout.
+    assert fitted.fingerprint == ranked.fingerprint == ended.fingerprint
+    assert (weights.SNAPSHOT / "query_reasoner").is_dir()
+    # What was made for the stage is not made again.
+    (runs / "contrastive").rename(tmp_path / "gone")
+    before = (runs / "query-start" / "connectors.safetensors").stat().st_mtime_ns
+    weights.unit("contrastive", 5)
+    assert (runs / "query-start" / "connectors.safetensors").stat().st_mtime_ns == before
 
 
 def test_the_committed_snapshot_is_where_the_recipe_can_go_on(tmp_path, weights):
