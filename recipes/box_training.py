@@ -25,7 +25,7 @@ from clara.training.folder import (
 )
 from clara.training.reading import read_settings
 
-STAGES = ("instruct", "end-to-end")
+STAGES = ("instruct", "contrastive", "end-to-end")
 
 
 class BoxError(ClaraError, ValueError):
@@ -107,13 +107,13 @@ def trained_stages(folder: Path, steps: Mapping[str, int]) -> list[Trained]:
             f"{folder}: does not lie in the folder of a run: --steps STAGE=STEPS says which line "
             f"of {LOG.name} it is of"
         )
-    if run is not None and run.stage == "end-to-end" and "instruct" not in steps:
-        raise BoxError(
-            f"{folder}: --steps instruct=STEPS is needed, for the stage before its run of "
-            "end-to-end"
-        )
     if run is not None and run.stage not in STAGES:
         raise BoxError(f"{folder.parent}: a run of {' or '.join(STAGES)} is needed: {run.stage}")
+    if run is not None and run.stage != "instruct" and "instruct" not in steps:
+        raise BoxError(
+            f"{folder}: --steps instruct=STEPS is needed, for the stage before its run of "
+            f"{run.stage}"
+        )
     if run is not None:
         for stage in STAGES[STAGES.index(run.stage) + 1 :]:
             if stage in steps:

@@ -22,7 +22,9 @@ from clara.reports.tables import Table, escaped
 from clara.terminal.printing import excerpt
 
 RECIPE = "recipes/smollm2-135m/spans.yaml"
-FACTBOOK_DATA = ("documents.train.jsonl", "instruct.train.jsonl", "ranking.train.jsonl")
+RENAMED = "ranking.renamed.train.jsonl"
+"""What recipes/renamed_subjects.py makes of ranking.train.jsonl."""
+FACTBOOK_DATA = ("documents.train.jsonl", "instruct.train.jsonl", "ranking.train.jsonl", RENAMED)
 """Files of `clara data factbook`, without the countries that are held out."""
 FAILURES = 8
 """Wrong answers that are shown, drawn by a seed."""
@@ -219,6 +221,10 @@ The Factbook is in the public domain, as a work of the US government. The packag
 licence. {text}"""
     if any(each.numbers for each in stages):
         text += "Lists of random numbers, with questions about them, were among the passages.\n"
+    if any(Path(each.source).name == RENAMED for each in stages):
+        text += (
+            "To learn to rank, passages and questions were given other names than the countries'.\n"
+        )
     if any(each.validated for each in stages):
         text += (
             "Answers about the countries of the split `validation` decided which step was kept.\n"

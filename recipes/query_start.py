@@ -1,6 +1,6 @@
 """Give the query reasoner of a model in memory form "spans" a start: a map fitted to its ranking.
 
-    python recipes/query_start.py MODEL TARGET [--examples data/factbook/ranking.train.jsonl]
+    python recipes/query_start.py MODEL TARGET [--examples FILE]
 
 A question is compared with documents by the mean of its memory, `W h̄ + ē`: ē is the mean embedding
 of its tokens, h̄ the mean final state of their slots. So the best W for a frozen adapter needs one
@@ -35,13 +35,13 @@ from clara.model.encoding import encode_states
 from clara.terminal.printing import quiet_libraries, say
 from clara.text.passages import prepare_questions
 
-EXAMPLES = Path("data") / "factbook" / "ranking.train.jsonl"
-COUNT = 6000
+EXAMPLES = Path("data") / "factbook" / "ranking.renamed.train.jsonl"
+COUNT = 12_000
 """Questions that the map is fitted to, from the beginning of the file."""
 HELD_OUT = 0.1
 """Share of the subjects, such as countries, whose questions say which step is the best."""
 TEMPERATURE = 0.005
-STEPS, BATCH, LEARNING_RATE = 400, 128, 1.6e-3
+STEPS, BATCH, LEARNING_RATE = 1000, 128, 1.6e-3
 EVERY = 25  # steps between two looks at what is held out
 RIDGE = 10.0
 LENGTH = 30.0

@@ -31,7 +31,7 @@ from clara.terminal.printing import say
 DATA = Path("data") / "factbook"
 ROWS = 12_000
 CANDIDATES = 8
-CHANGED, CHANGED_ANSWER = 0.5, 0.8
+CHANGED, CHANGED_ANSWER = 0.5, 0.6
 """How often another subject gets a new name, and how often the one that is asked about."""
 LEAST = CANDIDATES  # names, so that all subjects of a row can have different ones
 NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-zé]{2,}(?: [A-Z][a-zé]{2,})?")
