@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,7 +145,10 @@ def query_start(source: Path, target: Path, file: Path, count: int = COUNT) -> d
     features = features_of(model, examples)
     map_, step, before, after = fitted(features, held)
     model.connectors.of(QUERY_REASONER).up.data.copy_(map_)
-    model.save_pretrained(target)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    unfinished.rename(target)
     return {
         "questions": len(examples),
         "held_out": int(held.sum()),

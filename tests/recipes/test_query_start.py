@@ -69,7 +69,11 @@ def saved(folder, **settings):
 
 def test_the_rest_of_the_model_stays(script, examples, tmp_path, capsys):
     source, target = saved(tmp_path / "model", **SPANS), tmp_path / "new"
+    # What a killed process has left is no model.
+    (tmp_path / ".new.unfinished").mkdir()
+    (tmp_path / ".new.unfinished" / "half").write_text("")
     assert script.main([str(source), str(target), "--examples", str(examples)]) == 0
+    assert not (target / "half").exists()
     told = json.loads(capsys.readouterr().out)
     assert (told["questions"], told["held_out"]) == (40, 4)
     assert told["step"] % script.EVERY == 0

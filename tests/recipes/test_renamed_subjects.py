@@ -106,7 +106,7 @@ def test_a_file_is_written_alike_each_time_and_never_over_another(script, tmp_pa
     rows = open_examples(str(targets[0]), "train", contrastive_example)
     assert len(rows) == 30
     assert all("Colne" not in row.question for row in rows)
-    assert len({row.question for row in rows}) > 5
+    assert len({row.question for row in rows}) > 3
 
     before = targets[0].read_bytes()
     assert script.main([str(targets[0]), *values]) == 1
