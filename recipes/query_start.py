@@ -38,7 +38,7 @@ from clara.text.passages import prepare_questions
 
 EXAMPLES = Path("data") / "factbook" / "ranking.renamed.train.jsonl"
 COUNT = 12_000
-"""Questions that the map is fitted to, from the beginning of the file."""
+"""Questions that the map is fitted to, from the beginning of the file: one forward of each."""
 HELD_OUT = 0.1
 """Share of the subjects, such as countries, whose questions say which step is the best."""
 TEMPERATURE = 0.005

@@ -29,7 +29,7 @@ from clara.errors import ClaraError
 from clara.terminal.printing import say
 
 DATA = Path("data") / "factbook"
-ROWS = 12_000
+ROWS = 24_000
 CANDIDATES = 8
 CHANGED, CHANGED_ANSWER = 0.5, 0.6
 """How often another subject gets a new name, and how often the one that is asked about."""

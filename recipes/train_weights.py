@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from mean_memory import write_index
-from query_start import query_start
-from renamed_subjects import write_renamed
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
@@ -102,8 +99,6 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
     unfinished, aside = places_beside(SNAPSHOT)
     if aside.is_dir():
         put_back(aside, SNAPSHOT, unfinished)
-    if stage == "contrastive":
-        prepare_ranking(settings)
     folder = Path(settings.arguments["output_dir"])
     found = describe(folder) if folder.is_dir() else {}
     hours, steps = found.get("hours") or 0.0, found.get("steps") or 0
@@ -121,6 +116,8 @@ def unit(stage: Stage, minutes: float, overrides: dict[str, Any] | None = None) 
     # A unit that was killed in its last evaluation has that and the model still to write.
     if used_up and (not checkpoints(folder) or model_is_current(folder)):
         return USED_UP
+    if stage == "contrastive":
+        prepare_ranking(settings)
     settings.arguments["max_hours"] = min(hours + minutes / 60, whole)
     criterion = Criterion(gap_after=2.0 - earlier.hours if stage == "instruct" else None)
     run(stage, settings, resume=True, callbacks=[criterion])
@@ -155,6 +152,11 @@ def prepare_ranking(settings: RunSettings) -> None:
         SnapshotError: the stage before has left no model.
         QueryStartError, RenamingError, DataError: see the scripts.
     """
+    # They need an index, for which a machine that trains other stages may lack the packages.
+    from mean_memory import write_index
+    from query_start import query_start
+    from renamed_subjects import write_renamed
+
     start, renamed = Path(str(settings.model)), Path(settings.train_data)
     trained = Path(read_settings(RECIPE, "instruct", {}).arguments["output_dir"]) / MODEL
     if not start.is_dir() and not trained.is_dir():

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,8 +66,9 @@ def weights(write_facts, tmp_path, monkeypatch):
         "train_data": str(tmp_path / "ranking.renamed.jsonl"),
         "candidate_index": str(tmp_path / "runs" / "vectors"),
     }
-    write = script.write_renamed
-    monkeypatch.setattr(script, "write_renamed", lambda target, source: write(target, source, 20))
+    renaming = importlib.import_module("renamed_subjects")
+    few = partial(renaming.write_renamed, count=20)
+    monkeypatch.setattr(renaming, "write_renamed", few)
     recipe["contrastive"]["model"] = str(tmp_path / "runs" / "query-start")
     recipe["end-to-end"]["model"] = str(tmp_path / "runs" / "contrastive" / "model")
     recipe |= {"lora_rank": 4, "dtype": "float32", "warmup_steps": 0}
