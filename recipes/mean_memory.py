@@ -28,6 +28,7 @@ from clara.backbone.adapters import COMPRESSOR
 from clara.data.examples import contrastive_example, open_examples
 from clara.errors import ClaraError
 from clara.memory.documents import CompressedDocuments
+from clara.memory.padded import PaddedMemory
 from clara.model.clara import Clara
 from clara.model.encoding import encode_passages, inputs_of
 from clara.terminal.printing import quiet_libraries, say
@@ -76,7 +77,8 @@ def write_index(model: Clara, folder: Path, files: Iterable[str]) -> int:
     some = random.Random(0).sample(sorted(texts), min(MEASURED, len(texts)))
     measured = model.passages([texts[name] for name in some], "truncate")
     added = [added_on_average(model, measured, rate) for rate in RATES]
-    index = CandidateMemory(model, folder, rate=model.config.rates[-1]).index
+    highest = model.config.rates[-1]
+    index = CandidateMemory(model, folder, rate=highest).index
     there = index.contains(list(texts))
     missing = [name for name, known in zip(texts, there, strict=True) if not known]
     for start in range(0, len(missing), AT_ONCE):
@@ -86,9 +88,14 @@ def write_index(model: Clara, folder: Path, files: Iterable[str]) -> int:
             mean_of_spans(model, passages, rate) + constant
             for rate, constant in zip(RATES, added, strict=True)
         ]
+        vectors = torch.stack(each).mean(0).to(model.dtype)
+        # As often as the rate asks for, which changes nothing about their mean.
+        counts = [-(-len(passage.tokens) // highest) for passage in passages]
+        rows = [vector.expand(n, -1) for vector, n in zip(vectors, counts, strict=True)]
         index.add(
             CompressedDocuments(
-                memory=torch.stack(each).mean(0)[:, None].to(model.dtype),
+                memory=PaddedMemory.of(rows).rows,
+                counts=counts,
                 ids=names,
                 document_ids=names,
                 token_counts=[len(passage.tokens) for passage in passages],

@@ -14,7 +14,7 @@ from tests.clara.random_adapters import draw_adapters
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKBONE = ROOT / "tests" / "data" / "reference" / "base"
-SPANS = {"memory_form": "spans", "compression_rate": 4, "span_slope": 0.1}
+SPANS = {"memory_form": "spans", "compression_rate": 4, "rates": [1, 4, 16], "span_slope": 0.1}
 
 
 @pytest.fixture
@@ -58,10 +58,11 @@ def test_vectors_are_close_to_the_mean_of_memory(script, texts, tmp_path, capsys
     assert json.loads(capsys.readouterr().out) == {"added": 8}
 
     model = Clara.from_pretrained(source, device="cpu")
-    memory = CandidateMemory(model, index, rate=128)
+    memory = CandidateMemory(model, index, rate=16)
     found = memory.read([candidate_id(text) for text in texts])
     assert found.texts == texts
-    assert found.counts == [1] * 8
+    assert found.counts == [-(-tokens // 16) for tokens in found.token_counts]
+    assert max(found.counts) == 2  # the vector twice
     rates = [model.compress(texts, compression_rate=rate).padded for rate in script.RATES]
     real = torch.stack([each.vectors("mean") for each in rates]).mean(0)
     # With all documents measured, what is added is right on average.
@@ -80,7 +81,7 @@ def test_vectors_are_close_to_the_mean_of_memory(script, texts, tmp_path, capsys
     assert script.main([*arguments, write(tmp_path / "more.jsonl", texts)]) == 0
     assert json.loads(capsys.readouterr().out) == {"added": 1}
     # The stage that trains on it compresses nothing.
-    assert CandidateMemory(model_of(source), index, rate=128).add(texts) == 0
+    assert CandidateMemory(model_of(source), index, rate=16).add(texts) == 0
 
 
 def model_of(folder):
@@ -92,7 +93,7 @@ def test_a_long_document_is_cut_as_it_is_when_compressed(script, tmp_path):
     long = " ".join(f"word {n}" for n in range(60))
     file = write(tmp_path / "ranking.jsonl", [long, *(f"text {n}" for n in range(7))])
     script.write_index(model, tmp_path / "index", [file])
-    found = CandidateMemory(model, tmp_path / "index", rate=128).read([candidate_id(long)])
+    found = CandidateMemory(model, tmp_path / "index", rate=16).read([candidate_id(long)])
     assert found.token_counts == [32]
     assert long.startswith(found.texts[0])
 
