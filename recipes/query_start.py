@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import torch
 from mean_memory import MEASURED, RATES, added_on_average, mean_of_spans
+from renamed_subjects import subject
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
@@ -156,11 +157,6 @@ def query_start(source: Path, target: Path, file: Path, count: int = COUNT) -> d
         **{f"before_{name}": value for name, value in before._asdict().items()},
         **after._asdict(),
     }
-
-
-def subject(document: str) -> str:
-    """What a document is about: the words before the first colon of its first line."""
-    return document.split("\n", 1)[0].split(":", 1)[0]
 
 
 def held_out(subjects: Sequence[str]) -> Tensor:
