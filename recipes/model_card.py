@@ -179,6 +179,7 @@ def _form(config: ClaraConfig, stages: Sequence[Trained]) -> str:
         rows.append(("compression rate", f"{config.compression_rate}"))
     rows += [
         ("longest passage in tokens", f"{config.document_length}"),
+        ("documents that an answer is from, by default", f"{config.top_k}"),
         ("ranking", config.ranking_rule),
         ("LoRA rank, alpha", f"{config.lora_rank}, {config.lora_alpha}"),
         ("numbers of the weights", "bfloat16"),
@@ -288,6 +289,11 @@ def _limits(
         ]
     if config.memory_form == "spans":
         lines.append("Rates that are not in the list above are not known to be trained.")
+    if stages and all(stage.stage != "end-to-end" for stage in stages):
+        lines.append(
+            "The generator was trained to read one document at a time. Answers from several at "
+            "once are worse."
+        )
     if not trained_reasoner:
         lines.append(
             "The query reasoner is not trained: which documents it ranks first means nothing. Give "

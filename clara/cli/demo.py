@@ -72,7 +72,7 @@ def demo(
             show_default=False,
         ),
     ] = None,
-    top_k: options.TopK = 3,
+    top_k: options.ReadTopK = None,
     device: options.Device = None,
 ) -> None:
     """Answer ten questions about the CIA World Factbook from memory tokens and from text."""
@@ -85,6 +85,7 @@ def demo(
     from clara.evaluation.demonstration_questions import sample
 
     loaded = load(model, backbone, device)
+    top_k = top_k or loaded.config.top_k
     records, known = sample(documents)
     begin = time.perf_counter()
     compressed = loaded.compress(records, show_progress_bar=True)

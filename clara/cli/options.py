@@ -90,6 +90,15 @@ Question = Annotated[
     typer.Argument(callback=read_question, help="Question; - reads it from standard input."),
 ]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Number of documents to retrieve.")]
+ReadTopK = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        min=1,
+        help="Number of documents to answer from. Default: top_k of the model's settings.",
+        show_default=False,
+    ),
+]
 Rerank = Annotated[
     int | None,
     typer.Option(

@@ -77,7 +77,7 @@ def ask(
     model: options.Model,
     index: options.Index,
     question: options.Question,
-    top_k: options.TopK = 5,
+    top_k: options.ReadTopK = None,
     rerank: options.Rerank = None,
     where: options.Filter = None,
     ids: options.Ids = None,
@@ -98,10 +98,13 @@ def ask(
     """Answer a question from the nearest documents of an index."""
     if stream and as_json:
         raise CommandError("--stream and --json exclude each other", BAD_USAGE)
-    check_rerank(rerank, top_k)
+    if top_k is not None:
+        check_rerank(rerank, top_k)
     wanted = read_ids(ids)
     views = chosen_views(view, view_folder)
     opened, loaded = load_both(index, model, backbone, device, quantization, views)
+    top_k = top_k or loaded.config.top_k
+    check_rerank(rerank, top_k)
     documents = selected(opened, where, wanted, approximate)
     if stream:
         with view_remarks(opened, view_folder):

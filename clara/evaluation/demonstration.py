@@ -79,7 +79,9 @@ def load_demo_model(
         ValueError: backbone or checkpoint cannot be loaded.
     """
     if checkpoint is None:
-        return Clara.from_backbone(backbone or default_backbone(), ClaraConfig(), device=device)
+        return Clara.from_backbone(
+            backbone or default_backbone(), ClaraConfig(top_k=3), device=device
+        )
     return Clara.from_pretrained(checkpoint, backbone=backbone, device=device)
 
 

@@ -158,6 +158,19 @@ def test_what_cannot_ship_is_refused(scripts, run, write_run, tmp_path, monkeypa
     assert not target.exists()
 
 
+def test_a_model_answers_as_it_was_trained_to(box, scripts, run):
+    config = ClaraConfig.load(run / "model" / "config.json")
+    stages = scripts.box.trained_stages(run / "model", {})
+    assert [each.stage for each in stages] == ["instruct"]
+    made = scripts.box.portable(config, stages, 2)
+    assert (made.top_k, made.compression_rate) == (1, 2)
+    assert scripts.box.portable(config, stages).compression_rate == config.compression_rate
+    end = stages[0]._replace(stage="end-to-end")
+    assert scripts.box.portable(config, [*stages, end]).top_k == config.top_k != 1
+    with pytest.raises(ValueError, match="rate is not among those that were trained"):
+        scripts.box.portable(config, stages, 64)
+
+
 def test_steps_are_those_of_the_run(box, changed, tmp_path, refused):
     run, target = changed(), tmp_path / "ours"
     # The run tells its own, and the log must have the line that it ended at.
