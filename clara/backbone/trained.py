@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from clara.backbone.plain import empty_plain_model
 from clara.backbone.sharding import fill, whole
 from clara.errors import SavedModelError
 from clara.terminal.loading_bars import bars_on_a_terminal_only
@@ -40,8 +41,7 @@ def save(
             "a model whose backbone was trained cannot be saved while that is quantized; load it "
             "without quantization"
         )
-    with torch.device("meta"):
-        plain = transformers.AutoModelForCausalLM.from_config(backbone.config)
+    plain = empty_plain_model(backbone)
     state = {name: whole(value) for name, value in plain_state(backbone).items()}
     plain.load_state_dict(state, assign=True)
     plain.tie_weights()

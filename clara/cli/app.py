@@ -18,6 +18,7 @@ from clara.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     index,
     models,
     questions,
@@ -32,6 +33,7 @@ from clara.cli.examples import add_examples
 WRITE_FILES = {
     "init",
     "convert",
+    "export",
     "compress",
     "data",
     "train",
@@ -79,6 +81,7 @@ def common(
 
 app.command("init")(models.init)
 app.command("convert")(models.convert)
+app.command("export")(export.export)
 app.command("compress", cls=compress.OrBuild)(compress.compress)
 app.command("search")(questions.search)
 app.command("ask")(questions.ask)

@@ -10,6 +10,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "clara init backbones/qwen3 models/8x --compression-rate 8",
     ),
     "convert": ("clara convert checkpoints/reference models/reference",),
+    "export": (
+        "clara export --model models/mine --merged exported/mine",
+        "clara export --model models/mine --merged exported/mine --dtype float32",
+    ),
     "compress": (
         "clara compress --model models/mine --corpus docs.jsonl --output index",
         "clara compress --model m --corpus more.jsonl --output index --resume",

@@ -1,4 +1,5 @@
-"""Find out what a folder holds: a model, an index, a training run or a reference checkpoint."""
+"""Find out what a folder holds: a model, an index, a training run, an exported model or a reference
+checkpoint."""
 
 from __future__ import annotations
 
@@ -19,12 +20,25 @@ _REFERENCE_SETTINGS = (
     "lora_r",
     "generation_top_k",
 )
+_EXPORTED = (
+    "backbone",
+    "trained",
+    "dtype",
+    "quantization",
+    "memory_form",
+    "compression_rate",
+    "rates",
+    "document_length",
+    "memory_tokens",
+    "hidden_size",
+    "fingerprint",
+)
 
 
 def inspect(folder: Path) -> dict[str, Any]:
     """What `clara info --json` prints.
 
-    "kind" is model, index, training run or reference checkpoint.
+    "kind" is model, index, training run, exported model or reference checkpoint.
 
     Raises:
         CommandError, MemoryIndexError: there is nothing, something else, or it is damaged.
@@ -42,13 +56,16 @@ def inspect(folder: Path) -> dict[str, Any]:
     settings = _settings(folder / "config.json")
     if "clara_format" in settings:
         return _model(folder)
+    if (folder / "clara.json").is_file():
+        return _exported(folder)
     if "decoder_model_name" in settings:
         return _reference(folder, settings)
     if is_run(folder):
         return _run(folder)
     hint = "; it may be a backbone: see 'clara init'" if "model_type" in settings else ""
     raise CommandError(
-        f"{folder}: neither a model, an index, a training run, nor a reference checkpoint{hint}"
+        f"{folder}: neither a model, an index, a training run, an exported model, nor a reference "
+        f"checkpoint{hint}"
     )
 
 
@@ -130,6 +147,18 @@ def _reference(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         **{name: settings.get(name) for name in _REFERENCE_SETTINGS},
         "bytes": _bytes(folder),
         "convert_with": "clara convert",
+    }
+
+
+def _exported(folder: Path) -> dict[str, Any]:
+    from clara.integrations.description import read
+
+    found = read(folder)
+    return {
+        "kind": "exported model",
+        "path": str(folder.resolve()),
+        **{name: found.get(name) for name in _EXPORTED},
+        "bytes": _bytes(folder),
     }
 
 

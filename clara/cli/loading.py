@@ -24,8 +24,12 @@ def load_model(
     backbone: str | None = None,
     device: str | None = None,
     quantization: Quantization | None = None,
+    dtype: str | None = None,
 ) -> Clara:
     """A saved model.
+
+    Args:
+        dtype: to load it in instead of the one that its settings name.
 
     Raises:
         CommandError: it cannot be loaded, or the device is not there.
@@ -38,6 +42,8 @@ def load_model(
     settings: dict[str, Any] = {}
     if quantization is not None:
         settings["quantization"] = quantization.value
+    if dtype is not None:
+        settings["dtype"] = dtype
     with user_errors(), other_backbone_told():
         return Clara.from_pretrained(name, backbone=backbone, device=device, **settings)
 

@@ -92,11 +92,12 @@ def convert(
 
 def info(
     path: Annotated[
-        str, typer.Argument(help="Model, index, training run or reference checkpoint.")
+        str,
+        typer.Argument(help="Model, index, training run, exported model or reference checkpoint."),
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Describe a model, index, training run or reference checkpoint."""
+    """Describe a model, index, training run, exported model or reference checkpoint."""
     from clara.cli.inspection import inspect, print_described
 
     found = inspect(expanded(path))

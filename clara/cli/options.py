@@ -21,12 +21,14 @@ def _words(name: str, literal: Any) -> Any:
 
 
 if TYPE_CHECKING:
+    DtypeName: TypeAlias = Enum
     MemoryForm: TypeAlias = Enum
     Overflow: TypeAlias = Enum
     Quantization: TypeAlias = Enum
     Stage: TypeAlias = Enum
     StorageName: TypeAlias = Enum
 else:
+    DtypeName = _words("DtypeName", config.DtypeName)
     MemoryForm = _words("MemoryForm", config.MemoryForm)
     Overflow = _words("Overflow", config.Overflow)
     Quantization = _words("Quantization", config.Quantization)

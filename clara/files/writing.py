@@ -92,6 +92,33 @@ def new_folder(path: Place, *, private: bool = False) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def replacing_folder(path: Place) -> Iterator[Path]:
+    """A new empty folder beside `path`, which takes its place once the block is left without error.
+
+    Its content is on disk by then. Parents that do not exist are made. An error in the block
+    removes the new folder. What a killed process left in `replace_folder` is finished first.
+
+    Args:
+        path: nothing, or a folder that has to give way.
+
+    Raises:
+        OSError: `path` is a link or a file, or cannot be replaced; it is as it was.
+    """
+    target, unfinished = _places(path)
+    aside = target.with_name(f".replaced-{target.name}")
+    if os.path.lexists(aside):
+        put_back(aside, target, unfinished)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        unfinished.mkdir()
+        yield unfinished
+        replace_folder(unfinished, target, aside)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
 def replace_folder(unfinished: Place, path: Place, aside: Place) -> None:
     """Put a finished folder in the place of another one, or of nothing, with its content on disk.
 

@@ -63,22 +63,32 @@ def build_prompt(
     """
     head, after = template.user.split(MEMORY_FIELD)
     middle, tail = after.split(QUESTION_FIELD)
-    user: list[Piece] = [head, *background, middle + question.strip() + tail]
-    frame = _chat_frame(tokenizer)
-    pieces: list[Piece] = [frame.before]
-    if frame.between is None:
-        pieces += [f"{template.system}\n\n"] if template.system else []
-    else:
-        pieces += [template.system, frame.between]
-    pieces += user
-    ids = tokenizer.encode_pieces([*pieces, frame.opening]).ids
+    pieces, opening = words_around(tokenizer, template.system)
+    pieces += [head, *background, middle + question.strip() + tail]
+    ids = tokenizer.encode_pieces([*pieces, opening]).ids
     if answer is None:
         return Prompt(ids, len(ids))
+    frame = _chat_frame(tokenizer)
     full = tokenizer.encode_pieces([*pieces, frame.turn, answer, frame.closing]).ids
     # The answer begins where the model has to go on differently: its first characters may be
     # part of a token that holds a blank of the template too.
     same = (i for i, (one, other) in enumerate(zip(ids, full)) if one != other)
     return Prompt(full, next(same, min(len(ids), len(full))))
+
+
+def words_around(tokenizer: SafeTokenizer, system: str) -> tuple[list[Piece], Control]:
+    """What stands in front of a user turn and behind it, up to where the answer begins.
+
+    Args:
+        system: text of the system turn.
+    """
+    frame = _chat_frame(tokenizer)
+    pieces: list[Piece] = [frame.before]
+    if frame.between is None:
+        pieces += [f"{system}\n\n"] if system else []
+    else:
+        pieces += [system, frame.between]
+    return pieces, frame.opening
 
 
 def build_text_prompt(

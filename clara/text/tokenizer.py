@@ -90,6 +90,7 @@ class SafeTokenizer:
         self._names: dict[str | Marker, str] = {}
         self._ids: dict[int, int] = {}
         self._add(added)
+        self._stripping = {token["content"] for token in added if token["lstrip"]}
         self._control_ids: dict[str, int] = {token["content"]: token["id"] for token in added}
         # Longest first, as the tokenizer itself matches added tokens.
         controls = sorted((n for n in self._names if isinstance(n, str)), key=len, reverse=True)
@@ -144,6 +145,24 @@ class SafeTokenizer:
             if match[0].strip(" \t\r\n▁"):
                 return text[: match.start()], self._control_ids[match[0]]
         return text, None
+
+    def until_control(self, text: str) -> tuple[str, str, bool]:
+        """The text of a template up to its first control token, and what begins with that token.
+
+        Here a run of blanks is a control token where the tokenizer has a token for it.
+
+        Returns:
+            The two, and whether that token takes the white space before it away.
+        """
+        match = self._controls.search(text)
+        if match is None:
+            return text, "", False
+        return text[: match.start()], text[match.start() :], match[0] in self._stripping
+
+    @property
+    def control_ids(self) -> list[int]:
+        """Ids of tokens that no text of users and documents becomes, ascending."""
+        return sorted(self._added_ids)
 
     def encode_texts(self, texts: Sequence[str]) -> list[EncodedText]:
         """Token ids of texts of users and documents, no token added before or after.

@@ -1,0 +1,1 @@
+"""What lets engines and libraries that people already run work with a model."""
