@@ -4,8 +4,8 @@
     python examples/answer_without_clara.py FOLDER MEMORY QUESTION...
 
 FOLDER is what `clara export --merged FOLDER` wrote. MEMORY is a safetensors file with the tensors
-"0", "1", ..., [m, H] for each document in the order of the prompt, or a .npy file with the memory of
-one document.
+"0", "1", ..., [m, H] for each document in the order of the prompt, or a .npy file with the memory
+of one document.
 """
 
 from __future__ import annotations

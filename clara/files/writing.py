@@ -78,18 +78,9 @@ def new_folder(path: Place, *, private: bool = False) -> Iterator[Path]:
         OSError: something else is at `path` at the end, perhaps since another process made it.
     """
     target, unfinished = _places(path)
-    parents = [parent for parent in target.parents if not os.path.lexists(parent)]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.mkdir(mode=0o700 if private else 0o777)
+    with _made(unfinished, 0o700 if private else 0o777):
         yield unfinished
         os.rename(unfinished, target)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for parent in parents:
-            with suppress(OSError):  # not made, or in use by another process
-                parent.rmdir()
-        raise
 
 
 @contextmanager
@@ -97,7 +88,8 @@ def replacing_folder(path: Place) -> Iterator[Path]:
     """A new empty folder beside `path`, which takes its place once the block is left without error.
 
     Its content is on disk by then. Parents that do not exist are made. An error in the block
-    removes the new folder. What a killed process left in `replace_folder` is finished first.
+    removes the new folder and them. What a process that was killed in `replace_folder` left of the
+    old one is put back first.
 
     Args:
         path: nothing, or a folder that has to give way.
@@ -109,13 +101,24 @@ def replacing_folder(path: Place) -> Iterator[Path]:
     aside = target.with_name(f".replaced-{target.name}")
     if os.path.lexists(aside):
         put_back(aside, target, unfinished)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        unfinished.mkdir()
+    with _made(unfinished):
         yield unfinished
         replace_folder(unfinished, target, aside)
+
+
+@contextmanager
+def _made(folder: Path, mode: int = 0o777) -> Iterator[None]:
+    """Make a folder and its parents; an error in the block removes them."""
+    parents = [parent for parent in folder.parents if not os.path.lexists(parent)]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=mode)
+        yield
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in parents:
+            with suppress(OSError):  # not made, or in use by another process
+                parent.rmdir()
         raise
 
 

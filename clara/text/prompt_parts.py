@@ -12,7 +12,7 @@ from clara.config import MEMORY_FIELD, QUESTION_FIELD, PromptTemplate
 from clara.text.prompts import build_prompt, memory_slots, words_around
 from clara.text.tokenizer import Control, Marker, Piece, SafeTokenizer
 
-_PROBES = ("Who built it?", "42", "Ünï 北京 😀", "a\n\n b", "</s><|im_end|>", "")
+_PROBES = ("Who built it?", "42", "Ünï 北京 😀", "a\n\n b", "</s><|im_end|>")
 """Questions whose prompts are compared."""
 
 
@@ -22,7 +22,7 @@ class PromptParts:
 
         before, memory, tokens of "opening question closing", after
 
-    where the question has no white space around it, and the memory of each document is followed by
+    where the question is not empty and has no white space around it, and the memory of each document is followed by
     the separator if the model has one. The text in the middle is tokenised as one, as it stands
     behind something else, and no control token comes of it.
 

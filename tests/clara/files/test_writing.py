@@ -14,6 +14,7 @@ from clara.files.writing import (
     put_back,
     replace_folder,
     replacing,
+    replacing_folder,
     write_text,
 )
 
@@ -332,3 +333,63 @@ def test_a_kill_never_costs_the_only_whole_folder(place, replacement, calls, lef
         put_back(aside, target, new)
     assert not aside.exists()
     assert names(target) == [whole]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_new_folder_takes_the_place_of_an_old_one_at_the_end(place, usual, existing):
+    target = place / "deep" / "folder"
+    if existing:
+        folder_of(target, "old")
+    with replacing_folder(target) as unfinished:
+        (unfinished / "new").write_text("1")
+        assert not target.exists() if not existing else names(target) == ["old"]
+    assert names(target) == ["new"]
+    assert names(target.parent) == ["folder"]
+    assert mode(target) == usual[1]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_an_error_leaves_the_old_folder(place, existing):
+    target = place / "deep" / "folder"
+    if existing:
+        folder_of(target, "old")
+    with pytest.raises(RuntimeError):
+        fail_in(replacing_folder(target), lambda made: (made / "new").touch())
+    assert names(place) == (["deep"] if existing else [])
+    if existing:
+        assert names(target) == ["old"]
+        assert names(target.parent) == ["folder"]
+
+
+REPLACING = """
+import os, signal, sys
+from clara.files import writing
+left = int(sys.argv[2])
+rename = os.rename
+def counted(*arguments):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(*arguments)
+os.rename = counted
+with writing.replacing_folder(sys.argv[1]) as unfinished:
+    (unfinished / "new").write_text("new")
+"""
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_killed_replacement_is_finished_by_the_next_one(place, renames):
+    target = folder_of(place / "folder", "old")
+    command = [sys.executable, "-c", REPLACING, str(target), str(renames)]
+    assert subprocess.run(command, timeout=300).returncode == -signal.SIGKILL
+    aside = place / ".replaced-folder"
+    assert target.exists() is (renames != 1)
+    assert aside.exists() is (renames != 0)
+    with pytest.raises(RuntimeError):
+        fail_in(replacing_folder(target), lambda made: None)
+    assert names(target) == (["new"] if renames == 2 else ["old"])
+    assert not aside.exists()
+    with replacing_folder(target) as unfinished:
+        (unfinished / "newer").touch()
+    assert names(target) == ["newer"]
