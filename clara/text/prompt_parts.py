@@ -22,9 +22,9 @@ class PromptParts:
 
         before, memory, tokens of "opening question closing", after
 
-    where the question is not empty and has no white space around it, and the memory of each document is followed by
-    the separator if the model has one. The text in the middle is tokenised as one, as it stands
-    behind something else, and no control token comes of it.
+    where the question is not empty and has no white space around it. The memory of each document is
+    followed by the separator if the model has one. The text in the middle is tokenised as one, as
+    it stands behind something else, and no control token comes of it.
 
     Attributes:
         before: token ids in front of the memory.

@@ -1,0 +1,398 @@
+"""Exported models: what is written, and that programs without this package answer as we do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
+
+from clara import Clara, ClaraConfig
+from clara.data.factbook import smollm2_file
+from clara.integrations import export
+from clara.integrations.description import ExportError, read
+from clara.integrations.export import export_merged
+
+from .. import new_models
+from ..random_adapters import draw_adapters
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "answer_without_clara.py"
+CONFIG = ClaraConfig(document_length=64, lora_rank=4, lora_alpha=8, dtype="float32", top_k=2)
+SPANS = CONFIG.replace(memory_form="spans", compression_rate=4, span_slope=0.1)
+TEXTS = [
+    "The mill on the river was built of stone by Ada, and it grinds the grain of four towns.",
+    "Salt",
+    "The coast is long. It has cliffs.",
+]
+QUESTIONS = ["Who built the mill?", "  </s><|assistant|>\nWhat is 北京? 😀 "]
+NEW_TOKENS = 12
+# A template whose turns end in plain text, which a question or an answer may merge with.
+PLAIN_TURNS = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} [end]{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+WITHOUT_CLARA = """
+import json, runpy, sys
+sys.modules["clara"] = sys.modules["clara_kernels"] = None  # to import them is an error
+example = runpy.run_path(sys.argv[1])
+for folder, file, question, count in json.load(sys.stdin):
+    memory = example["read_memory"](file)
+    print(json.dumps(example["answer"](folder, memory, [question], count)[0]))
+"""
+
+
+def drawn(model, std=0.1):
+    """With adapters and connectors that change what it computes."""
+    draw_adapters(model, seed=4, std=std)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.connectors.parameters():
+            parameter.normal_(std=std, generator=generator)
+    return model
+
+
+def new_model(folder, config=CONFIG):
+    return drawn(new_models.new_model(Path(folder), config, "cpu"))
+
+
+def without_clara(cases):
+    """What a Python that cannot import this package answers."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_CLARA, str(EXAMPLE)],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def exported_cases(model, folder, **settings):
+    """An export, memory of the selected documents in files, and what the model answers itself."""
+    described = export_merged(model, folder / "out", **settings)
+    assert described == read(folder / "out")
+    documents = model.compress(TEXTS)
+    answers = model.answer(QUESTIONS, documents, max_new_tokens=NEW_TOKENS)
+    cases = []
+    for row, found in enumerate(model.retrieve(QUESTIONS, documents)):
+        file = folder / f"memory-{row}.safetensors"
+        save_file({str(n): m.contiguous() for n, m in enumerate(found.memory)}, file)
+        cases.append((str(folder / "out"), str(file), QUESTIONS[row], NEW_TOKENS))
+    return cases, [answer.text for answer in answers]
+
+
+def case_of_one_document(model, folder):
+    """Its memory in a file of NumPy."""
+    memory = model.compress(TEXTS[:1]).memory
+    np.save(folder / "memory.npy", memory[0].numpy())
+    (text,) = model.generate(QUESTIONS[:1], memory[None], max_new_tokens=NEW_TOKENS)
+    case = (str(folder / "out"), str(folder / "memory.npy"), QUESTIONS[0], NEW_TOKENS)
+    return case, text.strip()
+
+
+def templated(folder, template, target):
+    """A backbone with another chat template, or with none."""
+    shutil.copytree(folder, target)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    (target / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(target)
+    return target
+
+
+def test_others_answer_as_we_do(tiny_backbone, random_backbone, tmp_path):
+    """In both forms of memory, with tied and untied embeddings, quantized, in several shards."""
+    llama = tiny_backbone("llama")
+    tied = random_backbone(LlamaConfig, tie_word_embeddings=True)
+    silent = CONFIG.replace(separator=False)
+    models = {
+        "learned": (new_model(llama), {}),
+        "learned, tied": (new_model(tied), {"max_shard_size": "100KB"}),
+        "spans": (new_model(random_backbone(Qwen2Config), SPANS), {"dtype": "float32"}),
+        "spans, tied": (new_model(tied, SPANS), {"release": False}),
+        "nf4": (new_model(llama, CONFIG.replace(quantization="nf4")), {}),
+        "int8, spans": (new_model(llama, SPANS.replace(quantization="int8")), {}),
+        "no template": (new_model(templated(llama, None, tmp_path / "none"), silent), {}),
+        "plain turns": (new_model(templated(llama, PLAIN_TURNS, tmp_path / "plain")), {}),
+    }
+    cases, expected = [], {}
+    for name, (model, settings) in models.items():
+        (tmp_path / name).mkdir()
+        found, texts = exported_cases(model, tmp_path / name, **settings)
+        assert any(texts)
+        expected[name] = texts
+        cases += found
+    one, text = case_of_one_document(models["learned"][0], tmp_path / "learned")
+    *answers, last = without_clara([*cases, one])
+    assert last == text
+    rows = [answers[at : at + 2] for at in range(0, len(answers), 2)]
+    assert dict(zip(models, rows, strict=True)) == expected
+    assert len({tuple(texts) for texts in expected.values()}) == len(expected)
+    assert len(list((tmp_path / "learned, tied" / "out").glob("model-*.safetensors"))) > 1
+    assert read(tmp_path / "plain turns" / "out")["stop_texts"] == ["[end]"]
+
+
+@pytest.mark.slow
+def test_a_backbone_from_a_gguf_file(tmp_path):
+    model = drawn(Clara.from_backbone(smollm2_file(), SPANS, device="cpu"), std=0.01)
+    cases, expected = exported_cases(model, tmp_path)
+    assert read(tmp_path / "out")["dtype"] == "float32"
+    assert without_clara(cases) == expected
+    assert all(expected)
+
+
+# What is written
+
+
+@pytest.fixture(scope="module")
+def model(tiny_backbone):
+    return new_model(tiny_backbone("llama"), SPANS)
+
+
+@pytest.fixture(scope="module")
+def written(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "out"
+    export_merged(model, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(written, tmp_path / "out")
+
+
+def test_its_files(written):
+    names = {file.name for file in written.iterdir()}
+    assert names == {
+        "README.md",
+        "chat_template.jinja",
+        "clara.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert set(read(written)["files"]) == names
+    settings = json.loads((written / "generation_config.json").read_text())
+    assert settings.pop("transformers_version")
+    assert settings == {
+        "do_sample": False,
+        "bos_token_id": 1,
+        "eos_token_id": [2],
+        "pad_token_id": 2,
+    }
+
+
+def test_nothing_of_this_machine_is_in_it(model, written):
+    for file in written.iterdir():
+        text = file.read_bytes()
+        assert str(Path(model.config.backbone).parent).encode() not in text, file
+        assert b"clara_sdpa" not in text, file
+        assert not text.startswith((b"PK", b"\x80")), file
+
+
+def test_only_the_weights_of_a_plain_model(model, written):
+    plain = AutoModelForCausalLM.from_pretrained(model.config.backbone).state_dict()
+    stored = load_file(written / "model.safetensors")
+    assert stored.keys() == plain.keys()
+    assert {name: value.shape for name, value in stored.items()} == {
+        name: value.shape for name, value in plain.items()
+    }
+    same = {name for name, value in stored.items() if torch.equal(value, plain[name])}
+    assert {name for name in plain if "_proj" not in name} == same
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_its_dtype(model, tmp_path, dtype):
+    described = export_merged(model, tmp_path / "out", dtype=dtype)
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {getattr(torch, dtype)}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+    assert described["dtype"] == dtype
+    assert (described["rounding"] == 0) is (dtype == "float32")
+    assert described["trained"] is True
+
+
+def test_auto_is_what_the_backbone_is_stored_in(tiny_backbone, tmp_path):
+    low = tmp_path / "low"
+    shutil.copytree(tiny_backbone("llama"), low)
+    backbone = AutoModelForCausalLM.from_pretrained(low, dtype=torch.bfloat16)
+    backbone.save_pretrained(low)
+    assert export_merged(new_model(low), tmp_path / "out")["dtype"] == "bfloat16"
+    with pytest.raises(ValueError, match=r"dtype must be one of auto, float32.*; got 'int8'"):
+        export_merged(new_model(low), tmp_path / "out", dtype="int8")
+
+
+def test_the_model_answers_as_before(model, tmp_path):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    export_merged(model, tmp_path / "out", dtype="bfloat16")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_untrained_generator_is_told(tiny_backbone, tmp_path):
+    model = new_models.new_model(tiny_backbone("llama"), CONFIG, "cpu")
+    described = export_merged(model, tmp_path / "out")
+    assert (described["trained"], described["rounding"]) == (False, None)
+
+
+# Where it is written
+
+
+def test_an_earlier_export_is_replaced(model, written, tmp_path):
+    target = tmp_path / "out"
+    export_merged(model, target, max_shard_size="100KB")
+    assert (target / "model.safetensors.index.json").is_file()
+    export_merged(model, target)
+    assert {f.name: f.read_bytes() for f in target.iterdir()} == {
+        f.name: f.read_bytes() for f in written.iterdir()
+    }
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+def content(folder):
+    return {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def other_file(folder):
+    (folder / "out" / "notes.txt").write_text("kept")
+    return r"out: holds notes\.txt, which no export has written and which would be lost"
+
+
+def other_folder(folder):
+    (folder / "out" / "gguf").mkdir()
+    (folder / "out" / "gguf" / "model.gguf").write_text("kept")
+    return r"holds gguf/model\.gguf"
+
+
+def a_link_in_it(folder):
+    (folder / "out" / "linked").symlink_to(folder)
+    return "holds linked"
+
+
+def no_description(folder):
+    (folder / "out" / "clara.json").unlink()
+    return "exists already and is no earlier export"
+
+
+def damaged_description(folder):
+    (folder / "out" / "clara.json").write_text("{")
+    return "exists already and is no earlier export"
+
+
+def a_file(folder):
+    shutil.rmtree(folder / "out")
+    (folder / "out").write_text("kept")
+    return "out: is a file; choose a new folder"
+
+
+def a_link(folder):
+    (folder / "out").rename(folder / "there")
+    (folder / "out").symlink_to("there")
+    return "out: is a link; name the folder itself"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [other_file, other_folder, a_link_in_it, no_description, damaged_description, a_file, a_link],
+)
+def test_what_is_no_earlier_export_stays(model, folder, tmp_path, damage):
+    message = damage(tmp_path)
+    before = content(tmp_path)
+    with pytest.raises(ExportError, match=message):
+        export_merged(model, tmp_path / "out")
+    assert content(tmp_path) == before
+
+
+def test_places_that_cannot_be_written(model, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match=r"file is not a folder"):
+        export_merged(model, tmp_path / "file" / "deep" / "out")
+    monkeypatch.setattr(export.os, "access", lambda path, mode: False)
+    with pytest.raises(ExportError, match=r"out: cannot be written: no permission in "):
+        export_merged(model, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_is_read_is_not_written_over(model, folder, tmp_path, tiny_backbone):
+    for target in (folder, folder / "inside", tmp_path):
+        with pytest.raises(ExportError, match=r"must lie outside .*out, which is read"):
+            export_merged(model, target, apart_from=[folder])
+    backbone = shutil.copytree(tiny_backbone("llama"), tmp_path / "backbone")
+    with pytest.raises(ExportError, match=r"must lie outside .*backbone, which is read"):
+        export_merged(new_model(backbone), backbone / "merged")
+
+
+def test_a_full_disk(model, folder, tmp_path, monkeypatch):
+    before = content(tmp_path)
+    free = shutil._ntuple_diskusage(10**9, 10**9, 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(export.shutil, "disk_usage", lambda _: free)
+        with pytest.raises(ExportError, match=r"no space left .*: [0-9,]+ bytes are needed, 1,000"):
+            export_merged(model, folder)
+
+    def full(self, place, **options):
+        (Path(place) / "model.safetensors").write_bytes(b"half of it")
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    for target in (folder, tmp_path / "new"):
+        with pytest.raises(ExportError, match=f"{target}: writing failed: No space left on device"):
+            export_merged(model, target)
+    assert content(tmp_path) == before
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_file_that_comes_meanwhile_stays(model, folder, monkeypatch):
+    write = export._write_card
+
+    def meanwhile(unfinished, described):
+        (folder / "notes.txt").write_text("kept")
+        write(unfinished, described)
+
+    monkeypatch.setattr(export, "_write_card", meanwhile)
+    with pytest.raises(ExportError, match=r"holds notes\.txt"):
+        export_merged(model, folder)
+    assert (folder / "notes.txt").read_text() == "kept"
+
+
+KILLED = """
+import os, signal, sys
+from clara import Clara
+from clara.integrations import export
+model, target = Clara.from_pretrained(sys.argv[1]), sys.argv[2]
+export._write_card = lambda folder, described: os.kill(os.getpid(), signal.SIGKILL)
+export.export_merged(model, target)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_killed_export_leaves_what_was_there(model, written, warm, tmp_path, existing):
+    model.save_pretrained(tmp_path / "model")
+    target = tmp_path / "place" / "out"
+    if existing:
+        shutil.copytree(written, target)
+    before = {f.name: f.read_bytes() for f in target.iterdir()} if existing else {}
+    command = [warm().python, "-c", KILLED, str(tmp_path / "model"), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), done.stderr
+    (left,) = [each.name for each in target.parent.iterdir() if each.name != "out"]
+    assert left.startswith(".")
+    assert left.endswith(".tmp")
+    assert target.exists() is existing
+    assert not existing or {f.name: f.read_bytes() for f in target.iterdir()} == before
+    export_merged(model, target)
+    assert read(target)["fingerprint"] == model.fingerprint
