@@ -39,10 +39,10 @@ def export(
     quantization: options.Quantized = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write a model for other engines, such as transformers or vLLM, which need no package of ours.
+    """Write a plain transformers model that answers from memory in programs without CLaRa.
 
-    The folder has safetensors, configuration and tokenizer, and clara.json, which says how to build
-    prompts with memory.
+    The folder has weights, configuration, tokenizer, and clara.json, which says how to build prompts
+    with memory.
     """
     check_model(model, backbone=backbone)
     from clara.integrations.export import check_target, export_merged
