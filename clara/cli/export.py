@@ -41,8 +41,8 @@ def export(
 ) -> None:
     """Write a plain transformers model that answers from memory in programs without CLaRa.
 
-    The folder has weights, configuration, tokenizer, and clara.json, which says how to build prompts
-    with memory.
+    The folder has weights, configuration, tokenizer, and clara.json, which says how to build
+    prompts with memory.
     """
     check_model(model, backbone=backbone)
     from clara.integrations.export import check_target, export_merged
