@@ -14,8 +14,6 @@ import transformers
 from torch import Tensor, nn
 
 from clara.backbone.files import resolve_backbone
-from clara.backbone.int8 import Int8Linear
-from clara.backbone.lora_library import LoraLayer
 from clara.backbone.sharding import whole
 from clara.terminal.progress import byte_progress
 
@@ -91,6 +89,9 @@ def plain_model(
         ValueError: a weight is stored in a form that cannot be merged into, or a merged one is not
             finite, or not in `dtype`.
     """
+    # Here, as peft takes seconds to import, which a model that is only named need not wait for.
+    from clara.backbone.lora_library import LoraLayer
+
     model = empty_plain_model(backbone)
     total = stored_bytes(model, dtype)
     state: dict[str, Tensor] = {}
@@ -131,12 +132,16 @@ def _sources(backbone: nn.Module, model: nn.Module) -> list[tuple[list[str], nn.
 
 def _base(module: nn.Module) -> nn.Module:
     """The layer that a LoRA layer adapts; any other is its own."""
+    from clara.backbone.lora_library import LoraLayer
+
     base: nn.Module = module.get_base_layer() if isinstance(module, LoraLayer) else module
     return base
 
 
 def _dequantized(layer: Any, leaf: str, name: str) -> Tensor:
     """A weight or buffer on the CPU; in float32 if it is quantized."""
+    from clara.backbone.int8 import Int8Linear
+
     value = getattr(layer, leaf)
     # Of 8 bits in floating point, a weight has scales beside it.
     if leaf != "weight" or (value.is_floating_point() and value.dtype.itemsize > 1):
