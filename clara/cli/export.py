@@ -46,10 +46,11 @@ def export(
     """
     check_model(model, backbone=backbone)
     from clara.integrations.export import check_target, export_merged
+    from clara.model import shipped
 
     target = expanded(merged).absolute()
-    source = expanded(model)
-    read = [source] if source.is_dir() else []
+    source = expanded(model) if expanded(model).is_dir() else shipped.find(model)
+    read = [] if source is None else [source]
     check_target(target, read)
     loaded = load_model(
         model, backbone=backbone, device="cpu", quantization=quantization, dtype="float32"

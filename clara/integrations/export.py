@@ -87,29 +87,35 @@ def export_merged(
             plain = plain_model(model.backbone, GENERATOR, chosen, release=release)
         except ValueError as error:
             raise ExportError(f"the generator cannot be merged: {error}") from error
-    plain.model.generation_config = GenerationConfig(
-        do_sample=False,
-        bos_token_id=described["bos_id"],
-        eos_token_id=described["end_ids"] or None,
-        pad_token_id=described["pad_id"],
-    )
     described |= {"trained": plain.rounding is not None, "rounding": plain.rounding}
     try:
         with replacing_folder(folder) as unfinished:
-            with bars_on_a_terminal_only():
-                plain.model.save_pretrained(unfinished, max_shard_size=max_shard_size)
-            model.tokenizer.tokenizer.save_pretrained(unfinished)
-            _write_card(unfinished, described)
-            described["embedding_tensor"] = _embedding_tensor(plain.model, unfinished)
-            files = [f.relative_to(unfinished) for f in unfinished.rglob("*") if f.is_file()]
-            names = sorted(file.as_posix() for file in files)
-            described["files"] = [*names, description.FILE]
-            description.write(unfinished, described)
+            _write(model, plain.model, described, unfinished, max_shard_size)
             check_target(folder, ())  # what came there meanwhile stays
     except (OSError, SafetensorError) as error:
         what = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
         raise ExportError(f"{folder}: writing failed: {what}") from error
     return described
+
+
+def _write(
+    model: Clara, plain: Any, described: dict[str, Any], folder: Path, max_shard_size: str
+) -> None:
+    """Write all files; `described` gets the fields about them."""
+    plain.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=described["bos_id"],
+        eos_token_id=described["end_ids"] or None,
+        pad_token_id=described["pad_id"],
+    )
+    with bars_on_a_terminal_only():
+        plain.save_pretrained(folder, max_shard_size=max_shard_size)
+    model.tokenizer.tokenizer.save_pretrained(folder)
+    _write_card(folder, described)
+    described["embedding_tensor"] = _embedding_tensor(plain, folder)
+    files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    described["files"] = [*sorted(file.as_posix() for file in files), description.FILE]
+    description.write(folder, described)
 
 
 def check_target(target: Path, apart_from: Iterable[str | os.PathLike[str]]) -> None:
@@ -132,13 +138,15 @@ def check_target(target: Path, apart_from: Iterable[str | os.PathLike[str]]) -> 
             )
     if target.exists():
         _check_replaceable(target)
-    parent = target.parent
-    while not parent.exists():
-        parent = parent.parent
+    parent = _existing_parent(target)
     if not parent.is_dir():
         raise ExportError(f"{target}: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ExportError(f"{target}: cannot be written: no permission in {parent}")
+
+
+def _existing_parent(target: Path) -> Path:
+    return next(parent for parent in target.parents if parent.exists())
 
 
 def _check_replaceable(target: Path) -> None:
@@ -161,10 +169,7 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _check_room(target: Path, needed: int) -> None:
-    parent = target.parent
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
+    free = shutil.disk_usage(_existing_parent(target)).free
     if free < needed + _SPARE_BYTES:
         raise ExportError(
             f"{target}: no space left on the device: {needed + _SPARE_BYTES:,} bytes are needed, "
