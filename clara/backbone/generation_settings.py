@@ -64,6 +64,20 @@ HONOURED = frozenset(
 """Settings that do what transformers says they do. Those that count tokens to look back at, such as
 `repetition_penalty` and `no_repeat_ngram_size`, count those of the answer."""
 
+SAMPLING = frozenset(
+    {
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "top_h",
+        "typical_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+    }
+)
+"""Those of them that say nothing to greedy answers."""
+
 HARMLESS = frozenset(
     {
         # How the cache is kept: embeddings need one.

@@ -14,18 +14,23 @@ from transformers import GenerationConfig
 
 from clara.backbone.adapters import GENERATOR
 from clara.backbone.files import weight_files
+from clara.backbone.generation_settings import HONOURED, SAMPLING, generation_settings
 from clara.backbone.plain import empty_plain_model, plain_model, stored_bytes, stored_dtype
 from clara.config import DtypeName
 from clara.errors import reason
 from clara.files.writing import replacing_folder
 from clara.integrations import description
 from clara.integrations.description import ExportError
+from clara.model.decoding import merged_settings
 from clara.terminal.loading_bars import bars_on_a_terminal_only
 
 if TYPE_CHECKING:
     from clara.model.clara import Clara
 
 _SPARE_BYTES = 64 << 20  # tokenizer, and what a file system takes for itself
+
+_SAID_ELSEWHERE = {"max_length", "max_new_tokens", "min_length", "stop_strings"}
+_SAID_ELSEWHERE |= {"cache_implementation", "max_time"}  # of the machine, not of the answer
 
 _CARD = """---
 library_name: transformers
@@ -102,12 +107,7 @@ def _write(
     model: Clara, plain: Any, described: dict[str, Any], folder: Path, max_shard_size: str
 ) -> None:
     """Write all files; `described` gets the fields about them."""
-    plain.generation_config = GenerationConfig(
-        do_sample=False,
-        bos_token_id=described["bos_id"],
-        eos_token_id=described["end_ids"] or None,
-        pad_token_id=described["pad_id"],
-    )
+    plain.generation_config = _greedy_settings(model)
     with bars_on_a_terminal_only():
         plain.save_pretrained(folder, max_shard_size=max_shard_size)
     model.tokenizer.tokenizer.save_pretrained(folder)
@@ -116,6 +116,15 @@ def _write(
     files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
     described["files"] = [*sorted(file.as_posix() for file in files), description.FILE]
     description.write(folder, described)
+
+
+def _greedy_settings(model: Clara) -> GenerationConfig:
+    """What the model itself answers with, where that is said nowhere else: lengths and texts that
+    end an answer are in `clara.json`."""
+    own = generation_settings(model.backbone, model.tokenizer, None, None)
+    used = merged_settings(model.backbone, own)
+    kept = {name: getattr(used, name, None) for name in HONOURED - SAMPLING - _SAID_ELSEWHERE}
+    return GenerationConfig(bos_token_id=model.tokenizer.bos_id, **kept)
 
 
 def check_target(target: Path, apart_from: Iterable[str | os.PathLike[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -194,6 +195,33 @@ def test_its_files(written):
         "eos_token_id": [2],
         "pad_token_id": 2,
     }
+
+
+def test_settings_of_the_backbone_stay(model, tmp_path, monkeypatch):
+    """`Clara.answer` takes them too; those of sampling say nothing to greedy answers."""
+    own = copy.deepcopy(model.backbone.generation_config)
+    own.update(do_sample=True, temperature=0.5, top_k=3, max_new_tokens=5, cache_config={})
+    own.update(repetition_penalty=3.0, suppress_tokens=[7, 9], no_repeat_ngram_size=2)
+    monkeypatch.setattr(model.backbone, "generation_config", own)
+    cases, expected = exported_cases(model, tmp_path)
+    settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert settings.pop("transformers_version")
+    assert settings == {
+        "do_sample": False,
+        "bos_token_id": 1,
+        "eos_token_id": [2],
+        "pad_token_id": 2,
+        "repetition_penalty": 3.0,
+        "suppress_tokens": [7, 9],
+        "no_repeat_ngram_size": 2,
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(own, "repetition_penalty", None)
+        patch.setattr(own, "no_repeat_ngram_size", None)
+        documents = model.compress(TEXTS)
+        answers = model.answer(QUESTIONS, documents, max_new_tokens=NEW_TOKENS)
+    assert [answer.text for answer in answers] != expected
+    assert without_clara(cases) == expected
 
 
 def test_nothing_of_this_machine_is_in_it(model, written):
