@@ -26,7 +26,8 @@ class PlainModel:
     """A model without LoRA layers.
 
     Attributes:
-        model: its weights are in one dtype, on the CPU.
+        model: its weights are in one dtype, on the CPU. It is there to be saved: what a model
+            derives from its configuration, such as the angles of positions, has no values.
         rounding: what rounding to that dtype took from the merged weights, relative to what the
             adapter added to them: the ratio of the norms of both, over all layers. 0 in float32,
             None for an adapter that adds nothing.
@@ -120,13 +121,23 @@ def plain_model(
 
 def _sources(backbone: nn.Module, model: nn.Module) -> list[tuple[list[str], nn.Module, str]]:
     """Names of each weight and saved buffer of a plain model, and where the backbone has it: a
-    module and the attribute of it, or of the layer that it adapts. Tied weights are one."""
+    module and the attribute of it, or of the layer that it adapts. Tied weights are one.
+
+    Raises:
+        ValueError: the backbone has one of them under no such name.
+    """
     found: dict[int, tuple[list[str], nn.Module, str]] = {}
     for name in model.state_dict():
         path, _, leaf = name.rpartition(".")
-        module = backbone.get_submodule(path)
-        key = id(getattr(_base(module), leaf))
-        found.setdefault(key, ([], module, leaf))[0].append(name)
+        try:
+            module = backbone.get_submodule(path)
+            value = getattr(_base(module), leaf)
+        except AttributeError as error:
+            raise ValueError(
+                f"the backbone holds no {name}, as it is stored in another form; use the backbone "
+                "as it was before it was quantized"
+            ) from error
+        found.setdefault(id(value), ([], module, leaf))[0].append(name)
     return list(found.values())
 
 

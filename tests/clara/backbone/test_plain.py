@@ -155,6 +155,16 @@ def test_weights_in_a_form_that_nobody_knows(tiny_backbone):
         plain_model(model.backbone, GENERATOR, torch.float32)
 
 
+def test_weights_under_other_names(tiny_backbone):
+    """As GPTQ and AWQ pack them."""
+    model = new_model(tiny_backbone("llama"))
+    layer = model.backbone.model.layers[0].mlp.up_proj.get_base_layer()
+    layer.qweight = layer.weight
+    del layer.weight
+    with pytest.raises(ValueError, match=r"holds no model\.layers\.0\.mlp\.up_proj\.weight, as it"):
+        plain_model(model.backbone, GENERATOR, torch.float32)
+
+
 def test_its_size(random_backbone):
     for tied in (False, True):
         model = new_model(random_backbone(LlamaConfig, tie_word_embeddings=tied))
