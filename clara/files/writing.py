@@ -89,7 +89,7 @@ def replacing_folder(path: Place) -> Iterator[Path]:
 
     Its content is on disk by then. Parents that do not exist are made. An error in the block
     removes the new folder and them. What a process that was killed in `replace_folder` left of the
-    old one is put back first.
+    old one at `aside_of(path)` is put back first.
 
     Args:
         path: nothing, or a folder that has to give way.
@@ -98,12 +98,18 @@ def replacing_folder(path: Place) -> Iterator[Path]:
         OSError: `path` is a link or a file, or cannot be replaced; it is as it was.
     """
     target, unfinished = _places(path)
-    aside = target.with_name(f".replaced-{target.name}")
+    aside = aside_of(target)
     if os.path.lexists(aside):
         put_back(aside, target, unfinished)
     with _made(unfinished):
         yield unfinished
         replace_folder(unfinished, target, aside)
+
+
+def aside_of(path: Place) -> Path:
+    """Where `replacing_folder` puts the old folder while the new one takes its place."""
+    target = Path(path).absolute()
+    return target.with_name(f".replaced-{target.name}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from clara.backbone.generation_settings import HONOURED, SAMPLING, generation_se
 from clara.backbone.plain import empty_plain_model, plain_model, stored_bytes, stored_dtype
 from clara.config import DtypeName
 from clara.errors import reason
-from clara.files.writing import replacing_folder
+from clara.files.writing import aside_of, replacing_folder
 from clara.integrations import description
 from clara.integrations.description import ExportError
 from clara.model.decoding import merged_settings
@@ -137,16 +137,19 @@ def check_target(target: Path, apart_from: Iterable[str | os.PathLike[str]]) -> 
     Raises:
         ExportError: says what is there.
     """
-    if target.is_symlink():
-        raise ExportError(f"{target}: is a link; name the folder itself")
     real = target.resolve()
+    if real.is_dir() and real.samefile("."):
+        raise ExportError(f"{target}: is the current folder; name another one")
     for other in map(os.path.realpath, apart_from):
         if real == Path(other) or Path(other) in real.parents or real in Path(other).parents:
             raise ExportError(
                 f"{target}: must lie outside {other}, which is read; choose another folder"
             )
-    if target.exists():
-        _check_replaceable(target)
+    for place in (target, aside_of(target)):  # see `replacing_folder`
+        if place.is_symlink():
+            raise ExportError(f"{place}: is a link; name the folder itself")
+        if place.exists():
+            _check_replaceable(place)
     parent = _existing_parent(target)
     if not parent.is_dir():
         raise ExportError(f"{target}: {parent} is not a folder")

@@ -332,9 +332,31 @@ def a_link(folder):
     return "out: is a link; name the folder itself"
 
 
+def other_folder_in_its_way(folder):
+    (folder / ".replaced-out").mkdir()
+    (folder / ".replaced-out" / "notes.txt").write_text("kept")
+    return r"\.replaced-out: exists already and is no earlier export"
+
+
+def a_link_in_its_way(folder):
+    (folder / "out").rename(folder / "there")
+    (folder / ".replaced-out").symlink_to("there")
+    return r"\.replaced-out: is a link"
+
+
 @pytest.mark.parametrize(
     "damage",
-    [other_file, other_folder, a_link_in_it, no_description, damaged_description, a_file, a_link],
+    [
+        other_file,
+        other_folder,
+        a_link_in_it,
+        no_description,
+        damaged_description,
+        a_file,
+        a_link,
+        other_folder_in_its_way,
+        a_link_in_its_way,
+    ],
 )
 def test_what_is_no_earlier_export_stays(model, folder, tmp_path, damage):
     message = damage(tmp_path)
@@ -342,6 +364,20 @@ def test_what_is_no_earlier_export_stays(model, folder, tmp_path, damage):
     with pytest.raises(ExportError, match=message):
         export_merged(model, tmp_path / "out")
     assert content(tmp_path) == before
+
+
+def test_what_a_kill_left_is_put_right(model, folder, tmp_path):
+    folder.rename(tmp_path / ".replaced-out")
+    export_merged(model, folder)
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("place", ["", "."])
+def test_the_current_folder_stays(model, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match=f"{tmp_path}: is the current folder; name another one"):
+        export_merged(model, place)
+    assert os.getcwd() == str(tmp_path)
 
 
 def test_places_that_cannot_be_written(model, tmp_path, monkeypatch):
