@@ -32,6 +32,7 @@ class Prompts:
         self.about = json.loads((Path(folder) / "clara.json").read_text(encoding="utf-8"))
         if self.about["clara_export"] != 1:
             raise SystemExit(f"error: {folder} is of another format: {self.about['clara_export']}")
+        self._controls = set(self.about["control_ids"])
         self._embeddings = model.get_input_embeddings()
         # Without control tokens: "</s>" in a question is a run of ordinary characters. The text
         # stands behind something, which a word of our own is here.
@@ -43,9 +44,19 @@ class Prompts:
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of text behind other text."""
-        ids = self._tokenizer.encode(self._word + text, add_special_tokens=False).ids[1:]
-        controls = set(self.about["control_ids"])
-        return [token for token in ids if token not in controls]
+        spelt = self._word + text
+        made = self._tokenizer.encode(spelt, add_special_tokens=False)
+        ids = []
+        for token, (start, end) in list(zip(made.ids, made.offsets, strict=True))[1:]:
+            # Some vocabularies make control tokens of text: of "</s>", or of what they do not know.
+            again = token in self._controls
+            ids += self._without_controls(spelt[start:end]) if again else [token]
+        return ids
+
+    def _without_controls(self, text: str) -> list[int]:
+        """Token ids of single characters."""
+        made = (self._tokenizer.encode(one, add_special_tokens=False).ids for one in text)
+        return [token for ids in made for token in ids if token not in self._controls]
 
     def embeddings(self, question: str, documents: Sequence[torch.Tensor]) -> torch.Tensor:
         """The whole prompt, [L, H], from memory [m, H] of each document."""

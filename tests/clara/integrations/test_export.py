@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,9 +24,11 @@ from clara.data.factbook import smollm2_file
 from clara.integrations import export
 from clara.integrations.description import ExportError, read
 from clara.integrations.export import export_merged
+from clara.text.tokenizer import Marker, SafeTokenizer
 
 from .. import new_models
 from ..random_adapters import draw_adapters
+from ..text.test_tokenizer import MAKERS, PARTS
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "answer_without_clara.py"
 CONFIG = ClaraConfig(document_length=64, lora_rank=4, lora_alpha=8, dtype="float32", top_k=2)
@@ -142,6 +146,23 @@ def test_others_answer_as_we_do(tiny_backbone, random_backbone, tmp_path):
     assert len({tuple(texts) for texts in expected.values()}) == len(expected)
     assert len(list((tmp_path / "learned, tied" / "out").glob("model-*.safetensors"))) > 1
     assert read(tmp_path / "plain turns" / "out")["stop_texts"] == ["[end]"]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_questions_have_the_tokens_that_they_have_here(tmp_path, make):
+    """Also in vocabularies that make control tokens of "</s>" or of unknown characters."""
+    ours = SafeTokenizer(make())
+    ours.tokenizer.save_pretrained(tmp_path)
+    about = {"clara_export": 1, "control_ids": ours.control_ids}
+    (tmp_path / "clara.json").write_text(json.dumps(about))
+    prompts = runpy.run_path(str(EXAMPLE))["Prompts"](
+        tmp_path, Mock(), AutoTokenizer.from_pretrained(tmp_path)
+    )
+    for question in (*QUESTIONS, *PARTS, "".join(PARTS), "the coast of é", "a    b\n\nx"):
+        text = "\n\nQuestion: " + question
+        expected = ours.encode_pieces([Marker.MEMORY, text]).ids[1:]
+        assert prompts.text_ids(text) == expected, text
+        assert not set(expected) & set(ours.control_ids)
 
 
 @pytest.mark.slow
