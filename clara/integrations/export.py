@@ -112,6 +112,8 @@ def _write(
         plain.save_pretrained(folder, max_shard_size=max_shard_size)
     model.tokenizer.tokenizer.save_pretrained(folder)
     _write_card(folder, described)
+    for file in weight_files(folder):  # which safetensors lets only their owner read
+        shutil.copymode(folder / "README.md", file)
     described["embedding_tensor"] = _embedding_tensor(plain, folder)
     files = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
     described["files"] = [*sorted(file.as_posix() for file in files), description.FILE]

@@ -208,6 +208,8 @@ def test_its_files(written):
         "tokenizer_config.json",
     }
     assert set(read(written)["files"]) == names
+    # An engine may run as another user.
+    assert len({file.stat().st_mode for file in written.iterdir()}) == 1
     settings = json.loads((written / "generation_config.json").read_text())
     assert settings.pop("transformers_version")
     assert settings == {
