@@ -128,9 +128,20 @@ def trained_stages(folder: Path, steps: Mapping[str, int]) -> list[Trained]:
             found.append(stage_of_run(run, steps.get(stage), every))
         elif stage in steps:
             taken = line_of(stage, steps[stage])
-            arguments = read_settings(RECIPE, stage, {}).arguments
-            rates = trained_rates(arguments, taken.steps, every)
-            found.append(Trained(stage, taken.steps, taken.positions, taken.hours, rates))
+            settings = read_settings(RECIPE, stage, {})
+            rates = trained_rates(settings.arguments, taken.steps, every)
+            found.append(
+                Trained(
+                    stage,
+                    taken.steps,
+                    taken.positions,
+                    taken.hours,
+                    rates,
+                    # What came before a run of the recipe; a folder alone may be of another one.
+                    source="" if run is None else str(settings.train_data),
+                    numbers=run is not None and _with_numbers(settings.arguments, taken.steps),
+                )
+            )
     return found
 
 

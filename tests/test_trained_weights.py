@@ -13,10 +13,6 @@ WANTED = 3
 @pytest.mark.slow
 def test_three_questions_of_the_demonstration_are_answered_from_memory():
     """Each is asked of the passage that holds its answer, and of another question's passage."""
-    if shipped.find(shipped.FACTBOOK) is None:
-        # The one skip for a reason other than the machine: there is nothing to test until the
-        # weights are trained and put into models/.
-        pytest.skip(f"models/{shipped.FACTBOOK} does not hold the trained weights yet")
     model = Clara.from_pretrained(shipped.FACTBOOK, device="cpu")
     documents, questions = sample(COUNT)
     texts = {document.id: document for document in documents}

@@ -133,7 +133,8 @@ class Probes:
         """Measure what is imported from now on."""
 
         def exec_module(loader: SourceFileLoader, module: ModuleType) -> None:
-            if loader.path.startswith(self._folders):
+            # An editable install finds the packages by links.
+            if os.path.realpath(loader.path).startswith(self._folders):
                 self.execute(loader, module)
             else:
                 self._exec_module(loader, module)
@@ -150,7 +151,7 @@ class Probes:
         marking.visit(tree)
         # A module that is imported again has the same marks, which stay set.
         _, run = self._files.setdefault(
-            loader.path, (marking.places, [False] * len(marking.places))
+            os.path.realpath(loader.path), (marking.places, [False] * len(marking.places))
         )
         vars(module)[NAME] = run
         exec(compile(tree, loader.path, "exec", dont_inherit=True), vars(module))

@@ -290,6 +290,21 @@ def test_only_what_is_below_the_folders_is_measured(tmp_path):
     assert probes.found() == {str(inside): [1]}
 
 
+def test_a_module_is_measured_by_a_link_as_well(tmp_path):
+    file = tmp_path / "in" / "sample.py"
+    file.parent.mkdir()
+    file.write_text("done = 1\n")
+    (tmp_path / "link").symlink_to(file.parent)
+    probes = Probes([file.parent])
+    probes.replace()
+    try:
+        sample = loaded(tmp_path / "link" / "sample.py")
+        sample.loader.exec_module(sample.module)
+    finally:
+        probes.restore()
+    assert probes.found() == {str(file): [1]}
+
+
 def test_a_module_that_is_imported_again_keeps_what_ran(tmp_path):
     file = tmp_path / "sample.py"
     file.write_text("import os\nif 'AGAIN' in os.environ:\n    done = 1\n")

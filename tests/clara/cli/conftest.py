@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from clara import Clara, ClaraConfig
 from clara.cli import index_build
 from clara.cli.app import app
+from clara.model import shipped
 
 REFERENCE = Path(__file__).resolve().parents[3] / "tests" / "data" / "reference"
 COMMAND = [sys.executable, "-c", "from clara.cli import main; main()"]
@@ -118,6 +119,12 @@ def refused(clara) -> Callable[..., str]:
         return line
 
     return run
+
+
+@pytest.fixture
+def without_shipped_models(monkeypatch, tmp_path) -> None:
+    """As if no trained weights came with the project."""
+    monkeypatch.setattr(shipped, "folders", lambda: [tmp_path / "no models"])
 
 
 @pytest.fixture

@@ -260,6 +260,7 @@ def test_pipe_as_corpus(refused, compress, tmp_path):
     assert "read twice" in refused(*compress(str(pipe), tmp_path / "index"))
 
 
+@pytest.mark.usefixtures("without_shipped_models")
 def test_sources_make_it_a_build(clara, refused, model, tmp_path):
     """Nothing but the name differs from `clara index build`, not even the messages."""
     folder = tmp_path / "book"

@@ -151,6 +151,7 @@ def test_the_example_of_the_help_asks_what_its_passages_answer():
     assert question in [each.question for each in sample(int(count))[1]]
 
 
+@pytest.mark.usefixtures("without_shipped_models")
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [

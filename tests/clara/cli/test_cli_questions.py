@@ -182,6 +182,7 @@ def test_a_question_from_standard_input(on, command):
         assert reason in line
 
 
+@pytest.mark.usefixtures("without_shipped_models")
 @pytest.mark.parametrize("command", ["search", "ask"])
 def test_model_and_index_from_the_environment(
     clara, refused, monkeypatch, model, index, tmp_path, command
