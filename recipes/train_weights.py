@@ -240,9 +240,11 @@ def add_to_log(stage: str, found: dict[str, Any], reason: str) -> None:
     """A line of the table in docs/training-log.md."""
     scores = found["scores"]
 
-    def shown(name: str) -> str:
-        value = scores.get(f"eval_{name}")
-        return "" if value is None else f"{value:.3f}"
+    def both(*names: str) -> str:
+        """Two scores; nothing where the stage has neither."""
+        values = [scores.get(f"eval_{name}") for name in names]
+        shown = ["" if value is None else f"{value:.3f}" for value in values]
+        return " / ".join(shown) if any(shown) else ""
 
     cells = [
         datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
@@ -250,14 +252,9 @@ def add_to_log(stage: str, found: dict[str, Any], reason: str) -> None:
         f"{found['steps']:,}",
         f"{found['positions'] or 0:,}",
         f"{found['hours'] or 0:.2f}",
-        *(
-            " / ".join(
-                shown(name.format(rate)) for name in ("exact_match@{}", "exact_match_other@{}")
-            )
-            for rate in (4, 16)
-        ),
-        f"{shown('exact_match_none')} / {shown('exact_match_text')}",
-        f"{shown('recall@1@4')} / {shown('recall@5@4')}",
+        *(both(f"exact_match@{rate}", f"exact_match_other@{rate}") for rate in (4, 16)),
+        both("exact_match_none", "exact_match_text"),
+        both("recall@1@4", "recall@5@4"),
         reason,
     ]
     write_text(LOG, LOG.read_text("utf-8").rstrip("\n") + f"\n| {' | '.join(cells)} |\n")
