@@ -9,7 +9,7 @@ that was trained with what it adds needs that constant c. So the new connector i
 
 where h̄ is the mean final state of the untrained compressor, and v maps such states to about 1: on
 average it adds c. `s I` lets gradients reach the compressor in every direction. The generator and
-our embedding rows stay as they are, and the query reasoner is untrained, too.
+the learnt rows stay as they are, and the query reasoner is untrained, too.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from least_squares import to_one
 
 from clara.backbone.adapters import COMPRESSOR, GENERATOR
 from clara.errors import ClaraError
+from clara.files.writing import new_folder
 from clara.model.checkpoint import backbone_of
 from clara.model.clara import Clara
 from clara.terminal.printing import quiet_libraries, say
@@ -90,24 +91,18 @@ def fresh_compressor(source: Path, target: Path, documents: Sequence[str]) -> di
     new.memory_tokens.load_state_dict(old.memory_tokens.state_dict())
     connector = new.connectors.of(COMPRESSOR)
     states = torch.cat([states_and_added(new, documents, rate)[0] for rate in RATES])
-    mean, one = states.mean(0), _to_one(states)
+    mean, one = states.mean(0), to_one(states, RIDGE)
     identity = torch.eye(len(mean))
     connector.up.copy_(torch.outer(constant - SHARE * mean, one) + SHARE * identity)
     after = torch.cat([states_and_added(new, documents, rate)[1] for rate in RATES])
-    new.save_pretrained(target)
+    with new_folder(target) as unfinished:
+        new.save_pretrained(unfinished)
     return {
         "before": float(before.norm(dim=1).mean()),
         "spread_before": spread(before),
         "after": float(after.norm(dim=1).mean()),
         "spread_after": spread(after),
     }
-
-
-def _to_one(states: Tensor) -> Tensor:
-    """`[H]`, whose product with each state is about 1: least squares with a small norm."""
-    wide = states.double()
-    normal = wide.T @ wide + RIDGE * torch.eye(wide.shape[1], dtype=wide.dtype)
-    return torch.linalg.solve(normal, wide.sum(0)).float()
 
 
 if __name__ == "__main__":

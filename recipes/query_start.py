@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from least_squares import solved, to_one
 from mean_memory import MEASURED, RATES, added_on_average, mean_of_spans
 from renamed_subjects import subject
 from torch import Tensor
@@ -32,6 +32,7 @@ from torch.nn.functional import cross_entropy, normalize
 from clara.backbone.adapters import QUERY_REASONER
 from clara.data.examples import RankingExample, contrastive_example, open_examples
 from clara.errors import ClaraError
+from clara.files.writing import new_folder
 from clara.model.clara import Clara
 from clara.model.encoding import encode_states
 from clara.terminal.printing import quiet_libraries, say
@@ -146,10 +147,8 @@ def query_start(source: Path, target: Path, file: Path, count: int = COUNT) -> d
     features = features_of(model, examples)
     map_, step, before, after = fitted(features, held)
     model.connectors.of(QUERY_REASONER).up.data.copy_(map_)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    unfinished.rename(target)
+    with new_folder(target) as unfinished:
+        model.save_pretrained(unfinished)
     return {
         "questions": len(examples),
         "held_out": int(held.sum()),
@@ -230,10 +229,11 @@ def fitted(features: Features, held: Tensor) -> tuple[Tensor, int, Recall, Recal
     train = (~held).nonzero().squeeze(1)
     states, means = features.states, features.means
     whiten = inverse_root(torch.cat(features.vectors))
-    one = to_one(states[train])
+    one = to_one(states[train], RIDGE)
     mean = states[train].mean(0)
     centre = torch.eye(len(mean)) - torch.outer(mean, one)
-    words = whiten @ solved(states[train] @ centre.T, means[train] - means[train].mean(0)).T
+    embeddings = means[train] - means[train].mean(0)
+    words = whiten @ solved(states[train] @ centre.T, embeddings, RIDGE).T
     length = LENGTH / float((states @ (whiten @ words @ centre).T).norm(dim=1).mean())
     change = torch.zeros_like(words, requires_grad=True)
     constant = torch.zeros_like(mean, requires_grad=True)
@@ -269,18 +269,6 @@ def inverse_root(vectors: Tensor) -> Tensor:
     """`[H, H]`, the inverse root of the root of vectors' covariance."""
     values, directions = torch.linalg.eigh(torch.cov(vectors.T))
     return directions @ torch.diag((values + 1e-3 * values.mean()).pow(-0.25)) @ directions.T
-
-
-def to_one(states: Tensor) -> Tensor:
-    """`[H]`, whose product with each state is about 1."""
-    return solved(states, torch.ones(len(states), 1)).squeeze(1)
-
-
-def solved(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """`[H, K]` for least squares with a small norm: inputs `[N, H]` times it are about outputs."""
-    wide = inputs.double()
-    normal = wide.T @ wide + RIDGE * torch.eye(wide.shape[1], dtype=wide.dtype)
-    return torch.linalg.solve(normal, wide.T @ outputs.double()).float()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,21 @@ from clara.text.tokenizer import SafeTokenizer
 
 MAX_NEW_TOKENS = 128
 
-HONOURED = frozenset(
+SAMPLING = frozenset(
+    {
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "top_h",
+        "typical_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+    }
+)
+"""Settings of sampling, which say nothing to greedy answers."""
+
+HONOURED = SAMPLING | frozenset(
     {
         "max_length",
         "max_new_tokens",
@@ -35,14 +49,6 @@ HONOURED = frozenset(
         "do_sample",
         "num_beams",
         "cache_implementation",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "top_h",
-        "typical_p",
-        "epsilon_cutoff",
-        "eta_cutoff",
         "repetition_penalty",
         "length_penalty",
         "no_repeat_ngram_size",
@@ -63,20 +69,6 @@ HONOURED = frozenset(
 )
 """Settings that do what transformers says they do. Those that count tokens to look back at, such as
 `repetition_penalty` and `no_repeat_ngram_size`, count those of the answer."""
-
-SAMPLING = frozenset(
-    {
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "top_h",
-        "typical_p",
-        "epsilon_cutoff",
-        "eta_cutoff",
-    }
-)
-"""Those of them that say nothing to greedy answers."""
 
 HARMLESS = frozenset(
     {

@@ -187,7 +187,7 @@ def outer(values):
         )
 
     total = 0
-    local = lambda: [  # noqa
+    local = lambda: [
         each for each in values
     ]
     assert (

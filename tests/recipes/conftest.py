@@ -90,10 +90,14 @@ def scripts():
         import box_checks
         import box_training
         import box_weights
+        import fresh_compressor
         import gpu_parts
         import gpu_run
         import gpu_train
+        import mean_memory
         import model_card
+        import query_start
+        import renamed_subjects
         import train_weights
     finally:
         sys.path.remove(str(ROOT / "recipes"))
@@ -106,7 +110,28 @@ def scripts():
         checks=box_checks,
         training=box_training,
         card=model_card,
+        fresh=fresh_compressor,
+        mean_memory=mean_memory,
+        query_start=query_start,
+        renamed=renamed_subjects,
     )
+
+
+@pytest.fixture(scope="session")
+def save_drawn():
+    """A function that saves a model whose adapters and connectors add something."""
+
+    def save(folder, **settings):
+        torch.manual_seed(0)
+        config = ClaraConfig(dtype="float32", lora_rank=4, **{"document_length": 64, **settings})
+        model = draw_adapters(Clara.from_backbone(BASE, config, device="cpu"), seed=0, std=0.1)
+        with torch.no_grad():
+            for connector in model.connectors.values():
+                connector.up.normal_(std=0.02)
+        model.save_pretrained(folder)
+        return folder
+
+    return save
 
 
 @pytest.fixture(scope="session")

@@ -1,29 +1,20 @@
 """`recipes/fresh_compressor.py`: a compressor begins anew, memory stays the same on average."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from clara import Clara, ClaraConfig
+from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.training.controls import states_and_added
-from tests.clara.random_adapters import draw_adapters
 
-ROOT = Path(__file__).resolve().parents[2]
-BACKBONE = ROOT / "tests" / "data" / "reference" / "base"
 RATES = [1, 2, 4, 8, 16]
 
 
 @pytest.fixture
-def script():
-    file = ROOT / "recipes" / "fresh_compressor.py"
-    spec = importlib.util.spec_from_file_location("fresh_compressor", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(scripts):
+    return scripts.fresh
 
 
 @pytest.fixture
@@ -37,19 +28,10 @@ def documents(tmp_path):
     return file
 
 
-def saved(folder, **settings):
-    torch.manual_seed(0)
-    config = ClaraConfig(document_length=64, dtype="float32", lora_rank=4, **settings)
-    model = draw_adapters(Clara.from_backbone(BACKBONE, config, device="cpu"), seed=0, std=0.1)
-    with torch.no_grad():
-        for connector in model.connectors.values():
-            connector.up.normal_(std=0.02)
-    model.save_pretrained(folder)
-    return folder
-
-
-def test_memory_stays_on_average_and_the_rest_as_it_is(script, documents, tmp_path, capsys):
-    source = saved(tmp_path / "model", memory_form="spans", compression_rate=4, rates=RATES)
+def test_memory_stays_on_average_and_the_rest_as_it_is(
+    script, documents, tmp_path, capsys, save_drawn
+):
+    source = save_drawn(tmp_path / "model", memory_form="spans", compression_rate=4, rates=RATES)
     assert script.main([str(source), str(tmp_path / "new"), "--documents", str(documents)]) == 0
     told = json.loads(capsys.readouterr().out)
 
@@ -87,8 +69,8 @@ def test_memory_stays_on_average_and_the_rest_as_it_is(script, documents, tmp_pa
     ],
     ids=["a target that is there", "learned"],
 )
-def test_bad_input(script, documents, tmp_path, capsys, settings, there, error):
-    source, target = saved(tmp_path / "model", **settings), tmp_path / "new"
+def test_bad_input(script, documents, tmp_path, capsys, settings, there, error, save_drawn):
+    source, target = save_drawn(tmp_path / "model", **settings), tmp_path / "new"
     if there:
         target.mkdir()
         (target / "precious").write_text("kept")

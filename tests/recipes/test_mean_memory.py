@@ -1,46 +1,27 @@
 """`recipes/mean_memory.py`: one vector for each document, close to the mean of its memory."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from clara import Clara, ClaraConfig
+from clara import Clara
 from clara.training.batches import candidate_id
 from clara.training.candidates import CandidateMemory
-from tests.clara.random_adapters import draw_adapters
 
-ROOT = Path(__file__).resolve().parents[2]
-BACKBONE = ROOT / "tests" / "data" / "reference" / "base"
 SPANS = {"memory_form": "spans", "compression_rate": 4, "rates": [1, 4, 16], "span_slope": 0.1}
 
 
 @pytest.fixture
-def script():
-    file = ROOT / "recipes" / "mean_memory.py"
-    spec = importlib.util.spec_from_file_location("mean_memory", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(scripts):
+    return scripts.mean_memory
 
 
 @pytest.fixture
 def texts():
     words = ["Kenya", "Chad", "Peru", "coast", "river", "border", "peak", "island", "railway"]
     return [" ".join(words[row:] + words[: row // 2]) + f" {row} km." for row in range(8)]
-
-
-def saved(folder, **settings):
-    torch.manual_seed(0)
-    config = ClaraConfig(document_length=32, dtype="float32", lora_rank=4, **settings)
-    model = draw_adapters(Clara.from_backbone(BACKBONE, config, device="cpu"), seed=0, std=0.1)
-    with torch.no_grad():
-        for connector in model.connectors.values():
-            connector.up.normal_(std=0.02)
-    model.save_pretrained(folder)
-    return folder
 
 
 def write(file, texts):
@@ -50,8 +31,8 @@ def write(file, texts):
     return str(file)
 
 
-def test_vectors_are_close_to_the_mean_of_memory(script, texts, tmp_path, capsys):
-    source, index = saved(tmp_path / "model", **SPANS), tmp_path / "index"
+def test_vectors_are_close_to_the_mean_of_memory(script, texts, tmp_path, capsys, save_drawn):
+    source, index = save_drawn(tmp_path / "model", document_length=32, **SPANS), tmp_path / "index"
     file = write(tmp_path / "ranking.jsonl", texts)
     arguments = [str(source), str(index), file]
     assert script.main(arguments) == 0
@@ -88,8 +69,8 @@ def model_of(folder):
     return Clara.from_pretrained(folder, device="cpu")
 
 
-def test_a_long_document_is_cut_as_it_is_when_compressed(script, tmp_path):
-    model = model_of(saved(tmp_path / "model", **SPANS))
+def test_a_long_document_is_cut_as_it_is_when_compressed(script, tmp_path, save_drawn):
+    model = model_of(save_drawn(tmp_path / "model", document_length=32, **SPANS))
     long = " ".join(f"word {n}" for n in range(60))
     file = write(tmp_path / "ranking.jsonl", [long, *(f"text {n}" for n in range(7))])
     script.write_index(model, tmp_path / "index", [file])
@@ -99,8 +80,8 @@ def test_a_long_document_is_cut_as_it_is_when_compressed(script, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["learned", "no file"])
-def test_bad_input(script, texts, tmp_path, capsys, case):
-    source = saved(tmp_path / "model", **({} if case == "learned" else SPANS))
+def test_bad_input(script, texts, tmp_path, capsys, case, save_drawn):
+    source = save_drawn(tmp_path / "model", **({} if case == "learned" else SPANS))
     file = write(tmp_path / "ranking.jsonl", texts)
     if case == "no file":
         Path(file).unlink()

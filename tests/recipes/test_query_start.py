@@ -1,37 +1,26 @@
 """`recipes/query_start.py`: a query reasoner that ranks, and everything else as it was."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from clara import Clara, ClaraConfig
+from clara import Clara
 from clara.backbone.adapters import COMPRESSOR, GENERATOR, QUERY_REASONER
 from clara.data.examples import contrastive_example, open_examples
-from tests.clara.random_adapters import draw_adapters
 
-ROOT = Path(__file__).resolve().parents[2]
-BACKBONE = ROOT / "tests" / "data" / "reference" / "base"
 SPANS = {"memory_form": "spans", "compression_rate": 4, "rates": [1, 2, 4, 8, 16]}
 COUNTRIES = ["Kenya", "Chad", "Peru", "Oman", "Fiji", "Cuba", "Mali", "Togo", "Iran", "Laos"]
 LABELS = ["Coastline", "Railways", "Highest point", "Population"]
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "recipes")
-    file = ROOT / "recipes" / "query_start.py"
-    spec = importlib.util.spec_from_file_location("query_start", file)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "query_start", module)  # where dataclasses look
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "STEPS", 100)
-    monkeypatch.setattr(module, "BATCH", 16)
-    return module
+def script(scripts, monkeypatch):
+    monkeypatch.setattr(scripts.query_start, "STEPS", 100)
+    monkeypatch.setattr(scripts.query_start, "BATCH", 16)
+    return scripts.query_start
 
 
 def text(country, label):
@@ -56,24 +45,9 @@ def examples(tmp_path):
     return file
 
 
-def saved(folder, **settings):
-    torch.manual_seed(0)
-    config = ClaraConfig(document_length=64, dtype="float32", lora_rank=4, **settings)
-    model = draw_adapters(Clara.from_backbone(BACKBONE, config, device="cpu"), seed=0, std=0.1)
-    with torch.no_grad():
-        for connector in model.connectors.values():
-            connector.up.normal_(std=0.02)
-    model.save_pretrained(folder)
-    return folder
-
-
-def test_the_rest_of_the_model_stays(script, examples, tmp_path, capsys):
-    source, target = saved(tmp_path / "model", **SPANS), tmp_path / "new"
-    # What a killed process has left is no model.
-    (tmp_path / ".new.unfinished").mkdir()
-    (tmp_path / ".new.unfinished" / "half").write_text("")
+def test_the_rest_of_the_model_stays(script, examples, tmp_path, capsys, save_drawn):
+    source, target = save_drawn(tmp_path / "model", **SPANS), tmp_path / "new"
     assert script.main([str(source), str(target), "--examples", str(examples)]) == 0
-    assert not (target / "half").exists()
     told = json.loads(capsys.readouterr().out)
     assert (told["questions"], told["held_out"]) == (40, 4)
     assert told["step"] % script.EVERY == 0
@@ -106,8 +80,23 @@ def test_the_rest_of_the_model_stays(script, examples, tmp_path, capsys):
     torch.testing.assert_close(queries, new.encode_queries([question]))
 
 
-def test_features_are_what_the_model_computes(script, examples, tmp_path):
-    model = Clara.from_pretrained(saved(tmp_path / "model", **SPANS), device="cpu")
+def test_a_start_that_was_not_written_to_the_end_is_none(
+    script, examples, tmp_path, save_drawn, monkeypatch, capsys
+):
+    def half(model, folder):
+        (folder / "config.json").write_text("{}")
+        raise OSError("no space left on device")
+
+    source, target = save_drawn(tmp_path / "model", **SPANS), tmp_path / "new"
+    with monkeypatch.context() as full:
+        full.setattr(Clara, "save_pretrained", half)
+        assert script.main([str(source), str(target), "--examples", str(examples)]) == 1
+    assert capsys.readouterr().err == "error: no space left on device\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "ranking.jsonl"]
+
+
+def test_features_are_what_the_model_computes(script, examples, tmp_path, save_drawn):
+    model = Clara.from_pretrained(save_drawn(tmp_path / "model", **SPANS), device="cpu")
     rows = open_examples(str(examples), "train", contrastive_example)[:12]
     script.untrained(model)
     features = script.features_of(model, rows)
@@ -183,8 +172,8 @@ def test_all_questions_on_a_subject_are_held_out_together(script):
         (SPANS, "no list", "field 'docs'"),
     ],
 )
-def test_bad_input(script, examples, tmp_path, capsys, settings, change, error):
-    source, target = saved(tmp_path / "model", **settings), tmp_path / "new"
+def test_bad_input(script, examples, tmp_path, capsys, settings, change, error, save_drawn):
+    source, target = save_drawn(tmp_path / "model", **settings), tmp_path / "new"
     if change == "target":
         target.mkdir()
         (target / "precious").write_text("kept")

@@ -1,9 +1,7 @@
 """`recipes/renamed_subjects.py`: other names, the same questions and answers."""
 
-import importlib.util
 import json
 from itertools import islice
-from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
@@ -11,21 +9,16 @@ import pytest
 
 from clara.data.examples import RankingExample, contrastive_example, open_examples
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = [f"Name{letter}" for letter in "abcdefghij"]
 TOWNS = "Towns: mostly Ashby, Birchall, Colne, Dunoon, Esher Vale, Frome, Glossop and Hawick"
 
 
 @pytest.fixture
-def script(monkeypatch):
-    file = ROOT / "recipes" / "renamed_subjects.py"
-    spec = importlib.util.spec_from_file_location("renamed_subjects", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def script(scripts, monkeypatch):
     countries = [SimpleNamespace(code="xx", name="Colne Islands")]
-    monkeypatch.setattr(module, "load_factbook", lambda: countries)
-    monkeypatch.setattr(module, "split_of", lambda code: "test")
-    return module
+    monkeypatch.setattr(scripts.renamed, "load_factbook", lambda: countries)
+    monkeypatch.setattr(scripts.renamed, "split_of", lambda code: "test")
+    return scripts.renamed
 
 
 def example():
