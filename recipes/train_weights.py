@@ -149,7 +149,7 @@ def prepare_ranking(settings: RunSettings) -> None:
         settings: of the stage.
 
     Raises:
-        SnapshotError: the stage before has left no model.
+        SnapshotError: the stage before has left no model, or what is there is of an earlier one.
         QueryStartError, RenamingError, DataError: see the scripts.
     """
     # They need an index, for which a machine that trains other stages may lack the packages.
@@ -167,7 +167,15 @@ def prepare_ranking(settings: RunSettings) -> None:
         say(json.dumps({"query start": query_start(trained, start, renamed)}))
     index = Path(settings.arguments["candidate_index"])
     files = [str(file) for file in (renamed, settings.eval_data) if file is not None]
-    added = write_index(Clara.from_pretrained(start, device="cpu"), index, files)
+    model = Clara.from_pretrained(start, device="cpu")
+    if trained.is_dir():
+        now = Clara.from_pretrained(trained, device="cpu").fingerprint
+        if model.fingerprint != now:
+            raise SnapshotError(
+                f"{start}: makes other memory than {trained}, which was trained since; remove it, "
+                f"{index} and {settings.arguments['output_dir']}"
+            )
+    added = write_index(model, index, files)
     say(json.dumps({"vectors": added}))
 
 

@@ -191,6 +191,12 @@ def test_ranking_is_learnt_before_answers_are_chosen_by_it(weights, tmp_path, ca
     before = (runs / "query-start" / "connectors.safetensors").stat().st_mtime_ns
     weights.unit("contrastive", 5)
     assert (runs / "query-start" / "connectors.safetensors").stat().st_mtime_ns == before
+    # Unless the compressor was trained since.
+    (runs / "contrastive").rename(tmp_path / "gone too")
+    file = runs / "instruct" / "model" / "connectors.safetensors"
+    save_file({name: value + 0.1 for name, value in load_file(file).items()}, file)
+    with pytest.raises(weights.SnapshotError, match="query-start: makes other memory than"):
+        weights.unit("contrastive", 5)
 
 
 def test_the_committed_snapshot_is_where_the_recipe_can_go_on(tmp_path, weights):
